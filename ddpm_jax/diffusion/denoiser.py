@@ -1,0 +1,55 @@
+"""The seam between networks and everything else: a Denoiser is any function (x_t, t) -> Prediction.
+
+Samplers and likelihoods take a Denoiser and know nothing of networks, so they can be tested with denoisers that are
+exact. `network/bind.py` makes one from a trained U-Net.
+"""
+
+from typing import NamedTuple, Protocol
+
+import jax.numpy as jnp
+
+from ddpm_jax.diffusion.process import eps_from_v, eps_from_x0, x0_from_eps, x0_from_v
+from ddpm_jax.diffusion.schedule import Schedule
+from ddpm_jax.shapes import Images, Steps
+
+
+class Prediction(NamedTuple):
+    """What a denoiser believes of x_t = signal_t x0 + noise_t eps. x0 is not clipped."""
+
+    x0: Images
+    eps: Images
+    variance: Images | None = None
+    """Where the variance of the reverse step is learned: its place between the posterior's log-variance (0) and the
+    forward one's (1), Nichol & Dhariwal 2021, Eq. 15; not confined to 0..1."""
+
+
+class Denoiser(Protocol):
+    """x_t: [batch, height, width, channels]; t: [batch], in 1..T."""
+
+    def __call__(self, x_t: Images, t: Steps, /) -> Prediction: ...
+
+
+def prediction_of_output(schedule: Schedule, kind: str, output: Images, x_t: Images, t: Steps) -> Prediction:
+    """Reads a network's output as x0 and eps.
+
+    kind: "eps", "x0" or "v", what the network predicts. output: as x_t, or with twice its channels where the second
+    half is the learned variance in -1..1.
+    """
+    output, variance = split_output(output, x_t)
+    match kind:
+        case "eps":
+            return Prediction(x0_from_eps(schedule, x_t, t, output), output, variance)
+        case "x0":
+            return Prediction(output, eps_from_x0(schedule, x_t, t, output), variance)
+        case "v":
+            x0, eps = x0_from_v(schedule, x_t, t, output), eps_from_v(schedule, x_t, t, output)
+            return Prediction(x0, eps, variance)
+    raise ValueError(f"prediction is {kind!r}; expected 'eps', 'x0' or 'v'.")
+
+
+def split_output(output: Images, x_t: Images) -> tuple[Images, Images | None]:
+    """The predicted quantity and, where the network has it, the variance's place between its bounds."""
+    if output.shape == x_t.shape:
+        return output, None
+    mean, variance = jnp.split(output, 2, axis=-1)
+    return mean, (variance + 1.0) / 2.0

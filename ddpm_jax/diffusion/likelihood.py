@@ -1,0 +1,115 @@
+"""The variational bound on the negative log-likelihood, in bits per dimension: Ho et al. 2020, Eq. 5.
+
+    L = L_T + sum_{t=2..T} L_{t-1} + L_0
+    L_T     = KL(q(x_T | x_0) || N(0, I))                               (prior_bits)
+    L_{t-1} = KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t))             (bound_term, t > 1)
+    L_0     = -log p(x_0 | x_1), a Gaussian integrated over each of the 256 grey levels   (bound_term, t = 1)
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ddpm_jax.diffusion.denoiser import Denoiser, Prediction
+from ddpm_jax.diffusion.process import per_image, posterior_tables, q_sample
+from ddpm_jax.diffusion.schedule import Schedule
+from ddpm_jax.shapes import ImageKeys, Images, PerImage, Steps, Table
+
+Variance = Literal["fixed_small", "fixed_large", "learned"]
+LOG2 = float(np.log(2.0))
+
+
+def mean_over_pixels(x: Images) -> PerImage:
+    """One mean for each image."""
+    return x.mean(axis=tuple(range(1, x.ndim)))
+
+
+def log_variance_bounds(schedule: Schedule) -> tuple[Table, Table]:
+    """Log-variance of p(x_{t-1} | x_t) over t = 0..T: the smallest (the posterior's) and the largest (beta_t).
+
+    At t = 1 the posterior has none; both bounds take that of t = 2 there, as Ho et al.'s code does, so that the
+    decoder's width is finite. Row 0 repeats row 1.
+    """
+    tables = posterior_tables(schedule)
+    first = tables.variance[2] if schedule.steps > 1 else tables.forward_variance[1]
+    small = np.log(np.concatenate([[first, first], tables.variance[2:]]))
+    large = np.log(np.concatenate([[first, first], tables.forward_variance[2:]]))
+    return small, large
+
+
+def log_variance(schedule: Schedule, variance: Variance, prediction: Prediction, t: Steps) -> Float[Array, "..."]:
+    """Log-variance of p(x_{t-1} | x_t), Nichol & Dhariwal 2021, Eq. 15 where it is learned."""
+    small, large = (per_image(table, t, prediction.x0) for table in log_variance_bounds(schedule))
+    if variance == "learned":
+        if prediction.variance is None:
+            raise ValueError("variance is 'learned', but the denoiser predicts none.")
+        return prediction.variance * large + (1.0 - prediction.variance) * small
+    return small if variance == "fixed_small" else large
+
+
+def gaussian_kl(mean: Images, log_var: Array, other_mean: Images, other_log_var: Array) -> Images:
+    """KL(N(mean, e^log_var) || N(other_mean, e^other_log_var)) in nats, elementwise."""
+    shift = (mean - other_mean) ** 2 * jnp.exp(-other_log_var)
+    # expm1 keeps the digits when the two variances nearly agree.
+    return 0.5 * (jnp.expm1(log_var - other_log_var) - (log_var - other_log_var) + shift)
+
+
+def discretized_log_likelihood(x0: Images, mean: Images, log_var: Array) -> Images:
+    """log P(x0) in nats under N(mean, e^log_var) integrated over bins of width 2/255, the first and last open-ended.
+
+    x0: grey levels scaled to [-1, 1], Ho et al. 2020, Eq. 13.
+    """
+    inverse_std = jnp.exp(-0.5 * log_var)
+    upper, lower = (x0 - mean + 1.0 / 255.0) * inverse_std, (x0 - mean - 1.0 / 255.0) * inverse_std
+    # Both tails are taken on their short side, where the difference of two cdfs keeps its digits.
+    mirrored = lower > 0.0
+    high, low = jnp.where(mirrored, -lower, upper), jnp.where(mirrored, -upper, lower)
+    inside = jax.scipy.stats.norm.cdf(high) - jax.scipy.stats.norm.cdf(low)
+    inside = jnp.log(jnp.maximum(inside, 1e-12))
+    edge = jnp.where(x0 > 0.999, jax.scipy.stats.norm.logcdf(-lower), inside)
+    return jnp.where(x0 < -0.999, jax.scipy.stats.norm.logcdf(upper), edge)
+
+
+def bound_term(
+    schedule: Schedule, variance: Variance, prediction: Prediction, x0: Images, x_t: Images, t: Steps
+) -> PerImage:
+    """L_{t-1} (or L_0 where t = 1) in bits per dimension for one t of each image; x0 in [-1, 1], t in 1..T."""
+    tables = posterior_tables(schedule)
+    c_0, c_t = per_image(tables.x0, t, x_t), per_image(tables.x_t, t, x_t)
+    true_mean, model_mean = c_0 * x0 + c_t * x_t, c_0 * prediction.x0 + c_t * x_t
+    model_log_var = log_variance(schedule, variance, prediction, t)
+    true_log_var = per_image(log_variance_bounds(schedule)[0], t, x_t)
+    kl = gaussian_kl(true_mean, true_log_var, model_mean, model_log_var)
+    decoder = -discretized_log_likelihood(x0, model_mean, model_log_var)
+    return jnp.where(t == 1, mean_over_pixels(decoder), mean_over_pixels(kl)) / LOG2
+
+
+def prior_bits(schedule: Schedule, x0: Images) -> PerImage:
+    """L_T = KL(q(x_T | x_0) || N(0, I)) in bits per dimension."""
+    abar = schedule.alpha_bar[-1]
+    # The part without x_0 is about abar^2 / 4: formed in float32 it would vanish.
+    constant = 0.5 * (-np.log1p(-abar) - abar)
+    return (constant + 0.5 * abar * mean_over_pixels(x0**2)) / LOG2
+
+
+def bits_per_dim(
+    denoiser: Denoiser, schedule: Schedule, x0: Images, keys: ImageKeys, *, variance: Variance = "fixed_small"
+) -> tuple[PerImage, Float[Array, "T batch"], PerImage]:
+    """The whole bound: (total, terms L_0..L_{T-1} by t = 1..T, L_T), each in bits per dimension.
+
+    x0: grey levels scaled to [-1, 1]. keys: one for each image; step t of an image uses fold_in(key, t), so the
+    figure does not depend on the batches.
+    """
+
+    def term(_: None, step: Array) -> tuple[None, PerImage]:
+        t = jnp.full(x0.shape[:1], step)
+        noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, step), x0.shape[1:]))(keys)
+        x_t = q_sample(schedule, x0, t, noise)
+        return None, bound_term(schedule, variance, denoiser(x_t, t), x0, x_t, t)
+
+    _, terms = jax.lax.scan(term, None, jnp.arange(1, schedule.steps + 1))
+    prior = prior_bits(schedule, x0)
+    return prior + terms.sum(axis=0), terms, prior

@@ -1,0 +1,90 @@
+"""The forward process and its exact inversions: what can be said of x_t, x_0 and eps without any network.
+
+    x_t = signal_t x_0 + noise_t eps                      (q_sample)
+    v   = signal_t eps - noise_t x_0                      (Salimans & Ho 2022)
+    q(x_s | x_t, x_0) = N(c_0 x_0 + c_t x_t, variance)    (posterior, any s < t)
+
+`objective.py` trains on these quantities, `sampling/` walks back through the posterior.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ddpm_jax.diffusion.schedule import Schedule
+from ddpm_jax.shapes import Images, Steps, Table
+
+
+def per_image(table: Table, t: Steps, like: Images) -> Float[Array, "batch 1 1 1"]:
+    """Row t of a table for each image, as float32 with the axes of `like`: the only place that broadcasts over t."""
+    return jnp.asarray(table, jnp.float32)[t].reshape(t.shape + (1,) * (like.ndim - 1))
+
+
+def q_sample(schedule: Schedule, x0: Images, t: Steps, noise: Images) -> Images:
+    """Draws x_t ~ q(x_t | x_0) = N(sqrt(abar_t) x_0, (1 - abar_t) I), Ho et al. 2020, Eq. 4.
+
+    x0 and noise: [batch, height, width, channels], x0 in [-1, 1]; t: [batch], in 0..T, where 0 returns x0 itself.
+    """
+    return per_image(schedule.signal, t, x0) * x0 + per_image(schedule.noise, t, x0) * noise
+
+
+def x0_from_eps(schedule: Schedule, x_t: Images, t: Steps, eps: Images) -> Images:
+    """x_0 = (x_t - noise_t eps) / signal_t, Ho et al. 2020, Eq. 15; undefined where the SNR is zero."""
+    return (x_t - per_image(schedule.noise, t, x_t) * eps) / per_image(schedule.signal, t, x_t)
+
+
+def eps_from_x0(schedule: Schedule, x_t: Images, t: Steps, x0: Images) -> Images:
+    """eps = (x_t - signal_t x_0) / noise_t, for t in 1..T."""
+    return (x_t - per_image(schedule.signal, t, x_t) * x0) / per_image(schedule.noise, t, x_t)
+
+
+def v_from_x0_eps(schedule: Schedule, t: Steps, x0: Images, eps: Images) -> Images:
+    """v = signal_t eps - noise_t x_0, Salimans & Ho 2022, appendix D."""
+    return per_image(schedule.signal, t, x0) * eps - per_image(schedule.noise, t, x0) * x0
+
+
+def x0_from_v(schedule: Schedule, x_t: Images, t: Steps, v: Images) -> Images:
+    """x_0 = signal_t x_t - noise_t v: (x_0, eps) is (x_t, v) turned by an angle, so this holds at any SNR."""
+    return per_image(schedule.signal, t, x_t) * x_t - per_image(schedule.noise, t, x_t) * v
+
+
+def eps_from_v(schedule: Schedule, x_t: Images, t: Steps, v: Images) -> Images:
+    """eps = noise_t x_t + signal_t v."""
+    return per_image(schedule.noise, t, x_t) * x_t + per_image(schedule.signal, t, x_t) * v
+
+
+class Posterior(NamedTuple):
+    """q(x_s | x_t, x_0) = N(x0 * x_0 + x_t * x_t, variance I) for a list of steps, each field float64 [steps]."""
+
+    x0: Table
+    x_t: Table
+    variance: Table
+    forward_variance: Table
+    """Variance of q(x_t | x_s), which is beta_t for s = t - 1: the upper bound of a reverse step's variance."""
+
+
+def posterior(schedule: Schedule, t: np.ndarray, s: np.ndarray) -> Posterior:
+    """Coefficients of q(x_s | x_t, x_0), Ho et al. 2020, Eq. 7, for any 0 <= s < t <= T.
+
+    t, s: integers [steps] on the host. Computed in float64; callers hand the results to the device as float32.
+    """
+    if np.any(s >= t) or np.any(s < 0):
+        raise ValueError(f"Each step must go from t to an earlier s >= 0; got t={t}, s={s}.")
+    abar_t, abar_s = schedule.alpha_bar[t], schedule.alpha_bar[s]
+    alpha = abar_t / abar_s
+    variance_ratio = (1.0 - abar_s) / (1.0 - abar_t)
+    return Posterior(
+        x0=np.sqrt(abar_s) * (1.0 - alpha) / (1.0 - abar_t),
+        x_t=np.sqrt(alpha) * variance_ratio,
+        variance=(1.0 - alpha) * variance_ratio,
+        forward_variance=1.0 - alpha,
+    )
+
+
+def posterior_tables(schedule: Schedule) -> Posterior:
+    """The posterior of single steps, s = t - 1, as tables over t = 0..T; row 0 stays at x_0 with variance 0."""
+    t = np.arange(1, schedule.steps + 1)
+    rows = posterior(schedule, t, t - 1)
+    return Posterior(*(np.insert(row, 0, first) for row, first in zip(rows, (1.0, 0.0, 0.0, 0.0), strict=True)))

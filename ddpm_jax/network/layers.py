@@ -1,0 +1,148 @@
+"""The pieces of the U-Net: time embedding, normalisation, residual block, self-attention, resampling.
+
+All work on [batch, height, width, channels]; parameters are float32, activations have the module's dtype, and the
+statistics of the norms and the softmax are float32 whatever the dtype.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from ddpm_jax.shapes import Images
+
+Resample = Literal["none", "down", "up"]
+
+# Ho et al.'s code: fan-average uniform everywhere, and zero for the last layer of each residual branch, so that at
+# the start every block is the identity and the network predicts zero.
+kernel_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
+zero_init = nn.initializers.zeros_init()
+
+
+def time_embedding(n: Int[Array, "batch"], dim: int) -> Float[Array, "batch dim"]:
+    """Sines, then cosines, of n at dim / 2 frequencies from 1 down to 1 / 10000 (Vaswani et al. 2017; Ho et al.'s code).
+
+    n: the network's 0-based time, t - 1; dim: even and at least 4.
+    """
+    half = dim // 2
+    frequencies = jnp.exp(-jnp.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / (half - 1))
+    angles = n.astype(jnp.float32).reshape(-1, 1) * frequencies.reshape(1, -1)
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def over_pixels(x: Float[Array, "batch channels"]) -> Float[Array, "batch 1 1 channels"]:
+    """A vector per image, ready to meet its pixels."""
+    return jnp.expand_dims(x, (1, 2))
+
+
+def downsample(x: Images) -> Images:
+    """Averages 2x2 pixels."""
+    batch, height, width, channels = x.shape
+    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
+
+
+def upsample(x: Images) -> Images:
+    """Repeats each pixel 2x2 (nearest neighbour). A broadcast: XLA's gather for jax.image.resize is slower."""
+    batch, height, width, channels = x.shape
+    x = jnp.broadcast_to(x.reshape(batch, height, 1, width, 1, channels), (batch, height, 2, width, 2, channels))
+    return x.reshape(batch, 2 * height, 2 * width, channels)
+
+
+RESAMPLE: dict[Resample, Callable[[Images], Images]] = {"none": lambda x: x, "down": downsample, "up": upsample}
+
+
+def conv3x3(channels: int, dtype: DTypeLike, name: str, *, stride: int = 1, last: bool = False) -> nn.Conv:
+    """A 3x3 convolution that keeps the size, or halves it at stride 2; `last` starts at zero."""
+    init = zero_init if last else kernel_init
+    return nn.Conv(channels, (3, 3), strides=stride, padding="SAME", dtype=dtype, kernel_init=init, name=name)
+
+
+def dense(channels: int, dtype: DTypeLike, name: str, *, last: bool = False, use_bias: bool = True) -> nn.Dense:
+    """A linear map of the last axis (a 1x1 convolution on images); `last` starts at zero."""
+    init = zero_init if last else kernel_init
+    return nn.Dense(channels, use_bias=use_bias, dtype=dtype, kernel_init=init, name=name)
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation, Wu & He 2018, with statistics in float32.
+
+    Sums run over the pixels of each channel first and over the channels of a group after, and the result is one
+    scale and one shift per channel: on CPU this takes three quarters of the time of nn.GroupNorm.
+    """
+
+    groups: int
+    eps: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: Images) -> Images:
+        batch, _, _, channels = x.shape
+        gamma = self.param("scale", nn.initializers.ones_init(), (channels,), jnp.float32)
+        beta = self.param("bias", nn.initializers.zeros_init(), (channels,), jnp.float32)
+        pixels = x.astype(jnp.float32)
+
+        def group_mean(per_channel: Float[Array, "batch channels"]) -> Float[Array, "batch channels"]:
+            means = per_channel.reshape(batch, self.groups, -1).mean(axis=-1, keepdims=True)
+            return jnp.broadcast_to(means, (batch, self.groups, channels // self.groups)).reshape(batch, channels)
+
+        mean = group_mean(pixels.mean(axis=(1, 2)))
+        variance = jnp.maximum(group_mean((pixels**2).mean(axis=(1, 2))) - mean**2, 0.0)
+        scale = jax.lax.rsqrt(variance + self.eps) * gamma.reshape(1, -1)
+        shift = beta.reshape(1, -1) - mean * scale
+        return (pixels * over_pixels(scale) + over_pixels(shift)).astype(x.dtype)
+
+
+class ResidualBlock(nn.Module):
+    """norm, SiLU, conv, + time; norm, SiLU, dropout, conv; + input: Ho et al. 2020, appendix B.
+
+    scale_shift lets the embedding scale and shift the second norm instead of being added (Nichol & Dhariwal 2021).
+    resample halves or doubles both branches before the first convolution (Dhariwal & Nichol 2021).
+    """
+
+    channels: int
+    norm_groups: int
+    dropout: float
+    scale_shift: bool
+    dtype: DTypeLike
+    resample: Resample = "none"
+
+    @nn.compact
+    def __call__(self, x: Images, embedding: Float[Array, "batch width"]) -> Images:
+        resampled = RESAMPLE[self.resample]
+        h = nn.silu(GroupNorm(self.norm_groups, name="norm_in")(x))
+        h = conv3x3(self.channels, self.dtype, "conv_in")(resampled(h))
+        width = 2 * self.channels if self.scale_shift else self.channels
+        shift = over_pixels(dense(width, self.dtype, "embedding")(nn.silu(embedding)))
+        norm_out = GroupNorm(self.norm_groups, name="norm_out")
+        if self.scale_shift:
+            scale, shift = jnp.split(shift, 2, axis=-1)
+            h = norm_out(h) * (1.0 + scale) + shift
+        else:
+            h = norm_out(h + shift)
+        h = nn.Dropout(self.dropout, deterministic=self.dropout == 0.0)(nn.silu(h))
+        h = conv3x3(self.channels, self.dtype, "conv_out", last=True)(h)
+        x = resampled(x)
+        if x.shape[-1] != self.channels:
+            x = dense(self.channels, self.dtype, "shortcut")(x)
+        return x + h
+
+
+class SelfAttention(nn.Module):
+    """Every pixel attends to every pixel, residually: Ho et al. 2020, appendix B; heads of head_channels each."""
+
+    heads: int
+    norm_groups: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Images) -> Images:
+        batch, height, width, channels = x.shape
+        h = GroupNorm(self.norm_groups, name="norm")(x)
+        h = h.reshape(batch, height * width, channels)
+        per_head = (batch, height * width, self.heads, channels // self.heads)
+        query, key, value = (dense(channels, self.dtype, name)(h).reshape(per_head) for name in ("q", "k", "v"))
+        h = jax.nn.dot_product_attention(query, key, value).reshape(batch, height, width, channels)
+        return x + dense(channels, self.dtype, "out", last=True)(h)

@@ -1,0 +1,38 @@
+"""Array types that the whole package shares: the axis names are the documentation.
+
+The annotations cost nothing in use; the test suite checks each of them at run time.
+"""
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int, Key, UInt8
+
+AnyArray = Array | np.ndarray
+
+Images = Float[AnyArray, "batch height width channels"]
+"""Images as the network sees them, in [-1, 1] when clean."""
+
+Frames = Float[AnyArray, "frames batch height width channels"]
+"""Snapshots of some images along a sampling trajectory, noise first."""
+
+Pixels = UInt8[AnyArray, "batch height width channels"]
+"""Images as files hold them, in 0..255."""
+
+Steps = Int[AnyArray, "batch"]
+"""One diffusion step for each image, in 1..T (0 is clean data)."""
+
+PerImage = Float[AnyArray, "batch"]
+"""One number for each image."""
+
+Table = Float[np.ndarray, "T1"]
+"""One number for each step 0..T, computed on the host in float64."""
+
+ImageKeys = Key[Array, "batch"]
+"""One random key for each image."""
+
+Labels = Int[AnyArray, "batch"] | UInt8[AnyArray, "batch attributes"]
+"""Class numbers (-1: none) or multi-hot attributes (all zero: none) of the images in a batch."""
+
+OneKey = Key[Array, ""]
+Scalar = Float[Array, ""]
+ArrayTree = jax.typing.ArrayLike | dict | tuple | list
