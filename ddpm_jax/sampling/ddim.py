@@ -1,0 +1,64 @@
+"""Denoising diffusion implicit models, Song et al. 2020, Eq. 12:
+
+    x_s = signal_s x_0 + sqrt(1 - alpha_bar_s - sigma^2) eps + sigma z,   sigma = eta * (the posterior's deviation)
+
+eta = 0 is deterministic, eta = 1 has the marginals of DDPM. A clipped x_0 leaves eps as the network gave it.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from ddpm_jax.diffusion.denoiser import Denoiser
+from ddpm_jax.diffusion.process import posterior
+from ddpm_jax.diffusion.schedule import Schedule
+from ddpm_jax.sampling.noise import draw_noise
+from ddpm_jax.sampling.timesteps import Pairs
+from ddpm_jax.sampling.trajectory import Samples, Watch, walk
+from ddpm_jax.shapes import ImageKeys, Images
+
+
+class Row(NamedTuple):
+    """The coefficients of one step, scalars inside the scan."""
+
+    t: Array
+    x0: Array
+    eps: Array
+    sigma: Array
+
+
+def ddim_rows(schedule: Schedule, pairs: Pairs, eta: float) -> Row:
+    """Coefficients of every step, computed in float64."""
+    t, s = pairs.T
+    sigma = eta * np.sqrt(posterior(schedule, t, s).variance)
+    # At eta = 1 and zero terminal SNR the difference is 0, and may round below it.
+    eps = np.sqrt(np.maximum(schedule.noise[s] ** 2 - sigma**2, 0.0))
+    return Row(jnp.asarray(t), *(jnp.asarray(column, jnp.float32) for column in (schedule.signal[s], eps, sigma)))
+
+
+def ddim(
+    denoiser: Denoiser,
+    schedule: Schedule,
+    x_T: Images,
+    keys: ImageKeys,
+    pairs: Pairs,
+    *,
+    eta: float = 0.0,
+    clip: bool = True,
+    watch: Watch = Watch(),
+) -> Samples:
+    """Draws one image for each x_T.
+
+    x_T: standard normal; keys: one for each image, used only where eta > 0; pairs: [steps, 2] from `step_pairs`;
+    eta: 0..1; clip: keep the predicted x_0 in [-1, 1].
+    """
+
+    def step(x: Images, row: Row) -> Images:
+        prediction = denoiser(x, jnp.full(x.shape[:1], row.t))
+        x0 = jnp.clip(prediction.x0, -1.0, 1.0) if clip else prediction.x0
+        x_s = row.x0 * x0 + row.eps * prediction.eps
+        return x_s + row.sigma * draw_noise(keys, row.t, x.shape[1:]) if eta > 0.0 else x_s
+
+    return walk(step, x_T, ddim_rows(schedule, pairs, eta), watch)

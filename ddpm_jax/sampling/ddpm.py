@@ -1,0 +1,73 @@
+"""Ancestral sampling, Ho et al. 2020, Algorithm 2: x_s ~ N(posterior mean of x_t and the predicted x_0, variance).
+
+On strided steps (t, s) the posterior is that of q(x_s | x_t, x_0) itself, so any number of steps is exact for a
+denoiser that is certain of x_0.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from ddpm_jax.diffusion.denoiser import Denoiser
+from ddpm_jax.diffusion.likelihood import Variance
+from ddpm_jax.diffusion.process import posterior
+from ddpm_jax.diffusion.schedule import Schedule
+from ddpm_jax.sampling.noise import draw_noise
+from ddpm_jax.sampling.timesteps import Pairs
+from ddpm_jax.sampling.trajectory import Samples, Watch, walk
+from ddpm_jax.shapes import ImageKeys, Images
+
+
+class Row(NamedTuple):
+    """The coefficients of one step, scalars inside the scan."""
+
+    t: Array
+    x0: Array
+    x_t: Array
+    log_small: Array
+    log_large: Array
+    noisy: Array
+    """1, or 0 in the step that ends at the clean image."""
+
+
+def ddpm_rows(schedule: Schedule, pairs: Pairs) -> Row:
+    """Coefficients of every step, computed in float64."""
+    t, s = pairs.T
+    coefficients = posterior(schedule, t, s)
+    # The posterior has no variance at s = 0, where no noise is added either; any finite logarithm serves.
+    small = np.log(np.where(s > 0, coefficients.variance, 1.0))
+    columns = (coefficients.x0, coefficients.x_t, small, np.log(coefficients.forward_variance), s > 0)
+    return Row(jnp.asarray(t), *(jnp.asarray(column, jnp.float32) for column in columns))
+
+
+def ddpm(
+    denoiser: Denoiser,
+    schedule: Schedule,
+    x_T: Images,
+    keys: ImageKeys,
+    pairs: Pairs,
+    *,
+    variance: Variance = "fixed_small",
+    clip: bool = True,
+    watch: Watch = Watch(),
+) -> Samples:
+    """Draws one image for each x_T.
+
+    x_T: standard normal; keys: one for each image, for the noise of the steps; pairs: [steps, 2] from `step_pairs`.
+    variance: the posterior's ("fixed_small"), beta ("fixed_large") or the network's ("learned"). clip: keep the
+    predicted x_0 in [-1, 1], as Ho et al. do.
+    """
+
+    def step(x: Images, row: Row) -> Images:
+        prediction = denoiser(x, jnp.full(x.shape[:1], row.t))
+        x0 = jnp.clip(prediction.x0, -1.0, 1.0) if clip else prediction.x0
+        log_variance = row.log_small if variance == "fixed_small" else row.log_large
+        if variance == "learned":
+            assert prediction.variance is not None
+            log_variance = prediction.variance * row.log_large + (1.0 - prediction.variance) * row.log_small
+        noise = row.noisy * draw_noise(keys, row.t, x.shape[1:])
+        return row.x0 * x0 + row.x_t * x + jnp.exp(0.5 * log_variance) * noise
+
+    return walk(step, x_T, ddpm_rows(schedule, pairs), watch)

@@ -1,0 +1,48 @@
+"""The loop that all samplers share: one `lax.scan` from x_T to x_0 that keeps no more than the frames to be shown."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddpm_jax.shapes import Frames, Images
+
+
+class Samples(NamedTuple):
+    """images: x_0 as the sampler left it, about [-1, 1]; frames: x_t of the watched images, from x_T to x_0."""
+
+    images: Images
+    frames: Frames
+
+
+class Watch(NamedTuple):
+    """What to keep of a trajectory: this many evenly spaced frames of the first `images` images."""
+
+    frames: int = 0
+    images: int = 0
+
+
+def walk(step: Callable[[Images, Any], Images], x_T: Images, rows: Any, watch: Watch = Watch()) -> Samples:
+    """Folds `step` over the rows (a pytree of arrays [steps, ...], the noisiest first), starting at x_T.
+
+    With more frames than steps + 1, frames repeat. Memory does not grow with the number of steps.
+    """
+    steps = len(jax.tree.leaves(rows)[0])
+    shown_after = np.round(np.linspace(0, steps, max(watch.frames, 1))).astype(int)
+    distinct = np.unique(shown_after)
+    # Row i writes the frame that is shown after i + 1 steps; the slot past the end means "not shown" and is dropped.
+    slots = np.full(steps + 1, len(distinct))
+    slots[distinct] = np.arange(len(distinct))
+    x_T = jnp.asarray(x_T)
+    frames = jnp.zeros((len(distinct), min(watch.images, x_T.shape[0]), *x_T.shape[1:]), x_T.dtype)
+    frames = frames.at[slots[0]].set(x_T[: watch.images], mode="drop")
+
+    def body(carry: tuple[jax.Array, jax.Array], row: tuple[Any, jax.Array]) -> tuple[tuple[Any, jax.Array], None]:
+        x, frames = carry
+        x = step(x, row[0])
+        return (x, frames.at[row[1]].set(x[: watch.images], mode="drop")), None
+
+    (images, frames), _ = jax.lax.scan(body, (x_T, frames), (rows, jnp.asarray(slots[1:])))
+    return Samples(images, frames[np.searchsorted(distinct, shown_after)][: watch.frames])
