@@ -1,0 +1,26 @@
+"""The configuration: recipe or JSON in, frozen and checked Config out."""
+
+from ddpm_jax.config.checks import checked, resolutions
+from ddpm_jax.config.convert import (
+    config_of,
+    defaults,
+    differences,
+    flatten,
+    from_json,
+    to_config_dict,
+    to_json,
+)
+from ddpm_jax.config.sections import Config
+
+__all__ = [
+    "Config",
+    "checked",
+    "config_of",
+    "defaults",
+    "differences",
+    "flatten",
+    "from_json",
+    "resolutions",
+    "to_config_dict",
+    "to_json",
+]

@@ -1,0 +1,151 @@
+"""What a configuration must not be: out of range, unknown, or in contradiction with itself.
+
+Each refusal is one line: the field, what it got, what was expected, what to try.
+"""
+
+import dataclasses
+import math
+import types
+import typing
+from typing import Any
+
+from ddpm_jax.config.sections import Config, Data, Model, Range
+from ddpm_jax.errors import UserError, nearest
+
+WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
+
+
+def checked(config: Config) -> Config:
+    """The same Config, if it holds together; a UserError otherwise."""
+    _check_fields(config, "")
+    _check_size(config.data, config.model)
+    _check_widths(config.model)
+    _check_attention(config.data, config.model)
+    _check_diffusion(config)
+    _check_batches(config)
+    _check_sampling(config)
+    return config
+
+
+def _check_fields(section: Any, prefix: str) -> None:
+    for name, kind in typing.get_type_hints(type(section), include_extras=True).items():
+        value = getattr(section, name)
+        if dataclasses.is_dataclass(value):
+            _check_fields(value, f"{name}.")
+        else:
+            _check_value(kind, value, prefix + name)
+
+
+def _check_value(kind: Any, value: Any, name: str) -> None:
+    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
+        if value is None:
+            return
+        kind = next(arg for arg in typing.get_args(kind) if arg is not type(None))
+    if typing.get_origin(kind) is typing.Literal:
+        choices = typing.get_args(kind)
+        if value not in choices or type(value) is bool:
+            raise UserError(f"{name}={value!r} does not exist; {nearest(str(value), map(str, choices))}")
+        return
+    allowed = None
+    if typing.get_origin(kind) is typing.Annotated:
+        kind, allowed = typing.get_args(kind)
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, tuple) or not all(type(item) is int for item in value):
+            raise UserError(f"{name}={value!r} has the wrong type; expected whole numbers such as (1, 2, 2).")
+        return
+    if type(value) is not kind or (kind is float and not math.isfinite(value)):
+        raise UserError(f"{name}={value!r} has the wrong type; expected {WORDS[kind]}.")
+    if isinstance(allowed, Range) and not allowed.holds(value):
+        raise UserError(f"{name}={value} is out of range; expected {allowed.words}.")
+
+
+def resolutions(data: Data, model: Model) -> list[int]:
+    """The image sizes that the U-Net's stages see."""
+    return [data.image_size // 2**stage for stage in range(len(model.multipliers))]
+
+
+def _check_size(data: Data, model: Model) -> None:
+    if not model.multipliers or min(model.multipliers) < 1:
+        raise UserError(f"model.multipliers={model.multipliers} must list one or more widths of at least 1.")
+    halvings = len(model.multipliers) - 1
+    factor, size = 2**halvings, data.image_size
+    if size % factor:
+        tries = " or ".join(str(s) for s in (size // factor * factor, (size // factor + 1) * factor) if s)
+        raise UserError(
+            f"data.image_size={size} must be divisible by {factor}, since model.multipliers={model.multipliers} halve "
+            f"it {halvings} times (try {tries}, or fewer stages)."
+        )
+
+
+def _check_widths(model: Model) -> None:
+    channels, groups = model.channels, model.norm_groups
+    if channels % groups:
+        tries = " or ".join(str(c) for c in (channels // groups * groups, (channels // groups + 1) * groups) if c)
+        raise UserError(f"model.channels={channels} must be a multiple of model.norm_groups={groups} (try {tries}).")
+    if channels % 2 or channels < 4:
+        raise UserError(f"model.channels={channels} must be even and at least 4, for the time embedding.")
+    if model.classes and model.attributes:
+        raise UserError(
+            f"model.classes={model.classes} and model.attributes={model.attributes} exclude each other; set one to 0."
+        )
+
+
+def _check_attention(data: Data, model: Model) -> None:
+    occurring = resolutions(data, model)
+    for resolution in model.attention_resolutions:
+        if resolution not in occurring:
+            raise UserError(
+                f"model.attention_resolutions={model.attention_resolutions}: {resolution} never occurs; images of "
+                f"{data.image_size} pixels pass through {', '.join(map(str, occurring))}."
+            )
+    attended = [m for m, r in zip(model.multipliers, occurring, strict=True) if r in model.attention_resolutions]
+    name, per = ("head_channels", model.head_channels) if model.head_channels else ("heads", model.heads)
+    # The middle of the network attends too, at the width of the last stage.
+    for width in sorted({model.channels * m for m in (*attended, model.multipliers[-1])}):
+        if width % per:
+            raise UserError(f"model.{name}={per} must divide {width}, the channels of a stage with attention.")
+
+
+def _check_diffusion(config: Config) -> None:
+    diffusion = config.diffusion
+    if diffusion.beta_start > diffusion.beta_end:
+        raise UserError(
+            f"diffusion.beta_start={diffusion.beta_start} must not exceed diffusion.beta_end={diffusion.beta_end}."
+        )
+    if diffusion.zero_terminal_snr and diffusion.prediction == "eps":
+        raise UserError(
+            "diffusion.zero_terminal_snr=True needs diffusion.prediction='v' or 'x0', got 'eps': at the last step "
+            "x_t is pure noise, and predicting that noise says nothing of the image."
+        )
+
+
+def _check_batches(config: Config) -> None:
+    if config.data.batch_size % config.train.accumulate:
+        raise UserError(
+            f"data.batch_size={config.data.batch_size} must be a multiple of train.accumulate="
+            f"{config.train.accumulate}, the number of parts it is computed in."
+        )
+    data = config.data
+    if data.source == "digits" and (data.image_size, data.channels) != (8, 1):
+        raise UserError(
+            f"data.source='digits' holds 8x8 greyscale images; got data.image_size={data.image_size}, "
+            f"data.channels={data.channels} (set 8 and 1, or another source)."
+        )
+
+
+def _check_sampling(config: Config) -> None:
+    sample, steps = config.sample, config.diffusion.steps
+    if sample.steps is not None and sample.steps > steps:
+        raise UserError(f"sample.steps={sample.steps} exceeds diffusion.steps={steps}; expected at most as many.")
+    if sample.variance == "learned" and config.diffusion.variance != "learned":
+        raise UserError(
+            "sample.variance='learned' needs a model trained with diffusion.variance='learned', "
+            f"got {config.diffusion.variance!r}."
+        )
+    if config.model.classes or config.model.attributes:
+        return
+    for name, value, default in (("guidance", sample.guidance, 1.0), ("label", sample.label, None)):
+        if value != default:
+            raise UserError(
+                f"sample.{name}={value} needs a conditional model; this one has model.classes=0 and model.attributes=0."
+            )

@@ -1,0 +1,103 @@
+"""Config from and to the outside: ml_collections' ConfigDict, which recipes and flags speak, and config.json."""
+
+import dataclasses
+import json
+import types
+import typing
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from ddpm_jax.config.checks import checked
+from ddpm_jax.config.sections import Config
+from ddpm_jax.errors import UserError, nearest
+
+
+def defaults() -> ConfigDict:
+    """All fields with their default values, for a recipe to start from."""
+    return to_config_dict(Config())
+
+
+def to_config_dict(config: Config) -> ConfigDict:
+    """A ConfigDict with every field, so that each can be a flag; optional ones that are None become placeholders."""
+
+    def tree(section: Any) -> ConfigDict:
+        result = ConfigDict()
+        for name, kind in typing.get_type_hints(type(section)).items():
+            value = getattr(section, name)
+            if dataclasses.is_dataclass(value):
+                value = tree(value)
+            result[name] = config_dict.placeholder(_scalar_type(kind)) if value is None else value
+        return result
+
+    return tree(config)
+
+
+def config_of(tree: ConfigDict | dict[str, Any]) -> Config:
+    """A checked Config; missing fields keep their defaults, unknown ones are refused by name."""
+    return checked(_section(Config, tree, ""))
+
+
+def _section(kind: type, tree: Any, prefix: str) -> Any:
+    if not isinstance(tree, (dict, ConfigDict)):
+        raise UserError(f"{prefix.rstrip('.') or 'The configuration'} is {tree!r}; expected a table of fields.")
+    hints = typing.get_type_hints(kind)
+    values = {}
+    for name in tree:
+        if name not in hints:
+            raise UserError(f"{prefix}{name} is not a field of the configuration; {nearest(str(name), hints)}")
+        value = tree[name]
+        if dataclasses.is_dataclass(hints[name]):
+            value = _section(typing.cast(type, hints[name]), value, f"{name}.")
+        elif isinstance(value, list):
+            value = tuple(value)
+        elif hints[name] is float and type(value) is int:
+            value = float(value)
+        values[name] = value
+    return kind(**values)
+
+
+def _scalar_type(kind: Any) -> type:
+    """The type of an optional field's value: int for `int | None`, str for a choice of names."""
+    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
+        kind = next(arg for arg in typing.get_args(kind) if arg is not type(None))
+    return str if typing.get_origin(kind) is typing.Literal else kind
+
+
+def to_json(config: Config) -> str:
+    """The Config as indented JSON, every field included."""
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def from_json(text: str, name: str) -> Config:
+    """The Config of `to_json`'s text; `name` says in errors where it came from."""
+    try:
+        tree = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise UserError(f"{name} is not valid JSON ({error}); every checkpoint of the run holds a copy.") from error
+    try:
+        return config_of(tree)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """Every field by its dotted name, such as "model.channels"."""
+    flat = {}
+    for name, value in vars(config).items():
+        if dataclasses.is_dataclass(value):
+            flat |= {f"{name}.{inner}": inner_value for inner, inner_value in vars(value).items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+MAY_CHANGE = ("train.steps", "checkpoint.", "log.", "sample.", "evaluate.")
+"""Fields that a run may resume with differently: they leave alone what was learned so far."""
+
+
+def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """The fields outside MAY_CHANGE in which two configurations differ, as {name: (old, new)}."""
+    before, after = flatten(old), flatten(new)
+    changed = {name: (before[name], after[name]) for name in before if before[name] != after[name]}
+    return {name: values for name, values in changed.items() if not name.startswith(MAY_CHANGE)}

@@ -1,0 +1,199 @@
+"""What can be configured: one frozen dataclass for each section, each field with its type, range and default.
+
+`checks.py` refuses what contradicts itself, `convert.py` reads and writes ConfigDicts and JSON.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, NamedTuple
+
+
+class Range(NamedTuple):
+    """The values a number may take, in words and as a test."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+Count = Annotated[int, Range("at least 1", lambda value: value >= 1)]
+Natural = Annotated[int, Range("at least 0", lambda value: value >= 0)]
+Positive = Annotated[float, Range("more than 0", lambda value: value > 0)]
+NonNegative = Annotated[float, Range("at least 0", lambda value: value >= 0)]
+Share = Annotated[float, Range("at least 0 and less than 1", lambda value: 0 <= value < 1)]
+Variance = Literal["fixed_small", "fixed_large", "learned"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Where images come from and how they become batches."""
+
+    source: Literal["digits", "folder", "synthetic"] = "folder"
+    """"folder", "digits" (shipped with the package) or "synthetic" (made up, for quick checks)."""
+    path: str | None = None
+    """Folder of images; nested folders are searched, and the first level gives the class."""
+    image_size: Count = 32
+    """Height and width in pixels, after a centred square crop."""
+    channels: Literal[1, 3] = 3
+    """1 for greyscale, 3 for colour."""
+    batch_size: Count = 128
+    """Images per step over all devices and accumulated parts."""
+    flip: bool = False
+    """Mirror half of the training images, drawn anew each time."""
+    holdout: Share = 0.05
+    """Share of the images kept out of training for the validation loss, at most 1,024 of them."""
+    cache: str | None = None
+    """Folder for decoded images; None for a per-user one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """The U-Net (`network/unet.py` explains each field)."""
+
+    channels: Count = 128
+    multipliers: tuple[int, ...] = (1, 2, 2, 2)
+    blocks: Count = 2
+    attention_resolutions: tuple[int, ...] = (16,)
+    heads: Count = 1
+    head_channels: Count | None = None
+    dropout: Share = 0.0
+    norm_groups: Count = 32
+    scale_shift: bool = False
+    resampling: Literal["conv", "pool", "residual"] = "conv"
+    classes: Natural = 0
+    """Number of classes the model is told; 0 for none."""
+    attributes: Natural = 0
+    """Number of yes-or-no attributes the model is told; 0 for none."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the activations, "float32" or "bfloat16"; parameters are always float32."""
+    remat: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Diffusion:
+    """The noise, the target and the loss (`diffusion/`)."""
+
+    steps: Annotated[int, Range("at least 2", lambda value: value >= 2)] = 1000
+    schedule: Literal["linear", "cosine", "quadratic", "sigmoid"] = "linear"
+    beta_start: Positive = 1e-4
+    """First beta of the linear and quadratic schedules at 1,000 steps."""
+    beta_end: Share = 0.02
+    zero_terminal_snr: bool = False
+    prediction: Literal["eps", "x0", "v"] = "eps"
+    variance: Variance = "fixed_large"
+    """Of the reverse steps: "fixed_small", "fixed_large" or "learned" (which doubles the network's output)."""
+    loss: Literal["mse", "mae", "huber"] = "mse"
+    huber_delta: Positive = 0.1
+    weighting: Literal["uniform", "min_snr", "p2"] = "uniform"
+    min_snr_gamma: Positive = 5.0
+    p2_gamma: NonNegative = 1.0
+    p2_k: Positive = 1.0
+    vlb_weight: NonNegative = 1e-3
+    """Factor of the variational bound in the loss where the variance is learned."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """Adam, its learning rate over time, and the moving average of the parameters."""
+
+    name: Literal["adam", "adamw"] = "adam"
+    learning_rate: Positive = 2e-4
+    beta1: Share = 0.9
+    beta2: Share = 0.999
+    eps: Positive = 1e-8
+    weight_decay: NonNegative = 0.0
+    """Decoupled, for "adamw"."""
+    clip: NonNegative = 1.0
+    """Largest global norm of a gradient; 0 for no clipping."""
+    warmup: Natural = 0
+    """Steps over which the learning rate rises from 0."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """After the warm-up: "constant", or "cosine" down to 0 at train.steps."""
+    ema_decay: Share = 0.9999
+    ema_warmup: bool = True
+    """Let the decay rise as (1 + step) / (10 + step) towards ema_decay, so that early averages forget the start."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """The length and shape of training."""
+
+    steps: Count = 100_000
+    accumulate: Count = 1
+    """Parts that a batch is computed in, one after the other: less memory, the same step."""
+    sharding: Literal["replicated", "fsdp"] = "replicated"
+    """Parameters on every device ("replicated") or divided among them ("fsdp")."""
+    label_dropout: Share = 0.1
+    """Share of the images whose label is hidden, which classifier-free guidance needs."""
+    max_bad_steps: Count = 5
+    """Training stops after this many steps in a row whose loss or gradient is not finite."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """What --mode=sample draws."""
+
+    sampler: Literal["ddpm", "ddim"] = "ddpm"
+    steps: Count | None = None
+    """Steps of the sampler; None for all of them with DDPM, 50 with DDIM."""
+    spacing: Literal["leading", "trailing", "linspace", "quadratic"] = "leading"
+    eta: Annotated[float, Range("0 (deterministic) to 1 (as noisy as DDPM)", lambda value: 0 <= value <= 1)] = 0.0
+    """Noise of DDIM: 0 deterministic, 1 as much as DDPM."""
+    variance: Variance | None = None
+    """Variance of DDPM's steps, where not diffusion.variance."""
+    clip: bool = True
+    """Keep the predicted clean image in [-1, 1] at every step."""
+    count: Count = 64
+    batch_size: Count = 64
+    seed: Natural = 0
+    label: str | None = None
+    """A class name or number, or attribute names or numbers joined by commas; None for each class in turn."""
+    guidance: float = 1.0
+    """Classifier-free guidance: 1 is the conditional model, 0 ignores the label, more exaggerates it."""
+    ema: bool = True
+    """Sample from the moving average of the parameters rather than from the parameters."""
+    checkpoint: Natural | None = None
+    """Step of the checkpoint; None for the newest."""
+    strip: Natural = 10
+    """Columns of strip.png, from noise to image; 0 for none."""
+    gif: Natural = 40
+    """Frames of denoising.gif; 0 for none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """When checkpoints are written and which are kept."""
+
+    every: Count = 5000
+    keep: Count = 3
+    """The newest ones kept."""
+    keep_every: Natural = 0
+    """Besides, keep those whose step is a multiple of this; 0 for none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Log:
+    """What is reported while training, and how often (in steps; 0 for never)."""
+
+    every: Count = 100
+    validate_every: Natural = 2000
+    preview_every: Natural = 5000
+    preview_count: Count = 36
+    preview_steps: Count = 50
+    """DDIM steps of a preview."""
+    wandb: bool = False
+    wandb_project: str = "ddpm_jax"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything a run depends on; saved as <workdir>/config.json."""
+
+    seed: Natural = 0
+    data: Data = Data()
+    model: Model = Model()
+    diffusion: Diffusion = Diffusion()
+    optimizer: Optimizer = Optimizer()
+    train: Train = Train()
+    sample: Sample = Sample()
+    checkpoint: Checkpoint = Checkpoint()
+    log: Log = Log()
