@@ -1,0 +1,83 @@
+"""batch(step): which images make up a step, as a pure function of (seed, step), and a prefetcher to the device.
+
+Every epoch is a new permutation of the images; batches are cut from the endless sequence of epochs, so each image
+comes exactly once an epoch and resuming at a step needs nothing but the step.
+"""
+
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, lru_cache
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from jaxtyping import Bool, Int, UInt8
+
+from ddpm_jax.data.dataset import Dataset
+
+T = TypeVar("T")
+ORDER, FLIP = 0, 1  # Purposes that a seed is used for.
+
+
+class Batch(NamedTuple):
+    """images: uint8 [parts, rows, height, width, channels]; labels: class numbers [parts, rows].
+
+    A step is computed in `parts`, one after the other; rows are divided among the processes.
+    """
+
+    images: UInt8[np.ndarray, "parts rows height width channels"]
+    labels: Int[np.ndarray, "parts rows"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Batches:
+    """The batches of a training run; `Batches(...)(step)` is the batch of that step."""
+
+    dataset: Dataset
+    rows: Int[np.ndarray, "N"]
+    """The rows of the dataset to draw from."""
+    batch_size: int
+    """Of all processes and parts together; a multiple of parts * processes."""
+    seed: int
+    flip: bool = False
+    parts: int = 1
+    process: int = 0
+    processes: int = 1
+
+    def __call__(self, step: int) -> Batch:
+        """This process's share of the batch of a step, counted from 0."""
+        shape = (self.parts, self.processes, -1)
+        rows = self.order(step).reshape(shape)[:, self.process]
+        images = self.dataset.images[rows]
+        if self.flip:
+            mirrored = self.flips(step).reshape(shape)[:, self.process]
+            images[mirrored] = images[mirrored][:, :, ::-1]
+        return Batch(images, self.dataset.labels[rows])
+
+    def order(self, step: int) -> Int[np.ndarray, "batch"]:
+        """The rows of the dataset in the global batch of a step."""
+        positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        epochs, places = np.divmod(positions, len(self.rows))
+        return np.concatenate([self.rows[self.permutation(e)[places[epochs == e]]] for e in np.unique(epochs)])
+
+    @cached_property
+    def permutation(self) -> Callable[[int], Int[np.ndarray, "N"]]:
+        """The order of an epoch; the last few are remembered."""
+        count = len(self.rows)
+        return lru_cache(maxsize=4)(lambda e: np.random.default_rng([self.seed, ORDER, int(e)]).permutation(count))
+
+    def flips(self, step: int) -> Bool[np.ndarray, "batch"]:
+        """Which images of the global batch of a step are mirrored."""
+        return np.random.default_rng([self.seed, FLIP, step]).random(self.batch_size) < 0.5
+
+
+def prefetch(load: Callable[[int], T], steps: range, depth: int = 2) -> Iterator[T]:
+    """load(step) for each step in order, computed up to `depth` ahead by as many threads."""
+    with ThreadPoolExecutor(depth, thread_name_prefix="prefetch") as pool:
+        pending = deque(pool.submit(load, step) for step in steps[:depth])
+        for step in range(steps.start, steps.stop):
+            ready = pending.popleft().result()
+            if step + depth < steps.stop:
+                pending.append(pool.submit(load, step + depth))
+            yield ready

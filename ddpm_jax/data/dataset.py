@@ -1,0 +1,34 @@
+"""A Dataset: all images of a source as one uint8 array, with their labels; what every source returns.
+
+The array is usually memory-mapped, so a Dataset costs no memory until its rows are gathered into batches.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from ddpm_jax.errors import UserError
+
+MAX_HELD_OUT = 1024
+
+
+class Dataset(NamedTuple):
+    """images: uint8 [N, height, width, channels]; labels: class numbers [N]; names: of the classes, in order."""
+
+    images: UInt8[np.ndarray, "N height width channels"]
+    labels: Int[np.ndarray, "N"]
+    names: tuple[str, ...]
+
+
+def hold_out(dataset: Dataset, share: float) -> tuple[Int[np.ndarray, "train"], Int[np.ndarray, "held"]]:
+    """Rows to train on and rows to validate on: a fixed random split, whatever the seed of the run.
+
+    share: of the images, at most MAX_HELD_OUT of them are held out.
+    """
+    count = len(dataset.images)
+    held = min(round(share * count), MAX_HELD_OUT)
+    if held >= count:
+        raise UserError(f"data.holdout={share} leaves none of the {count} images to train on; lower it.")
+    order = np.random.default_rng(0).permutation(count)
+    return np.sort(order[held:]), np.sort(order[:held])

@@ -1,0 +1,47 @@
+"""How far long work has come: a bar with the time left on a terminal, plain lines in the log elsewhere."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+T = TypeVar("T")
+LINE_EVERY = 10.0  # Seconds between lines where there is no terminal.
+
+logger = logging.getLogger(__name__)
+
+
+def progress(
+    items: Iterable[T], what: str, *, total: int, done: int = 0, note: Callable[[], str] = lambda: ""
+) -> Iterator[T]:
+    """Passes items through and shows how many of `total` are done, `done` of them before the start.
+
+    note: a few words that end the line, such as the loss.
+    """
+    if sys.stderr.isatty():
+        bar = tqdm(items, what, total=total, initial=done, dynamic_ncols=True, smoothing=0.1)
+        loggers = [logging.getLogger("ddpm_jax")]
+        with logging_redirect_tqdm(loggers), bar:
+            for item in bar:
+                yield item
+                bar.set_postfix_str(note(), refresh=False)
+        return
+    start = last = time.monotonic()
+    for count, item in enumerate(items, start=done + 1):
+        yield item
+        now = time.monotonic()
+        if now - last >= LINE_EVERY and count < total:
+            remaining = (now - start) / (count - done) * (total - count)
+            logger.info("%s: %d of %d, %s left %s", what, count, total, duration(remaining), note())
+            last = now
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 1:02:03, or 2:03 below an hour."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
