@@ -1,0 +1,59 @@
+"""Pictures from arrays: grids, denoising strips and animations, as uint8 [height, width, channels] or files."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from ddpm_jax.shapes import Frames, Images, Pixels
+
+Picture = UInt8[np.ndarray, "height width channels"]
+MIN_SHOWN = 64  # Pixels; smaller images are enlarged by whole factors, so that a grid of digits can be seen.
+GAP = 2
+GROUND = 255
+
+
+def to_pixels(images: Images | Frames | Float[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
+    """[-1, 1] as 0..255, rounded; values outside are clipped, and NaN is black."""
+    scaled = np.nan_to_num((np.asarray(images, np.float32) + 1.0) * 127.5, nan=0.0)
+    return np.clip(np.round(scaled), 0, 255).astype(np.uint8)
+
+
+def grid(images: Pixels, columns: int | None = None) -> Picture:
+    """Images in rows of `columns` (as square as can be, by default), with a gap between them."""
+    images = np.asarray(images)
+    count, height, width, channels = images.shape
+    columns = columns or math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    factor = max(1, math.ceil(MIN_SHOWN / height))
+    images = images.repeat(factor, axis=1).repeat(factor, axis=2)
+    cell_height, cell_width = height * factor + GAP, width * factor + GAP
+    picture = np.full((rows * cell_height + GAP, columns * cell_width + GAP, channels), GROUND, np.uint8)
+    for i, image in enumerate(images):
+        top, left = GAP + i // columns * cell_height, GAP + i % columns * cell_width
+        picture[top : top + height * factor, left : left + width * factor] = image
+    return picture
+
+
+def strip(frames: UInt8[np.ndarray, "frames batch height width channels"], columns: int) -> Picture:
+    """One row for each image: `columns` evenly spaced frames, from noise to image."""
+    chosen = frames[np.round(np.linspace(0, len(frames) - 1, columns)).astype(int)]
+    return grid(chosen.swapaxes(0, 1).reshape(-1, *frames.shape[2:]), columns)
+
+
+def save_png(picture: Picture, path: Path) -> None:
+    """Writes a picture; one channel is saved as greyscale."""
+    _image(picture).save(path)
+
+
+def save_gif(pictures: list[Picture], path: Path, *, milliseconds: int = 80, hold: int = 1500) -> None:
+    """Writes an endless animation whose last picture stays for `hold` milliseconds."""
+    durations = [milliseconds] * (len(pictures) - 1) + [hold]
+    first, *rest = (_image(picture) for picture in pictures)
+    first.save(path, save_all=True, append_images=rest, duration=durations, loop=0)
+
+
+def _image(picture: Picture) -> Image.Image:
+    return Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)

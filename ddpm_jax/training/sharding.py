@@ -1,0 +1,74 @@
+"""Where arrays live: one mesh axis, "data", over all devices of all processes.
+
+Batches are divided along it. Parameters are on every device ("replicated"), or each array is divided along its
+longest axis that the devices divide ("fsdp"): then a step gathers the parameters and scatters the gradients.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+from ddpm_jax.errors import UserError
+
+MIN_DIVIDED = 4096  # Elements; smaller arrays cost more to gather than to keep.
+
+
+def join_cluster(environment: Mapping[str, str] = os.environ) -> None:
+    """Connects this process with the others of its job, if there are any; must run before JAX touches a device."""
+    many = (
+        int(environment.get("SLURM_NTASKS") or 1) > 1
+        or int(environment.get("OMPI_COMM_WORLD_SIZE") or 1) > 1
+        or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+        or "JAX_COORDINATOR_ADDRESS" in environment
+    )
+    if many and not jax.distributed.is_initialized():
+        jax.distributed.initialize()
+
+
+def data_mesh() -> Mesh:
+    """All devices in one row."""
+    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+
+
+def check_divisible(mesh: Mesh, batch_size: int, parts: int, name: str) -> None:
+    """Refuses a batch that cannot be divided evenly among the devices."""
+    devices = mesh.size
+    if batch_size % (parts * devices):
+        by = f"{devices} devices" + (f" x train.accumulate={parts}" if parts > 1 else "")
+        step = parts * devices
+        raise UserError(
+            f"{name}={batch_size} cannot be divided among {by}; try {(batch_size // step + 1) * step}."
+        )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def along_batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """Divided along one axis, the images'."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
+
+
+def state_sharding(mesh: Mesh, state: PyTree, mode: str) -> PyTree:
+    """A sharding for each array (or shape) of a state, "replicated" or "fsdp"."""
+
+    def place(leaf: Any) -> NamedSharding:
+        divisible = [axis for axis, length in enumerate(leaf.shape) if length % mesh.size == 0]
+        if mode == "replicated" or mesh.size == 1 or leaf.size < MIN_DIVIDED or not divisible:
+            return replicated(mesh)
+        return along_batch(mesh, max(divisible, key=lambda axis: leaf.shape[axis]))
+
+    return jax.tree.map(place, state)
+
+
+def to_devices(mesh: Mesh, rows: PyTree, axis: int = 0) -> PyTree:
+    """Arrays that hold this process's rows, as global arrays divided along `axis`."""
+    sharding = along_batch(mesh, axis)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.ascontiguousarray(x)), rows)

@@ -1,0 +1,53 @@
+"""TrainState: all that training changes, and all that a checkpoint holds."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jaxtyping import Array, Int, PyTree
+
+from ddpm_jax.network.unet import UNet, init_params
+from ddpm_jax.training.ema import start_ema
+
+INIT, STEP, VALIDATION = 0, 1, 2
+"""What the run's seed is used for; `purpose_key` derives a key for each."""
+
+
+@struct.dataclass
+class TrainState:
+    """params, ema and opt_state are trees of float32; the counters are int32 scalars."""
+
+    step: Int[Array, ""]
+    """Batches seen."""
+    skipped: Int[Array, ""]
+    """Batches that changed nothing, since their loss or gradient was not finite."""
+    bad_streak: Int[Array, ""]
+    """Such batches in a row, up to now."""
+    params: PyTree
+    ema: PyTree
+    opt_state: PyTree
+
+
+def purpose_key(seed: int, purpose: int) -> Array:
+    """The random key of a run for one purpose."""
+    return jax.random.fold_in(jax.random.key(seed), purpose)
+
+
+def init_state(
+    unet: UNet, optimizer: optax.GradientTransformation, seed: int, image_size: int, image_channels: int
+) -> TrainState:
+    """The state before the first step."""
+    params = init_params(unet, purpose_key(seed, INIT), image_size, image_channels)
+    # One buffer each: a shared one cannot be donated.
+    zero = [jnp.zeros((), jnp.int32) for _ in range(3)]
+    return TrainState(*zero, params=params, ema=start_ema(params), opt_state=optimizer.init(params))
+
+
+def is_finite(state: TrainState) -> bool:
+    """Whether no parameter, average or moment is infinite or NaN; waits for the device."""
+    return bool(_all_finite((state.params, state.ema, state.opt_state)))
+
+
+@jax.jit
+def _all_finite(tree: PyTree) -> Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))

@@ -1,0 +1,150 @@
+"""One training step, as a pure function: (state, metrics, batch) -> (state, metrics, bad streak).
+
+uint8 images -> [-1, 1] -> q_sample at a random t -> U-Net -> loss -> gradients -> optimiser -> EMA. `train.py` compiles
+it with the state donated. The metrics are running sums on the device, so that reading them never holds up a step.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from clu.metrics import Average
+from jax.sharding import Mesh
+from jaxtyping import Array, Int, PyTree
+
+from ddpm_jax.config.sections import Optimizer
+from ddpm_jax.data.batches import Batch
+from ddpm_jax.diffusion.objective import Objective, losses, quarter_of
+from ddpm_jax.diffusion.process import q_sample
+from ddpm_jax.diffusion.schedule import Schedule
+from ddpm_jax.network.bind import apply_unet, drop_labels
+from ddpm_jax.network.unet import UNet
+from ddpm_jax.shapes import Images, OneKey, PerImage, Pixels, Steps
+from ddpm_jax.training.ema import update_ema
+from ddpm_jax.training.sharding import replicated
+from ddpm_jax.training.state import STEP, VALIDATION, TrainState, purpose_key
+
+Metrics = dict[str, Average]
+TrainStep = Callable[[TrainState, Metrics, Batch], tuple[TrainState, Metrics, Int[Array, ""]]]
+METRICS = ("loss", "loss_t_1st_quarter", "loss_t_2nd_quarter", "loss_t_3rd_quarter", "loss_t_4th_quarter", "gradient_norm")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Learner:
+    """What a step needs besides its arguments, all of it fixed for a run."""
+
+    unet: UNet
+    schedule: Schedule
+    objective: Objective
+    optimizer: optax.GradientTransformation
+    averaging: Optimizer
+    mesh: Mesh
+    seed: int
+    label_dropout: float
+
+
+def empty_metrics() -> Metrics:
+    """Averages of nothing."""
+    return {name: Average.empty() for name in METRICS}
+
+
+def from_pixels(pixels: Pixels) -> Images:
+    """0..255 as [-1, 1] in float32."""
+    return pixels.astype(jnp.float32) / 127.5 - 1.0
+
+
+def train_step(
+    learner: Learner, state: TrainState, metrics: Metrics, batch: Batch
+) -> tuple[TrainState, Metrics, Int[Array, ""]]:
+    """The state after one batch, whose parts are computed one after the other and averaged.
+
+    A batch whose loss or gradient is not finite changes only the counters.
+    """
+    key = jax.random.fold_in(purpose_key(learner.seed, STEP), state.step)
+    gradient, loss, t = _accumulated_gradient(learner, state.params, batch, key)
+    norm = optax.global_norm(gradient)
+    finite = jnp.isfinite(norm) & jnp.all(jnp.isfinite(loss))
+
+    updates, opt_state = learner.optimizer.update(gradient, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = update_ema(learner.averaging, state.ema, params, state.step - state.skipped)
+
+    def keep(new: PyTree, old: PyTree) -> PyTree:
+        return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+
+    bad = 1 - finite.astype(jnp.int32)
+    streak = bad * (state.bad_streak + 1)
+    new_state = TrainState(
+        step=state.step + 1,
+        skipped=state.skipped + bad,
+        bad_streak=streak,
+        params=keep(params, state.params),
+        ema=keep(ema, state.ema),
+        opt_state=keep(opt_state, state.opt_state),
+    )
+    return new_state, keep(_add_metrics(learner, metrics, loss, t, norm), metrics), streak
+
+
+def _accumulated_gradient(
+    learner: Learner, params: PyTree, batch: Batch, key: OneKey
+) -> tuple[PyTree, PerImage, Steps]:
+    """Mean gradient over the parts of a batch, with the loss and the t of each image."""
+    # Under FSDP this gathers the parameters, once for all parts; otherwise it changes nothing.
+    params = jax.lax.with_sharding_constraint(params, replicated(learner.mesh))
+    differentiate = jax.grad(_part_loss, argnums=1, has_aux=True)
+    parts = batch.images.shape[0]
+
+    def add(total: PyTree, part: tuple[Batch, Array]) -> tuple[PyTree, tuple[PerImage, Steps]]:
+        gradient, aux = differentiate(learner, params, *part)
+        return jax.tree.map(jnp.add, total, gradient), aux
+
+    zero = jax.tree.map(jnp.zeros_like, params)
+    inputs = (batch, jax.random.split(key, parts))
+    if parts == 1:
+        gradient, (loss, t) = differentiate(learner, params, *jax.tree.map(lambda x: x[0], inputs))
+        return gradient, loss, t
+    # XLA compiles the weight gradient of a convolution inside a loop to naive code on CPU (a hundred times slower):
+    # there the parts are laid out one after the other.
+    total, (loss, t) = jax.lax.scan(add, zero, inputs, unroll=jax.default_backend() == "cpu")
+    return jax.tree.map(lambda g: g / parts, total), loss.reshape(-1), t.reshape(-1)
+
+
+def _part_loss(
+    learner: Learner, params: PyTree, batch: Batch, key: OneKey
+) -> tuple[Array, tuple[PerImage, Steps]]:
+    time_key, noise_key, dropout_key, label_key = jax.random.split(key, 4)
+    x0 = from_pixels(batch.images)
+    t = jax.random.randint(time_key, x0.shape[:1], 1, learner.schedule.steps + 1)
+    noise = jax.random.normal(noise_key, x0.shape)
+    labels = batch.labels
+    if learner.unet.labels:
+        labels = drop_labels(labels, jax.random.bernoulli(label_key, learner.label_dropout, labels.shape[:1]))
+    x_t = q_sample(learner.schedule, x0, t, noise)
+    output = apply_unet(learner.unet, params, x_t, t, labels, dropout_key=dropout_key)
+    loss = losses(learner.objective, learner.schedule, output, x0, x_t, t, noise)
+    return loss.mean(), (loss, t)
+
+
+def _add_metrics(learner: Learner, metrics: Metrics, loss: PerImage, t: Steps, norm: Array) -> Metrics:
+    quarter = quarter_of(learner.schedule, t)
+    quarters = [Average.from_model_output(loss, mask=quarter == q) for q in range(4)]
+    new = dict(zip(METRICS, [Average.from_model_output(loss), *quarters, Average.from_model_output(norm)], strict=True))
+    return {name: metrics[name].merge(new[name]) for name in METRICS}
+
+
+def validation_losses(
+    learner: Learner, params: PyTree, images: Pixels, labels: Int[Array, "batch"], index: Int[Array, "batch"], count: int
+) -> PerImage:
+    """The loss of held-out images, each with its own fixed noise and t, whatever the step or the batch.
+
+    index: of each image among the `count` held-out ones; their t are spread evenly over 1..T.
+    """
+    key = purpose_key(learner.seed, VALIDATION)
+    x0 = from_pixels(images)
+    t = 1 + index * learner.schedule.steps // count
+    noise = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), x0.shape[1:]))(index)
+    x_t = q_sample(learner.schedule, x0, t, noise)
+    output = apply_unet(learner.unet, params, x_t, t, labels)
+    return losses(learner.objective, learner.schedule, output, x0, x_t, t, noise)
