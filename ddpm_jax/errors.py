@@ -1,4 +1,4 @@
-"""The one exception that is the user's to mend: `cli.py` prints its single line and exits with 2."""
+"""The exceptions that `cli.py` turns into one line: UserError exits with 2, TrainingDiverged with 1."""
 
 import difflib
 from collections.abc import Iterable
@@ -6,6 +6,10 @@ from collections.abc import Iterable
 
 class UserError(Exception):
     """What is wrong, what was got, what was expected, and what to do about it, in one line."""
+
+
+class TrainingDiverged(Exception):
+    """The loss stopped being a number: at which step, what was saved before, what to try, in one line."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

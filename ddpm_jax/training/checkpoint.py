@@ -183,7 +183,7 @@ def verify(checkpoint: Path) -> None:
 
 
 def _files(checkpoint: Path) -> Iterator[Path]:
-    return (path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.parent / SEAL != path)
+    return (path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path != checkpoint / SEAL)
 
 
 def _sha256(path: Path) -> str:

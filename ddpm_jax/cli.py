@@ -1,0 +1,162 @@
+"""The command line: flags, modes and exit codes. main.py only calls `main`.
+
+Exit codes: 0 done; 1 training diverged; 2 something for the user to mend, said in one line; 130, 143 stopped by a signal.
+"""
+
+import errno
+import importlib.util
+import logging
+import os
+import re
+from pathlib import Path
+
+import jax
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from ddpm_jax.config import Config, config_of, flatten, to_config_dict
+from ddpm_jax.data.cache import user_cache
+from ddpm_jax.errors import TrainingDiverged, UserError, nearest
+from ddpm_jax.reporting.console import start_log
+from ddpm_jax.sample import sample
+from ddpm_jax.train import train
+from ddpm_jax.training.sharding import join_cluster
+from ddpm_jax.workdir import read_config
+
+MODES = {"train": train, "sample": sample}
+SAMPLING_MAY_SET = ("sample.", "log.")
+DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR}
+USAGE = """\
+Trains a diffusion model, resumes it, or samples from it.
+
+  python main.py --config=configs/digits.py --workdir=runs/digits           train, or go on where it stopped
+  python main.py --config=configs/folder.py --config.data.path=photos/ --workdir=runs/mine
+  python main.py --config=configs/cifar10.py:smoke --workdir=runs/try       a quick check of a recipe, on a CPU
+  python main.py --mode=sample --workdir=runs/digits --config.sample.sampler=ddim --config.sample.steps=50
+
+  --mode=train|sample     train by default
+  --workdir=FOLDER        where the run lives: configuration, checkpoints, samples, TensorBoard's event files
+  --config=FILE[:VARIANT] the recipe to train; sampling takes it from the workdir
+  --config.FIELD=VALUE    sets one field, such as --config.data.batch_size=64 or --config.model.multipliers="(1,2,4)"
+  --help                  this text
+
+Fields and their defaults: ddpm_jax/config/sections.py. Recipes: configs/.
+"""
+
+logger = logging.getLogger("ddpm_jax")
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command line (argv[0] is the program) and returns the exit code."""
+    start_log()
+    try:
+        return run(argv)
+    except UserError as error:
+        logger.error("%s", error)
+        return 2
+    except TrainingDiverged as error:
+        logger.error("%s", error)
+        return 1
+    except OSError as error:
+        if error.errno not in DISK_TROUBLE:
+            raise
+        logger.error("%s: %s; free some space or choose another --workdir.", error.filename or "Disk", error.strerror)
+        return 2
+    except KeyboardInterrupt:
+        logger.error("Interrupted.")
+        return 130
+
+
+def run(argv: list[str]) -> int:
+    """Does what the flags say; raises UserError for what the user must mend."""
+    if any(arg in ("--help", "-help", "-h", "--helpfull", "--helpshort") for arg in argv[1:]):
+        print(USAGE, end="")
+        return 0
+    mode, recipe, workdir, overrides = parse_flags(argv)
+    if mode == "train":
+        config = config_of(override(load_recipe(recipe), overrides))
+    else:
+        config = config_of(override(to_config_dict(read_config(workdir)), overrides))
+        _refuse_retraining(read_config(workdir), config)
+    _use_compilation_cache()
+    join_cluster()
+    if mode == "train":
+        workdir.mkdir(parents=True, exist_ok=True)
+    start_log(workdir / f"{mode}.log" if jax.process_index() == 0 else None)
+    MODES[mode](config, workdir)
+    return 0
+
+
+def parse_flags(argv: list[str]) -> tuple[str, str | None, Path, list[str]]:
+    """The mode, recipe and absolute workdir, and the arguments left over, which must be overrides of fields."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("mode", "train", "", flag_values=values)
+    flags.DEFINE_string("config", None, "", flag_values=values)
+    flags.DEFINE_string("workdir", None, "", flag_values=values)
+    try:
+        _, *rest = values(argv, known_only=True)
+    except flags.Error as error:
+        raise UserError(f"{error} (see --help)") from error
+    for arg in rest:
+        if not re.match(r"--?(no)?config\.", arg):
+            name = arg.lstrip("-").split("=")[0]
+            hint = nearest(name, ["mode", "config", "workdir", "help"]) if arg.startswith("-") else "write --name=value."
+            raise UserError(f"{arg!r} is not a flag; {hint}")
+    if values.mode not in MODES:
+        raise UserError(f"--mode={values.mode} does not exist; {nearest(values.mode, MODES)}")
+    if not values.workdir:
+        raise UserError("--workdir is missing; say where the run lives, such as --workdir=runs/x (see --help).")
+    return values.mode, values.config, Path(values.workdir).expanduser().resolve(), rest
+
+
+def load_recipe(recipe: str | None) -> ConfigDict:
+    """The ConfigDict of FILE.py or FILE.py:VARIANT."""
+    if not recipe:
+        raise UserError("--config is missing; name a recipe to train, such as --config=configs/digits.py (see --help).")
+    name, _, variant = recipe.partition(":")
+    path = Path(name)
+    if not path.is_file() or path.suffix != ".py":
+        known = sorted(str(p) for p in path.parent.glob("*.py")) or sorted(str(p) for p in Path("configs").glob("*.py"))
+        raise UserError(f"--config={name} is not a Python file; {nearest(name, known)}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        return module.get_config(variant) if variant else module.get_config()
+    except (SyntaxError, ImportError, AttributeError, KeyError, TypeError, ValueError, NameError, OSError) as error:
+        raise UserError(f"--config={recipe} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def override(config: ConfigDict, overrides: list[str]) -> ConfigDict:
+    """The same ConfigDict with the fields of --config.FIELD=VALUE set, each parsed as the field's type."""
+    known = flatten(config_of(config))
+    for arg in overrides:
+        name = re.sub(r"^--?(no)?config\.", "", arg.split("=")[0])
+        if name not in known:
+            raise UserError(f"--config.{name} is not a field of the configuration; {nearest(name, known)}")
+    values = flags.FlagValues()
+    argv = ["main.py", *overrides]
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
+    try:
+        values(argv)
+    except flags.Error as error:
+        raise UserError(" ".join(str(error).split())) from error
+    return values.config
+
+
+def _refuse_retraining(trained: Config, config: Config) -> None:
+    before, now = flatten(trained), flatten(config)
+    for name in (name for name in now if now[name] != before[name] and not name.startswith(SAMPLING_MAY_SET)):
+        raise UserError(
+            f"{name} was {before[name]!r} when the run was trained and cannot be set to {now[name]!r} for sampling; "
+            "only sample.* can."
+        )
+
+
+def _use_compilation_cache() -> None:
+    """Keeps compiled code in a per-user folder, so that the second start of a command is quick."""
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(user_cache("xla")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+

@@ -1,0 +1,109 @@
+"""A trained run from Python:
+
+    from ddpm_jax import load_run
+    run = load_run("runs/x")
+    images = run.sample(16, sampler="ddim", steps=50, seed=0)
+"""
+
+import dataclasses
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, PyTree
+
+from ddpm_jax.assemble import build_schedule, build_unet
+from ddpm_jax.config import Config, checked
+from ddpm_jax.config.sections import Sample
+from ddpm_jax.diffusion.denoiser import Prediction
+from ddpm_jax.errors import UserError, nearest
+from ddpm_jax.network.bind import bind
+from ddpm_jax.reporting.images import to_pixels
+from ddpm_jax.sample import Draw, choose_labels, compile_sampler, draw_all, load_params
+from ddpm_jax.sampling.noise import draw_noise, image_keys
+from ddpm_jax.shapes import Images, Labels, Pixels, Steps
+from ddpm_jax.training.sharding import data_mesh
+from ddpm_jax.workdir import read_config
+
+
+def load_run(workdir: str | Path, *, step: int | None = None, ema: bool = True) -> "Run":
+    """The run in a workdir, with the averaged (or raw) parameters of its newest (or any kept) checkpoint.
+
+    Raises UserError where there is no run, no checkpoint, or none of that step.
+    """
+    folder = Path(workdir).expanduser().resolve()
+    config = read_config(folder)
+    chosen = dataclasses.replace(config.sample, ema=ema, checkpoint=step)
+    config = checked(dataclasses.replace(config, sample=chosen))
+    params, found = load_params(config, folder, data_mesh())
+    return Run(folder, config, params, found)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """A trained model, ready to sample. Compiled samplers are kept, so a second call of a kind is fast."""
+
+    workdir: Path
+    config: Config
+    params: PyTree
+    step: int
+    """The training step that the parameters are from."""
+    _samplers: dict[Sample, Draw] = dataclasses.field(default_factory=dict, repr=False)
+
+    def sample(
+        self,
+        count: int,
+        *,
+        sampler: str | None = None,
+        steps: int | None = None,
+        seed: int | None = None,
+        label: str | int | None = None,
+        **options: Any,
+    ) -> Pixels:
+        """Draws `count` images, uint8 [count, height, width, channels]; image i depends on (seed, i) alone.
+
+        Other options are the fields of config.sample: eta, guidance, clip, spacing, variance, batch_size. What is not
+        given comes from the run's configuration; steps then follow the sampler where that is another one.
+        """
+        settings = self.config.sample
+        if sampler is not None and sampler != settings.sampler:
+            settings = dataclasses.replace(settings, sampler=sampler, steps=None)
+        given = {"steps": steps, "seed": seed, "label": None if label is None else str(label)}
+        options |= {name: value for name, value in given.items() if value is not None}
+        known = {field.name for field in dataclasses.fields(Sample)} - {"ema", "checkpoint", "count"}
+        for name in options.keys() - known:
+            raise UserError(f"sample() has no option {name}; {nearest(name, known)}")
+        options = {k: float(v) if k in ("eta", "guidance") and type(v) is int else v for k, v in options.items()}
+        settings = dataclasses.replace(settings, count=count, **options)
+        config = checked(dataclasses.replace(self.config, sample=settings))
+        labels = choose_labels(config, self.workdir, np.arange(count))
+        draw = self._sampler(config)
+        batches = draw_all(config, draw, self.params, labels, data_mesh(), quiet=True)
+        return np.concatenate([to_pixels(samples.images) for samples in batches])
+
+    def noise(self, count: int, *, seed: int = 0) -> Float[np.ndarray, "count height width channels"]:
+        """The x_T that `sample(count, seed=seed)` starts from, float32."""
+        data = self.config.data
+        shape = (data.image_size, data.image_size, data.channels)
+        return np.asarray(draw_noise(image_keys(seed, np.arange(count)), 0, shape))
+
+    def denoiser(self, x_t: Images, t: Steps, labels: Labels | None = None) -> Prediction:
+        """The model's belief about x_t [batch, height, width, channels] at t [batch] in 1..T: .x0 and .eps, not clipped."""
+        return self._denoise(self.params, x_t, np.asarray(t, np.int32), labels)
+
+    def _sampler(self, config: Config) -> Draw:
+        kind = dataclasses.replace(config.sample, count=1, batch_size=1, seed=0, label=None)
+        if kind not in self._samplers:
+            self._samplers[kind] = compile_sampler(config, data_mesh())
+        return self._samplers[kind]
+
+    @cached_property
+    def _denoise(self) -> Any:
+        unet, schedule, kind = build_unet(self.config), build_schedule(self.config), self.config.diffusion.prediction
+
+        def denoise(params: PyTree, x_t: Images, t: Steps, labels: Labels | None) -> Prediction:
+            return bind(unet, params, schedule, kind, labels)(x_t, t)
+
+        return jax.jit(denoise)

@@ -1,0 +1,297 @@
+"""--mode=train: the whole story of a run, from images to the last checkpoint. The same command again resumes it.
+
+    dataset -> batch(step) -> device -> compiled step -> state     (training/step.py has the step itself)
+                                          |-> feedback -> TensorBoard
+                                          |-> validation, previews, checkpoints: each when due
+"""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from clu.parameter_overview import get_parameter_overview
+from jax.sharding import Mesh
+
+from ddpm_jax.assemble import build_objective, build_schedule, build_unet
+from ddpm_jax.config import Config, checked, to_json
+from ddpm_jax.data.batches import Batch, Batches, prefetch
+from ddpm_jax.data.dataset import Dataset, hold_out
+from ddpm_jax.data.sources import open_dataset
+from ddpm_jax.errors import TrainingDiverged
+from ddpm_jax.reporting.images import grid, strip, to_pixels
+from ddpm_jax.reporting.progress import progress
+from ddpm_jax.reporting.throughput import Throughput
+from ddpm_jax.reporting.writer import TensorBoard, WeightsAndBiases, Writer, Writers
+from ddpm_jax.sample import STRIP_IMAGES, choose_labels, compile_sampler
+from ddpm_jax.sampling.trajectory import Watch
+from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.feedback import Feedback, Report
+from ddpm_jax.training.optimizer import build_optimizer, learning_rate
+from ddpm_jax.training.preemption import Preemption
+from ddpm_jax.training.sharding import check_divisible, data_mesh, state_sharding, to_devices
+from ddpm_jax.training.state import TrainState, init_state, is_finite
+from ddpm_jax.training.step import Learner, Metrics, empty_metrics, train_step
+from ddpm_jax.training.validation import build_validation
+from ddpm_jax.workdir import checkpoint_folder, claim, refuse_another_run
+
+EARLY = 100
+"""The first checkpoint and the first preview come at this step at the latest."""
+
+logger = logging.getLogger(__name__)
+
+
+def train(config: Config, workdir: Path) -> None:
+    """Trains until train.steps, from the newest checkpoint in the workdir if there is one."""
+    refuse_another_run(workdir, config)
+    mesh = data_mesh()
+    check_divisible(mesh, config.data.batch_size, config.train.accumulate, "data.batch_size")
+    dataset = open_dataset(config)
+    rows, held = hold_out(dataset, config.data.holdout)
+    claim(workdir, config, dataset.names)
+    learner = build_learner(config, mesh)
+    keep = {"keep": config.checkpoint.keep, "keep_every": config.checkpoint.keep_every}
+    with Preemption() as preemption, Checkpoints(checkpoint_folder(workdir), **keep) as checkpoints:
+        state = start_state(config, learner, checkpoints)
+        start = int(state.step)
+        load = build_loader(config, dataset, rows, mesh)
+        logger.info("Compiling the training step …")
+        step = compile_step(learner, state, load(start))
+        describe(config, workdir, state, step, len(rows), len(held), start)
+        writer = open_writer(config, workdir, start)
+        try:
+            watchers = build_watchers(config, learner, dataset, held, writer, workdir)
+            run_steps(config, step, state, load, checkpoints, preemption, watchers, writer)
+        finally:
+            writer.close()
+    preemption.exit_if_requested()
+    logger.info("Trained to step %d. Next: python main.py --mode=sample --workdir=%s", config.train.steps, workdir)
+
+
+def run_steps(
+    config: Config,
+    step: Callable[[TrainState, Metrics, Batch], tuple[TrainState, Metrics, jax.Array]],
+    state: TrainState,
+    load: Callable[[int], Batch],
+    checkpoints: Checkpoints,
+    preemption: Preemption,
+    watchers: list[Callable[[int, TrainState], None]],
+    writer: Writer,
+) -> None:
+    """The loop. The host runs a few steps ahead of the device; whatever waits for it does so only when due."""
+    start, last = int(state.step), config.train.steps
+    throughput, metrics = Throughput(config.data.batch_size), empty_metrics()
+    latest: dict[str, float] = {}
+    feedback = build_feedback(config, checkpoints, writer, latest)
+    batches = throughput.timed(prefetch(load, range(start, last)))
+    note = partial(_note, latest)
+    for done, batch in enumerate(progress(batches, "Training", total=last, done=start, note=note), start=start + 1):
+        state, metrics, streak = step(state, metrics, batch)
+        report = None
+        if due(done, config.log.every, last):
+            report, metrics = Report(metrics, throughput.read()), empty_metrics()
+        feedback.push(done, streak, report)
+        stopping = preemption.requested is not None
+        if due(done, config.checkpoint.every, last) or stopping:
+            feedback.drain()
+            save(checkpoints, state, config)
+        if stopping:
+            logger.info("Asked to stop: step %d is being saved; the same command goes on from there.", done)
+            break
+        with throughput.paused():
+            for watch in watchers:
+                watch(done, state)
+    feedback.drain()
+
+
+def due(step: int, every: int, last: int) -> bool:
+    """Whether something that happens every so many steps (0: never) happens now: also early on, and at the end."""
+    return every > 0 and (step % every == 0 or step == last or step == min(every, EARLY))
+
+
+def build_learner(config: Config, mesh: Mesh) -> Learner:
+    """All that the training step needs besides its arguments."""
+    return Learner(
+        unet=build_unet(config),
+        schedule=build_schedule(config),
+        objective=build_objective(config),
+        optimizer=build_optimizer(config.optimizer, config.train.steps),
+        averaging=config.optimizer,
+        mesh=mesh,
+        seed=config.seed,
+        label_dropout=config.train.label_dropout,
+    )
+
+
+def start_state(config: Config, learner: Learner, checkpoints: Checkpoints) -> TrainState:
+    """The newest sound checkpoint, or a fresh state, laid out over the devices."""
+
+    def fresh() -> TrainState:
+        return init_state(learner.unet, learner.optimizer, config.seed, config.data.image_size, config.data.channels)
+
+    shapes = jax.eval_shape(fresh)
+    shardings = state_sharding(learner.mesh, shapes, config.train.sharding)
+    like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+    restored = checkpoints.restore(like)
+    if restored is not None:
+        logger.info("Resuming from step %d", int(restored.step))
+        return restored
+    return jax.jit(fresh, out_shardings=shardings)()
+
+
+def build_loader(config: Config, dataset: Dataset, rows: np.ndarray, mesh: Mesh) -> Callable[[int], Batch]:
+    """A function from a step to its batch on the devices."""
+    batches = Batches(
+        dataset,
+        rows,
+        config.data.batch_size,
+        seed=config.seed,
+        flip=config.data.flip,
+        parts=config.train.accumulate,
+        process=jax.process_index(),
+        processes=jax.process_count(),
+    )
+    return lambda step: to_devices(mesh, batches(step), axis=1)
+
+
+def compile_step(learner: Learner, state: TrainState, batch: Batch) -> jax.stages.Compiled:
+    """The training step for these shapes, the state donated and laid out as it came."""
+    layout = jax.tree.map(lambda x: x.sharding, state)
+    jitted = jax.jit(partial(train_step, learner), donate_argnums=0, out_shardings=(layout, None, None))
+    return jitted.lower(state, empty_metrics(), batch).compile()
+
+
+def save(checkpoints: Checkpoints, state: TrainState, config: Config) -> None:
+    """Saves a state that is sound; one that is not ends the training."""
+    if int(state.step) in checkpoints.steps():
+        return
+    if not is_finite(state):
+        raise diverged(int(state.step), checkpoints, "a parameter, average or moment is no longer finite")
+    checkpoints.save(state, dataclasses.asdict(config))
+
+
+def diverged(step: int, checkpoints: Checkpoints, what: str) -> TrainingDiverged:
+    """The error that ends a training whose numbers went wrong."""
+    good = checkpoints.steps()
+    last = f"the last good checkpoint is step {good[-1]}" if good else "no checkpoint was saved yet"
+    return TrainingDiverged(
+        f"Training stopped at step {step}: {what}; {last}. Try a lower optimizer.learning_rate, a longer "
+        "optimizer.warmup, a smaller optimizer.clip, or model.dtype=float32."
+    )
+
+
+def build_feedback(config: Config, checkpoints: Checkpoints, writer: Writer, latest: dict[str, float]) -> Feedback:
+    """Reports go to the writer and to `latest`; bad steps are logged, and too many in a row end the training."""
+    rate = learning_rate(config.optimizer, config.train.steps)
+
+    def bad_step(step: int, streak: int) -> None:
+        logger.warning("Step %d was skipped: its loss or gradient is not finite (%d in a row)", step, streak)
+        if streak >= config.train.max_bad_steps:
+            checkpoints.wait()
+            raise diverged(step, checkpoints, f"{streak} losses or gradients in a row were not finite")
+
+    def report(step: int, values: Mapping[str, float]) -> None:
+        latest.update(values)
+        writer.scalars(step, {**values, "train/learning_rate": float(rate(step - 1))})
+        words = ", ".join(f"{name.removeprefix('train/')} {value:.4g}" for name, value in values.items())
+        logger.debug("step %d: %s", step, words)
+
+    return Feedback(bad_step, report)
+
+
+def _note(latest: Mapping[str, float]) -> str:
+    if "train/loss" not in latest:
+        return ""
+    return f"loss {latest['train/loss']:.4f}, {latest['train/images_per_second']:.0f} images/s"
+
+
+def build_watchers(
+    config: Config, learner: Learner, dataset: Dataset, held: np.ndarray, writer: Writer, workdir: Path
+) -> list[Callable[[int, TrainState], None]]:
+    """What looks at the state now and then: the validation loss and the previews."""
+    watchers = []
+    if len(held) and config.log.validate_every:
+        part = config.data.batch_size // config.train.accumulate
+        validate = build_validation(learner, dataset, held, part)
+
+        def report_validation(step: int, state: TrainState) -> None:
+            if due(step, config.log.validate_every, config.train.steps):
+                losses = {"validation/loss_ema": validate(state.ema), "validation/loss_raw": validate(state.params)}
+                writer.scalars(step, losses)
+                logger.debug("step %d: %s", step, losses)
+
+        watchers.append(report_validation)
+    if config.log.preview_every:
+        watchers.append(build_preview(config, learner, writer, workdir))
+    return watchers
+
+
+def build_preview(
+    config: Config, learner: Learner, writer: Writer, workdir: Path
+) -> Callable[[int, TrainState], None]:
+    """Draws the same few images by DDIM from the averaged parameters: a grid, and a strip of how they came about."""
+    count = -(-config.log.preview_count // learner.mesh.size) * learner.mesh.size
+    steps = min(config.log.preview_steps, config.diffusion.steps)
+    preview = dataclasses.replace(
+        config.sample, sampler="ddim", steps=steps, eta=0.0, variance=None, label=None, guidance=1.0
+    )
+    drawn = checked(dataclasses.replace(config, sample=preview))
+    draw = compile_sampler(drawn, learner.mesh, Watch(frames=10, images=STRIP_IMAGES))
+    indices = np.arange(count)
+    labels = choose_labels(drawn, workdir, indices)
+
+    def show(step: int, state: TrainState) -> None:
+        if due(step, config.log.preview_every, config.train.steps):
+            samples = jax.device_get(draw(state.ema, config.sample.seed, indices, labels))
+            writer.picture(step, "preview/grid", grid(to_pixels(samples.images[: config.log.preview_count])))
+            writer.picture(step, "preview/strip", strip(to_pixels(samples.frames), columns=10))
+
+    return show
+
+
+def open_writer(config: Config, workdir: Path, start: int) -> Writer:
+    """TensorBoard, and Weights & Biases if asked; only the first process writes."""
+    if jax.process_index() > 0:
+        return Writers([])
+    places: list[Writer] = [TensorBoard(workdir, start)]
+    if config.log.wandb:
+        places.append(WeightsAndBiases(workdir, config.log.wandb_project, dataclasses.asdict(config)))
+    writer = Writers(places)
+    writer.text("config", "```json\n" + to_json(config) + "```")
+    return writer
+
+
+def describe(
+    config: Config, workdir: Path, state: TrainState, step: jax.stages.Compiled, train: int, held: int, start: int
+) -> None:
+    """The first screen: where, on what, how large, how to watch."""
+    parameters = sum(x.size for x in jax.tree.leaves(state.params))
+    device = jax.devices()[0]
+    lines = {
+        "Workdir": workdir,
+        "Devices": f"{jax.device_count()} x {device.device_kind} ({device.platform}), jax {jax.__version__}",
+        "Images": f"{train:,} to train on, {held:,} held out",
+        "Parameters": f"{parameters:,}",
+        "One step": step_cost(step),
+        "Steps": f"{start:,} to {config.train.steps:,} of {config.data.batch_size} images",
+        "Watch": f"tensorboard --logdir {workdir.parent}",
+    }
+    for name, value in lines.items():
+        logger.info("%-11s %s", name, value)
+    logger.debug("Parameters:\n%s", get_parameter_overview(state.params, include_stats=False))
+
+
+def step_cost(step: Any) -> str:
+    """Memory and arithmetic of a compiled step on one device, as far as the backend tells."""
+    cost, memory = step.cost_analysis() or {}, step.memory_analysis()
+    words = []
+    if memory is not None:
+        total = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+        words.append(f"{total / 2**20:,.0f} MiB of memory")
+    if "flops" in cost:
+        words.append(f"{cost['flops'] / 1e9:,.1f} GFLOP")
+    return ", ".join(words) + " per device" if words else "unknown on this backend"

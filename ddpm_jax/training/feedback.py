@@ -1,0 +1,50 @@
+"""What the device says of past steps, read a few steps late so that the present one never waits for it."""
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+from jaxtyping import Array, Int
+
+from ddpm_jax.training.step import Metrics
+
+STEPS_AHEAD = 8
+"""How many steps may be under way on the device while the host goes on."""
+
+
+class Report(NamedTuple):
+    """The running means of some steps, still on the device, and figures that the host measured meanwhile."""
+
+    metrics: Metrics
+    measured: Mapping[str, float]
+
+
+class Feedback:
+    """A queue of the last steps' outcomes; each is looked at STEPS_AHEAD steps later."""
+
+    def __init__(self, bad_step: Callable[[int, int], None], report: Callable[[int, Mapping[str, float]], None]) -> None:
+        """bad_step(step, streak) hears of steps that were skipped, report(step, values) of finished reports."""
+        self._bad_step, self._report = bad_step, report
+        self._pending: deque[tuple[int, Int[Array, ""], Report | None]] = deque()
+
+    def push(self, step: int, streak: Int[Array, ""], report: Report | None) -> None:
+        """Notes the outcome of a step and looks at the one STEPS_AHEAD before it."""
+        self._pending.append((step, streak, report))
+        if len(self._pending) > STEPS_AHEAD:
+            self._look()
+
+    def drain(self) -> None:
+        """Looks at everything outstanding; waits for the device."""
+        while self._pending:
+            self._look()
+
+    def _look(self) -> None:
+        step, streak, report = self._pending.popleft()
+        if int(streak):
+            self._bad_step(step, int(streak))
+        if report is not None:
+            averages = jax.device_get(report.metrics)
+            # A mean of nothing (all steps skipped, or no t drawn in a quarter) is left out.
+            means = {name: float(mean.compute()) for name, mean in averages.items() if mean.count > 0}
+            self._report(step, {f"train/{name}": value for name, value in (means | dict(report.measured)).items()})

@@ -1,0 +1,78 @@
+"""What a run keeps on disk, and the rule that one workdir holds one run.
+
+    <workdir>/config.json   labels.json   train.log   checkpoints/<step>/   samples/<name>/   TensorBoard's event files
+"""
+
+import json
+import logging
+import os
+from pathlib import Path
+
+from ddpm_jax.config import Config, differences, flatten, from_json, to_json
+from ddpm_jax.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+def checkpoint_folder(workdir: Path) -> Path:
+    """Where the checkpoints of a run lie."""
+    return workdir / "checkpoints"
+
+
+def read_config(workdir: Path) -> Config:
+    """The configuration that a run was started with."""
+    path = workdir / "config.json"
+    try:
+        return from_json(path.read_text(), str(path))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(
+            f"{workdir} holds no run (no config.json); train one: python main.py --config=… --workdir={workdir}"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not text ({error}); every checkpoint of the run holds a copy.") from error
+
+
+def refuse_another_run(workdir: Path, config: Config) -> None:
+    """Refuses to go on with a run under a configuration that it was not started with; writes nothing."""
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"--workdir={workdir} is a file; give a folder.")
+    if not (workdir / "config.json").exists():
+        return
+    changed = differences(read_config(workdir), config)
+    if changed:
+        listed = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changed.items())
+        raise UserError(f"{workdir} holds a run with another configuration ({listed}); choose another --workdir.")
+
+
+def claim(workdir: Path, config: Config, label_names: tuple[str, ...]) -> None:
+    """Writes the configuration, and says what changed since the run was last started."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    if (workdir / "config.json").exists():
+        before, now = flatten(read_config(workdir)), flatten(config)
+        for name in (name for name in now if now[name] != before[name]):
+            follows = "; the learning-rate schedule follows the new length" if name == "train.steps" else ""
+            logger.info("%s was %r and is now %r%s", name, before[name], now[name], follows)
+    _write(workdir / "config.json", to_json(config))
+    _write(workdir / "labels.json", json.dumps(label_names, ensure_ascii=False) + "\n")
+
+
+def read_label_names(workdir: Path) -> tuple[str, ...]:
+    """The names of the classes, in the order of their numbers."""
+    path = workdir / "labels.json"
+    try:
+        names = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); it lists the names of the classes as JSON.") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{path} holds {names!r}; expected a list of names.")
+    return tuple(names)
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all: written under another name, then renamed."""
+    unfinished = path.with_suffix(".tmp")
+    with unfinished.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
