@@ -1,8 +1,13 @@
-"""8x8 handwritten digits that ship with the package: the first thing to train, on any computer, in a few minutes."""
+"""8x8 handwritten digits that ship with the package: the first thing to train, on any computer, in a few minutes.
+
+Memory: 0.2 GiB. Cost: 10 GFLOP a step, 15 TFLOP in all: two to four minutes on two CPU cores.
+Result: digits that a reader names at once; a validation loss of about 0.2 (velocity, mean squared error).
+Source of the numbers: chosen here by trial on two CPU cores; README.md says how recognisable the samples are.
+"""
 
 from ml_collections import ConfigDict
 
-from ddpm_jax.config import defaults
+from ddpm_jax.config import apply_variant, defaults
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -26,4 +31,4 @@ def get_config(variant: str = "") -> ConfigDict:
     config.log.every = 25
     config.log.validate_every = 250
     config.log.preview_every = 250
-    return config
+    return apply_variant(config, variant)

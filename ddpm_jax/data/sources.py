@@ -11,7 +11,7 @@ from ddpm_jax.data.folder import load_folder
 from ddpm_jax.data.synthetic import draw_discs
 from ddpm_jax.errors import UserError
 
-SYNTHETIC_IMAGES = 256
+SYNTHETIC_IMAGES = 64
 
 
 def open_dataset(config: Config) -> Dataset:

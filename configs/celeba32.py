@@ -1,0 +1,23 @@
+"""CelebA faces at 32x32: the size to try ideas at, with attention in four heads and a cosine learning rate.
+
+Memory: about 13 GiB at batch 128 in float32 (0.5 state, 12 activations, by count). Cost: 4.5 TFLOP a step, 0.9 EFLOP
+in all. Result: small but varied faces from about 50,000 steps on.
+Source of the numbers: the cifar10 recipe, with a quarter of its steps and, from Nichol & Dhariwal 2021, four heads.
+The images: a folder of the aligned and cropped faces in --config.data.path.
+"""
+
+from ml_collections import ConfigDict
+
+from ddpm_jax.config import apply_variant, defaults
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    config = defaults()
+    config.data.image_size = 32
+    config.data.flip = True
+    config.model.heads = 4
+    config.model.dropout = 0.1
+    config.optimizer.warmup = 5000
+    config.optimizer.schedule = "cosine"
+    config.train.steps = 200_000
+    return apply_variant(config, variant)

@@ -1,0 +1,26 @@
+"""CelebA faces at 64x64 on one GPU of 8 GB: the network of celeba64 in bfloat16, each batch in eight parts.
+
+Memory: about 6 GiB (1.2 state, 0.6 gradients, 3.6 activations of 16 images, by count). Cost: as celeba64, 18 TFLOP a
+step, 8.9 EFLOP in all. Result: as celeba64, since the batch that a step sees is the same.
+Even less memory: --config.train.accumulate=16, --config.model.remat=True, or --config.model.channels=96.
+Source of the numbers: those of celeba64.
+The images: a folder of the aligned and cropped faces in --config.data.path.
+"""
+
+from ml_collections import ConfigDict
+
+from ddpm_jax.config import apply_variant, defaults
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    config = defaults()
+    config.data.image_size = 64
+    config.data.flip = True
+    config.model.multipliers = (1, 2, 2, 2, 4)
+    config.model.dropout = 0.1
+    config.model.dtype = "bfloat16"
+    config.optimizer.warmup = 5000
+    config.train.steps = 500_000
+    config.train.accumulate = 8
+    config.checkpoint.keep_every = 100_000
+    return apply_variant(config, variant)

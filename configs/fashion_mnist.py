@@ -1,0 +1,33 @@
+"""Fashion-MNIST as it is, 28x28 greyscale, in three stages 28-14-7: clothes need a little longer than digits.
+
+Memory: about 4 GiB at batch 128 (0.1 state, 3.9 activations, by count). Cost: 0.8 TFLOP a step, 24 PFLOP in all.
+Result: garments with visible texture. On CPU: --config.model.channels=32 --config.train.steps=5000.
+Source of the numbers: those of the mnist recipe, with half as many steps again and flips.
+The images: a folder of PNG files in --config.data.path.
+"""
+
+from ml_collections import ConfigDict
+
+from ddpm_jax.config import apply_variant, defaults
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    config = defaults()
+    config.data.image_size = 28
+    config.data.channels = 1
+    config.data.flip = True
+    config.model.channels = 64
+    config.model.multipliers = (1, 2, 2)
+    config.model.attention_resolutions = (7,)
+    config.model.dropout = 0.1
+    config.diffusion.schedule = "cosine"
+    config.diffusion.prediction = "v"
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.warmup = 200
+    config.optimizer.schedule = "cosine"
+    config.optimizer.ema_decay = 0.999
+    config.train.steps = 30_000
+    config.checkpoint.every = 2000
+    config.log.validate_every = 1000
+    config.log.preview_every = 1000
+    return apply_variant(config, variant)

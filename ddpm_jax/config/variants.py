@@ -1,0 +1,43 @@
+"""What may follow the colon in --config=FILE:VARIANT."""
+
+from collections.abc import Callable, Mapping
+
+from ml_collections import ConfigDict
+
+from ddpm_jax.errors import UserError, nearest
+
+Change = Callable[[ConfigDict], ConfigDict]
+
+
+def apply_variant(config: ConfigDict, variant: str, others: Mapping[str, Change] | None = None) -> ConfigDict:
+    """The recipe itself for "", its toy version for "smoke", or one of the recipe's own variants."""
+    variants: dict[str, Change] = {"": lambda config: config, "smoke": smoke, **(others or {})}
+    if variant not in variants:
+        raise UserError(f"This recipe has no variant {variant!r}; {nearest(variant, [v for v in variants if v])}")
+    return variants[variant](config)
+
+
+def smoke(config: ConfigDict) -> ConfigDict:
+    """The same code path at toy size: 3 steps of a narrow network on made-up images of the recipe's shape."""
+    if config.data.source == "folder":
+        config.data.source = "synthetic"
+    config.data.batch_size = 8 * config.train.accumulate
+    config.data.holdout = 0.1
+    config.model.channels = 16
+    config.model.norm_groups = 8
+    config.model.blocks = 1
+    if config.model.head_channels:
+        config.model.head_channels = 8
+    config.diffusion.steps = 8
+    config.optimizer.warmup = 1
+    config.train.steps = 3
+    config.sample.count = 4
+    config.sample.gif = 4
+    config.sample.strip = 4
+    config.checkpoint.every = 2
+    config.log.every = 1
+    config.log.validate_every = 3
+    config.log.preview_every = 3
+    config.log.preview_count = 4
+    config.log.preview_steps = 4
+    return config
