@@ -1,7 +1,7 @@
 """Denoising diffusion models in pure JAX: train, sample, resume.
 
-    from ddpm_jax import load_run
-    images = load_run("runs/x").sample(16, sampler="ddim", steps=50)
+from ddpm_jax import load_run
+images = load_run("runs/x").sample(16, sampler="ddim", steps=50)
 """
 
 from ddpm_jax.errors import UserError

@@ -74,7 +74,7 @@ def build_pairs(config: Config) -> Pairs:
 
 
 def build_sampler(config: Config) -> Callable[..., Samples]:
-    """ddpm or ddim with its options set: (denoiser, schedule, x_T, keys, pairs, watch=...) -> Samples."""
+    """Ddpm or ddim with its options set: (denoiser, schedule, x_T, keys, pairs, watch=...) -> Samples."""
     sample = config.sample
     variance = sample.variance or config.diffusion.variance
 

@@ -1,6 +1,6 @@
 """The command line: flags, modes and exit codes. main.py only calls `main`.
 
-Exit codes: 0 done; 1 training diverged; 2 something for the user to mend, said in one line; 130, 143 stopped by a signal.
+Exit codes: 0 done; 1 training diverged; 2 something for the user to mend, said in one line; 130 and 143 stopped.
 """
 
 import errno
@@ -100,7 +100,9 @@ def parse_flags(argv: list[str]) -> tuple[str, str | None, Path, list[str]]:
     for arg in rest:
         if not re.match(r"--?(no)?config\.", arg):
             name = arg.lstrip("-").split("=")[0]
-            hint = nearest(name, ["mode", "config", "workdir", "help"]) if arg.startswith("-") else "write --name=value."
+            hint = (
+                nearest(name, ["mode", "config", "workdir", "help"]) if arg.startswith("-") else "write --name=value."
+            )
             raise UserError(f"{arg!r} is not a flag; {hint}")
     if values.mode not in MODES:
         raise UserError(f"--mode={values.mode} does not exist; {nearest(values.mode, MODES)}")
@@ -158,5 +160,4 @@ def _use_compilation_cache() -> None:
     """Keeps compiled code in a per-user folder, so that the second start of a command is quick."""
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(user_cache("xla")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -1,8 +1,8 @@
 """A trained run from Python:
 
-    from ddpm_jax import load_run
-    run = load_run("runs/x")
-    images = run.sample(16, sampler="ddim", steps=50, seed=0)
+from ddpm_jax import load_run
+run = load_run("runs/x")
+images = run.sample(16, sampler="ddim", steps=50, seed=0)
 """
 
 import dataclasses
@@ -90,7 +90,7 @@ class Run:
         return np.asarray(draw_noise(image_keys(seed, np.arange(count)), 0, shape))
 
     def denoiser(self, x_t: Images, t: Steps, labels: Labels | None = None) -> Prediction:
-        """The model's belief about x_t [batch, height, width, channels] at t [batch] in 1..T: .x0 and .eps, not clipped."""
+        """What the model makes of x_t [batch, height, width, channels] at t [batch] in 1..T: .x0, .eps, not clipped."""
         return self._denoise(self.params, x_t, np.asarray(t, np.int32), labels)
 
     def _sampler(self, config: Config) -> Draw:

@@ -24,7 +24,7 @@ from ddpm_jax.network.unet import init_params
 from ddpm_jax.reporting.images import grid, save_gif, save_png, strip, to_pixels
 from ddpm_jax.reporting.progress import progress
 from ddpm_jax.sampling.noise import draw_noise, image_keys
-from ddpm_jax.sampling.trajectory import Samples, Watch
+from ddpm_jax.sampling.trajectory import UNWATCHED, Samples, Watch
 from ddpm_jax.shapes import Labels, Pixels
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.sharding import along_batch, data_mesh, replicated
@@ -66,16 +66,20 @@ def load_params(config: Config, workdir: Path, mesh: Mesh) -> tuple[PyTree, int]
     with Checkpoints(checkpoint_folder(workdir)) as checkpoints:
         found = checkpoints.restore_params(like, ema=config.sample.ema, step=config.sample.checkpoint)
     if found is None:
-        raise UserError(f"{workdir} holds no checkpoint yet; train first: python main.py --config=… --workdir={workdir}")
+        raise UserError(
+            f"{workdir} holds no checkpoint yet; train first: python main.py --config=… --workdir={workdir}"
+        )
     return found
 
 
-def compile_sampler(config: Config, mesh: Mesh, watch: Watch = Watch()) -> Draw:
+def compile_sampler(config: Config, mesh: Mesh, watch: Watch = UNWATCHED) -> Draw:
     """A function (params, seed, indices, labels) -> Samples, compiled once for each batch size.
 
     indices: which images of the seed to draw, [batch], a multiple of the number of devices.
     """
-    unet, schedule, pairs, sampler = (build(config) for build in (build_unet, build_schedule, build_pairs, build_sampler))
+    unet, schedule, pairs, sampler = (
+        build(config) for build in (build_unet, build_schedule, build_pairs, build_sampler)
+    )
     shape = (config.data.image_size, config.data.image_size, config.data.channels)
 
     def draw(params: PyTree, seed: Array, indices: Array, labels: Array | None) -> Samples:
@@ -117,7 +121,9 @@ def choose_labels(config: Config, workdir: Path, indices: Int[np.ndarray, "batch
     if config.model.attributes:
         return np.tile(np.isin(np.arange(width), numbers).astype(np.uint8), (len(indices), 1))
     if len(numbers) > 1:
-        raise UserError(f"sample.label={label!r} names {len(numbers)} classes; expected one, as an image has one class.")
+        raise UserError(
+            f"sample.label={label!r} names {len(numbers)} classes; expected one, as an image has one class."
+        )
     return np.full(len(indices), numbers[0], np.int32)
 
 

@@ -3,7 +3,6 @@
 The annotations cost nothing in use; the test suite checks each of them at run time.
 """
 
-import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
@@ -11,6 +10,12 @@ AnyArray = Array | np.ndarray
 
 Images = Float[AnyArray, "batch height width channels"]
 """Images as the network sees them, in [-1, 1] when clean."""
+
+Output = Float[AnyArray, "batch height width outputs"]
+"""What a network returns: an image, with twice the channels where it also predicts the variance."""
+
+Features = Float[AnyArray, "batch _ _ _"]
+"""Activations inside a network: any height, width and channels, which change on the way."""
 
 Frames = Float[AnyArray, "frames batch height width channels"]
 """Snapshots of some images along a sampling trajectory, noise first."""
@@ -27,6 +32,9 @@ PerImage = Float[AnyArray, "batch"]
 Table = Float[np.ndarray, "T1"]
 """One number for each step 0..T, computed on the host in float64."""
 
+Betas = Float[np.ndarray, "T"]
+"""One number for each step 1..T."""
+
 ImageKeys = Key[Array, "batch"]
 """One random key for each image."""
 
@@ -34,5 +42,4 @@ Labels = Int[AnyArray, "batch"] | UInt8[AnyArray, "batch attributes"]
 """Class numbers (-1: none) or multi-hot attributes (all zero: none) of the images in a batch."""
 
 OneKey = Key[Array, ""]
-Scalar = Float[Array, ""]
-ArrayTree = jax.typing.ArrayLike | dict | tuple | list
+"""A random key."""

@@ -1,8 +1,8 @@
 """--mode=train: the whole story of a run, from images to the last checkpoint. The same command again resumes it.
 
-    dataset -> batch(step) -> device -> compiled step -> state     (training/step.py has the step itself)
-                                          |-> feedback -> TensorBoard
-                                          |-> validation, previews, checkpoints: each when due
+dataset -> batch(step) -> device -> compiled step -> state     (training/step.py has the step itself)
+                                      |-> feedback -> TensorBoard
+                                      |-> validation, previews, checkpoints: each when due
 """
 
 import dataclasses
@@ -140,7 +140,8 @@ def start_state(config: Config, learner: Learner, checkpoints: Checkpoints) -> T
     if restored is not None:
         logger.info("Resuming from step %d", int(restored.step))
         return restored
-    return jax.jit(fresh, out_shardings=shardings)()
+    # Drawing random numbers is all this does, once: optimised code would take longer to compile than to save.
+    return jax.jit(fresh, out_shardings=shardings, compiler_options={"xla_backend_optimization_level": 0})()
 
 
 def build_loader(config: Config, dataset: Dataset, rows: np.ndarray, mesh: Mesh) -> Callable[[int], Batch]:
@@ -230,9 +231,7 @@ def build_watchers(
     return watchers
 
 
-def build_preview(
-    config: Config, learner: Learner, writer: Writer, workdir: Path
-) -> Callable[[int, TrainState], None]:
+def build_preview(config: Config, learner: Learner, writer: Writer, workdir: Path) -> Callable[[int, TrainState], None]:
     """Draws the same few images by DDIM from the averaged parameters: a grid, and a strip of how they came about."""
     count = -(-config.log.preview_count // learner.mesh.size) * learner.mesh.size
     steps = min(config.log.preview_steps, config.diffusion.steps)

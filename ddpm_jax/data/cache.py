@@ -68,7 +68,9 @@ def cached(
     except OSError as error:
         # Another job may have finished the same entry first; anything else is the disk's refusal.
         if _read(entry) is None:
-            raise UserError(f"data.cache={folder} cannot be filled ({error.strerror}); free some space there.") from error
+            raise UserError(
+                f"data.cache={folder} cannot be filled ({error.strerror}); free some space there."
+            ) from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
     result = _read(entry)

@@ -17,7 +17,9 @@ def draw_discs(count: int, image_size: int, channels: int, classes: int, seed: i
     centre_x, radius = draw.uniform(0.2, 0.8, count), draw.uniform(0.1, 0.3, count)
     colour, ground = draw.uniform(150, 255, (count, channels)), draw.uniform(0, 60, (count, channels))
     grid = (np.arange(image_size) + 0.5) / image_size
-    squared = (grid[None, :, None] - centre_y[:, None, None]) ** 2 + (grid[None, None, :] - centre_x[:, None, None]) ** 2
+    squared = (grid[None, :, None] - centre_y[:, None, None]) ** 2 + (
+        grid[None, None, :] - centre_x[:, None, None]
+    ) ** 2
     inside = np.clip((radius[:, None, None] - np.sqrt(squared)) * image_size + 0.5, 0.0, 1.0)[..., None]
     images = inside * colour[:, None, None, :] + (1.0 - inside) * ground[:, None, None, :]
     return Dataset(images.astype(np.uint8), labels.astype(np.int32), tuple(f"band {i}" for i in range(classes)))

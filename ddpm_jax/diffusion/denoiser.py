@@ -4,13 +4,13 @@ Samplers and likelihoods take a Denoiser and know nothing of networks, so they c
 exact. `network/bind.py` makes one from a trained U-Net.
 """
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 
 from ddpm_jax.diffusion.process import eps_from_v, eps_from_x0, x0_from_eps, x0_from_v
 from ddpm_jax.diffusion.schedule import Schedule
-from ddpm_jax.shapes import Images, Steps
+from ddpm_jax.shapes import Images, Output, Steps
 
 
 class Prediction(NamedTuple):
@@ -23,13 +23,14 @@ class Prediction(NamedTuple):
     forward one's (1), Nichol & Dhariwal 2021, Eq. 15; not confined to 0..1."""
 
 
+@runtime_checkable
 class Denoiser(Protocol):
     """x_t: [batch, height, width, channels]; t: [batch], in 1..T."""
 
     def __call__(self, x_t: Images, t: Steps, /) -> Prediction: ...
 
 
-def prediction_of_output(schedule: Schedule, kind: str, output: Images, x_t: Images, t: Steps) -> Prediction:
+def prediction_of_output(schedule: Schedule, kind: str, output: Output, x_t: Images, t: Steps) -> Prediction:
     """Reads a network's output as x0 and eps.
 
     kind: "eps", "x0" or "v", what the network predicts. output: as x_t, or with twice its channels where the second
@@ -47,7 +48,7 @@ def prediction_of_output(schedule: Schedule, kind: str, output: Images, x_t: Ima
     raise ValueError(f"prediction is {kind!r}; expected 'eps', 'x0' or 'v'.")
 
 
-def split_output(output: Images, x_t: Images) -> tuple[Images, Images | None]:
+def split_output(output: Output, x_t: Images) -> tuple[Images, Images | None]:
     """The predicted quantity and, where the network has it, the variance's place between its bounds."""
     if output.shape == x_t.shape:
         return output, None

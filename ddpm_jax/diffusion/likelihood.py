@@ -1,9 +1,9 @@
 """The variational bound on the negative log-likelihood, in bits per dimension: Ho et al. 2020, Eq. 5.
 
-    L = L_T + sum_{t=2..T} L_{t-1} + L_0
-    L_T     = KL(q(x_T | x_0) || N(0, I))                               (prior_bits)
-    L_{t-1} = KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t))             (bound_term, t > 1)
-    L_0     = -log p(x_0 | x_1), a Gaussian integrated over each of the 256 grey levels   (bound_term, t = 1)
+L = L_T + sum_{t=2..T} L_{t-1} + L_0
+L_T     = KL(q(x_T | x_0) || N(0, I))                               (prior_bits)
+L_{t-1} = KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t))             (bound_term, t > 1)
+L_0     = -log p(x_0 | x_1), a Gaussian integrated over each of the 256 grey levels   (bound_term, t = 1)
 """
 
 from typing import Literal
@@ -58,7 +58,7 @@ def gaussian_kl(mean: Images, log_var: Array, other_mean: Images, other_log_var:
 
 
 def discretized_log_likelihood(x0: Images, mean: Images, log_var: Array) -> Images:
-    """log P(x0) in nats under N(mean, e^log_var) integrated over bins of width 2/255, the first and last open-ended.
+    """Log P(x0) in nats under N(mean, e^log_var) integrated over bins of width 2/255, the first and last open-ended.
 
     x0: grey levels scaled to [-1, 1], Ho et al. 2020, Eq. 13.
     """

@@ -14,9 +14,9 @@ import numpy as np
 
 from ddpm_jax.diffusion.denoiser import prediction_of_output, split_output
 from ddpm_jax.diffusion.likelihood import bound_term, mean_over_pixels
-from ddpm_jax.diffusion.process import per_image, v_from_x0_eps
+from ddpm_jax.diffusion.process import v_from_x0_eps
 from ddpm_jax.diffusion.schedule import Schedule
-from ddpm_jax.shapes import Images, PerImage, Steps, Table
+from ddpm_jax.shapes import Images, Output, PerImage, Steps, Table
 
 Distance = Callable[[Images, Images], Images]
 Weighting = Callable[[Table, str], Table]
@@ -87,7 +87,7 @@ class Objective:
 
 
 def losses(
-    objective: Objective, schedule: Schedule, output: Images, x0: Images, x_t: Images, t: Steps, noise: Images
+    objective: Objective, schedule: Schedule, output: Output, x0: Images, x_t: Images, t: Steps, noise: Images
 ) -> PerImage:
     """The loss of each image, in float32.
 

@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ddpm_jax.shapes import Table
+from ddpm_jax.shapes import Betas, Table
 
 MAX_BETA = 0.999  # Nichol & Dhariwal 2021, section 3.2: keeps the last steps of a steep schedule invertible.
 
@@ -56,7 +56,7 @@ class Schedule:
             return np.log(self.snr)
 
 
-def linear_betas(steps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Table:
+def linear_betas(steps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Betas:
     """beta_1..beta_T evenly spaced, Ho et al. 2020, section 4.
 
     The ends are those of T = 1000; for another T they are scaled by 1000 / T, which leaves alpha_bar_T nearly alone.
@@ -65,31 +65,31 @@ def linear_betas(steps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -
     return np.minimum(np.linspace(scale * beta_start, scale * beta_end, steps), MAX_BETA)
 
 
-def quadratic_betas(steps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Table:
-    """sqrt(beta) evenly spaced ("scaled linear" in latent diffusion and diffusers), ends scaled as in `linear_betas`."""
+def quadratic_betas(steps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Betas:
+    """sqrt(beta) evenly spaced ("scaled linear" in diffusers); the ends are scaled as in `linear_betas`."""
     scale = 1000.0 / steps
     return np.minimum(np.linspace((scale * beta_start) ** 0.5, (scale * beta_end) ** 0.5, steps) ** 2, MAX_BETA)
 
 
-def cosine_betas(steps: int) -> Table:
+def cosine_betas(steps: int) -> Betas:
     """alpha_bar_t proportional to cos^2(pi/2 (t/T + s) / (1 + s)) with s = 0.008, Nichol & Dhariwal 2021, Eq. 17."""
     s = 0.008
     curve = np.cos(np.pi / 2 * (np.arange(steps + 1) / steps + s) / (1 + s)) ** 2
     return betas_of_curve(curve)
 
 
-def sigmoid_betas(steps: int) -> Table:
+def sigmoid_betas(steps: int) -> Betas:
     """alpha_bar_t a falling sigmoid over [-3, 3], rescaled to 1..0: Jabri et al. 2022; Chen 2023, Algorithm 1."""
     curve = 1.0 / (1.0 + np.exp(np.linspace(-3.0, 3.0, steps + 1)))
     return betas_of_curve((curve - curve[-1]) / (curve[0] - curve[-1]))
 
 
-def betas_of_curve(alpha_bar: Table) -> Table:
+def betas_of_curve(alpha_bar: Table) -> Betas:
     """beta_t = 1 - alpha_bar_t / alpha_bar_{t-1} for t = 1..T, at most MAX_BETA; alpha_bar has T + 1 entries."""
     return np.minimum(1.0 - alpha_bar[1:] / alpha_bar[:-1], MAX_BETA)
 
 
-def schedule_of_betas(betas: Table, *, zero_terminal_snr: bool = False) -> Schedule:
+def schedule_of_betas(betas: Betas, *, zero_terminal_snr: bool = False) -> Schedule:
     """The Schedule of beta_1..beta_T (each in 0..1), with alpha_bar_0 = 1 put in front.
 
     zero_terminal_snr shifts and scales sqrt(alpha_bar) so that step 1 keeps its value and step T holds no signal at
@@ -102,7 +102,7 @@ def schedule_of_betas(betas: Table, *, zero_terminal_snr: bool = False) -> Sched
     return Schedule(np.insert(alpha_bar, 0, 1.0))
 
 
-BETAS: dict[str, Callable[..., Table]] = {
+BETAS: dict[str, Callable[..., Betas]] = {
     "linear": linear_betas,
     "cosine": cosine_betas,
     "quadratic": quadratic_betas,

@@ -11,7 +11,13 @@ from ddpm_jax.shapes import Images, Labels, OneKey, Steps
 
 
 def apply_unet(
-    unet: UNet, params: PyTree, x_t: Images, t: Steps, labels: Labels | None = None, *, dropout_key: OneKey | None = None
+    unet: UNet,
+    params: PyTree,
+    x_t: Images,
+    t: Steps,
+    labels: Labels | None = None,
+    *,
+    dropout_key: OneKey | None = None,
 ) -> Images:
     """The raw output for x_t at t in 1..T; labels as in `label_vectors`; a dropout key means training.
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from ddpm_jax.shapes import Images
+from ddpm_jax.shapes import Features
 
 Resample = Literal["none", "down", "up"]
 
@@ -24,7 +24,7 @@ zero_init = nn.initializers.zeros_init()
 
 
 def time_embedding(n: Int[Array, "batch"], dim: int) -> Float[Array, "batch dim"]:
-    """Sines, then cosines, of n at dim / 2 frequencies from 1 down to 1 / 10000 (Vaswani et al. 2017; Ho et al.'s code).
+    """Sines, then cosines, of n at dim / 2 frequencies from 1 down to 1 / 10000, as in Ho et al.'s code.
 
     n: the network's 0-based time, t - 1; dim: even and at least 4.
     """
@@ -39,20 +39,20 @@ def over_pixels(x: Float[Array, "batch channels"]) -> Float[Array, "batch 1 1 ch
     return jnp.expand_dims(x, (1, 2))
 
 
-def downsample(x: Images) -> Images:
+def downsample(x: Features) -> Features:
     """Averages 2x2 pixels."""
     batch, height, width, channels = x.shape
     return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
 
 
-def upsample(x: Images) -> Images:
+def upsample(x: Features) -> Features:
     """Repeats each pixel 2x2 (nearest neighbour). A broadcast: XLA's gather for jax.image.resize is slower."""
     batch, height, width, channels = x.shape
     x = jnp.broadcast_to(x.reshape(batch, height, 1, width, 1, channels), (batch, height, 2, width, 2, channels))
     return x.reshape(batch, 2 * height, 2 * width, channels)
 
 
-RESAMPLE: dict[Resample, Callable[[Images], Images]] = {"none": lambda x: x, "down": downsample, "up": upsample}
+RESAMPLE: dict[Resample, Callable[[Features], Features]] = {"none": lambda x: x, "down": downsample, "up": upsample}
 
 
 def conv3x3(channels: int, dtype: DTypeLike, name: str, *, stride: int = 1, last: bool = False) -> nn.Conv:
@@ -78,7 +78,7 @@ class GroupNorm(nn.Module):
     eps: float = 1e-6
 
     @nn.compact
-    def __call__(self, x: Images) -> Images:
+    def __call__(self, x: Features) -> Features:
         batch, _, _, channels = x.shape
         gamma = self.param("scale", nn.initializers.ones_init(), (channels,), jnp.float32)
         beta = self.param("bias", nn.initializers.zeros_init(), (channels,), jnp.float32)
@@ -110,7 +110,7 @@ class ResidualBlock(nn.Module):
     resample: Resample = "none"
 
     @nn.compact
-    def __call__(self, x: Images, embedding: Float[Array, "batch width"]) -> Images:
+    def __call__(self, x: Features, embedding: Float[Array, "batch width"]) -> Features:
         resampled = RESAMPLE[self.resample]
         h = nn.silu(GroupNorm(self.norm_groups, name="norm_in")(x))
         h = conv3x3(self.channels, self.dtype, "conv_in")(resampled(h))
@@ -138,7 +138,7 @@ class SelfAttention(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: Images) -> Images:
+    def __call__(self, x: Features) -> Features:
         batch, height, width, channels = x.shape
         h = GroupNorm(self.norm_groups, name="norm")(x)
         h = h.reshape(batch, height * width, channels)

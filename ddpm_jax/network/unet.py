@@ -10,7 +10,6 @@
 from typing import Literal
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
@@ -26,7 +25,7 @@ from ddpm_jax.network.layers import (
     time_embedding,
     upsample,
 )
-from ddpm_jax.shapes import Images
+from ddpm_jax.shapes import Features, Images, Output
 
 
 class UNet(nn.Module):
@@ -66,7 +65,7 @@ class UNet(nn.Module):
         width = self.channels * self.multipliers[stage]
         return kind(width, self.norm_groups, dropout, self.scale_shift, self.dtype, resample, name=name)
 
-    def attend(self, x: Images, name: str) -> Images:
+    def attend(self, x: Features, name: str) -> Features:
         """Self-attention with the configured heads."""
         heads = x.shape[-1] // self.head_channels if self.head_channels else self.heads
         return SelfAttention(heads, self.norm_groups, self.dtype, name=name)(x)
@@ -79,7 +78,7 @@ class UNet(nn.Module):
         labels: Float[Array, "batch labels"] | None = None,
         *,
         train: bool = False,
-    ) -> Images:
+    ) -> Output:
         """x: [batch, height, width, channels]; n: [batch], the 0-based time; labels: a row of zeros means none.
 
         train=True drops out at random and wants rngs={"dropout": key}. Returns float32.
@@ -128,7 +127,7 @@ class UNet(nn.Module):
         # No bias and no row for "none": the zero vector adds nothing, so it is the null label.
         return h + dense(width, self.dtype, "labels", use_bias=False)(labels.astype(self.dtype))
 
-    def halve(self, x: Images, embedding: Array, stage: int, dropout: float) -> Images:
+    def halve(self, x: Features, embedding: Array, stage: int, dropout: float) -> Features:
         """From a stage to the next, at half the size."""
         name = f"down_{stage}_downsample"
         if self.resampling == "residual":
@@ -137,7 +136,7 @@ class UNet(nn.Module):
             return downsample(x)
         return conv3x3(x.shape[-1], self.dtype, name, stride=2)(x)
 
-    def double(self, x: Images, embedding: Array, stage: int, dropout: float) -> Images:
+    def double(self, x: Features, embedding: Array, stage: int, dropout: float) -> Features:
         """From a stage to the one before, at twice the size."""
         name = f"up_{stage}_upsample"
         if self.resampling == "residual":
@@ -146,7 +145,6 @@ class UNet(nn.Module):
 
 
 def init_params(unet: UNet, key: Array, image_size: int, image_channels: int) -> dict:
-    """Fresh float32 parameters for square images; compiled as a whole, which is faster than layer by layer."""
+    """Fresh float32 parameters for square images; to be compiled as a whole, which drops the forward pass."""
     images = jnp.zeros((1, image_size, image_size, image_channels))
-    init = jax.jit(lambda key: unet.init(key, images, jnp.zeros((1,), jnp.int32)))
-    return init(key)["params"]
+    return unet.init(key, images, jnp.zeros((1,), jnp.int32))["params"]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from tensorboardX import SummaryWriter
 
@@ -10,6 +10,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.reporting.images import Picture
 
 
+@runtime_checkable
 class Writer(Protocol):
     """What a place for reports can take; steps are training steps."""
 

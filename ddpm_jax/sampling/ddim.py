@@ -16,7 +16,7 @@ from ddpm_jax.diffusion.process import posterior
 from ddpm_jax.diffusion.schedule import Schedule
 from ddpm_jax.sampling.noise import draw_noise
 from ddpm_jax.sampling.timesteps import Pairs
-from ddpm_jax.sampling.trajectory import Samples, Watch, walk
+from ddpm_jax.sampling.trajectory import UNWATCHED, Samples, Watch, walk
 from ddpm_jax.shapes import ImageKeys, Images
 
 
@@ -47,7 +47,7 @@ def ddim(
     *,
     eta: float = 0.0,
     clip: bool = True,
-    watch: Watch = Watch(),
+    watch: Watch = UNWATCHED,
 ) -> Samples:
     """Draws one image for each x_T.
 

@@ -16,7 +16,7 @@ from ddpm_jax.diffusion.process import posterior
 from ddpm_jax.diffusion.schedule import Schedule
 from ddpm_jax.sampling.noise import draw_noise
 from ddpm_jax.sampling.timesteps import Pairs
-from ddpm_jax.sampling.trajectory import Samples, Watch, walk
+from ddpm_jax.sampling.trajectory import UNWATCHED, Samples, Watch, walk
 from ddpm_jax.shapes import ImageKeys, Images
 
 
@@ -51,7 +51,7 @@ def ddpm(
     *,
     variance: Variance = "fixed_small",
     clip: bool = True,
-    watch: Watch = Watch(),
+    watch: Watch = UNWATCHED,
 ) -> Samples:
     """Draws one image for each x_T.
 

@@ -24,7 +24,10 @@ class Watch(NamedTuple):
     images: int = 0
 
 
-def walk(step: Callable[[Images, Any], Images], x_T: Images, rows: Any, watch: Watch = Watch()) -> Samples:
+UNWATCHED = Watch()
+
+
+def walk(step: Callable[[Images, Any], Images], x_T: Images, rows: Any, watch: Watch = UNWATCHED) -> Samples:
     """Folds `step` over the rows (a pytree of arrays [steps, ...], the noisiest first), starting at x_T.
 
     With more frames than steps + 1, frames repeat. Memory does not grow with the number of steps.

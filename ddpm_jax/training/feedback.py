@@ -23,7 +23,9 @@ class Report(NamedTuple):
 class Feedback:
     """A queue of the last steps' outcomes; each is looked at STEPS_AHEAD steps later."""
 
-    def __init__(self, bad_step: Callable[[int, int], None], report: Callable[[int, Mapping[str, float]], None]) -> None:
+    def __init__(
+        self, bad_step: Callable[[int, int], None], report: Callable[[int, Mapping[str, float]], None]
+    ) -> None:
         """bad_step(step, streak) hears of steps that were skipped, report(step, values) of finished reports."""
         self._bad_step, self._report = bad_step, report
         self._pending: deque[tuple[int, Int[Array, ""], Report | None]] = deque()

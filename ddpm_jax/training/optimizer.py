@@ -13,7 +13,8 @@ LearningRate = Callable[[jax.typing.ArrayLike], jax.Array]
 
 def learning_rate(config: Optimizer, steps: int) -> LearningRate:
     """The rate of update number n, counted from 0: a linear rise over `warmup` updates, then constant or half a cosine
-    that reaches 0 at `steps`."""
+    that reaches 0 at `steps`.
+    """
 
     def rate(n: jax.typing.ArrayLike) -> jax.Array:
         n = jnp.asarray(n, jnp.float32)

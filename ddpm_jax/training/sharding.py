@@ -41,9 +41,7 @@ def check_divisible(mesh: Mesh, batch_size: int, parts: int, name: str) -> None:
     if batch_size % (parts * devices):
         by = f"{devices} devices" + (f" x train.accumulate={parts}" if parts > 1 else "")
         step = parts * devices
-        raise UserError(
-            f"{name}={batch_size} cannot be divided among {by}; try {(batch_size // step + 1) * step}."
-        )
+        raise UserError(f"{name}={batch_size} cannot be divided among {by}; try {(batch_size // step + 1) * step}.")
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -28,7 +28,14 @@ from ddpm_jax.training.state import STEP, VALIDATION, TrainState, purpose_key
 
 Metrics = dict[str, Average]
 TrainStep = Callable[[TrainState, Metrics, Batch], tuple[TrainState, Metrics, Int[Array, ""]]]
-METRICS = ("loss", "loss_t_1st_quarter", "loss_t_2nd_quarter", "loss_t_3rd_quarter", "loss_t_4th_quarter", "gradient_norm")
+METRICS = (
+    "loss",
+    "loss_t_1st_quarter",
+    "loss_t_2nd_quarter",
+    "loss_t_3rd_quarter",
+    "loss_t_4th_quarter",
+    "gradient_norm",
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -111,9 +118,7 @@ def _accumulated_gradient(
     return jax.tree.map(lambda g: g / parts, total), loss.reshape(-1), t.reshape(-1)
 
 
-def _part_loss(
-    learner: Learner, params: PyTree, batch: Batch, key: OneKey
-) -> tuple[Array, tuple[PerImage, Steps]]:
+def _part_loss(learner: Learner, params: PyTree, batch: Batch, key: OneKey) -> tuple[Array, tuple[PerImage, Steps]]:
     time_key, noise_key, dropout_key, label_key = jax.random.split(key, 4)
     x0 = from_pixels(batch.images)
     t = jax.random.randint(time_key, x0.shape[:1], 1, learner.schedule.steps + 1)
@@ -135,7 +140,12 @@ def _add_metrics(learner: Learner, metrics: Metrics, loss: PerImage, t: Steps, n
 
 
 def validation_losses(
-    learner: Learner, params: PyTree, images: Pixels, labels: Int[Array, "batch"], index: Int[Array, "batch"], count: int
+    learner: Learner,
+    params: PyTree,
+    images: Pixels,
+    labels: Int[Array, "batch"],
+    index: Int[Array, "batch"],
+    count: int,
 ) -> PerImage:
     """The loss of held-out images, each with its own fixed noise and t, whatever the step or the batch.
 

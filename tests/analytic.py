@@ -1,0 +1,29 @@
+"""Denoisers that are exact for simple data, so that samplers can be tested without any training."""
+
+import jax.numpy as jnp
+
+from ddpm_jax.diffusion.denoiser import Denoiser, Prediction
+from ddpm_jax.diffusion.process import eps_from_x0, per_image
+from ddpm_jax.diffusion.schedule import Schedule
+
+
+def gaussian_denoiser(schedule: Schedule, mean: float, std: float) -> Denoiser:
+    """E[x_0 | x_t] for pixels that are independently N(mean, std^2)."""
+
+    def denoise(x_t, t):
+        signal, noise = per_image(schedule.signal, t, x_t), per_image(schedule.noise, t, x_t)
+        gain = std**2 * signal / (signal**2 * std**2 + noise**2)
+        x0 = mean + gain * (x_t - signal * mean)
+        return Prediction(x0, eps_from_x0(schedule, x_t, t, x0))
+
+    return denoise
+
+
+def point_denoiser(schedule: Schedule, value: float) -> Denoiser:
+    """E[x_0 | x_t] for data that is one grey image."""
+
+    def denoise(x_t, t):
+        x0 = jnp.full_like(x_t, value)
+        return Prediction(x0, eps_from_x0(schedule, x_t, t, x0), jnp.full_like(x_t, 0.3))
+
+    return denoise

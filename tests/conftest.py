@@ -1,0 +1,53 @@
+"""Checks every annotated shape and type of the package at run time, and keeps caches out of the user's folders."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+# Before JAX starts: tests need no accelerator, and their subprocesses share what was compiled.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="ddpm_jax-tests-")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "xla"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+
+from jaxtyping import install_import_hook
+
+install_import_hook("ddpm_jax", "beartype.beartype")
+
+import jax
+import numpy as np
+import pytest
+
+from ddpm_jax.diffusion.schedule import Schedule, cosine_betas, linear_betas, schedule_of_betas
+
+
+@pytest.fixture(autouse=True)
+def strict_mathematics(request):
+    """No silent broadcasting or type promotion in the mathematics and the networks."""
+    if not any(room in request.path.parts for room in ("diffusion", "network", "sampling")):
+        yield
+        return
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def reference() -> dict:
+    """Facts computed elsewhere in float64; t counts 1..T."""
+    return json.loads((Path(__file__).parent / "reference_values.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def linear() -> Schedule:
+    return schedule_of_betas(linear_betas(1000))
+
+
+@pytest.fixture(scope="session")
+def cosine() -> Schedule:
+    return schedule_of_betas(cosine_betas(1000))
+
+
+@pytest.fixture
+def draw() -> np.random.Generator:
+    return np.random.default_rng(0)

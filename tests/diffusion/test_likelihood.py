@@ -1,0 +1,76 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddpm_jax.diffusion.denoiser import Prediction
+from ddpm_jax.diffusion.likelihood import (
+    bits_per_dim,
+    bound_term,
+    discretized_log_likelihood,
+    gaussian_kl,
+    log_variance_bounds,
+    prior_bits,
+)
+from ddpm_jax.diffusion.process import q_sample
+from ddpm_jax.diffusion.schedule import linear_betas, schedule_of_betas
+from ddpm_jax.sampling.noise import image_keys
+from tests.analytic import gaussian_denoiser
+
+
+def test_prior_equals_the_reference(linear, reference):
+    for x0, bits in reference["linear"]["prior_kl_bits_per_dim"].items():
+        np.testing.assert_allclose(prior_bits(linear, jnp.full((1, 2, 2, 1), float(x0))).item(), bits, rtol=1e-4)
+
+
+def test_clipped_variance_at_the_first_step_equals_the_reference(linear, reference):
+    small, large = log_variance_bounds(linear)
+    expected = reference["linear"]["log_posterior_variance_clipped_at_t1"]
+    np.testing.assert_allclose([small[1], large[1]], expected, rtol=1e-9)
+    assert np.all(small[2:] < large[2:])
+
+
+@pytest.mark.parametrize("mean", [-1.3, -0.5, 0.0, 0.999])
+@pytest.mark.parametrize("std", [0.003, 0.05, 0.7])
+def test_the_probabilities_of_all_grey_levels_sum_to_one(mean, std):
+    levels = (jnp.arange(256, dtype=jnp.float32) / 127.5 - 1.0).reshape(256, 1, 1, 1)
+    log_p = discretized_log_likelihood(levels, jnp.full_like(levels, mean), jnp.full_like(levels, 2 * np.log(std)))
+    np.testing.assert_allclose(jnp.exp(log_p).sum(), 1.0, atol=1e-4)
+
+
+def test_kl_is_that_of_float64_and_zero_for_equal_gaussians():
+    m1, v1, m2, v2 = 0.3, 0.5, -0.2, 0.8
+    images = [jnp.full((1, 1, 1, 1), value) for value in (m1, np.log(v1), m2, np.log(v2))]
+    exact = 0.5 * (np.log(v2 / v1) + (v1 + (m1 - m2) ** 2) / v2 - 1.0)
+    np.testing.assert_allclose(gaussian_kl(*images).item(), exact, rtol=1e-5)
+    np.testing.assert_array_equal(gaussian_kl(images[0], images[1], images[0], images[1]), 0.0)
+
+
+def test_knowing_the_image_leaves_no_kl(linear, draw):
+    x0 = draw.uniform(-1, 1, (3, 4, 4, 1)).astype(np.float32)
+    eps, t = draw.standard_normal(x0.shape).astype(np.float32), jnp.array([2, 500, 1000])
+    x_t = q_sample(linear, x0, t, eps)
+    sure = bound_term(linear, "fixed_small", Prediction(jnp.asarray(x0), eps), x0, x_t, t)
+    unsure = bound_term(linear, "fixed_small", Prediction(jnp.asarray(x0) + 0.1, eps), x0, x_t, t)
+    np.testing.assert_allclose(sure, 0.0, atol=1e-6)
+    assert np.all(unsure > sure)
+
+
+def test_the_bound_of_the_exact_model_is_just_above_the_entropy(draw):
+    """For N(m, s^2) on a grid of width 2/255 no code is shorter than log2(s sqrt(2 pi e) 127.5) bits a pixel."""
+    schedule, std = schedule_of_betas(linear_betas(200)), 0.25
+    levels = np.round((draw.normal(0.1, std, (8, 16, 16, 1)) + 1.0) * 127.5)
+    x0 = jnp.asarray(np.clip(levels, 0, 255) / 127.5 - 1.0, jnp.float32)
+    denoiser = gaussian_denoiser(schedule, 0.1, std)
+    bound = jax.jit(lambda x0, keys: bits_per_dim(denoiser, schedule, x0, keys, variance="fixed_large"))
+    total, terms, prior = bound(x0, image_keys(0, np.arange(8)))
+    entropy = np.log2(std * np.sqrt(2 * np.pi * np.e) * 127.5)
+    assert terms.shape == (200, 8)
+    np.testing.assert_allclose(total, terms.sum(axis=0) + prior, rtol=1e-5)
+    assert entropy - 0.05 < total.mean() < entropy + 0.4
+
+
+def test_learned_variance_needs_a_prediction_of_it(linear):
+    x = jnp.zeros((1, 2, 2, 1))
+    with pytest.raises(ValueError, match="predicts none"):
+        bound_term(linear, "learned", Prediction(x, x), x, x, jnp.array([5]))

@@ -1,0 +1,85 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddpm_jax.network.layers import GroupNorm, ResidualBlock, SelfAttention, downsample, time_embedding, upsample
+
+
+def test_time_embedding_equals_the_reference(reference):
+    for n, total in reference["time_embedding_dim128_sum_by_network_input_n"].items():
+        np.testing.assert_allclose(time_embedding(jnp.array([int(n)]), 128).sum(), total, rtol=1e-4)
+
+
+def test_time_embedding_starts_with_sines_of_nothing():
+    np.testing.assert_array_equal(time_embedding(jnp.array([0]), 8), [[0.0] * 4 + [1.0] * 4])
+
+
+@pytest.mark.parametrize("groups", [1, 4, 8])
+def test_group_norm_is_that_of_flax(draw, groups):
+    x = jnp.asarray(draw.normal(3.0, 2.0, (2, 5, 6, 8)), jnp.float32)
+    params = {"params": {"scale": jnp.asarray(draw.normal(size=8), jnp.float32), "bias": jnp.arange(8.0)}}
+    ours, flax = GroupNorm(groups), nn.GroupNorm(groups, epsilon=1e-6)
+    np.testing.assert_allclose(ours.apply(params, x), flax.apply(params, x), atol=2e-5)
+
+    def total(module, x):
+        return (module.apply(params, x) ** 3).sum()
+
+    gradients = [jax.grad(total, argnums=1)(module, x) for module in (ours, flax)]
+    np.testing.assert_allclose(gradients[0], gradients[1], atol=2e-2, rtol=1e-3)
+
+
+def test_group_norm_keeps_the_type_but_not_its_precision(draw):
+    x = jnp.asarray(draw.normal(100.0, 0.5, (1, 8, 8, 4)), jnp.bfloat16)
+    module = GroupNorm(2)
+    out = module.apply(module.init(jax.random.key(0), x), x)
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_allclose(out.astype(jnp.float32).std(), 1.0, atol=0.05)
+
+
+def test_upsample_repeats_and_downsample_takes_it_back(draw):
+    x = jnp.asarray(draw.normal(size=(2, 3, 4, 5)), jnp.float32)
+    np.testing.assert_array_equal(upsample(x), jax.image.resize(x, (2, 6, 8, 5), "nearest"))
+    np.testing.assert_allclose(downsample(upsample(x)), x, atol=1e-6)
+
+
+@pytest.mark.parametrize("resample", ["none", "down", "up"])
+def test_a_fresh_block_passes_its_input_through(draw, resample):
+    """The last layer of every residual branch starts at zero."""
+    x = jnp.asarray(draw.normal(size=(2, 4, 4, 8)), jnp.float32)
+    block = ResidualBlock(8, 4, 0.0, False, jnp.float32, resample)
+    expected = {"none": x, "down": downsample(x), "up": upsample(x)}[resample]
+    out, _ = block.init_with_output(jax.random.key(0), x, jnp.ones((2, 16)))
+    np.testing.assert_array_equal(out, expected)
+
+
+def test_attention_does_not_care_where_pixels_are(draw):
+    x = jnp.asarray(draw.normal(size=(1, 3, 4, 8)), jnp.float32)
+    attention = SelfAttention(2, 4, jnp.float32)
+    params = attention.init(jax.random.key(0), x)
+    params = jax.tree.map(lambda p: p + 0.1 * jnp.asarray(draw.normal(size=p.shape), jnp.float32), params)
+    order = draw.permutation(12)
+
+    def shuffled(x):
+        return x.reshape(1, 12, 8)[:, order].reshape(1, 3, 4, 8)
+
+    expected = shuffled(attention.apply(params, x))
+    np.testing.assert_allclose(attention.apply(params, shuffled(x)), expected, atol=1e-5)
+    assert np.abs(expected - shuffled(x)).max() > 0.01
+
+
+def test_attention_heads_are_independent_softmaxes(draw):
+    """Against the formula in NumPy: softmax(q k^T / sqrt(d)) v for each head."""
+    x = jnp.asarray(draw.normal(size=(1, 2, 3, 8)), jnp.float32)
+    attention = SelfAttention(2, 4, jnp.float32)
+    params = attention.init(jax.random.key(1), x)
+    params = jax.tree.map(lambda p: p + 0.3 * jnp.asarray(draw.normal(size=p.shape), jnp.float32), params)
+    p = jax.tree.map(np.asarray, params["params"])
+    h = np.asarray(GroupNorm(4).apply({"params": p["norm"]}, x)).reshape(6, 8)
+    q, k, v = ((h @ p[n]["kernel"] + p[n]["bias"]).reshape(6, 2, 4).swapaxes(0, 1) for n in ("q", "k", "v"))
+    logits = q @ k.swapaxes(1, 2) / 2.0
+    weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    attended = (weights @ v).swapaxes(0, 1).reshape(6, 8)
+    expected = np.asarray(x).reshape(6, 8) + attended @ p["out"]["kernel"] + p["out"]["bias"]
+    np.testing.assert_allclose(attention.apply(params, x).reshape(6, 8), expected, atol=1e-5)

@@ -1,0 +1,137 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddpm_jax.network.unet import UNet, init_params
+
+SMALL = UNet(out_channels=1, channels=8, multipliers=(1, 2), blocks=1, attention_resolutions=(4,), norm_groups=4)
+COUNTS = {
+    "ddpm_cifar10": (32, UNet(3)),
+    "ddim_celeba64": (64, UNet(3, multipliers=(1, 2, 2, 2, 4))),
+    "ddpm_celebahq256": (256, UNet(3, multipliers=(1, 1, 2, 2, 4, 4))),
+    "improved_cifar10": (32, UNet(6, blocks=3, attention_resolutions=(16, 8), heads=4, scale_shift=True)),
+    "adm_imagenet64": (
+        64,
+        UNet(
+            6,
+            channels=192,
+            multipliers=(1, 2, 3, 4),
+            blocks=3,
+            attention_resolutions=(32, 16, 8),
+            head_channels=64,
+            scale_shift=True,
+            resampling="residual",
+            labels=1000,
+        ),
+    ),
+}
+
+
+def random_params(unet, draw, image_size=8, channels=1):
+    """Parameters without zeros, so that every path counts; the fan-in keeps activations near 1."""
+    shapes = jax.eval_shape(lambda: init_params(unet, jax.random.key(0), image_size, channels))
+
+    def fill(leaf):
+        scale = np.prod(leaf.shape[:-1]) ** -0.5 if leaf.ndim > 1 else 0.3
+        return jnp.asarray(draw.normal(size=leaf.shape) * scale, jnp.float32)
+
+    return jax.tree.map(fill, shapes)
+
+
+def forward(unet, params, x, n, labels=None):
+    return jax.jit(lambda p: unet.apply({"params": p}, x, n, labels))(params)
+
+
+@pytest.fixture
+def inputs(draw):
+    return jnp.asarray(draw.normal(size=(2, 8, 8, 1)), jnp.float32), jnp.array([3, 700])
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_parameter_counts_equal_the_published_ones(name, reference):
+    size, unet = COUNTS[name]
+    expected = next(n for key, n in reference["parameter_counts"].items() if key.startswith(name))
+    shapes = jax.eval_shape(lambda: init_params(unet, jax.random.key(0), size, 3))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == expected
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(shapes))
+
+
+def test_a_fresh_network_predicts_zero(inputs):
+    params = jax.jit(lambda: init_params(SMALL, jax.random.key(0), 8, 1))()
+    np.testing.assert_array_equal(forward(SMALL, params, *inputs), 0.0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"resampling": "pool"},
+        {"resampling": "residual", "scale_shift": True},
+        {"heads": 2, "out_channels": 2},
+        {"head_channels": 4, "labels": 3},
+        {"multipliers": (1, 2, 3), "blocks": 2, "attention_resolutions": (8, 2)},
+    ],
+)
+def test_every_option_changes_the_image_and_listens_to_time(draw, inputs, options):
+    unet = dataclasses.replace(SMALL, **options)
+    params = random_params(unet, draw)
+    x, n = inputs
+    out = forward(unet, params, x, n)
+    assert out.shape == (2, 8, 8, unet.out_channels) and out.dtype == jnp.float32
+    assert np.abs(out - forward(unet, params, x, n + 100)).max() > 1e-4
+
+
+def test_images_of_a_batch_do_not_see_each_other(draw, inputs):
+    params = random_params(SMALL, draw)
+    x, n = inputs
+    both = forward(SMALL, params, x, n)
+    np.testing.assert_allclose(forward(SMALL, params, x[1:], n[1:]), both[1:], atol=1e-5)
+
+
+def test_odd_sizes_pass_where_the_stages_halve_them_evenly(draw):
+    unet = dataclasses.replace(SMALL, multipliers=(1, 1, 2), attention_resolutions=(7,))
+    params = random_params(unet, np.random.default_rng(0), 28)
+    assert forward(unet, params, jnp.zeros((1, 28, 28, 1)), jnp.array([0])).shape == (1, 28, 28, 1)
+
+
+def test_no_label_is_the_null_label_and_others_differ(draw, inputs):
+    unet = dataclasses.replace(SMALL, labels=3)
+    params = random_params(unet, draw)
+    none = forward(unet, params, *inputs)
+    np.testing.assert_array_equal(forward(unet, params, *inputs, jnp.zeros((2, 3))), none)
+    assert np.abs(forward(unet, params, *inputs, jnp.eye(3)[:2]) - none).max() > 1e-4
+
+
+def test_dropout_only_while_training(draw, inputs):
+    unet = dataclasses.replace(SMALL, dropout=0.5)
+    params = random_params(unet, draw)
+    x, n = inputs
+
+    def train(key):
+        return unet.apply({"params": params}, x, n, train=True, rngs={"dropout": jax.random.key(key)})
+
+    np.testing.assert_array_equal(forward(unet, params, x, n), forward(SMALL, params, x, n))
+    assert np.abs(train(0) - train(1)).max() > 1e-3
+
+
+def test_bfloat16_is_close_and_returns_float32(draw, inputs):
+    params = random_params(SMALL, draw)
+    exact = forward(SMALL, params, *inputs)
+    # JAX's own attention promotes its logits to float32 implicitly.
+    with jax.numpy_dtype_promotion("standard"):
+        close = forward(dataclasses.replace(SMALL, dtype=jnp.bfloat16), params, *inputs)
+    assert close.dtype == jnp.float32
+    np.testing.assert_allclose(close, exact, atol=0.05 * np.abs(exact).max())
+
+
+def test_rematerialisation_changes_neither_values_nor_gradients(draw, inputs):
+    params = random_params(SMALL, draw)
+
+    def loss(unet, params):
+        return (unet.apply({"params": params}, *inputs) ** 2).sum()
+
+    plain = jax.jit(jax.value_and_grad(lambda p: loss(SMALL, p)))(params)
+    remat = jax.jit(jax.value_and_grad(lambda p: loss(dataclasses.replace(SMALL, remat=True), p)))(params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), plain, remat)
