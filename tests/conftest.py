@@ -7,13 +7,17 @@ from pathlib import Path
 
 # Before JAX starts: tests need no accelerator, and their subprocesses share what was compiled.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Optimising code that runs once would take most of the time.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="ddpm_jax-tests-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 from jaxtyping import install_import_hook
 
-install_import_hook("ddpm_jax", "beartype.beartype")
+# The configuration is left out: it checks its own types, and says what is wrong in words of its own.
+ROOMS = "assemble cli data diffusion network reporting run sample sampling train training workdir"
+install_import_hook([f"ddpm_jax.{room}" for room in ROOMS.split()], "beartype.beartype")
 
 import jax
 import numpy as np

@@ -17,6 +17,7 @@ class Range(NamedTuple):
 
 Count = Annotated[int, Range("at least 1", lambda value: value >= 1)]
 Natural = Annotated[int, Range("at least 0", lambda value: value >= 0)]
+Seed = Annotated[int, Range("0 to 2147483647", lambda value: 0 <= value < 2**31)]
 Positive = Annotated[float, Range("more than 0", lambda value: value > 0)]
 NonNegative = Annotated[float, Range("at least 0", lambda value: value >= 0)]
 Share = Annotated[float, Range("at least 0 and less than 1", lambda value: 0 <= value < 1)]
@@ -144,7 +145,7 @@ class Sample:
     """Keep the predicted clean image in [-1, 1] at every step."""
     count: Count = 64
     batch_size: Count = 64
-    seed: Natural = 0
+    seed: Seed = 0
     label: str | None = None
     """A class name or number, or attribute names or numbers joined by commas; None for each class in turn."""
     guidance: float = 1.0
@@ -188,7 +189,7 @@ class Log:
 class Config:
     """Everything a run depends on; saved as <workdir>/config.json."""
 
-    seed: Natural = 0
+    seed: Seed = 0
     data: Data = Data()
     model: Model = Model()
     diffusion: Diffusion = Diffusion()

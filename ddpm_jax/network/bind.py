@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, PyTree
 from ddpm_jax.diffusion.denoiser import Denoiser, Prediction, prediction_of_output
 from ddpm_jax.diffusion.schedule import Schedule
 from ddpm_jax.network.unet import UNet
-from ddpm_jax.shapes import Images, Labels, OneKey, Steps
+from ddpm_jax.shapes import Images, Labels, OneKey, Output, Steps
 
 
 def apply_unet(
@@ -18,7 +18,7 @@ def apply_unet(
     labels: Labels | None = None,
     *,
     dropout_key: OneKey | None = None,
-) -> Images:
+) -> Output:
     """The raw output for x_t at t in 1..T; labels as in `label_vectors`; a dropout key means training.
 
     The network counts time from 0, as Ho et al.'s code and diffusers do: it receives t - 1.

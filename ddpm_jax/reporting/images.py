@@ -1,4 +1,4 @@
-"""Pictures from arrays: grids, denoising strips and animations, as uint8 [height, width, channels] or files."""
+"""Pictures from arrays: grids, denoising strips and animations, as uint8 arrays or files."""
 
 import math
 from pathlib import Path
@@ -9,7 +9,7 @@ from PIL import Image
 
 from ddpm_jax.shapes import Frames, Images, Pixels
 
-Picture = UInt8[np.ndarray, "height width channels"]
+Picture = UInt8[np.ndarray, "picture_height picture_width channels"]
 MIN_SHOWN = 64  # Pixels; smaller images are enlarged by whole factors, so that a grid of digits can be seen.
 GAP = 2
 GROUND = 255

@@ -24,7 +24,7 @@ class TensorBoard:
     """Event files in a folder; what an earlier, interrupted run wrote from `start` on is hidden."""
 
     def __init__(self, folder: Path, start: int) -> None:
-        self._summary = SummaryWriter(str(folder), purge_step=start or None, flush_secs=10)
+        self._summary = SummaryWriter(str(folder), purge_step=start or None, flush_secs=10, filename_suffix=f".{start}")
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():

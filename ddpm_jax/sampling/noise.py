@@ -8,7 +8,7 @@ from jaxtyping import Array, Int
 from ddpm_jax.shapes import ImageKeys, Images
 
 
-def image_keys(seed: int, indices: Int[np.ndarray | Array, "batch"]) -> ImageKeys:
+def image_keys(seed: int | Int[Array, ""], indices: Int[np.ndarray | Array, "batch"]) -> ImageKeys:
     """One key for each image index."""
     return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.asarray(indices))
 

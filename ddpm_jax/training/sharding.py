@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from ddpm_jax.errors import UserError
@@ -35,7 +35,7 @@ def data_mesh() -> Mesh:
     return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
 
 
-def check_divisible(mesh: Mesh, batch_size: int, parts: int, name: str) -> None:
+def check_divisible(mesh: Mesh | AbstractMesh, batch_size: int, parts: int, name: str) -> None:
     """Refuses a batch that cannot be divided evenly among the devices."""
     devices = mesh.size
     if batch_size % (parts * devices):

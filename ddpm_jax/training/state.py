@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, PyTree
 
 from ddpm_jax.network.unet import UNet, init_params
 from ddpm_jax.training.ema import start_ema
@@ -15,13 +15,16 @@ INIT, STEP, VALIDATION = 0, 1, 2
 
 @struct.dataclass
 class TrainState:
-    """params, ema and opt_state are trees of float32; the counters are int32 scalars."""
+    """params, ema and opt_state are trees of float32; the counters are int32 scalars.
 
-    step: Int[Array, ""]
+    All fields are typed as trees, since JAX also builds such a state with shapes or shardings for leaves.
+    """
+
+    step: PyTree
     """Batches seen."""
-    skipped: Int[Array, ""]
+    skipped: PyTree
     """Batches that changed nothing, since their loss or gradient was not finite."""
-    bad_streak: Int[Array, ""]
+    bad_streak: PyTree
     """Such batches in a row, up to now."""
     params: PyTree
     ema: PyTree

@@ -71,7 +71,7 @@ def train_step(
     """
     key = jax.random.fold_in(purpose_key(learner.seed, STEP), state.step)
     gradient, loss, t = _accumulated_gradient(learner, state.params, batch, key)
-    norm = optax.global_norm(gradient)
+    norm = optax.tree.norm(gradient)
     finite = jnp.isfinite(norm) & jnp.all(jnp.isfinite(loss))
 
     updates, opt_state = learner.optimizer.update(gradient, state.opt_state, state.params)

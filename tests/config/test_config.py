@@ -1,0 +1,119 @@
+import dataclasses
+import json
+
+import pytest
+
+from ddpm_jax.config import (
+    Config,
+    checked,
+    config_of,
+    defaults,
+    differences,
+    flatten,
+    from_json,
+    to_config_dict,
+    to_json,
+)
+from ddpm_jax.errors import UserError
+
+REFUSED = {
+    # field: (value, what the message must say)
+    "model.channels": (100, "model.channels=100 must be a multiple of model.norm_groups=32 (try 96 or 128)."),
+    "model.multipliers": ((), "model.multipliers=() must list one or more widths"),
+    "model.heads": (3, "model.heads=3 must divide 256"),
+    "model.head_channels": (48, "model.head_channels=48 must divide 256"),
+    "model.attention_resolutions": ((7,), "7 never occurs; images of 32 pixels pass through 32, 16, 8, 4"),
+    "model.resampling": ("convolution", "model.resampling='convolution' does not exist"),
+    "model.dropout": (1.0, "model.dropout=1.0 is out of range; expected at least 0 and less than 1"),
+    "data.image_size": (30, "data.image_size=30 must be divisible by 8"),
+    "data.channels": (2, "data.channels=2 does not exist; expected one of 1, 3"),
+    "data.source": ("digits", "data.source='digits' holds 8x8 greyscale images"),
+    "data.batch_size": (0, "data.batch_size=0 is out of range; expected at least 1"),
+    "train.accumulate": (3, "data.batch_size=128 must be a multiple of train.accumulate=3"),
+    "diffusion.schedule": ("liner", "diffusion.schedule='liner' does not exist; did you mean linear?"),
+    "diffusion.steps": (1, "diffusion.steps=1 is out of range; expected at least 2"),
+    "diffusion.beta_start": (0.5, "diffusion.beta_start=0.5 must not exceed diffusion.beta_end=0.02"),
+    "diffusion.zero_terminal_snr": (True, "needs diffusion.prediction='v' or 'x0', got 'eps'"),
+    "sample.steps": (2000, "sample.steps=2000 exceeds diffusion.steps=1000"),
+    "sample.eta": (1.5, "sample.eta=1.5 is out of range; expected 0 (deterministic) to 1"),
+    "sample.variance": ("learned", "needs a model trained with diffusion.variance='learned'"),
+    "sample.label": ("cat", "sample.label=cat needs a conditional model"),
+    "sample.guidance": (2.0, "sample.guidance=2.0 needs a conditional model"),
+    "optimizer.learning_rate": (float("nan"), "optimizer.learning_rate=nan has the wrong type; expected a number"),
+    "train.steps": ("many", "train.steps='many' has the wrong type; expected a whole number"),
+    "checkpoint.keep": (0, "checkpoint.keep=0 is out of range"),
+}
+
+
+def changed(**fields) -> dict:
+    """The default configuration as a plain tree with some dotted fields set."""
+    tree = json.loads(to_json(Config()))
+    for name, value in fields.items():
+        section, _, inner = name.partition(".")
+        tree[section] = {**tree[section], inner: value} if inner else value
+    return tree
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_is_refused_in_one_line(name):
+    value, words = REFUSED[name]
+    with pytest.raises(UserError) as caught:
+        config_of(changed(**{name: value}))
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_fields_that_exclude_each_other_are_refused():
+    with pytest.raises(UserError, match="exclude each other"):
+        config_of(changed(**{"model.classes": 3, "model.attributes": 2}))
+
+
+@pytest.mark.parametrize(
+    ("tree", "words"),
+    [
+        ({"modle": {}}, "modle is not a field of the configuration; did you mean model?"),
+        ({"model": {"chanels": 64}}, "model.chanels is not a field of the configuration; did you mean channels"),
+        ({"model": 3}, "model is 3; expected a table of fields"),
+        ([1, 2], "expected a table of fields"),
+    ],
+)
+def test_unknown_fields_are_refused_with_a_hint(tree, words):
+    with pytest.raises(UserError) as caught:
+        config_of(tree)
+    assert words in str(caught.value)
+
+
+def test_json_and_config_dict_carry_every_field_there_and_back():
+    config = config_of(changed(**{"seed": 7, "model.multipliers": [1, 3], "sample.steps": 20, "optimizer.clip": 2}))
+    assert config.model.multipliers == (1, 3) and config.optimizer.clip == 2.0
+    assert from_json(to_json(config), "config.json") == config
+    assert config_of(to_config_dict(config)) == config
+    assert config_of(defaults()) == Config()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "null", '{"seed": "x"}'])
+def test_damaged_json_is_refused_by_name(text):
+    with pytest.raises(UserError, match="config.json"):
+        from_json(text, "config.json")
+
+
+def test_optional_fields_are_typed_placeholders():
+    config = defaults()
+    config.sample.steps = 20
+    with pytest.raises(TypeError):
+        config.sample.steps = "twenty"
+
+
+def test_every_field_has_a_type_that_the_checks_know():
+    assert checked(Config()) == Config()
+    assert len(flatten(Config())) > 70
+
+
+def test_only_what_shapes_the_result_counts_as_a_difference():
+    old = Config()
+    new = dataclasses.replace(
+        old,
+        train=dataclasses.replace(old.train, steps=5),
+        log=dataclasses.replace(old.log, every=7),
+        model=dataclasses.replace(old.model, channels=64),
+    )
+    assert differences(old, new) == {"model.channels": (128, 64)}

@@ -1,0 +1,39 @@
+"""Every recipe at toy size: trains, shows itself, samples, and goes on where it stopped."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddpm_jax import cli, load_run
+from ddpm_jax.config import config_of
+from tests.end_to_end.commands import final_state, scalars
+
+RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_trains_samples_and_resumes(recipe, tmp_path):
+    command = ["main.py", f"--config={recipe}:smoke", f"--workdir={tmp_path}/run"]
+    data = config_of(cli.load_recipe(f"{recipe}:smoke")).data
+    assert cli.main(command) == 0
+    curve = scalars(tmp_path / "run", "train/loss")
+    assert sorted(curve) == [1, 2, 3] and all(np.isfinite(value) for value in curve.values())
+    assert set(scalars(tmp_path / "run", "validation/loss_ema")) == {3}
+
+    assert cli.main(["main.py", "--mode=sample", f"--workdir={tmp_path}/run"]) == 0
+    (folder,) = (tmp_path / "run" / "samples").iterdir()
+    images = np.load(folder / "samples.npz")["arr_0"]
+    assert images.shape == (4, data.image_size, data.image_size, data.channels) and images.dtype == np.uint8
+    with Image.open(folder / "images" / "000003.png") as image:
+        np.testing.assert_array_equal(np.asarray(image).reshape(images[3].shape), images[3])
+    assert (folder / "grid.png").exists() and (folder / "strip.png").exists()
+    with Image.open(folder / "denoising.gif") as animation:
+        assert animation.n_frames >= 2
+
+    assert cli.main([*command, "--config.train.steps=4"]) == 0
+    assert int(final_state(tmp_path / "run").step) == 4
+    run = load_run(tmp_path / "run", step=3)
+    np.testing.assert_array_equal(run.sample(4), images)

@@ -1,0 +1,54 @@
+"""A run that is killed and restarted ends as one that was left alone, to the last bit."""
+
+import signal
+
+import pytest
+
+from tests.end_to_end.commands import RECIPE, assert_same_bits, final_state, finish, kill_at, scalars, start
+
+LENGTH = ("--config.train.steps=60", "--config.checkpoint.every=10", "--config.log.preview_every=0")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "undisturbed"
+    code, printed = finish(start(RECIPE, f"--workdir={workdir}", *LENGTH))
+    assert code == 0, printed
+    return workdir
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_stopped_and_restarted_equals_undisturbed(undisturbed, tmp_path, number):
+    command = (RECIPE, f"--workdir={tmp_path}/run", *LENGTH)
+    code = kill_at(start(*command), tmp_path / "run", 20, number)
+    assert code == (-number if number == signal.SIGKILL else 128 + number)
+    saved = [int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdecimal()]
+    assert 20 <= max(saved) < 60
+    code, printed = finish(start(*command))
+    assert code == 0 and "Resuming from step" in printed
+    assert_same_bits(final_state(tmp_path / "run"), final_state(undisturbed))
+    assert scalars(tmp_path / "run", "train/loss") == scalars(undisturbed, "train/loss")
+
+
+@pytest.mark.slow
+def test_a_finished_run_has_nothing_left_to_do_and_a_longer_one_goes_on(undisturbed):
+    command = (RECIPE, f"--workdir={undisturbed}", *LENGTH)
+    before = final_state(undisturbed)
+    code, printed = finish(start(*command))
+    assert code == 0, printed
+    assert_same_bits(final_state(undisturbed), before)
+    code, printed = finish(start(*command, "--config.train.steps=62"))
+    assert code == 0 and "train.steps was 60 and is now 62" in printed
+    assert int(final_state(undisturbed).step) == 62
+
+
+@pytest.mark.slow
+def test_a_workdir_of_another_run_is_refused_untouched(undisturbed):
+    files = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*") if path.is_file()}
+    code, printed = finish(start(RECIPE, f"--workdir={undisturbed}", *LENGTH, "--config.model.channels=8"))
+    assert code == 2 and "model.channels was 16, now 8" in printed and len(printed.splitlines()) == 1
+    changed = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*") if path.is_file()}
+    assert {p: t for p, t in changed.items() if p.name != "train.log"} == {
+        p: t for p, t in files.items() if p.name != "train.log"
+    }

@@ -1,0 +1,140 @@
+import logging
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from ddpm_jax.errors import UserError
+from ddpm_jax.reporting.console import start_log
+from ddpm_jax.reporting.images import GAP, grid, save_gif, save_png, strip, to_pixels
+from ddpm_jax.reporting.progress import duration, progress
+from ddpm_jax.reporting.throughput import Throughput
+from ddpm_jax.reporting.writer import TensorBoard, WeightsAndBiases, Writers
+
+
+def test_pixels_undo_the_scaling_of_images_and_clip():
+    levels = np.arange(256, dtype=np.uint8)
+    np.testing.assert_array_equal(to_pixels(levels.astype(np.float32) / 127.5 - 1.0), levels)
+    np.testing.assert_array_equal(to_pixels(np.array([-9.0, 9.0, np.nan])), [0, 255, 0])
+
+
+@pytest.mark.parametrize(("count", "columns", "rows"), [(1, 1, 1), (5, 3, 2), (9, 3, 3)])
+def test_a_grid_holds_each_image_in_its_place(draw, count, columns, rows):
+    images = draw.integers(0, 255, (count, 64, 64, 3), np.uint8)
+    picture = grid(images)
+    assert picture.shape == (rows * (64 + GAP) + GAP, columns * (64 + GAP) + GAP, 3)
+    for i in range(count):
+        top, left = GAP + i // columns * (64 + GAP), GAP + i % columns * (64 + GAP)
+        np.testing.assert_array_equal(picture[top : top + 64, left : left + 64], images[i])
+
+
+def test_small_images_are_enlarged_so_that_one_can_see_them():
+    assert grid(np.zeros((1, 8, 8, 1), np.uint8)).shape == (64 + 2 * GAP, 64 + 2 * GAP, 1)
+
+
+def test_a_strip_shows_each_image_from_noise_to_image():
+    frames = np.arange(40, dtype=np.uint8)[:, None, None, None, None] * np.ones((1, 2, 64, 64, 1), np.uint8)
+    picture = strip(frames, columns=5)
+    shown = picture[GAP, GAP :: 64 + GAP, 0][:5]
+    assert shown.tolist() == [0, 10, 20, 29, 39]
+    assert picture.shape[0] == 2 * (64 + GAP) + GAP
+
+
+def test_files_hold_the_pictures(tmp_path, draw):
+    colour, grey = draw.integers(0, 255, (9, 9, 3), np.uint8), draw.integers(0, 255, (9, 9, 1), np.uint8)
+    for picture, mode in ((colour, "RGB"), (grey, "L")):
+        save_png(picture, tmp_path / "a.png")
+        with Image.open(tmp_path / "a.png") as image:
+            assert image.mode == mode
+            np.testing.assert_array_equal(np.asarray(image).reshape(picture.shape), picture)
+    save_gif([grey, 255 - grey, grey], tmp_path / "a.gif")
+    with Image.open(tmp_path / "a.gif") as image:
+        assert image.n_frames == 3 and image.info["loop"] == 0
+
+
+def test_tensorboard_reads_what_was_written_and_a_resumed_run_hides_what_came_after(tmp_path, draw):
+    first = Writers([TensorBoard(tmp_path, start=0)])
+    for step in range(5):
+        first.scalars(step, {"train/loss": step / 10})
+    first.picture(4, "preview/grid", draw.integers(0, 255, (8, 8, 1), np.uint8))
+    first.text("config", "seed: 0")
+    first.close()
+    resumed = TensorBoard(tmp_path, start=3)
+    resumed.scalars(3, {"train/loss": 9.0})
+    resumed.close()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    steps = {event.step: event.value for event in events.Scalars("train/loss")}
+    assert steps == pytest.approx({0: 0.0, 1: 0.1, 2: 0.2, 3: 9.0})
+
+
+def test_the_log_goes_to_the_terminal_and_with_details_to_the_file(tmp_path, capsys):
+    start_log(tmp_path / "train.log")
+    logger = logging.getLogger("ddpm_jax")
+    logger.info("hello")
+    logger.debug("a detail")
+    start_log()
+    assert capsys.readouterr().err == "hello\n"
+    text = (tmp_path / "train.log").read_text()
+    assert "INFO hello" in text and "DEBUG a detail" in text
+
+
+def test_progress_prints_plain_lines_where_there_is_no_terminal(monkeypatch, caplog):
+    monkeypatch.setattr("ddpm_jax.reporting.progress.LINE_EVERY", 0.02)
+    logging.getLogger("ddpm_jax").propagate = True
+    with caplog.at_level(logging.INFO):
+        items = list(progress((time.sleep(0.015) or i for i in range(8)), "Work", total=10, done=2, note=lambda: "ok"))
+    assert items == list(range(8))
+    assert "Work: " in caplog.text and " of 10, 0:00 left ok" in caplog.text
+
+
+def test_durations_read_like_clocks():
+    assert [duration(s) for s in (0.0, 61.0, 3599.6, 3661.0)] == ["0:00", "1:01", "1:00:00", "1:01:01"]
+
+
+def test_throughput_counts_batches_and_leaves_pauses_out():
+    throughput = Throughput(batch_size=100)
+    for _ in throughput.timed(time.sleep(0.02) for _ in range(3)):
+        with throughput.paused():
+            time.sleep(0.05)
+    rates = throughput.read()
+    assert rates["images_per_second"] > 300 / 0.2
+    assert rates["data_wait_share"] > 0.5
+
+
+def test_wandb_missing_gives_the_remedy(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    with pytest.raises(UserError, match="pip install -r requirements-wandb.txt"):
+        WeightsAndBiases(tmp_path, "project", {})
+
+
+def test_wandb_gets_the_same_calls(tmp_path, monkeypatch):
+    """A stand-in records what the adapter sends; the real service needs an account."""
+    calls = []
+
+    class Run:
+        summary: dict = {}
+
+        def log(self, values, step):
+            calls.append((step, sorted(values)))
+
+        def finish(self):
+            calls.append("finish")
+
+    class Wandb:
+        @staticmethod
+        def init(**options):
+            calls.append((options["project"], options["resume"], options["config"]))
+            return Run()
+
+        @staticmethod
+        def Image(array):
+            return array.shape
+
+    monkeypatch.setitem(__import__("sys").modules, "wandb", Wandb)
+    place = WeightsAndBiases(tmp_path, "faces", {"seed": 1})
+    place.scalars(3, {"train/loss": 0.5})
+    place.picture(3, "preview/grid", np.zeros((4, 4, 1), np.uint8))
+    place.close()
+    assert calls == [("faces", "allow", {"seed": 1}), (3, ["train/loss"]), (3, ["preview/grid"]), "finish"]

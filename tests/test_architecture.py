@@ -1,0 +1,89 @@
+"""The layout is the architecture: what may import what, and what the core must not drag in."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "ddpm_jax"
+# A module imports only from its own room and from rooms above it.
+ORDER = [
+    "errors",
+    "shapes",
+    "config",
+    "diffusion",
+    "network",
+    "sampling",
+    "reporting",
+    "data",
+    "training",
+    "assemble",
+    "workdir",
+    "sample",
+    "train",
+    "run",
+    "__init__",
+    "cli",
+]
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    """Full names of everything that a module imports, functions included."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_run_upwards_only(path):
+    allowed = ORDER[: ORDER.index(room(path)) + 1]
+    for name in imports(path):
+        if name.startswith("ddpm_jax."):
+            assert name.split(".")[1] in allowed, f"{path.name} imports {name}, which is below it"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_each_dependency_has_its_room(path):
+    homes = {
+        "flax.linen": {"network"},
+        "orbax": {"training"},
+        "tensorboardX": {"reporting"},
+        "ml_collections": {"config", "cli"},
+        "absl": {"cli"},
+        "PIL": {"data", "reporting"},
+    }
+    for name in imports(path):
+        assert not name.startswith(("tensorflow", "torch", "flax.training"))
+        for library, rooms in homes.items():
+            if name.startswith(library):
+                assert room(path) in rooms, f"{path.name} imports {name}"
+    if room(path) == "diffusion":
+        outside = {name.split(".")[0] for name in imports(path)} - set(sys.stdlib_module_names)
+        assert outside <= {"jax", "numpy", "jaxtyping", "ddpm_jax"}
+
+
+def test_one_module_knows_orbax():
+    assert [p.name for p in MODULES if any(n.startswith("orbax") for n in imports(p))] == ["checkpoint.py"]
+
+
+def test_the_package_imports_where_tensorflow_torch_and_wandb_are_blocked():
+    blocked = "import sys; sys.modules.update(dict.fromkeys(['tensorflow', 'torch', 'wandb'])); import ddpm_jax.cli"
+    subprocess.run([sys.executable, "-c", blocked], check=True, cwd=PACKAGE.parent)
+
+
+def test_every_module_says_what_it_is_for():
+    for path in MODULES:
+        if path.stat().st_size:
+            assert ast.get_docstring(ast.parse(path.read_text())), f"{path} has no docstring"

@@ -1,0 +1,105 @@
+"""Flags, modes and exit codes: a user's mistake is one clear line and exit code 2, and nothing is written."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from ddpm_jax import cli
+from ddpm_jax.errors import TrainingDiverged
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+DIGITS = f"--config={CONFIGS}/digits.py:smoke"
+MISTAKES = {
+    "no workdir": ([DIGITS], "--workdir is missing"),
+    "no config": (["--workdir=W"], "--config is missing"),
+    "missing config": ([f"--config={CONFIGS}/digts.py", "--workdir=W"], "is not a Python file; did you mean"),
+    "unknown variant": ([f"--config={CONFIGS}/digits.py:tiny", "--workdir=W"], "no variant 'tiny'"),
+    "unknown mode": (["--mode=trian", DIGITS, "--workdir=W"], "--mode=trian does not exist; did you mean train?"),
+    "unknown flag": ([DIGITS, "--wrkdir=W"], "is not a flag; did you mean workdir?"),
+    "stray word": ([DIGITS, "--workdir=W", "resume"], "'resume' is not a flag; write --name=value."),
+    "unknown field": (
+        [DIGITS, "--workdir=W", "--config.model.chanels=3"],
+        "--config.model.chanels is not a field of the configuration; did you mean model.channels",
+    ),
+    "wrong type": ([DIGITS, "--workdir=W", "--config.train.steps=many"], "config.train.steps"),
+    "out of range": ([DIGITS, "--workdir=W", "--config.train.steps=0"], "train.steps=0 is out of range"),
+    "contradiction": (
+        [DIGITS, "--workdir=W", "--config.data.image_size=9"],
+        "data.image_size=9 must be divisible by 2",
+    ),
+    "no run": (["--mode=sample", "--workdir=W"], "holds no run"),
+    "folder without path": ([f"--config={CONFIGS}/folder.py", "--workdir=W"], "data.path is not set"),
+    "file in the way": ([DIGITS, "--workdir=F/x"], "Not a directory"),
+}
+
+
+def run(argv, tmp_path, capsys):
+    (tmp_path / "F").write_text("a file")
+    code = cli.main(["main.py", *(arg.replace("=W", f"={tmp_path}/W").replace("=F", f"={tmp_path}/F") for arg in argv)])
+    lines = capsys.readouterr().err.splitlines()
+    return code, lines
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line_and_exit_code_2(name, tmp_path, capsys):
+    argv, words = MISTAKES[name]
+    code, lines = run(argv, tmp_path, capsys)
+    assert code == 2
+    assert len(lines) == 1 and words in lines[0]
+    assert not (tmp_path / "W" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["import nothing_of_the_kind", "def get_config(: pass", "x = 1", "def get_config(): 1 / 0"]
+)
+def test_a_recipe_that_does_not_load_is_named(text, tmp_path, capsys):
+    (tmp_path / "recipe.py").write_text(text)
+    code, lines = run([f"--config={tmp_path}/recipe.py", "--workdir=W"], tmp_path, capsys)
+    assert code == 2 and len(lines) == 1 and "recipe.py cannot be loaded" in lines[0]
+
+
+def test_help_shows_modes_and_examples(capsys):
+    assert cli.main(["main.py", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "--mode=train|sample" in text and "--workdir" in text
+
+
+def test_overrides_are_parsed_as_their_fields_types():
+    config = cli.override(
+        cli.load_recipe(str(CONFIGS / "digits.py")),
+        [
+            "--config.model.multipliers=(1, 2, 4)",
+            "--config.sample.steps=5",
+            "--noconfig.sample.clip",
+            "--config.data.path=x",
+        ],
+    )
+    assert config.model.multipliers == (1, 2, 4)
+    assert (config.sample.steps, config.sample.clip, config.data.path) == (5, False, "x")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (TrainingDiverged("Training stopped at step 3."), 1),
+        (OSError(errno.ENOSPC, "No space left on device", "/full"), 2),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_other_ends_have_their_exit_codes(error, code, monkeypatch, capsys):
+    def fail(argv):
+        raise error
+
+    monkeypatch.setattr(cli, "run", fail)
+    assert cli.main(["main.py"]) == code
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_fault_of_our_own_is_not_hidden(monkeypatch):
+    def fail(argv):
+        raise OSError(errno.EIO, "a fault")
+
+    monkeypatch.setattr(cli, "run", fail)
+    with pytest.raises(OSError, match="a fault"):
+        cli.main(["main.py"])

@@ -1,0 +1,96 @@
+"""Python use, on a run that the command line trained."""
+
+import numpy as np
+import pytest
+
+from ddpm_jax import UserError, cli, load_run
+from ddpm_jax.assemble import build_schedule
+from ddpm_jax.diffusion.process import per_image
+from tests.end_to_end.commands import RECIPE
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "conditional"
+    options = ["--config.model.classes=10", "--config.log.preview_every=0", "--config.train.steps=12"]
+    options += ["--config.optimizer.learning_rate=1e-2"]
+    assert cli.main(["main.py", RECIPE, f"--workdir={workdir}", *options]) == 0
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def run(workdir):
+    return load_run(workdir)
+
+
+def test_samples_are_images_that_depend_on_seed_and_number_alone(run):
+    images = run.sample(6, sampler="ddim", steps=4, seed=1)
+    assert images.shape == (6, 8, 8, 1) and images.dtype == np.uint8
+    np.testing.assert_array_equal(run.sample(6, sampler="ddim", steps=4, seed=1), images)
+    again = run.sample(6, sampler="ddim", steps=4, seed=1, batch_size=4)
+    assert np.abs(again.astype(int) - images).max() <= 1
+    assert np.abs(run.sample(6, sampler="ddim", steps=4, seed=2).astype(int) - images).max() > 1
+
+
+def test_noise_is_what_sampling_starts_from(run):
+    noise = run.noise(3, seed=5)
+    assert noise.shape == (3, 8, 8, 1) and noise.dtype == np.float32
+    np.testing.assert_array_equal(run.noise(2, seed=5), noise[:2])
+    # One step of DDIM from t = T is the prediction of x0 itself.
+    images = run.sample(3, sampler="ddim", steps=1, spacing="trailing", seed=5)
+    x0 = run.denoiser(noise, np.full(3, 8), np.arange(3)).x0
+    assert np.abs(np.round((np.clip(x0, -1, 1) + 1) * 127.5) - images).max() <= 1
+
+
+def test_predictions_add_up_to_x_t(run, draw):
+    x_t, t = draw.normal(size=(4, 8, 8, 1)).astype(np.float32), np.array([1, 3, 5, 8])
+    prediction = run.denoiser(x_t, t)
+    schedule = build_schedule(run.config)
+    rebuilt = per_image(schedule.signal, t, x_t) * prediction.x0 + per_image(schedule.noise, t, x_t) * prediction.eps
+    np.testing.assert_allclose(rebuilt, x_t, atol=1e-4)
+
+
+def test_labels_by_name_number_and_guidance(run):
+    by_name = run.sample(2, label="3")
+    np.testing.assert_array_equal(run.sample(2, label=3), by_name)
+    assert np.abs(run.sample(2, label=4).astype(int) - by_name).max() > 0
+    assert np.abs(run.sample(2, label=3, guidance=3).astype(int) - by_name).max() > 0
+    with pytest.raises(UserError, match="'eleven' is not a label of this run"):
+        run.sample(2, label="eleven")
+
+
+def test_averaged_and_raw_parameters_of_any_kept_step(workdir, run):
+    assert run.step == 12
+    raw = load_run(workdir, ema=False)
+    assert np.abs(raw.sample(2).astype(int) - run.sample(2)).max() > 0
+    assert load_run(workdir, step=10).step == 10
+    with pytest.raises(UserError, match="keeps no checkpoint of step 7"):
+        load_run(workdir, step=7)
+
+
+def test_mistakes_are_named(run, tmp_path):
+    with pytest.raises(UserError, match="no option stepz; did you mean steps"):
+        run.sample(2, stepz=3)
+    with pytest.raises(UserError, match="sample.steps=9 exceeds diffusion.steps=8"):
+        run.sample(2, steps=9)
+    with pytest.raises(UserError, match="sample.sampler='dpm' does not exist"):
+        run.sample(2, sampler="dpm")
+    with pytest.raises(UserError, match="holds no run"):
+        load_run(tmp_path)
+
+
+def test_sampling_a_run_without_checkpoints_is_refused(workdir, tmp_path, capsys):
+    for name in ("config.json", "labels.json"):
+        (tmp_path / name).write_bytes((workdir / name).read_bytes())
+    assert cli.main(["main.py", "--mode=sample", f"--workdir={tmp_path}"]) == 2
+    assert "holds no checkpoint yet; train first" in capsys.readouterr().err
+
+
+def test_calls_that_differ_write_to_different_folders(workdir, capsys):
+    for options in ([], ["--config.sample.label=3"], ["--config.sample.label=3", "--config.sample.guidance=2.0"]):
+        assert cli.main(["main.py", "--mode=sample", f"--workdir={workdir}", *options]) == 0
+    names = sorted(path.name for path in (workdir / "samples").iterdir())
+    stem = "12-ddpm-8steps-seed0-n4"
+    assert names == [stem, f"{stem}-label-3", f"{stem}-label-3-guidance2"]
+    assert cli.main(["main.py", "--mode=sample", f"--workdir={workdir}", "--config.model.channels=8"]) == 2
+    assert "cannot be set to 8 for sampling" in capsys.readouterr().err

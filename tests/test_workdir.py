@@ -1,0 +1,59 @@
+import dataclasses
+import logging
+
+import pytest
+
+from ddpm_jax.config import Config
+from ddpm_jax.errors import UserError
+from ddpm_jax.workdir import claim, read_config, read_label_names, refuse_another_run
+
+
+def with_steps(steps: int) -> Config:
+    return dataclasses.replace(Config(), train=dataclasses.replace(Config().train, steps=steps))
+
+
+def test_a_claimed_workdir_gives_back_its_configuration(tmp_path):
+    claim(tmp_path / "a" / "b", with_steps(7), ("cat", "Katze ü"))
+    assert read_config(tmp_path / "a" / "b") == with_steps(7)
+    assert read_label_names(tmp_path / "a" / "b") == ("cat", "Katze ü")
+
+
+def test_the_length_may_change_and_is_said(tmp_path, caplog):
+    logging.getLogger("ddpm_jax").propagate = True
+    claim(tmp_path, with_steps(7), ())
+    refuse_another_run(tmp_path, with_steps(9))
+    with caplog.at_level(logging.INFO):
+        claim(tmp_path, with_steps(9), ())
+    assert "train.steps was 7 and is now 9; the learning-rate schedule follows" in caplog.text
+    assert read_config(tmp_path) == with_steps(9)
+
+
+def test_another_run_is_refused_and_nothing_is_overwritten(tmp_path):
+    claim(tmp_path, Config(), ())
+    before = (tmp_path / "config.json").read_bytes()
+    other = dataclasses.replace(Config(), seed=3, model=dataclasses.replace(Config().model, channels=64))
+    with pytest.raises(UserError, match=r"seed was 0, now 3; model.channels was 128, now 64"):
+        refuse_another_run(tmp_path, other)
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"[]"])
+def test_a_damaged_configuration_is_named(tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(UserError, match="config.json"):
+        read_config(tmp_path)
+
+
+def test_a_folder_without_a_run_and_a_file_in_its_place(tmp_path):
+    with pytest.raises(UserError, match="holds no run"):
+        read_config(tmp_path / "nothing")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is a file"):
+        refuse_another_run(tmp_path / "file", Config())
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", "["])
+def test_damaged_label_names_are_named(tmp_path, content):
+    (tmp_path / "labels.json").write_text(content)
+    with pytest.raises(UserError, match="labels.json"):
+        read_label_names(tmp_path)

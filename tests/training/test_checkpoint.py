@@ -1,0 +1,150 @@
+import logging
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddpm_jax.errors import UserError
+from ddpm_jax.training.checkpoint import SEAL, Checkpoints, DamagedCheckpoint, verify
+from ddpm_jax.training.state import TrainState
+
+
+def state_at(step: int) -> TrainState:
+    params = {"a": {"w": jnp.arange(12.0).reshape(3, 4) + step}, "b": jnp.full(3, step / 7)}
+    return TrainState(
+        step=jnp.asarray(step),
+        skipped=jnp.asarray(2),
+        bad_streak=jnp.asarray(0),
+        params=params,
+        ema=jax.tree.map(lambda x: x / 3, params),
+        opt_state=(jax.tree.map(jnp.square, params), jnp.asarray(step)),
+    )
+
+
+def assert_same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "checkpoints"
+
+
+@pytest.fixture
+def saved(folder):
+    """Checkpoints of steps 1, 2 and 3."""
+    with Checkpoints(folder) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(state_at(step), {"seed": 0})
+    return folder
+
+
+def restored(folder, step=None):
+    with Checkpoints(folder) as checkpoints:
+        return checkpoints.restore(state_at(0), step)
+
+
+def test_what_was_saved_comes_back_bit_for_bit(saved):
+    assert_same(restored(saved), state_at(3))
+    assert_same(restored(saved, step=1), state_at(1))
+
+
+def test_parameters_or_their_average_come_back_alone(saved):
+    with Checkpoints(saved) as checkpoints:
+        for ema in (True, False):
+            params, step = checkpoints.restore_params(state_at(0).params, ema=ema)
+            assert step == 3
+            assert_same(params, state_at(3).ema if ema else state_at(3).params)
+
+
+def test_an_empty_folder_holds_nothing(folder):
+    assert restored(folder) is None
+    with Checkpoints(folder) as checkpoints:
+        assert checkpoints.steps() == []
+        assert checkpoints.restore_params({}, ema=True) is None
+    assert not folder.exists()
+
+
+def test_the_newest_and_the_milestones_are_kept(folder):
+    with Checkpoints(folder, keep=2, keep_every=4) as checkpoints:
+        for step in range(1, 11):
+            checkpoints.save(state_at(step), {})
+        checkpoints.wait()
+        assert checkpoints.steps() == [4, 8, 9, 10]
+    assert sorted(p.name for p in folder.iterdir()) == ["10", "4", "8", "9"]
+
+
+def test_one_that_was_cut_off_does_not_count_and_is_cleared_away(saved):
+    (saved / "3" / SEAL).unlink()
+    (saved / "4.orbax-checkpoint-tmp").mkdir()
+    assert_same(restored(saved), state_at(2))
+    with Checkpoints(saved) as checkpoints:
+        checkpoints.save(state_at(3), {})
+    assert_same(restored(saved), state_at(3))
+    assert sorted(p.name for p in saved.iterdir()) == ["1", "2", "3"]
+
+
+def damage(path, how):
+    content = path.read_bytes()
+    if how == "missing":
+        path.unlink()
+    elif how == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+
+
+@pytest.mark.parametrize("how", ["missing", "truncated", "flipped"])
+def test_any_damage_is_noticed_and_the_one_before_is_used(saved, how, caplog):
+    logging.getLogger("ddpm_jax").propagate = True
+    files = [path for path in sorted((saved / "3").rglob("*")) if path.is_file() and path.stat().st_size > 1]
+    assert len(files) > 10
+    whole = saved.with_name("whole")
+    shutil.copytree(saved / "3", whole)
+    for path in files:
+        damage(path, how)
+        if path.name == SEAL and how == "missing":
+            assert Checkpoints(saved).steps() == [1, 2]
+        else:
+            with pytest.raises(DamagedCheckpoint):
+                verify(saved / "3")
+        shutil.rmtree(saved / "3")
+        shutil.copytree(whole, saved / "3")
+    damage(next(p for p in files if p.parent.name == "d"), how)
+    assert_same(restored(saved), state_at(2))
+    assert "CHECKPOINT 3 IS DAMAGED" in caplog.text
+    with pytest.raises(UserError, match="step 3 is damaged"):
+        restored(saved, step=3)
+
+
+def test_when_all_are_damaged_nothing_is_restored(saved):
+    for step in (1, 2, 3):
+        damage(saved / str(step) / "config" / "metadata", "flipped")
+    with pytest.raises(UserError, match="All checkpoints .* are damaged"):
+        restored(saved)
+
+
+def test_a_step_that_is_not_kept_is_refused_with_those_that_are(saved):
+    with pytest.raises(UserError, match="keeps no checkpoint of step 7; it keeps 1, 2, 3"):
+        restored(saved, step=7)
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_others(saved, monkeypatch):
+    def full(path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ddpm_jax.training.checkpoint.seal", full)
+    checkpoints = Checkpoints(saved)
+    checkpoints.save(state_at(4), {})
+    with pytest.raises(UserError, match="could not be written .*No space left on device"):
+        checkpoints.wait()
+    checkpoints.close()
+    assert_same(restored(saved), state_at(3))
+
+
+def test_the_seal_can_be_checked_with_sha256sum(saved):
+    lines = (saved / "3" / SEAL).read_text().splitlines()
+    assert all(len(line.split("  ")[0]) == 64 for line in lines)
+    assert any(line.endswith("config/metadata") for line in lines)

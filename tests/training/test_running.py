@@ -1,0 +1,79 @@
+"""What surrounds the step: feedback, preemption, cadence, sharding."""
+
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import AbstractMesh
+
+from ddpm_jax.errors import UserError
+from ddpm_jax.train import due
+from ddpm_jax.training import sharding
+from ddpm_jax.training.feedback import STEPS_AHEAD, Feedback, Report
+from ddpm_jax.training.preemption import Preemption
+from ddpm_jax.training.step import METRICS, empty_metrics
+
+
+def test_due_early_then_regularly_and_at_the_end():
+    assert [step for step in range(1, 2601) if due(step, 1000, 2600)] == [100, 1000, 2000, 2600]
+    assert [step for step in range(1, 11) if due(step, 4, 10)] == [4, 8, 10]
+    assert not any(due(step, 0, 10) for step in range(1, 11))
+
+
+def test_feedback_comes_some_steps_late_and_in_full():
+    bad, reports = [], []
+    feedback = Feedback(lambda *args: bad.append(args), lambda *args: reports.append(args))
+    metrics = empty_metrics()
+    metrics["loss"] = type(metrics["loss"])(total=jnp.asarray(6.0), count=jnp.asarray(4))
+    feedback.push(1, jnp.asarray(0), Report(metrics, {"images_per_second": 9.0}))
+    feedback.push(2, jnp.asarray(1), None)
+    for step in range(3, STEPS_AHEAD + 1):
+        feedback.push(step, jnp.asarray(0), None)
+    assert not bad and not reports
+    feedback.push(STEPS_AHEAD + 1, jnp.asarray(0), None)
+    # Means of nothing are left out.
+    assert reports == [(1, {"train/loss": 1.5, "train/images_per_second": 9.0})]
+    feedback.drain()
+    assert bad == [(2, 1)] and len(METRICS) == 6
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_first_signal_asks_and_a_second_acts(number):
+    before = signal.getsignal(number)
+    with Preemption() as preemption:
+        assert preemption.requested is None
+        preemption.exit_if_requested()
+        os.kill(os.getpid(), number)
+        assert preemption.requested == number
+        assert signal.getsignal(number) == before
+    assert signal.getsignal(number) == before
+    with pytest.raises(SystemExit) as caught:
+        preemption.exit_if_requested()
+    assert caught.value.code == 128 + number
+
+
+def test_a_batch_must_divide_among_devices():
+    mesh = AbstractMesh((4,), ("data",))
+    sharding.check_divisible(mesh, 16, 2, "data.batch_size")
+    with pytest.raises(UserError, match="=20 cannot be divided among 4 devices x train.accumulate=2; try 24"):
+        sharding.check_divisible(mesh, 20, 2, "data.batch_size")
+
+
+@pytest.mark.parametrize(
+    ("environment", "joins"),
+    [
+        ({}, False),
+        ({"SLURM_NTASKS": "1"}, False),
+        ({"SLURM_NTASKS": "2"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "a"}, False),
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, True),
+        ({"JAX_COORDINATOR_ADDRESS": "localhost:1234"}, True),
+    ],
+)
+def test_a_cluster_is_joined_only_where_there_is_one(environment, joins, monkeypatch):
+    calls = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda: calls.append(1))
+    sharding.join_cluster(environment)
+    assert bool(calls) == joins

@@ -1,0 +1,57 @@
+"""The smallest training that has every part: a few steps take milliseconds once compiled."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import lru_cache, partial
+
+import jax
+import numpy as np
+
+from ddpm_jax.config import Config, config_of
+from ddpm_jax.data.batches import Batches
+from ddpm_jax.data.synthetic import draw_discs
+from ddpm_jax.train import build_learner
+from ddpm_jax.training.sharding import data_mesh, to_devices
+from ddpm_jax.training.state import TrainState, init_state
+from ddpm_jax.training.step import Learner, empty_metrics, train_step
+
+CONFIG = config_of(
+    {
+        "data": {"source": "synthetic", "image_size": 8, "channels": 1, "batch_size": 8},
+        "model": {"channels": 8, "multipliers": [1, 2], "blocks": 1, "attention_resolutions": [4], "norm_groups": 4},
+        "diffusion": {"steps": 100, "schedule": "cosine", "prediction": "v"},
+        "optimizer": {"learning_rate": 1e-3},
+        "train": {"steps": 6},
+    }
+)
+DISCS = draw_discs(64, 8, 1, classes=2)
+
+
+def config_with(**sections) -> Config:
+    """CONFIG with some fields of some sections replaced."""
+    replaced = {name: dataclasses.replace(getattr(CONFIG, name), **fields) for name, fields in sections.items()}
+    return dataclasses.replace(CONFIG, **replaced)
+
+
+@lru_cache
+def parts(config: Config) -> tuple[Learner, TrainState, Callable]:
+    """The learner, the first state and the compiled step of a configuration, made once."""
+    learner = build_learner(config, data_mesh())
+    start = partial(init_state, learner.unet, learner.optimizer, config.seed, config.data.image_size, 1)
+    return learner, jax.jit(start)(), jax.jit(partial(train_step, learner))
+
+
+def loader(config: Config):
+    batches = Batches(DISCS, np.arange(len(DISCS)), config.data.batch_size, seed=0, parts=config.train.accumulate)
+    return lambda step: to_devices(data_mesh(), batches(step), axis=1)
+
+
+def run(config: Config, steps: int = 4, state: TrainState | None = None, change=lambda batch, step: batch):
+    """A few steps; returns the state, the metrics and the streaks of bad steps."""
+    _, first, step = parts(config)
+    state = first if state is None else state
+    load, metrics, streaks = loader(config), empty_metrics(), []
+    for i in range(int(state.step), int(state.step) + steps):
+        state, metrics, streak = step(state, metrics, change(load(i), i))
+        streaks.append(int(streak))
+    return state, jax.device_get(metrics), streaks
