@@ -9,7 +9,7 @@ The images: a folder in --config.data.path.
 
 from ml_collections import ConfigDict
 
-from ddpm_jax.config import apply_variant, defaults
+from ddpm_jax.config import Recipe, apply_variant, defaults
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -29,6 +29,6 @@ def get_config(variant: str = "") -> ConfigDict:
     return apply_variant(config, variant, {"attention": attend_after_each_downsampling})
 
 
-def attend_after_each_downsampling(config: ConfigDict) -> ConfigDict:
+def attend_after_each_downsampling(config: Recipe) -> Recipe:
     config.model.attention_resolutions = (64, 32, 16)
     return config

@@ -12,7 +12,7 @@ Source of the numbers: Ho et al. 2020 at half width, with an average that is sho
 
 from ml_collections import ConfigDict
 
-from ddpm_jax.config import apply_variant, defaults
+from ddpm_jax.config import Recipe, apply_variant, defaults
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -30,7 +30,7 @@ def get_config(variant: str = "") -> ConfigDict:
     return apply_variant(config, variant, {"256": large})
 
 
-def large(config: ConfigDict) -> ConfigDict:
+def large(config: Recipe) -> Recipe:
     config.data.image_size = 256
     config.data.batch_size = 16
     config.model.multipliers = (1, 1, 2, 2, 4)

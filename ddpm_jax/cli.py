@@ -126,7 +126,17 @@ def load_recipe(recipe: str | None) -> ConfigDict:
     try:
         spec.loader.exec_module(module)
         return module.get_config(variant) if variant else module.get_config()
-    except (SyntaxError, ImportError, AttributeError, KeyError, TypeError, ValueError, NameError, OSError) as error:
+    except (
+        SyntaxError,
+        ImportError,
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        NameError,
+        ArithmeticError,
+        OSError,
+    ) as error:
         raise UserError(f"--config={recipe} cannot be loaded: {type(error).__name__}: {error}") from error
 
 

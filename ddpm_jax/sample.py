@@ -77,9 +77,8 @@ def compile_sampler(config: Config, mesh: Mesh, watch: Watch = UNWATCHED) -> Dra
 
     indices: which images of the seed to draw, [batch], a multiple of the number of devices.
     """
-    unet, schedule, pairs, sampler = (
-        build(config) for build in (build_unet, build_schedule, build_pairs, build_sampler)
-    )
+    unet, schedule = build_unet(config), build_schedule(config)
+    pairs, sampler = build_pairs(config), build_sampler(config)
     shape = (config.data.image_size, config.data.image_size, config.data.channels)
 
     def draw(params: PyTree, seed: Array, indices: Array, labels: Array | None) -> Samples:
@@ -160,7 +159,7 @@ def _write(target: Path, config: Config, pixels: Pixels, frames: np.ndarray) -> 
         save_png(strip(frames[:, :STRIP_IMAGES], config.sample.strip), building / "strip.png")
     if config.sample.gif:
         save_gif([grid(frame) for frame in frames[:, :GIF_IMAGES]], building / "denoising.gif")
-    for i, image in enumerate(pixels):
+    for i, image in enumerate(np.asarray(pixels)):
         save_png(image, building / "images" / f"{i:06d}.png")
     np.savez(building / "samples.npz", pixels)
     shutil.rmtree(target, ignore_errors=True)

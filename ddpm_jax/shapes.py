@@ -26,7 +26,7 @@ Pixels = UInt8[AnyArray, "batch height width channels"]
 Steps = Int[AnyArray, "batch"]
 """One diffusion step for each image, in 1..T (0 is clean data)."""
 
-PerImage = Float[AnyArray, "batch"]
+PerImage = Float[Array, "batch"]
 """One number for each image."""
 
 Table = Float[np.ndarray, "T1"]

@@ -11,10 +11,11 @@ from ddpm_jax.config.convert import (
     to_json,
 )
 from ddpm_jax.config.sections import Config
-from ddpm_jax.config.variants import apply_variant
+from ddpm_jax.config.variants import Recipe, apply_variant
 
 __all__ = [
     "Config",
+    "Recipe",
     "apply_variant",
     "checked",
     "config_of",

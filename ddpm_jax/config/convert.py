@@ -13,8 +13,11 @@ from ddpm_jax.config.sections import Config
 from ddpm_jax.errors import UserError, nearest
 
 
-def defaults() -> ConfigDict:
-    """All fields with their default values, for a recipe to start from."""
+def defaults() -> Any:
+    """A ConfigDict of all fields with their default values, for a recipe to start from.
+
+    Typed as Any, since a type checker cannot know the fields of a ConfigDict.
+    """
     return to_config_dict(Config())
 
 

@@ -1,15 +1,15 @@
 """What may follow the colon in --config=FILE:VARIANT."""
 
 from collections.abc import Callable, Mapping
-
-from ml_collections import ConfigDict
+from typing import Any
 
 from ddpm_jax.errors import UserError, nearest
 
-Change = Callable[[ConfigDict], ConfigDict]
+Recipe = Any  # A ConfigDict, whose fields a type checker cannot know.
+Change = Callable[[Recipe], Recipe]
 
 
-def apply_variant(config: ConfigDict, variant: str, others: Mapping[str, Change] | None = None) -> ConfigDict:
+def apply_variant(config: Recipe, variant: str, others: Mapping[str, Change] | None = None) -> Recipe:
     """The recipe itself for "", its toy version for "smoke", or one of the recipe's own variants."""
     variants: dict[str, Change] = {"": lambda config: config, "smoke": smoke, **(others or {})}
     if variant not in variants:
@@ -17,7 +17,7 @@ def apply_variant(config: ConfigDict, variant: str, others: Mapping[str, Change]
     return variants[variant](config)
 
 
-def smoke(config: ConfigDict) -> ConfigDict:
+def smoke(config: Recipe) -> Recipe:
     """The same code path at toy size: 3 steps of a narrow network on made-up images of the recipe's shape."""
     if config.data.source == "folder":
         config.data.source = "synthetic"

@@ -24,7 +24,7 @@ LOG2 = float(np.log(2.0))
 
 def mean_over_pixels(x: Images) -> PerImage:
     """One mean for each image."""
-    return x.mean(axis=tuple(range(1, x.ndim)))
+    return jnp.mean(x, axis=tuple(range(1, x.ndim)))
 
 
 def log_variance_bounds(schedule: Schedule) -> tuple[Table, Table]:
@@ -46,7 +46,7 @@ def log_variance(schedule: Schedule, variance: Variance, prediction: Prediction,
     if variance == "learned":
         if prediction.variance is None:
             raise ValueError("variance is 'learned', but the denoiser predicts none.")
-        return prediction.variance * large + (1.0 - prediction.variance) * small
+        return large * prediction.variance + small * (1.0 - prediction.variance)
     return small if variance == "fixed_small" else large
 
 

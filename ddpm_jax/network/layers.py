@@ -88,8 +88,8 @@ class GroupNorm(nn.Module):
             means = per_channel.reshape(batch, self.groups, -1).mean(axis=-1, keepdims=True)
             return jnp.broadcast_to(means, (batch, self.groups, channels // self.groups)).reshape(batch, channels)
 
-        mean = group_mean(pixels.mean(axis=(1, 2)))
-        variance = jnp.maximum(group_mean((pixels**2).mean(axis=(1, 2))) - mean**2, 0.0)
+        mean = group_mean(jnp.mean(pixels, axis=(1, 2)))
+        variance = jnp.maximum(group_mean(jnp.mean(pixels**2, axis=(1, 2))) - mean**2, 0.0)
         scale = jax.lax.rsqrt(variance + self.eps) * gamma.reshape(1, -1)
         shift = beta.reshape(1, -1) - mean * scale
         return (pixels * over_pixels(scale) + over_pixels(shift)).astype(x.dtype)

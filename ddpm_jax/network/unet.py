@@ -12,7 +12,7 @@ from typing import Literal
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from ddpm_jax.network.layers import (
     GroupNorm,
@@ -144,7 +144,7 @@ class UNet(nn.Module):
         return conv3x3(x.shape[-1], self.dtype, name)(upsample(x))
 
 
-def init_params(unet: UNet, key: Array, image_size: int, image_channels: int) -> dict:
+def init_params(unet: UNet, key: Array, image_size: int, image_channels: int) -> PyTree:
     """Fresh float32 parameters for square images; to be compiled as a whole, which drops the forward pass."""
     images = jnp.zeros((1, image_size, image_size, image_channels))
     return unet.init(key, images, jnp.zeros((1,), jnp.int32))["params"]

@@ -46,7 +46,7 @@ class WeightsAndBiases:
 
     def __init__(self, workdir: Path, project: str, config: Mapping[str, Any]) -> None:
         try:
-            import wandb
+            import wandb  # pyright: ignore[reportMissingImports]
         except ModuleNotFoundError as error:
             raise UserError("log.wandb=True needs the wandb package: pip install -r requirements-wandb.txt") from error
         self._wandb = wandb

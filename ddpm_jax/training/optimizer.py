@@ -30,8 +30,8 @@ def learning_rate(config: Optimizer, steps: int) -> LearningRate:
 def build_optimizer(config: Optimizer, steps: int) -> optax.GradientTransformation:
     """The chain that turns gradients into updates; its state counts the updates made."""
     rate = learning_rate(config, steps)
-    moments = {"b1": config.beta1, "b2": config.beta2, "eps": config.eps}
-    update = optax.adam(rate, **moments)
     if config.name == "adamw":
-        update = optax.adamw(rate, **moments, weight_decay=config.weight_decay)
+        update = optax.adamw(rate, config.beta1, config.beta2, config.eps, weight_decay=config.weight_decay)
+    else:
+        update = optax.adam(rate, config.beta1, config.beta2, config.eps)
     return optax.chain(optax.clip_by_global_norm(config.clip), update) if config.clip else update

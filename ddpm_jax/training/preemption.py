@@ -17,7 +17,7 @@ class Preemption:
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self.requested = number
-        signal.signal(number, self._before[number])
+        signal.signal(number, self._before[signal.Signals(number)])
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         for number, handler in self._before.items():

@@ -129,14 +129,20 @@ def _part_loss(learner: Learner, params: PyTree, batch: Batch, key: OneKey) -> t
     x_t = q_sample(learner.schedule, x0, t, noise)
     output = apply_unet(learner.unet, params, x_t, t, labels, dropout_key=dropout_key)
     loss = losses(learner.objective, learner.schedule, output, x0, x_t, t, noise)
-    return loss.mean(), (loss, t)
+    return jnp.mean(loss), (loss, t)
 
 
 def _add_metrics(learner: Learner, metrics: Metrics, loss: PerImage, t: Steps, norm: Array) -> Metrics:
     quarter = quarter_of(learner.schedule, t)
-    quarters = [Average.from_model_output(loss, mask=quarter == q) for q in range(4)]
-    new = dict(zip(METRICS, [Average.from_model_output(loss), *quarters, Average.from_model_output(norm)], strict=True))
+    selections = [(loss, jnp.ones_like(loss, bool)), *((loss, quarter == q) for q in range(4)), (norm, jnp.array(True))]
+    new = dict(zip(METRICS, (_average(*selection) for selection in selections), strict=True))
     return {name: metrics[name].merge(new[name]) for name in METRICS}
+
+
+def _average(values: Array, mask: Array) -> Average:
+    """The mean of the values that the mask selects, as a sum and a count that can be added to others."""
+    total, count = jnp.sum(jnp.where(mask, values, 0.0)), jnp.sum(mask, dtype=jnp.int32)
+    return Average(total=total, count=count)  # pyright: ignore[reportCallIssue]
 
 
 def validation_losses(
