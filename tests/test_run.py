@@ -8,6 +8,8 @@ from ddpm_jax.assemble import build_schedule
 from ddpm_jax.diffusion.process import per_image
 from tests.end_to_end.commands import RECIPE
 
+pytestmark = pytest.mark.xdist_group("run")  # They share a run.
+
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):

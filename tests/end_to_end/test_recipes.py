@@ -1,14 +1,15 @@
 """Every recipe at toy size: trains, shows itself, samples, and goes on where it stopped."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm_jax import cli, load_run
+from ddpm_jax import cli
 from ddpm_jax.config import config_of
-from tests.end_to_end.commands import final_state, scalars
+from tests.end_to_end.commands import assert_same_bits, final_state, scalars
 
 RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
 
@@ -33,7 +34,7 @@ def test_a_recipe_trains_samples_and_resumes(recipe, tmp_path):
     with Image.open(folder / "denoising.gif") as animation:
         assert animation.n_frames >= 2
 
-    assert cli.main([*command, "--config.train.steps=4"]) == 0
-    assert int(final_state(tmp_path / "run").step) == 4
-    run = load_run(tmp_path / "run", step=3)
-    np.testing.assert_array_equal(run.sample(4), images)
+    finished = final_state(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "3")
+    assert cli.main(command) == 0
+    assert_same_bits(final_state(tmp_path / "run"), finished)

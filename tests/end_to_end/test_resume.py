@@ -6,6 +6,7 @@ import pytest
 
 from tests.end_to_end.commands import RECIPE, assert_same_bits, final_state, finish, kill_at, scalars, start
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("resume")]  # They share a run.
 LENGTH = ("--config.train.steps=60", "--config.checkpoint.every=10", "--config.log.preview_every=0")
 
 
@@ -17,7 +18,6 @@ def undisturbed(tmp_path_factory):
     return workdir
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_stopped_and_restarted_equals_undisturbed(undisturbed, tmp_path, number):
     command = (RECIPE, f"--workdir={tmp_path}/run", *LENGTH)
@@ -31,7 +31,6 @@ def test_stopped_and_restarted_equals_undisturbed(undisturbed, tmp_path, number)
     assert scalars(tmp_path / "run", "train/loss") == scalars(undisturbed, "train/loss")
 
 
-@pytest.mark.slow
 def test_a_finished_run_has_nothing_left_to_do_and_a_longer_one_goes_on(undisturbed):
     command = (RECIPE, f"--workdir={undisturbed}", *LENGTH)
     before = final_state(undisturbed)
@@ -43,7 +42,6 @@ def test_a_finished_run_has_nothing_left_to_do_and_a_longer_one_goes_on(undistur
     assert int(final_state(undisturbed).step) == 62
 
 
-@pytest.mark.slow
 def test_a_workdir_of_another_run_is_refused_untouched(undisturbed):
     files = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*") if path.is_file()}
     code, printed = finish(start(RECIPE, f"--workdir={undisturbed}", *LENGTH, "--config.model.channels=8"))

@@ -15,6 +15,7 @@ from ddpm_jax.training.state import is_finite
 from ddpm_jax.training.validation import build_validation
 from tests.training.toy import CONFIG, DISCS, config_with, parts, run
 
+pytestmark = pytest.mark.xdist_group("step")  # They share compiled steps.
 ACCUMULATING = config_with(train={"accumulate": 2})
 
 
