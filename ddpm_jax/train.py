@@ -30,7 +30,7 @@ from ddpm_jax.reporting.writer import TensorBoard, WeightsAndBiases, Writer, Wri
 from ddpm_jax.sample import STRIP_IMAGES, choose_labels, compile_sampler
 from ddpm_jax.sampling.trajectory import Watch
 from ddpm_jax.training.checkpoint import Checkpoints
-from ddpm_jax.training.feedback import Feedback, Report
+from ddpm_jax.training.feedback import Feedback
 from ddpm_jax.training.optimizer import build_optimizer, learning_rate
 from ddpm_jax.training.preemption import Preemption
 from ddpm_jax.training.sharding import check_divisible, data_mesh, state_sharding, to_devices
@@ -84,17 +84,16 @@ def run_steps(
 ) -> None:
     """The loop. The host runs a few steps ahead of the device; whatever waits for it does so only when due."""
     start, last = int(state.step), config.train.steps
-    throughput, metrics = Throughput(config.data.batch_size), empty_metrics()
+    throughput, metrics = Throughput(config.data.batch_size, start), empty_metrics()
     latest: dict[str, float] = {}
-    feedback = build_feedback(config, checkpoints, writer, latest)
+    feedback = build_feedback(config, checkpoints, writer, throughput, latest)
     batches = throughput.timed(prefetch(load, range(start, last)))
     note = partial(_note, latest)
     for done, batch in enumerate(progress(batches, "Training", total=last, done=start, note=note), start=start + 1):
         state, metrics, streak = step(state, metrics, batch)
-        report = None
-        if due(done, config.log.every, last):
-            report, metrics = Report(metrics, throughput.read()), empty_metrics()
-        feedback.push(done, streak, report)
+        reporting = due(done, config.log.every, last)
+        feedback.push(done, streak, metrics if reporting else None)
+        metrics = empty_metrics() if reporting else metrics
         stopping = preemption.requested is not None
         if due(done, config.checkpoint.every, last) or stopping:
             feedback.drain()
@@ -185,7 +184,9 @@ def diverged(step: int, checkpoints: Checkpoints, what: str) -> TrainingDiverged
     )
 
 
-def build_feedback(config: Config, checkpoints: Checkpoints, writer: Writer, latest: dict[str, float]) -> Feedback:
+def build_feedback(
+    config: Config, checkpoints: Checkpoints, writer: Writer, throughput: Throughput, latest: dict[str, float]
+) -> Feedback:
     """Reports go to the writer and to `latest`; bad steps are logged, and too many in a row end the training."""
     rate = learning_rate(config.optimizer, config.train.steps)
 
@@ -195,19 +196,20 @@ def build_feedback(config: Config, checkpoints: Checkpoints, writer: Writer, lat
             checkpoints.wait()
             raise diverged(step, checkpoints, f"{streak} losses or gradients in a row were not finite")
 
-    def report(step: int, values: Mapping[str, float]) -> None:
+    def report(step: int, means: Mapping[str, float]) -> None:
+        values = {**means, **throughput.read(step), "learning_rate": float(rate(step - 1))}
         latest.update(values)
-        writer.scalars(step, {**values, "train/learning_rate": float(rate(step - 1))})
-        words = ", ".join(f"{name.removeprefix('train/')} {value:.4g}" for name, value in values.items())
+        writer.scalars(step, {f"train/{name}": value for name, value in values.items()})
+        words = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         logger.debug("step %d: %s", step, words)
 
     return Feedback(bad_step, report)
 
 
 def _note(latest: Mapping[str, float]) -> str:
-    if "train/loss" not in latest:
+    if "loss" not in latest:
         return ""
-    return f"loss {latest['train/loss']:.4f}, {latest['train/images_per_second']:.0f} images/s"
+    return f"loss {latest['loss']:.4f}, {latest['images_per_second']:.0f} images/s"
 
 
 def build_watchers(

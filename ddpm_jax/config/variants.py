@@ -21,10 +21,11 @@ def smoke(config: Recipe) -> Recipe:
     """The same code path at toy size: 3 steps of a narrow network on made-up images of the recipe's shape."""
     if config.data.source == "folder":
         config.data.source = "synthetic"
-    config.data.batch_size = 8 * config.train.accumulate
+    config.train.accumulate = min(config.train.accumulate, 2)
+    config.data.batch_size = (8 if config.data.image_size <= 64 else 2) * config.train.accumulate
     config.data.holdout = 0.1
-    config.model.channels = 16
-    config.model.norm_groups = 8
+    config.model.channels = 8
+    config.model.norm_groups = 4
     config.model.blocks = 1
     if config.model.head_channels:
         config.model.head_channels = 8

@@ -9,14 +9,15 @@ T = TypeVar("T")
 
 
 class Throughput:
-    """Counts batches and the time they took since the last reading; pauses (previews, validation) do not count."""
+    """Measures from one finished step to a later one; pauses (previews, validation) do not count."""
 
-    def __init__(self, batch_size: int) -> None:
+    def __init__(self, batch_size: int, step: int) -> None:
+        """step: how many are finished now."""
         self._batch_size = batch_size
-        self._reset()
+        self._reset(step)
 
-    def _reset(self) -> None:
-        self._start, self._batches, self._waited, self._paused = time.perf_counter(), 0, 0.0, 0.0
+    def _reset(self, step: int) -> None:
+        self._start, self._step, self._waited, self._paused = time.perf_counter(), step, 0.0, 0.0
 
     def timed(self, batches: Iterable[T]) -> Iterator[T]:
         """Passes batches through and notes how long each was waited for."""
@@ -28,7 +29,6 @@ class Throughput:
             except StopIteration:
                 return
             self._waited += time.perf_counter() - start
-            self._batches += 1
             yield batch
 
     @contextmanager
@@ -38,12 +38,12 @@ class Throughput:
         yield
         self._paused += time.perf_counter() - start
 
-    def read(self) -> dict[str, float]:
-        """images_per_second and data_wait_share since the last reading."""
+    def read(self, step: int) -> dict[str, float]:
+        """images_per_second and data_wait_share since the last reading; step: how many are finished now."""
         seconds = max(time.perf_counter() - self._start - self._paused, 1e-9)
         rates = {
-            "images_per_second": self._batches * self._batch_size / seconds,
+            "images_per_second": (step - self._step) * self._batch_size / seconds,
             "data_wait_share": self._waited / seconds,
         }
-        self._reset()
+        self._reset(step)
         return rates

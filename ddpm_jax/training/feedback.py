@@ -2,7 +2,6 @@
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 import jax
 from jaxtyping import Array, Int
@@ -13,26 +12,19 @@ STEPS_AHEAD = 8
 """How many steps may be under way on the device while the host goes on."""
 
 
-class Report(NamedTuple):
-    """The running means of some steps, still on the device, and figures that the host measured meanwhile."""
-
-    metrics: Metrics
-    measured: Mapping[str, float]
-
-
 class Feedback:
     """A queue of the last steps' outcomes; each is looked at STEPS_AHEAD steps later."""
 
     def __init__(
         self, bad_step: Callable[[int, int], None], report: Callable[[int, Mapping[str, float]], None]
     ) -> None:
-        """bad_step(step, streak) hears of steps that were skipped, report(step, values) of finished reports."""
+        """bad_step(step, streak) hears of steps that were skipped, report(step, means) of those that have metrics."""
         self._bad_step, self._report = bad_step, report
-        self._pending: deque[tuple[int, Int[Array, ""], Report | None]] = deque()
+        self._pending: deque[tuple[int, Int[Array, ""], Metrics | None]] = deque()
 
-    def push(self, step: int, streak: Int[Array, ""], report: Report | None) -> None:
+    def push(self, step: int, streak: Int[Array, ""], metrics: Metrics | None) -> None:
         """Notes the outcome of a step and looks at the one STEPS_AHEAD before it."""
-        self._pending.append((step, streak, report))
+        self._pending.append((step, streak, metrics))
         if len(self._pending) > STEPS_AHEAD:
             self._look()
 
@@ -42,11 +34,10 @@ class Feedback:
             self._look()
 
     def _look(self) -> None:
-        step, streak, report = self._pending.popleft()
+        step, streak, metrics = self._pending.popleft()
         if int(streak):
             self._bad_step(step, int(streak))
-        if report is not None:
-            averages = jax.device_get(report.metrics)
+        if metrics is not None:
+            averages = jax.device_get(metrics)
             # A mean of nothing (all steps skipped, or no t drawn in a quarter) is left out.
-            means = {name: float(mean.compute()) for name, mean in averages.items() if mean.count > 0}
-            self._report(step, {f"train/{name}": value for name, value in (means | dict(report.measured)).items()})
+            self._report(step, {name: float(mean.compute()) for name, mean in averages.items() if mean.count > 0})

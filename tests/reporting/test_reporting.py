@@ -94,11 +94,11 @@ def test_durations_read_like_clocks():
 
 
 def test_throughput_counts_batches_and_leaves_pauses_out():
-    throughput = Throughput(batch_size=100)
+    throughput = Throughput(batch_size=100, step=7)
     for _ in throughput.timed(time.sleep(0.02) for _ in range(3)):
         with throughput.paused():
             time.sleep(0.05)
-    rates = throughput.read()
+    rates = throughput.read(10)
     assert rates["images_per_second"] > 300 / 0.2
     assert rates["data_wait_share"] > 0.5
 
