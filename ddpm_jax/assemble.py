@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from ddpm_jax.config import Config
 from ddpm_jax.diffusion.objective import Objective, absolute_error, huber, min_snr, p2, squared_error, uniform
 from ddpm_jax.diffusion.schedule import BETAS, Schedule, schedule_of_betas
+from ddpm_jax.errors import UserError
 from ddpm_jax.network.unet import UNet
 from ddpm_jax.sampling.ddim import ddim
 from ddpm_jax.sampling.ddpm import ddpm
@@ -19,7 +20,12 @@ def build_schedule(config: Config) -> Schedule:
     diffusion = config.diffusion
     ends = (diffusion.beta_start, diffusion.beta_end) if diffusion.schedule in ("linear", "quadratic") else ()
     betas = BETAS[diffusion.schedule](diffusion.steps, *ends)
-    return schedule_of_betas(betas, zero_terminal_snr=diffusion.zero_terminal_snr)
+    try:
+        return schedule_of_betas(betas, zero_terminal_snr=diffusion.zero_terminal_snr)
+    except ValueError as error:
+        raise UserError(
+            f"diffusion.schedule={diffusion.schedule!r} with betas {ends} is no schedule: {error}"
+        ) from error
 
 
 def build_objective(config: Config) -> Objective:

@@ -26,6 +26,20 @@ from ddpm_jax.workdir import read_config
 MODES = {"train": train, "sample": sample}
 SAMPLING_MAY_SET = ("sample.", "log.")
 DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR}
+DISK_TROUBLE |= {errno.ENAMETOOLONG}
+RECIPE_FAULTS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NameError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
 USAGE = """\
 Trains a diffusion model, resumes it, or samples from it.
 
@@ -76,8 +90,11 @@ def run(argv: list[str]) -> int:
     if mode == "train":
         config = config_of(override(load_recipe(recipe), overrides))
     else:
-        config = config_of(override(to_config_dict(read_config(workdir)), overrides))
-        _refuse_retraining(read_config(workdir), config)
+        if recipe:
+            raise UserError(f"--config={recipe} is for training; --mode={mode} takes the configuration from {workdir}.")
+        trained = read_config(workdir)
+        config = config_of(override(to_config_dict(trained), overrides))
+        _refuse_retraining(trained, config)
     _use_compilation_cache()
     join_cluster()
     if mode == "train":
@@ -126,22 +143,14 @@ def load_recipe(recipe: str | None) -> ConfigDict:
     try:
         spec.loader.exec_module(module)
         return module.get_config(variant) if variant else module.get_config()
-    except (
-        SyntaxError,
-        ImportError,
-        AttributeError,
-        KeyError,
-        TypeError,
-        ValueError,
-        NameError,
-        ArithmeticError,
-        OSError,
-    ) as error:
+    except RECIPE_FAULTS as error:
         raise UserError(f"--config={recipe} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
 def override(config: ConfigDict, overrides: list[str]) -> ConfigDict:
     """The same ConfigDict with the fields of --config.FIELD=VALUE set, each parsed as the field's type."""
+    # Every field becomes a flag, also where a recipe sets only some.
+    config = to_config_dict(config_of(config))
     known = flatten(config_of(config))
     for arg in overrides:
         name = re.sub(r"^--?(no)?config\.", "", arg.split("=")[0])

@@ -6,6 +6,7 @@ images = run.sample(16, sampler="ddim", steps=50, seed=0)
 """
 
 import dataclasses
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,9 @@ class Run:
         known = {field.name for field in dataclasses.fields(Sample)} - {"ema", "checkpoint", "count"}
         for name in options.keys() - known:
             raise UserError(f"sample() has no option {name}; {nearest(name, known)}")
-        options = {k: float(v) if k in ("eta", "guidance") and type(v) is int else v for k, v in options.items()}
+        # NumPy's numbers, and whole ones where a field is a float, are as good as Python's.
+        options = {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
+        options |= {name: float(options[name]) for name in ("eta", "guidance") if type(options.get(name)) is int}
         settings = dataclasses.replace(settings, count=count, **options)
         config = checked(dataclasses.replace(self.config, sample=settings))
         labels = choose_labels(config, self.workdir, np.arange(count))
@@ -83,15 +86,21 @@ class Run:
         batches = draw_all(config, draw, self.params, labels, data_mesh(), quiet=True)
         return np.concatenate([to_pixels(samples.images) for samples in batches])
 
-    def noise(self, count: int, *, seed: int = 0) -> Float[np.ndarray, "count height width channels"]:
+    def noise(self, count: int, *, seed: int | None = None) -> Float[np.ndarray, "count height width channels"]:
         """The x_T that `sample(count, seed=seed)` starts from, float32."""
+        seed = self.config.sample.seed if seed is None else seed
         data = self.config.data
         shape = (data.image_size, data.image_size, data.channels)
         return np.asarray(draw_noise(image_keys(seed, np.arange(count)), 0, shape))
 
-    def denoiser(self, x_t: Images, t: Steps, labels: Labels | None = None) -> Prediction:
+    def denoiser(self, x_t: Images, t: Steps | Sequence[int], labels: Labels | None = None) -> Prediction:
         """What the model makes of x_t [batch, height, width, channels] at t [batch] in 1..T: .x0, .eps, not clipped."""
-        return self._denoise(self.params, x_t, np.asarray(t, np.int32), labels)
+        t = np.asarray(t, np.int32)
+        if t.shape != x_t.shape[:1] or t.min() < 1 or t.max() > self.config.diffusion.steps:
+            raise UserError(
+                f"t={t} must be one step in 1..{self.config.diffusion.steps} for each of {len(x_t)} images."
+            )
+        return self._denoise(self.params, x_t, t, labels)
 
     def _sampler(self, config: Config) -> Draw:
         kind = dataclasses.replace(config.sample, count=1, batch_size=1, seed=0, label=None)

@@ -17,11 +17,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int, PyTree
 
 from ddpm_jax.assemble import build_pairs, build_sampler, build_schedule, build_unet, sampling_steps
-from ddpm_jax.config import Config, flatten
+from ddpm_jax.config import Config
+from ddpm_jax.config.sections import Sample
 from ddpm_jax.errors import UserError, nearest
 from ddpm_jax.network.bind import bind
 from ddpm_jax.network.unet import init_params
-from ddpm_jax.reporting.images import grid, save_gif, save_png, strip, to_pixels
+from ddpm_jax.reporting.images import evenly_spaced, grid, save_gif, save_png, strip, to_pixels
 from ddpm_jax.reporting.progress import progress
 from ddpm_jax.sampling.noise import draw_noise, image_keys
 from ddpm_jax.sampling.trajectory import UNWATCHED, Samples, Watch
@@ -30,6 +31,7 @@ from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.sharding import along_batch, data_mesh, replicated
 from ddpm_jax.workdir import checkpoint_folder, read_label_names
 
+GRID_IMAGES = 100
 STRIP_IMAGES = 8
 GIF_IMAGES = 36
 Draw = Callable[[PyTree, int, Int[np.ndarray, "batch"], Labels | None], Samples]
@@ -47,13 +49,9 @@ def sample(config: Config, workdir: Path) -> Path:
 
     watch = Watch(max(config.sample.strip, config.sample.gif), max(STRIP_IMAGES, GIF_IMAGES))
     draw = compile_sampler(config, mesh, watch)
-    pixels, frames = [], None
-    for samples in draw_all(config, draw, params, labels, mesh):
-        pixels.append(to_pixels(samples.images))
-        frames = to_pixels(samples.frames) if frames is None else frames
-    assert frames is not None
+    drawn = [Samples(*map(to_pixels, samples)) for samples in draw_all(config, draw, params, labels, mesh)]
     if jax.process_index() == 0:
-        _write(target, config, np.concatenate(pixels), frames)
+        _write(target, config, np.concatenate([samples.images for samples in drawn]), np.asarray(drawn[0].frames))
     logger.info("Wrote %s", target)
     return target
 
@@ -82,19 +80,21 @@ def compile_sampler(config: Config, mesh: Mesh, watch: Watch = UNWATCHED) -> Dra
     shape = (config.data.image_size, config.data.image_size, config.data.channels)
 
     def draw(params: PyTree, seed: Array, indices: Array, labels: Array | None) -> Samples:
+        # FSDP's parameters are gathered, and each device draws its share of the images.
+        params = jax.lax.with_sharding_constraint(params, replicated(mesh))
+        indices, labels = jax.lax.with_sharding_constraint((indices, labels), along_batch(mesh))
         keys = image_keys(seed, indices)
         x_T = draw_noise(keys, 0, shape)
         denoiser = bind(unet, params, schedule, config.diffusion.prediction, labels, config.sample.guidance)
         return sampler(denoiser, schedule, x_T, keys, pairs, watch=watch)
 
-    rows = along_batch(mesh)
-    return jax.jit(draw, in_shardings=(replicated(mesh), None, rows, rows), out_shardings=replicated(mesh))
+    return jax.jit(draw, out_shardings=replicated(mesh))
 
 
 def draw_all(
     config: Config, draw: Draw, params: PyTree, labels: Labels | None, mesh: Mesh, *, quiet: bool = False
 ) -> Iterator[Samples]:
-    """sample.count images in batches, cut to that number; the first batch has the first images, and so on."""
+    """sample.count images in order, a batch at a time; frames come with the first batch only."""
     count = config.sample.count
     size = min(config.sample.batch_size, count)
     size = -(-size // mesh.size) * mesh.size
@@ -102,8 +102,9 @@ def draw_all(
     for start in starts if quiet else progress(starts, "Sampling", total=len(starts)):
         indices = np.arange(start, start + size)
         chosen = None if labels is None else np.asarray(labels)[np.minimum(indices, count - 1)]
-        samples = jax.device_get(draw(params, config.sample.seed, indices, chosen))
-        yield Samples(samples.images[: count - start], samples.frames[:, : count - start])
+        samples = draw(params, config.sample.seed, indices, chosen)
+        frames = samples.frames[:, : count - start] if start == 0 else samples.frames[:0]
+        yield jax.device_get(Samples(samples.images[: count - start], frames))
 
 
 def choose_labels(config: Config, workdir: Path, indices: Int[np.ndarray, "batch"]) -> Labels | None:
@@ -136,16 +137,10 @@ def _label_number(name: str, names: tuple[str, ...], width: int) -> int:
 
 def sample_name(config: Config, step: int) -> str:
     """A folder name that tells apart any two calls that could differ in a pixel."""
-    s = config.sample
+    s, default = config.sample, Sample()
     parts = [str(step), s.sampler, f"{sampling_steps(config)}steps", f"seed{s.seed}", f"n{s.count}"]
-    default = type(s)()
-    if s.sampler == "ddim" and s.eta != default.eta:
-        parts.append(f"eta{s.eta:g}")
-    parts += [f"{name}-{flatten(config)[f'sample.{name}']}" for name in ("spacing", "variance", "label")
-              if getattr(s, name) != getattr(default, name)]  # fmt: skip
-    if s.guidance != default.guidance:
-        parts.append(f"guidance{s.guidance:g}")
-    parts += [word for word, said in (("noclip", not s.clip), ("raw", not s.ema)) if said]
+    said = ("eta", "spacing", "variance", "clip", "label", "guidance", "ema", "strip", "gif")
+    parts += [f"{name}-{getattr(s, name)}" for name in said if getattr(s, name) != getattr(default, name)]
     return re.sub(r"[^\w.,+-]", "_", "-".join(parts))
 
 
@@ -154,11 +149,12 @@ def _write(target: Path, config: Config, pixels: Pixels, frames: np.ndarray) -> 
     building = target.with_name(f".{target.name}.building")
     shutil.rmtree(building, ignore_errors=True)
     (building / "images").mkdir(parents=True)
-    save_png(grid(pixels), building / "grid.png")
+    save_png(grid(pixels[:GRID_IMAGES]), building / "grid.png")
     if config.sample.strip:
         save_png(strip(frames[:, :STRIP_IMAGES], config.sample.strip), building / "strip.png")
     if config.sample.gif:
-        save_gif([grid(frame) for frame in frames[:, :GIF_IMAGES]], building / "denoising.gif")
+        shown = evenly_spaced(frames[:, :GIF_IMAGES], config.sample.gif)
+        save_gif([grid(frame) for frame in shown], building / "denoising.gif")
     for i, image in enumerate(np.asarray(pixels)):
         save_png(image, building / "images" / f"{i:06d}.png")
     np.savez(building / "samples.npz", pixels)

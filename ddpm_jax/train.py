@@ -33,7 +33,7 @@ from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.feedback import Feedback
 from ddpm_jax.training.optimizer import build_optimizer, learning_rate
 from ddpm_jax.training.preemption import Preemption
-from ddpm_jax.training.sharding import check_divisible, data_mesh, state_sharding, to_devices
+from ddpm_jax.training.sharding import check_divisible, data_mesh, state_sharding, to_devices, wait_for_all
 from ddpm_jax.training.state import TrainState, init_state, is_finite
 from ddpm_jax.training.step import Learner, Metrics, empty_metrics, train_step
 from ddpm_jax.training.validation import build_validation
@@ -52,12 +52,17 @@ def train(config: Config, workdir: Path) -> None:
     check_divisible(mesh, config.data.batch_size, config.train.accumulate, "data.batch_size")
     dataset = open_dataset(config)
     rows, held = hold_out(dataset, config.data.holdout)
-    claim(workdir, config, dataset.names)
+    if jax.process_index() == 0:
+        claim(workdir, config, dataset.names)
+    wait_for_all("claim")
     learner = build_learner(config, mesh)
     keep = {"keep": config.checkpoint.keep, "keep_every": config.checkpoint.keep_every}
     with Preemption() as preemption, Checkpoints(checkpoint_folder(workdir), **keep) as checkpoints:
         state = start_state(config, learner, checkpoints)
         start = int(state.step)
+        if start >= config.train.steps:
+            logger.info("Already at step %d of %d; a larger train.steps goes on.", start, config.train.steps)
+            return
         load = build_loader(config, dataset, rows, mesh)
         logger.info("Compiling the training step …")
         step = compile_step(learner, state, load(start))
@@ -94,9 +99,10 @@ def run_steps(
         reporting = due(done, config.log.every, last)
         feedback.push(done, streak, metrics if reporting else None)
         metrics = empty_metrics() if reporting else metrics
-        stopping = preemption.requested is not None
+        stopping = preemption.agreed(done)
         if due(done, config.checkpoint.every, last) or stopping:
             feedback.drain()
+            writer.flush()
             save(checkpoints, state, config)
         if stopping:
             logger.info("Asked to stop: step %d is being saved; the same command goes on from there.", done)
@@ -119,6 +125,7 @@ def build_learner(config: Config, mesh: Mesh) -> Learner:
         schedule=build_schedule(config),
         objective=build_objective(config),
         optimizer=build_optimizer(config.optimizer, config.train.steps),
+        learning_rate=learning_rate(config.optimizer, config.train.steps),
         averaging=config.optimizer,
         mesh=mesh,
         seed=config.seed,
@@ -138,6 +145,7 @@ def start_state(config: Config, learner: Learner, checkpoints: Checkpoints) -> T
     restored = checkpoints.restore(like)
     if restored is not None:
         logger.info("Resuming from step %d", int(restored.step))
+        checkpoints.set_aside_after(int(restored.step))
         return restored
     # Drawing random numbers is all this does, once: optimised code would take longer to compile than to save.
     return jax.jit(fresh, out_shardings=shardings, compiler_options={"xla_backend_optimization_level": 0})()
@@ -167,8 +175,6 @@ def compile_step(learner: Learner, state: TrainState, batch: Batch) -> jax.stage
 
 def save(checkpoints: Checkpoints, state: TrainState, config: Config) -> None:
     """Saves a state that is sound; one that is not ends the training."""
-    if int(state.step) in checkpoints.steps():
-        return
     if not is_finite(state):
         raise diverged(int(state.step), checkpoints, "a parameter, average or moment is no longer finite")
     checkpoints.save(state, dataclasses.asdict(config))
@@ -176,11 +182,12 @@ def save(checkpoints: Checkpoints, state: TrainState, config: Config) -> None:
 
 def diverged(step: int, checkpoints: Checkpoints, what: str) -> TrainingDiverged:
     """The error that ends a training whose numbers went wrong."""
+    checkpoints.wait()
     good = checkpoints.steps()
     last = f"the last good checkpoint is step {good[-1]}" if good else "no checkpoint was saved yet"
     return TrainingDiverged(
-        f"Training stopped at step {step}: {what}; {last}. Try a lower optimizer.learning_rate, a longer "
-        "optimizer.warmup, a smaller optimizer.clip, or model.dtype=float32."
+        f"Training stopped at step {step}: {what}; {last}. Try a new --workdir with a lower "
+        "optimizer.learning_rate, a longer optimizer.warmup, a smaller optimizer.clip, or model.dtype=float32."
     )
 
 
@@ -188,16 +195,14 @@ def build_feedback(
     config: Config, checkpoints: Checkpoints, writer: Writer, throughput: Throughput, latest: dict[str, float]
 ) -> Feedback:
     """Reports go to the writer and to `latest`; bad steps are logged, and too many in a row end the training."""
-    rate = learning_rate(config.optimizer, config.train.steps)
 
     def bad_step(step: int, streak: int) -> None:
         logger.warning("Step %d was skipped: its loss or gradient is not finite (%d in a row)", step, streak)
         if streak >= config.train.max_bad_steps:
-            checkpoints.wait()
             raise diverged(step, checkpoints, f"{streak} losses or gradients in a row were not finite")
 
     def report(step: int, means: Mapping[str, float]) -> None:
-        values = {**means, **throughput.read(step), "learning_rate": float(rate(step - 1))}
+        values = {**means, **throughput.read(step)}
         latest.update(values)
         writer.scalars(step, {f"train/{name}": value for name, value in values.items()})
         words = ", ".join(f"{name} {value:.4g}" for name, value in values.items())

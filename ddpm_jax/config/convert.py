@@ -95,8 +95,18 @@ def flatten(config: Config) -> dict[str, Any]:
     return flat
 
 
-MAY_CHANGE = ("train.steps", "checkpoint.", "log.", "sample.", "evaluate.")
-"""Fields that a run may resume with differently: they leave alone what was learned so far."""
+MAY_CHANGE = (
+    "checkpoint.",
+    "log.",
+    "sample.",
+    "evaluate.",
+    "train.steps",
+    "train.sharding",
+    "train.max_bad_steps",
+    "data.cache",
+    "model.remat",
+)
+"""Fields that a run may resume with differently: they leave alone what was learned and what it was learned from."""
 
 
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:

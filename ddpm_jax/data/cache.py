@@ -63,14 +63,9 @@ def cached(
         ) from error
     try:
         _write(building, shape, rows())
-        shutil.rmtree(entry, ignore_errors=True)  # Only a damaged entry can be in the way.
-        building.rename(entry)
+        _publish(building, entry)
     except OSError as error:
-        # Another job may have finished the same entry first; anything else is the disk's refusal.
-        if _read(entry) is None:
-            raise UserError(
-                f"data.cache={folder} cannot be filled ({error.strerror}); free some space there."
-            ) from error
+        raise UserError(f"data.cache={folder} cannot be filled ({error.strerror}); free some space there.") from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
     result = _read(entry)
@@ -78,11 +73,21 @@ def cached(
     return result
 
 
+def _publish(building: Path, entry: Path) -> None:
+    """Gives a complete entry its name, unless another job was first; a damaged one in the way is replaced."""
+    try:
+        building.rename(entry)
+    except OSError:
+        if _read(entry) is None:
+            shutil.rmtree(entry)
+            building.rename(entry)
+
+
 def _read(entry: Path) -> tuple[np.ndarray, np.ndarray] | None:
     try:
         labels = np.load(entry / "labels.npy", allow_pickle=False)
         images = np.load(entry / "images.npy", mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError):  # absent, or cut short
+    except (OSError, ValueError, EOFError):  # absent, or cut short
         return None
     return images[: len(labels)], labels
 

@@ -29,7 +29,7 @@ def load_folder(path: str | None, image_size: int, channels: int, cache: Path) -
 
     Unreadable files are named in the log and left out; more than 1% of them is an error.
     """
-    if path is None:
+    if not path:
         raise UserError("data.path is not set; give a folder of images, such as --config.data.path=photos/.")
     folder = Path(path).expanduser()
     files = list_images(folder)

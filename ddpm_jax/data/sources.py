@@ -24,6 +24,11 @@ def open_dataset(config: Config) -> Dataset:
         "synthetic": lambda: draw_discs(SYNTHETIC_IMAGES, data.image_size, data.channels, classes),
     }
     dataset = sources[data.source]()
+    if config.model.attributes:
+        raise UserError(
+            f"model.attributes={config.model.attributes} needs attributes, and data.source={data.source!r} has none; "
+            "set it to 0, or use model.classes."
+        )
     if classes and classes != len(dataset.names):
         names = ", ".join(dataset.names[:10]) + (", …" if len(dataset.names) > 10 else "")
         raise UserError(f"model.classes={classes}, but the data has {len(dataset.names)} ({names}); set it to that.")

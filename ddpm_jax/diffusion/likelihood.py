@@ -30,24 +30,27 @@ def mean_over_pixels(x: Images) -> PerImage:
 def log_variance_bounds(schedule: Schedule) -> tuple[Table, Table]:
     """Log-variance of p(x_{t-1} | x_t) over t = 0..T: the smallest (the posterior's) and the largest (beta_t).
 
-    At t = 1 the posterior has none; both bounds take that of t = 2 there, as Ho et al.'s code does, so that the
-    decoder's width is finite. Row 0 repeats row 1.
+    At t = 1 the posterior has none; that of t = 2 stands in, as in Ho et al.'s code, so that the decoder's width is
+    finite. Row 0 repeats row 1.
     """
     tables = posterior_tables(schedule)
-    first = tables.variance[2] if schedule.steps > 1 else tables.forward_variance[1]
-    small = np.log(np.concatenate([[first, first], tables.variance[2:]]))
-    large = np.log(np.concatenate([[first, first], tables.forward_variance[2:]]))
-    return small, large
+    small, large = tables.variance.copy(), tables.forward_variance.copy()
+    small[:2], large[0] = small[2], large[1]
+    return np.log(small), np.log(large)
 
 
 def log_variance(schedule: Schedule, variance: Variance, prediction: Prediction, t: Steps) -> Float[Array, "..."]:
-    """Log-variance of p(x_{t-1} | x_t), Nichol & Dhariwal 2021, Eq. 15 where it is learned."""
-    small, large = (per_image(table, t, prediction.x0) for table in log_variance_bounds(schedule))
+    """Log-variance of p(x_{t-1} | x_t), Nichol & Dhariwal 2021, Eq. 15 where it is learned.
+
+    A fixed one is the posterior's of t = 2 at t = 1, whichever it is elsewhere, as in Ho et al.'s code.
+    """
+    small, large = log_variance_bounds(schedule)
+    low = per_image(small, t, prediction.x0)
     if variance == "learned":
         if prediction.variance is None:
             raise ValueError("variance is 'learned', but the denoiser predicts none.")
-        return large * prediction.variance + small * (1.0 - prediction.variance)
-    return small if variance == "fixed_small" else large
+        return per_image(large, t, prediction.x0) * prediction.variance + low * (1.0 - prediction.variance)
+    return low if variance == "fixed_small" else per_image(np.append(small[:2], large[2:]), t, prediction.x0)
 
 
 def gaussian_kl(mean: Images, log_var: Array, other_mean: Images, other_log_var: Array) -> Images:

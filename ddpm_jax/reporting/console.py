@@ -4,7 +4,17 @@ import logging
 import sys
 from pathlib import Path
 
+from tqdm import tqdm
+
 logger = logging.getLogger("ddpm_jax")
+logging.raiseExceptions = False  # A log that cannot be written, on a full disk, must not print tracebacks.
+
+
+class Terminal(logging.Handler):
+    """Lines on standard error that go above a progress bar, if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
 
 
 def start_log(file: Path | None = None) -> None:
@@ -14,7 +24,7 @@ def start_log(file: Path | None = None) -> None:
         handler.close()
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
-    terminal = logging.StreamHandler(sys.stderr)
+    terminal = Terminal()
     terminal.setLevel(logging.INFO)
     logger.addHandler(terminal)
     if file is not None:

@@ -39,8 +39,12 @@ def grid(images: Pixels, columns: int | None = None) -> Picture:
 
 def strip(frames: UInt8[np.ndarray, "frames batch height width channels"], columns: int) -> Picture:
     """One row for each image: `columns` evenly spaced frames, from noise to image."""
-    chosen = frames[np.round(np.linspace(0, len(frames) - 1, columns)).astype(int)]
-    return grid(chosen.swapaxes(0, 1).reshape(-1, *frames.shape[2:]), columns)
+    return grid(evenly_spaced(frames, columns).swapaxes(0, 1).reshape(-1, *frames.shape[2:]), columns)
+
+
+def evenly_spaced(frames: np.ndarray, count: int) -> np.ndarray:
+    """`count` of the frames, the first and the last among them."""
+    return frames[np.round(np.linspace(0, len(frames) - 1, count)).astype(int)]
 
 
 def save_png(picture: Picture, path: Path) -> None:

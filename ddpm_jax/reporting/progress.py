@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 T = TypeVar("T")
 LINE_EVERY = 10.0  # Seconds between lines where there is no terminal.
@@ -24,8 +23,7 @@ def progress(
     """
     if sys.stderr.isatty():
         bar = tqdm(items, what, total=total, initial=done, dynamic_ncols=True, smoothing=0.1)
-        loggers = [logging.getLogger("ddpm_jax")]
-        with logging_redirect_tqdm(loggers), bar:
+        with bar:
             for item in bar:
                 yield item
                 bar.set_postfix_str(note(), refresh=False)

@@ -17,28 +17,46 @@ class Writer(Protocol):
     def scalars(self, step: int, values: Mapping[str, float]) -> None: ...
     def picture(self, step: int, name: str, picture: Picture) -> None: ...
     def text(self, name: str, text: str) -> None: ...
+    def flush(self) -> None: ...
     def close(self) -> None: ...
 
 
 class TensorBoard:
-    """Event files in a folder; what an earlier, interrupted run wrote from `start` on is hidden."""
+    """Event files in a folder; what an earlier, interrupted run wrote after step `start` is hidden."""
 
     def __init__(self, folder: Path, start: int) -> None:
-        self._summary = SummaryWriter(str(folder), purge_step=start or None, flush_secs=10, filename_suffix=f".{start}")
+        self._folder = folder
+        self._summary = SummaryWriter(str(folder), purge_step=start + 1, flush_secs=10, filename_suffix=f".{start}")
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
+            self._check()
             self._summary.add_scalar(name, value, step)
 
     def picture(self, step: int, name: str, picture: Picture) -> None:
+        self._check()
         self._summary.add_image(name, picture, step, dataformats="HWC")
-        self._summary.flush()
 
     def text(self, name: str, text: str) -> None:
+        self._check()
         self._summary.add_text(name, text, 0)
 
+    def flush(self) -> None:
+        self._check()
+        self._summary.flush()
+
     def close(self) -> None:
-        self._summary.close()
+        if self._writes():
+            self._summary.close()
+
+    def _writes(self) -> bool:
+        """Whether the thread that tensorboardX writes in lives: a full disk ends it, and later calls would hang."""
+        file_writer: Any = self._summary.file_writer
+        return file_writer.event_writer._worker.is_alive()
+
+    def _check(self) -> None:
+        if not self._writes():
+            raise UserError(f"TensorBoard's files in {self._folder} cannot be written; free some space, then resume.")
 
 
 class WeightsAndBiases:
@@ -63,6 +81,9 @@ class WeightsAndBiases:
     def text(self, name: str, text: str) -> None:
         self._run.summary[name] = text
 
+    def flush(self) -> None:
+        """Nothing to do: W&B sends as it goes."""
+
     def close(self) -> None:
         self._run.finish()
 
@@ -84,6 +105,10 @@ class Writers:
     def text(self, name: str, text: str) -> None:
         for place in self._places:
             place.text(name, text)
+
+    def flush(self) -> None:
+        for place in self._places:
+            place.flush()
 
     def close(self) -> None:
         for place in self._places:

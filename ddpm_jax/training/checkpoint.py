@@ -12,9 +12,11 @@ This is the only module that knows Orbax.
 import hashlib
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,20 +71,31 @@ class Checkpoints:
             training=ocp.args.StandardSave(training | {"opt_state": state.opt_state}),
             config=ocp.args.JsonSave(config),
         )
-        self._orbax.save(target, args=items)
+        with self._explained():
+            self._orbax.save(target, args=items)
         self._sealing = self._sealer.submit(self._seal, target)
 
     def wait(self) -> None:
         """Until the checkpoint under way is sealed; raises what went wrong with it."""
         if self._sealing is not None:
             sealing, self._sealing = self._sealing, None
-            try:
+            with self._explained():
                 sealing.result()
-            except OSError as error:
-                raise UserError(
-                    f"A checkpoint could not be written to {self.folder} ({error.strerror or error}); the ones before "
-                    "it are intact. Free some space and run the same command again."
-                ) from error
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turns the disk's refusal, which TensorStore reports as a ValueError, into one line."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            number = re.search(r"os_error_code='(\d+)'", str(error))
+            if isinstance(error, ValueError) and number is None:
+                raise
+            reason = os.strerror(int(number[1])) if number else str(error)
+            raise UserError(
+                f"A checkpoint could not be written to {self.folder} ({reason}); the ones before it are intact. "
+                "Free some space and run the same command again."
+            ) from error
 
     def close(self) -> None:
         """Waits for the checkpoint under way and ends the background work."""
@@ -114,6 +127,13 @@ class Checkpoints:
         name = "ema" if ema else "params"
         args = ocp.args.Composite(**{name: ocp.args.StandardRestore(like)})
         return self._orbax.restore(self.folder / str(found), args=args)[name], found
+
+    def set_aside_after(self, step: int) -> None:
+        """Renames what lies beyond the step that a run resumes from: damaged, or it would have resumed from there."""
+        if jax.process_index() == 0:
+            for later in (s for s in self.steps() if s > step):
+                shutil.rmtree(self.folder / f"{later}.damaged", ignore_errors=True)
+                (self.folder / str(later)).rename(self.folder / f"{later}.damaged")
 
     def _sound(self, step: int | None) -> int | None:
         """The step asked for, or the newest that is sound; damaged ones are reported and passed over."""
@@ -150,7 +170,8 @@ class Checkpoints:
         for step in old:
             _delete(self.folder / str(step))
         for path in self.folder.iterdir():
-            if path.is_dir() and not (path / SEAL).exists():
+            ours = path.name.isdecimal() or ".orbax-checkpoint-tmp" in path.name
+            if ours and path.is_dir() and not (path / SEAL).exists():
                 _delete(path)
 
 
@@ -166,7 +187,7 @@ def seal(checkpoint: Path) -> None:
 
 
 def verify(checkpoint: Path) -> None:
-    """Raises DamagedCheckpoint unless the files are exactly those that were sealed."""
+    """Raises DamagedCheckpoint unless every file that was sealed is there, byte for byte."""
     try:
         lines = (checkpoint / SEAL).read_text().splitlines()
         sealed = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}

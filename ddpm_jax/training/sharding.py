@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
@@ -21,13 +22,19 @@ MIN_DIVIDED = 4096  # Elements; smaller arrays cost more to gather than to keep.
 def join_cluster(environment: Mapping[str, str] = os.environ) -> None:
     """Connects this process with the others of its job, if there are any; must run before JAX touches a device."""
     many = (
-        int(environment.get("SLURM_NTASKS") or 1) > 1
+        (int(environment.get("SLURM_NTASKS") or 1) > 1 and "SLURM_STEP_NODELIST" in environment)
         or int(environment.get("OMPI_COMM_WORLD_SIZE") or 1) > 1
         or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
         or "JAX_COORDINATOR_ADDRESS" in environment
     )
     if many and not jax.distributed.is_initialized():
         jax.distributed.initialize()
+
+
+def wait_for_all(what: str) -> None:
+    """Until every process of the job has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
 
 
 def data_mesh() -> Mesh:

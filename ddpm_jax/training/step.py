@@ -21,8 +21,9 @@ from ddpm_jax.diffusion.process import q_sample
 from ddpm_jax.diffusion.schedule import Schedule
 from ddpm_jax.network.bind import apply_unet, drop_labels
 from ddpm_jax.network.unet import UNet
-from ddpm_jax.shapes import Images, OneKey, PerImage, Pixels, Steps
+from ddpm_jax.shapes import Images, Labels, OneKey, PerImage, Pixels, Steps
 from ddpm_jax.training.ema import update_ema
+from ddpm_jax.training.optimizer import LearningRate
 from ddpm_jax.training.sharding import replicated
 from ddpm_jax.training.state import STEP, VALIDATION, TrainState, purpose_key
 
@@ -35,6 +36,7 @@ METRICS = (
     "loss_t_3rd_quarter",
     "loss_t_4th_quarter",
     "gradient_norm",
+    "learning_rate",
 )
 
 
@@ -46,6 +48,7 @@ class Learner:
     schedule: Schedule
     objective: Objective
     optimizer: optax.GradientTransformation
+    learning_rate: LearningRate
     averaging: Optimizer
     mesh: Mesh
     seed: int
@@ -78,6 +81,8 @@ def train_step(
     params = optax.apply_updates(state.params, updates)
     ema = update_ema(learner.averaging, state.ema, params, state.step - state.skipped)
 
+    rate = learner.learning_rate(state.step - state.skipped)
+
     def keep(new: PyTree, old: PyTree) -> PyTree:
         return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
 
@@ -91,7 +96,7 @@ def train_step(
         ema=keep(ema, state.ema),
         opt_state=keep(opt_state, state.opt_state),
     )
-    return new_state, keep(_add_metrics(learner, metrics, loss, t, norm), metrics), streak
+    return new_state, keep(_add_metrics(learner, metrics, loss, t, [norm, rate]), metrics), streak
 
 
 def _accumulated_gradient(
@@ -132,9 +137,10 @@ def _part_loss(learner: Learner, params: PyTree, batch: Batch, key: OneKey) -> t
     return jnp.mean(loss), (loss, t)
 
 
-def _add_metrics(learner: Learner, metrics: Metrics, loss: PerImage, t: Steps, norm: Array) -> Metrics:
+def _add_metrics(learner: Learner, metrics: Metrics, loss: PerImage, t: Steps, others: list[Array]) -> Metrics:
     quarter = quarter_of(learner.schedule, t)
-    selections = [(loss, jnp.ones_like(loss, bool)), *((loss, quarter == q) for q in range(4)), (norm, jnp.array(True))]
+    selections = [(loss, jnp.ones_like(loss, bool)), *((loss, quarter == q) for q in range(4))]
+    selections += [(other, jnp.array(True)) for other in others]
     new = dict(zip(METRICS, (_average(*selection) for selection in selections), strict=True))
     return {name: metrics[name].merge(new[name]) for name in METRICS}
 
@@ -149,7 +155,7 @@ def validation_losses(
     learner: Learner,
     params: PyTree,
     images: Pixels,
-    labels: Int[Array, "batch"],
+    labels: Labels,
     index: Int[Array, "batch"],
     count: int,
 ) -> PerImage:

@@ -5,7 +5,7 @@ import pytest
 
 from tests.end_to_end.commands import RECIPE, finish, scalars, start
 
-LENGTH = ("--config.train.steps=6", "--config.model.channels=64", "--config.log.preview_every=0")
+LENGTH = ("--config.train.steps=6", "--config.model.channels=64")
 
 
 @pytest.mark.slow

@@ -56,17 +56,17 @@ def test_files_hold_the_pictures(tmp_path, draw):
 
 def test_tensorboard_reads_what_was_written_and_a_resumed_run_hides_what_came_after(tmp_path, draw):
     first = Writers([TensorBoard(tmp_path, start=0)])
-    for step in range(5):
+    for step in range(1, 6):
         first.scalars(step, {"train/loss": step / 10})
     first.picture(4, "preview/grid", draw.integers(0, 255, (8, 8, 1), np.uint8))
     first.text("config", "seed: 0")
     first.close()
     resumed = TensorBoard(tmp_path, start=3)
-    resumed.scalars(3, {"train/loss": 9.0})
+    resumed.scalars(4, {"train/loss": 9.0})
     resumed.close()
     events = EventAccumulator(str(tmp_path)).Reload()
     steps = {event.step: event.value for event in events.Scalars("train/loss")}
-    assert steps == pytest.approx({0: 0.0, 1: 0.1, 2: 0.2, 3: 9.0})
+    assert steps == pytest.approx({1: 0.1, 2: 0.2, 3: 0.3, 4: 9.0})
 
 
 def test_the_log_goes_to_the_terminal_and_with_details_to_the_file(tmp_path, capsys):

@@ -119,6 +119,25 @@ def test_any_damage_is_noticed_and_the_one_before_is_used(saved, how, caplog):
         restored(saved, step=3)
 
 
+def test_a_damaged_one_makes_room_for_its_successor(saved):
+    damage(saved / "3" / "config" / "metadata", "flipped")
+    with Checkpoints(saved, keep=2) as checkpoints:
+        assert int(checkpoints.restore(state_at(0)).step) == 2
+        checkpoints.set_aside_after(2)
+        checkpoints.save(state_at(3), {})
+        checkpoints.wait()
+        assert checkpoints.steps() == [2, 3]
+    assert_same(restored(saved), state_at(3))
+    assert (saved / "3.damaged").is_dir()
+
+
+def test_what_is_not_a_checkpoint_is_left_alone(saved):
+    (saved / "backup" / "1").mkdir(parents=True)
+    with Checkpoints(saved) as checkpoints:
+        checkpoints.save(state_at(4), {})
+    assert (saved / "backup" / "1").is_dir()
+
+
 def test_when_all_are_damaged_nothing_is_restored(saved):
     for step in (1, 2, 3):
         damage(saved / str(step) / "config" / "metadata", "flipped")
@@ -131,15 +150,23 @@ def test_a_step_that_is_not_kept_is_refused_with_those_that_are(saved):
         restored(saved, step=7)
 
 
-def test_a_full_disk_is_one_line_and_leaves_the_others(saved, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        ValueError("RESOURCE_EXHAUSTED: Error writing local file [os_error_code='28']"),  # as TensorStore says it
+    ],
+)
+def test_a_full_disk_is_one_line_and_leaves_the_others(saved, monkeypatch, error):
     def full(path):
-        raise OSError(28, "No space left on device")
+        raise error
 
     monkeypatch.setattr("ddpm_jax.training.checkpoint.seal", full)
     checkpoints = Checkpoints(saved)
     checkpoints.save(state_at(4), {})
-    with pytest.raises(UserError, match="could not be written .*No space left on device"):
+    with pytest.raises(UserError, match="could not be written .*No space left on device") as caught:
         checkpoints.wait()
+    assert "\n" not in str(caught.value)
     checkpoints.close()
     assert_same(restored(saved), state_at(3))
 

@@ -36,7 +36,7 @@ def test_feedback_comes_some_steps_late_and_in_full():
     # Means of nothing are left out.
     assert reports == [(1, {"loss": 1.5})]
     feedback.drain()
-    assert bad == [(2, 1)] and len(METRICS) == 6
+    assert bad == [(2, 1)] and len(METRICS) == 7
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -66,7 +66,8 @@ def test_a_batch_must_divide_among_devices():
     [
         ({}, False),
         ({"SLURM_NTASKS": "1"}, False),
-        ({"SLURM_NTASKS": "2"}, True),
+        ({"SLURM_NTASKS": "2"}, False),  # in a batch script, outside srun
+        ({"SLURM_NTASKS": "2", "SLURM_STEP_NODELIST": "a,b"}, True),
         ({"TPU_WORKER_HOSTNAMES": "a"}, False),
         ({"TPU_WORKER_HOSTNAMES": "a,b"}, True),
         ({"JAX_COORDINATOR_ADDRESS": "localhost:1234"}, True),
