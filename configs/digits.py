@@ -2,7 +2,7 @@
 
 Memory: 0.2 GiB. Cost: 10 GFLOP a step, 9 TFLOP in all: two to four minutes on two CPU cores.
 Result: digits that a reader names at once; a validation loss of about 0.3 (velocity, mean squared error).
-Source of the numbers: chosen here by trial on two CPU cores; README.md says how recognisable the samples are.
+Source of the numbers: chosen here by trial on two CPU cores.
 """
 
 from ml_collections import ConfigDict

@@ -3,30 +3,32 @@
 Exit codes: 0 done; 1 training diverged; 2 something for the user to mend, said in one line; 130 and 143 stopped.
 """
 
+import difflib
 import errno
 import importlib.util
 import logging
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from ddpm_jax.config import Config, config_of, flatten, to_config_dict
+from ddpm_jax.config import WORDS, Config, config_of, flatten, to_config_dict
 from ddpm_jax.data.cache import user_cache
 from ddpm_jax.errors import TrainingDiverged, UserError, nearest
 from ddpm_jax.reporting.console import start_log
 from ddpm_jax.sample import sample
 from ddpm_jax.train import train
 from ddpm_jax.training.sharding import join_cluster
-from ddpm_jax.workdir import read_config
+from ddpm_jax.workdir import read_config, refuse_another_run
 
 MODES = {"train": train, "sample": sample}
 SAMPLING_MAY_SET = ("sample.", "log.")
-DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR}
-DISK_TROUBLE |= {errno.ENAMETOOLONG}
+DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+DISK_TROUBLE |= {errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
 RECIPE_FAULTS = (
     ArithmeticError,
     AssertionError,
@@ -74,7 +76,8 @@ def main(argv: list[str]) -> int:
     except OSError as error:
         if error.errno not in DISK_TROUBLE:
             raise
-        logger.error("%s: %s; free some space or choose another --workdir.", error.filename or "Disk", error.strerror)
+        remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another --workdir"
+        logger.error("%s: %s; %s.", error.filename or "Writing", error.strerror, remedy)
         return 2
     except KeyboardInterrupt:
         logger.error("Interrupted.")
@@ -97,8 +100,10 @@ def run(argv: list[str]) -> int:
         _refuse_retraining(trained, config)
     _use_compilation_cache()
     join_cluster()
+    _find_devices()
     if mode == "train":
-        workdir.mkdir(parents=True, exist_ok=True)
+        refuse_another_run(workdir, config)
+        _make(workdir)
     start_log(workdir / f"{mode}.log" if jax.process_index() == 0 else None)
     MODES[mode](config, workdir)
     return 0
@@ -120,6 +125,8 @@ def parse_flags(argv: list[str]) -> tuple[str, str | None, Path, list[str]]:
             hint = (
                 nearest(name, ["mode", "config", "workdir", "help"]) if arg.startswith("-") else "write --name=value."
             )
+            if name.split(".")[0] in vars(Config()):
+                hint = f"did you mean --config.{arg.lstrip('-')}?"
             raise UserError(f"{arg!r} is not a flag; {hint}")
     if values.mode not in MODES:
         raise UserError(f"--mode={values.mode} does not exist; {nearest(values.mode, MODES)}")
@@ -135,8 +142,11 @@ def load_recipe(recipe: str | None) -> ConfigDict:
     name, _, variant = recipe.partition(":")
     path = Path(name)
     if not path.is_file() or path.suffix != ".py":
-        known = sorted(str(p) for p in path.parent.glob("*.py")) or sorted(str(p) for p in Path("configs").glob("*.py"))
-        raise UserError(f"--config={name} is not a Python file; {nearest(name, known)}")
+        known = {
+            p.stem: str(p) for p in (path.parent if path.parent.name == "configs" else Path("configs")).glob("*.py")
+        }
+        near = difflib.get_close_matches(path.stem, known, n=3) or sorted(known)
+        raise UserError(f"--config={name} is not a Python file; recipes are {', '.join(known[stem] for stem in near)}.")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -161,9 +171,19 @@ def override(config: ConfigDict, overrides: list[str]) -> ConfigDict:
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
     try:
         values(argv)
-    except flags.Error as error:
-        raise UserError(" ".join(str(error).split())) from error
+    except (flags.Error, ValueError) as error:
+        raise _mistyped(overrides, known, str(error)) from error
     return values.config
+
+
+def _mistyped(overrides: list[str], known: dict[str, Any], message: str) -> UserError:
+    """The error for a value that its field's flag cannot parse."""
+    for arg in overrides:
+        name, _, value = re.sub(r"^--?(no)?config\.", "", arg).partition("=")
+        if f"config.{name}" in message:
+            kind = "whole numbers such as (1, 2, 2)" if isinstance(known[name], tuple) else WORDS.get(type(known[name]))
+            return UserError(f"{name}={value!r} has the wrong type; expected {kind or 'a value of its type'}.")
+    return UserError(" ".join(message.split()))
 
 
 def _refuse_retraining(trained: Config, config: Config) -> None:
@@ -173,6 +193,25 @@ def _refuse_retraining(trained: Config, config: Config) -> None:
             f"{name} was {before[name]!r} when the run was trained and cannot be set to {now[name]!r} for sampling; "
             "only sample.* can."
         )
+
+
+def _make(workdir: Path) -> None:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir} cannot be made ({error.strerror}); choose a folder that can be written."
+        ) from error
+
+
+def _find_devices() -> None:
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        platforms = os.environ.get("JAX_PLATFORMS", "")
+        raise UserError(
+            f"JAX finds no device (JAX_PLATFORMS={platforms!r}): unset it, or install the JAX for this accelerator."
+        ) from error
 
 
 def _use_compilation_cache() -> None:

@@ -6,6 +6,7 @@ images = run.sample(16, sampler="ddim", steps=50, seed=0)
 """
 
 import dataclasses
+import operator
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -73,13 +74,13 @@ class Run:
             settings = dataclasses.replace(settings, sampler=sampler, steps=None)
         given = {"steps": steps, "seed": seed, "label": None if label is None else str(label)}
         options |= {name: value for name, value in given.items() if value is not None}
-        known = {field.name for field in dataclasses.fields(Sample)} - {"ema", "checkpoint", "count"}
+        known = {field.name for field in dataclasses.fields(Sample)} - {"ema", "checkpoint", "count", "strip", "gif"}
         for name in options.keys() - known:
             raise UserError(f"sample() has no option {name}; {nearest(name, known)}")
         # NumPy's numbers, and whole ones where a field is a float, are as good as Python's.
         options = {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
         options |= {name: float(options[name]) for name in ("eta", "guidance") if type(options.get(name)) is int}
-        settings = dataclasses.replace(settings, count=count, **options)
+        settings = dataclasses.replace(settings, count=operator.index(count), **options)
         config = checked(dataclasses.replace(self.config, sample=settings))
         labels = choose_labels(config, self.workdir, np.arange(count))
         draw = self._sampler(config)
@@ -88,19 +89,23 @@ class Run:
 
     def noise(self, count: int, *, seed: int | None = None) -> Float[np.ndarray, "count height width channels"]:
         """The x_T that `sample(count, seed=seed)` starts from, float32."""
-        seed = self.config.sample.seed if seed is None else seed
+        seed = self.config.sample.seed if seed is None else operator.index(seed)
+        settings = dataclasses.replace(self.config.sample, count=operator.index(count), seed=seed)
+        checked(dataclasses.replace(self.config, sample=settings))
         data = self.config.data
         shape = (data.image_size, data.image_size, data.channels)
         return np.asarray(draw_noise(image_keys(seed, np.arange(count)), 0, shape))
 
     def denoiser(self, x_t: Images, t: Steps | Sequence[int], labels: Labels | None = None) -> Prediction:
         """What the model makes of x_t [batch, height, width, channels] at t [batch] in 1..T: .x0, .eps, not clipped."""
-        t = np.asarray(t, np.int32)
-        if t.shape != x_t.shape[:1] or t.min() < 1 or t.max() > self.config.diffusion.steps:
-            raise UserError(
-                f"t={t} must be one step in 1..{self.config.diffusion.steps} for each of {len(x_t)} images."
-            )
-        return self._denoise(self.params, x_t, t, labels)
+        data, steps = self.config.data, self.config.diffusion.steps
+        x_t, t = np.asarray(x_t), np.asarray(t)
+        shape = (data.image_size, data.image_size, data.channels)
+        if x_t.dtype != np.float32 or x_t.ndim != 4 or x_t.shape[1:] != shape or not len(x_t):
+            raise UserError(f"x_t is {x_t.dtype} {list(x_t.shape)}; expected float32 [batch, {str(shape)[1:-1]}].")
+        if t.dtype.kind not in "iu" or t.shape != x_t.shape[:1] or t.min() < 1 or t.max() > steps:
+            raise UserError(f"t={t} must hold a whole step in 1..{steps} for each of {len(x_t)} images.")
+        return self._denoise(self.params, x_t, t.astype(np.int32), labels)
 
     def _sampler(self, config: Config) -> Draw:
         kind = dataclasses.replace(config.sample, count=1, batch_size=1, seed=0, label=None)

@@ -22,7 +22,7 @@ from ddpm_jax.config import Config, checked, to_json
 from ddpm_jax.data.batches import Batch, Batches, prefetch
 from ddpm_jax.data.dataset import Dataset, hold_out
 from ddpm_jax.data.sources import open_dataset
-from ddpm_jax.errors import TrainingDiverged
+from ddpm_jax.errors import TrainingDiverged, UserError
 from ddpm_jax.reporting.images import grid, strip, to_pixels
 from ddpm_jax.reporting.progress import progress
 from ddpm_jax.reporting.throughput import Throughput
@@ -48,6 +48,7 @@ logger = logging.getLogger(__name__)
 def train(config: Config, workdir: Path) -> None:
     """Trains until train.steps, from the newest checkpoint in the workdir if there is one."""
     refuse_another_run(workdir, config)
+    refuse_to_shorten(workdir, config)
     mesh = data_mesh()
     check_divisible(mesh, config.data.batch_size, config.train.accumulate, "data.batch_size")
     dataset = open_dataset(config)
@@ -60,8 +61,8 @@ def train(config: Config, workdir: Path) -> None:
     with Preemption() as preemption, Checkpoints(checkpoint_folder(workdir), **keep) as checkpoints:
         state = start_state(config, learner, checkpoints)
         start = int(state.step)
-        if start >= config.train.steps:
-            logger.info("Already at step %d of %d; a larger train.steps goes on.", start, config.train.steps)
+        if start == config.train.steps:
+            logger.info("Already at step %d; a larger train.steps goes on from there.", start)
             return
         load = build_loader(config, dataset, rows, mesh)
         logger.info("Compiling the training step …")
@@ -75,6 +76,16 @@ def train(config: Config, workdir: Path) -> None:
             writer.close()
     preemption.exit_if_requested()
     logger.info("Trained to step %d. Next: python main.py --mode=sample --workdir=%s", config.train.steps, workdir)
+
+
+def refuse_to_shorten(workdir: Path, config: Config) -> None:
+    """A run cannot end before the step that it has reached."""
+    with Checkpoints(checkpoint_folder(workdir)) as checkpoints:
+        reached = max(checkpoints.steps(), default=0)
+    if reached > config.train.steps:
+        raise UserError(
+            f"train.steps={config.train.steps} is below step {reached}, which {workdir} has reached; raise it."
+        )
 
 
 def run_steps(

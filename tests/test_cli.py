@@ -13,7 +13,7 @@ DIGITS = f"--config={CONFIGS}/digits.py:smoke"
 MISTAKES = {
     "no workdir": ([DIGITS], "--workdir is missing"),
     "no config": (["--workdir=W"], "--config is missing"),
-    "missing config": ([f"--config={CONFIGS}/digts.py", "--workdir=W"], "is not a Python file; did you mean"),
+    "missing config": ([f"--config={CONFIGS}/digts.py", "--workdir=W"], "is not a Python file; recipes are"),
     "unknown variant": ([f"--config={CONFIGS}/digits.py:tiny", "--workdir=W"], "no variant 'tiny'"),
     "unknown mode": (["--mode=trian", DIGITS, "--workdir=W"], "--mode=trian does not exist; did you mean train?"),
     "unknown flag": ([DIGITS, "--wrkdir=W"], "is not a flag; did you mean workdir?"),
@@ -22,7 +22,10 @@ MISTAKES = {
         [DIGITS, "--workdir=W", "--config.model.chanels=3"],
         "--config.model.chanels is not a field of the configuration; did you mean model.channels",
     ),
-    "wrong type": ([DIGITS, "--workdir=W", "--config.train.steps=many"], "config.train.steps"),
+    "wrong type": (
+        [DIGITS, "--workdir=W", "--config.train.steps=many"],
+        "train.steps='many' has the wrong type; expected a w",
+    ),
     "out of range": ([DIGITS, "--workdir=W", "--config.train.steps=0"], "train.steps=0 is out of range"),
     "contradiction": (
         [DIGITS, "--workdir=W", "--config.data.image_size=9"],
@@ -30,7 +33,11 @@ MISTAKES = {
     ),
     "no run": (["--mode=sample", "--workdir=W"], "holds no run"),
     "folder without path": ([f"--config={CONFIGS}/folder.py", "--workdir=W"], "data.path is not set"),
-    "file in the way": ([DIGITS, "--workdir=F/x"], "Not a directory"),
+    "file in the way": ([DIGITS, "--workdir=F/x"], "cannot be made (Not a directory)"),
+    "file as workdir": ([DIGITS, "--workdir=F"], "is a file; give a folder"),
+    "forgotten prefix": ([DIGITS, "--workdir=W", "--data.batch_size=3"], "did you mean --config.data.batch_size=3?"),
+    "negated and set": ([DIGITS, "--workdir=W", "--noconfig.data.flip=True"], "data.flip='True' has the wrong type"),
+    "eta for ddpm": ([DIGITS, "--workdir=W", "--config.sample.eta=0.5"], "no effect with sample.sampler='ddpm'"),
 }
 
 

@@ -94,5 +94,5 @@ def test_calls_that_differ_write_to_different_folders(workdir, capsys):
     names = sorted(path.name for path in (workdir / "samples").iterdir())
     stem, pictures = "12-ddpm-8steps-seed0-n4", "strip-4-gif-4"
     assert names == sorted(f"{stem}-{said}{pictures}" for said in ("", "label-3-", "label-3-guidance-2.0-"))
-    assert cli.main(["main.py", "--mode=sample", f"--workdir={workdir}", "--config.model.channels=8"]) == 2
-    assert "cannot be set to 8 for sampling" in capsys.readouterr().err
+    assert cli.main(["main.py", "--mode=sample", f"--workdir={workdir}", "--config.model.channels=16"]) == 2
+    assert "cannot be set to 16 for sampling" in capsys.readouterr().err

@@ -1,6 +1,6 @@
 """The configuration: recipe or JSON in, frozen and checked Config out."""
 
-from ddpm_jax.config.checks import checked, resolutions
+from ddpm_jax.config.checks import WORDS, checked, resolutions
 from ddpm_jax.config.convert import (
     config_of,
     defaults,
@@ -14,6 +14,7 @@ from ddpm_jax.config.sections import Config
 from ddpm_jax.config.variants import Recipe, apply_variant
 
 __all__ = [
+    "WORDS",
     "Config",
     "Recipe",
     "apply_variant",

@@ -142,6 +142,8 @@ def _check_sampling(config: Config) -> None:
             "sample.variance='learned' needs a model trained with diffusion.variance='learned', "
             f"got {config.diffusion.variance!r}."
         )
+    if sample.sampler == "ddpm" and sample.eta != 0.0:
+        raise UserError(f"sample.eta={sample.eta} has no effect with sample.sampler='ddpm'; set the sampler to 'ddim'.")
     if config.model.classes or config.model.attributes:
         return
     for name, value, default in (("guidance", sample.guidance, 1.0), ("label", sample.label, None)):

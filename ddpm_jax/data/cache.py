@@ -94,6 +94,9 @@ def _read(entry: Path) -> tuple[np.ndarray, np.ndarray] | None:
 
 def _write(building: Path, shape: tuple[int, int, int, int], rows: Iterable[Row]) -> None:
     images = np.lib.format.open_memmap(building / "images.npy", "w+", np.uint8, shape)
+    if hasattr(os, "posix_fallocate"):  # A sparse file on a full disk would end in SIGBUS instead of an error.
+        with (building / "images.npy").open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
     labels: list[int] = []
     for image, label in rows:
         images[len(labels)] = image

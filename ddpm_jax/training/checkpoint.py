@@ -91,9 +91,10 @@ class Checkpoints:
             number = re.search(r"os_error_code='(\d+)'", str(error))
             if isinstance(error, ValueError) and number is None:
                 raise
-            reason = os.strerror(int(number[1])) if number else str(error)
+            reason = os.strerror(int(number[1])) if number else getattr(error, "strerror", None) or str(error)
+            intact = "; the ones before it are intact" if self.steps() else ""
             raise UserError(
-                f"A checkpoint could not be written to {self.folder} ({reason}); the ones before it are intact. "
+                f"A checkpoint could not be written to {self.folder} ({reason}){intact}. "
                 "Free some space and run the same command again."
             ) from error
 

@@ -44,8 +44,8 @@ def test_a_finished_run_has_nothing_left_to_do_and_a_longer_one_goes_on(undistur
 
 def test_a_workdir_of_another_run_is_refused_untouched(undisturbed):
     files = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*") if path.is_file()}
-    code, printed = finish(start(RECIPE, f"--workdir={undisturbed}", *LENGTH, "--config.model.channels=8"))
-    assert code == 2 and "model.channels was 16, now 8" in printed and len(printed.splitlines()) == 1
+    code, printed = finish(start(RECIPE, f"--workdir={undisturbed}", *LENGTH, "--config.model.channels=16"))
+    assert code == 2 and "model.channels was 8, now 16" in printed and len(printed.splitlines()) == 1
     changed = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*") if path.is_file()}
     assert {p: t for p, t in changed.items() if p.name != "train.log"} == {
         p: t for p, t in files.items() if p.name != "train.log"
