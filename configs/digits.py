@@ -1,7 +1,8 @@
 """8x8 handwritten digits that ship with the package: the first thing to train, on any computer, in a few minutes.
 
 Memory: 0.2 GiB. Cost: 10 GFLOP a step, 9 TFLOP in all: two to four minutes on two CPU cores.
-Result: digits that a reader names at once; a validation loss of about 0.3 (velocity, mean squared error).
+Result: a validation loss of about 0.29 (velocity, mean squared error). Of 1,000 digits drawn by DDIM in 50 steps, the
+five nearest training digits agree on one label for 81%, as they do for 96% of held-out digits; each class has 7% to 12%.
 Source of the numbers: chosen here by trial on two CPU cores.
 """
 
