@@ -1,10 +1,13 @@
 """Where figures and pictures go while training: TensorBoard, and Weights & Biases if asked, through the same calls."""
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from ddpm_jax.errors import UserError
 from ddpm_jax.reporting.images import Picture
@@ -22,41 +25,40 @@ class Writer(Protocol):
 
 
 class TensorBoard:
-    """Event files in a folder; what an earlier, interrupted run wrote after step `start` is hidden."""
+    """Event files in a folder; what an earlier, interrupted run wrote after step `start` is hidden.
+
+    Written at once, not through SummaryWriter's thread: its flush leaves queued points behind, which a killed process
+    loses, and on a full disk the thread dies and the next call waits forever.
+    """
 
     def __init__(self, folder: Path, start: int) -> None:
-        self._folder = folder
-        self._summary = SummaryWriter(str(folder), purge_step=start + 1, flush_secs=10, filename_suffix=f".{start}")
+        folder.mkdir(parents=True, exist_ok=True)
+        self._events = EventsWriter(str(folder / "events"), f".{start}")
+        self._events.write_event(Event(wall_time=time.time(), step=start + 1, file_version="brain.Event:2"))
+        session = SessionLog(status=SessionLog.START)
+        self._events.write_event(Event(wall_time=time.time(), step=start + 1, session_log=session))
+
+    def _write(self, step: int, record: Any) -> None:
+        self._events.write_event(Event(wall_time=time.time(), step=step, summary=record))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
-            self._check()
-            self._summary.add_scalar(name, value, step)
+            self._write(step, summary.scalar(name, value))
+        self.flush()
 
     def picture(self, step: int, name: str, picture: Picture) -> None:
-        self._check()
-        self._summary.add_image(name, picture, step, dataformats="HWC")
+        self._write(step, summary.image(name, picture, dataformats="HWC"))
+        self.flush()
 
     def text(self, name: str, text: str) -> None:
-        self._check()
-        self._summary.add_text(name, text, 0)
+        self._write(0, summary.text(name, text))
+        self.flush()
 
     def flush(self) -> None:
-        self._check()
-        self._summary.flush()
+        self._events.flush()
 
     def close(self) -> None:
-        if self._writes():
-            self._summary.close()
-
-    def _writes(self) -> bool:
-        """Whether the thread that tensorboardX writes in lives: a full disk ends it, and later calls would hang."""
-        file_writer: Any = self._summary.file_writer
-        return file_writer.event_writer._worker.is_alive()
-
-    def _check(self) -> None:
-        if not self._writes():
-            raise UserError(f"TensorBoard's files in {self._folder} cannot be written; free some space, then resume.")
+        self._events.close()
 
 
 class WeightsAndBiases:
