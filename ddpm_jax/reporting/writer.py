@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 
 from ddpm_jax.errors import UserError
 from ddpm_jax.reporting.images import Picture
