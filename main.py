@@ -2,7 +2,8 @@
 
 import sys
 
-from ddpm_jax.cli import main
-
 if __name__ == "__main__":
+    # Processes that decode images import this file too, and need nothing of the rest.
+    from ddpm_jax.cli import main
+
     sys.exit(main(sys.argv))

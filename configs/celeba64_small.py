@@ -4,7 +4,8 @@ Memory: about 6 GiB (1.2 state, 0.6 gradients, 3.6 activations of 16 images, by 
 step, 8.9 EFLOP in all. Result: as celeba64, since the batch that a step sees is the same.
 Even less memory: --config.train.accumulate=16, --config.model.remat=True, or --config.model.channels=96.
 Source of the numbers: those of celeba64.
-The images: a folder of the aligned and cropped faces in --config.data.path.
+The images: --config.data.path is the folder with img_align_celeba.zip and its lists (docs/data.md has the other ways);
+the crop is that of the published FIDs, 128x128 pixels around x=89, y=121.
 """
 
 from ml_collections import ConfigDict
@@ -14,6 +15,9 @@ from ddpm_jax.config import apply_variant, defaults
 
 def get_config(variant: str = "") -> ConfigDict:
     config = defaults()
+    config.data.name = "celeb_a"
+    config.data.crop = (25, 57, 153, 185)
+    config.data.resize = "bilinear"
     config.data.image_size = 64
     config.data.flip = True
     config.model.multipliers = (1, 2, 2, 2, 4)

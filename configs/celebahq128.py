@@ -4,7 +4,7 @@ Memory: about 57 GiB at batch 64 (1.3 state, 55 activations, by count), divided 
 --config.train.accumulate. Cost: 44 TFLOP a step, 13 EFLOP in all. Result: faces that hold together at this size.
 Attention after each downsampling, at 64, 32 and 16: --config=configs/celebahq128.py:attention (more memory).
 Source of the numbers: multipliers and heads after Dhariwal & Nichol 2021's 128x128 models; the rest chosen here.
-The images: a folder in --config.data.path.
+The images: a folder or zip in --config.data.path.
 """
 
 from ml_collections import ConfigDict

@@ -5,7 +5,7 @@ the number of devices or of --config.train.accumulate. Cost: 95 TFLOP a step, 47
 rematerialisation. Result in the paper: samples without an FID.
 Source of the numbers: Ho et al. 2020, appendix B: base 128, 1-1-2-2-4-4, two blocks, attention at 16, no dropout, Adam
 2e-5, EMA 0.9999, batch 64, 500,000 steps.
-The images: a folder in --config.data.path.
+The images: a folder or zip in --config.data.path.
 """
 
 from ml_collections import ConfigDict

@@ -5,7 +5,7 @@ Memory: about 12 GiB at batch 128 in float32 (0.5 state, 11 activations, by coun
 Result in the paper: FID 3.17 with DDPM, 1,000 steps, against the training set (not measured here yet).
 Source of the numbers: Ho et al. 2020, appendix B, and their code: base 128, 1-2-2-2, two blocks, attention at 16,
 dropout 0.1, Adam 2e-4 after 5,000 steps of warm-up, clip 1, EMA 0.9999, flips, batch 128, 800,000 steps.
-The images: a folder in --config.data.path.
+The images: from TensorFlow Datasets (docs/data.md), or a folder, zip or .npz in --config.data.path.
 """
 
 from ml_collections import ConfigDict
@@ -15,6 +15,7 @@ from ddpm_jax.config import apply_variant, defaults
 
 def get_config(variant: str = "") -> ConfigDict:
     config = defaults()
+    config.data.name = "cifar10"
     config.data.image_size = 32
     config.data.flip = True
     config.model.dropout = 0.1

@@ -3,7 +3,7 @@
 Memory: about 4 GiB at batch 128 (0.1 state, 3.9 activations, by count). Cost: 0.8 TFLOP a step, 24 PFLOP in all.
 Result: garments with visible texture. On CPU: --config.model.channels=32 --config.train.steps=5000.
 Source of the numbers: those of the mnist recipe, with half as many steps again and flips.
-The images: a folder of PNG files in --config.data.path.
+The images: from TensorFlow Datasets (docs/data.md), or a folder, zip or .npz in --config.data.path.
 """
 
 from ml_collections import ConfigDict
@@ -13,6 +13,7 @@ from ddpm_jax.config import apply_variant, defaults
 
 def get_config(variant: str = "") -> ConfigDict:
     config = defaults()
+    config.data.name = "fashion_mnist"
     config.data.image_size = 28
     config.data.channels = 1
     config.data.flip = True

@@ -3,7 +3,7 @@
 Memory: about 4 GiB at batch 128 (0.1 state, 3.9 activations, by count). Cost: 0.8 TFLOP a step, 16 PFLOP in all.
 Result: clean digits from about 5,000 steps on. On CPU: --config.model.channels=32 --config.train.steps=3000.
 Source of the numbers: chosen here; the architecture is Ho et al. 2020's at half width and three stages.
-The images: a folder of PNG files in --config.data.path.
+The images: from TensorFlow Datasets (docs/data.md), or a folder, zip or .npz in --config.data.path.
 """
 
 from ml_collections import ConfigDict
@@ -13,6 +13,7 @@ from ddpm_jax.config import apply_variant, defaults
 
 def get_config(variant: str = "") -> ConfigDict:
     config = defaults()
+    config.data.name = "mnist"
     config.data.image_size = 28
     config.data.channels = 1
     config.model.channels = 64

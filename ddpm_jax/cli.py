@@ -9,6 +9,7 @@ import importlib.util
 import logging
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,14 @@ logger = logging.getLogger("ddpm_jax")
 
 def main(argv: list[str]) -> int:
     """Runs the command line (argv[0] is the program) and returns the exit code."""
+    return exit_code(lambda: run(argv))
+
+
+def exit_code(work: Callable[[], None]) -> int:
+    """Does the work; says in one line what went wrong, and returns the exit code that the module's text lists."""
     start_log()
     try:
-        return run(argv)
+        work()
     except UserError as error:
         logger.error("%s", error)
         return 2
@@ -82,13 +88,14 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         logger.error("Interrupted.")
         return 130
+    return 0
 
 
-def run(argv: list[str]) -> int:
+def run(argv: list[str]) -> None:
     """Does what the flags say; raises UserError for what the user must mend."""
     if any(arg in ("--help", "-help", "-h", "--helpfull", "--helpshort") for arg in argv[1:]):
         print(USAGE, end="")
-        return 0
+        return
     mode, recipe, workdir, overrides = parse_flags(argv)
     if mode == "train":
         config = config_of(override(load_recipe(recipe), overrides))
@@ -106,7 +113,6 @@ def run(argv: list[str]) -> int:
         _make(workdir)
     start_log(workdir / f"{mode}.log" if jax.process_index() == 0 else None)
     MODES[mode](config, workdir)
-    return 0
 
 
 def parse_flags(argv: list[str]) -> tuple[str, str | None, Path, list[str]]:
@@ -119,20 +125,23 @@ def parse_flags(argv: list[str]) -> tuple[str, str | None, Path, list[str]]:
         _, *rest = values(argv, known_only=True)
     except flags.Error as error:
         raise UserError(f"{error} (see --help)") from error
-    for arg in rest:
-        if not re.match(r"--?(no)?config\.", arg):
-            name = arg.lstrip("-").split("=")[0]
-            hint = (
-                nearest(name, ["mode", "config", "workdir", "help"]) if arg.startswith("-") else "write --name=value."
-            )
-            if name.split(".")[0] in vars(Config()):
-                hint = f"did you mean --config.{arg.lstrip('-')}?"
-            raise UserError(f"{arg!r} is not a flag; {hint}")
+    check_overrides(rest, ["mode", "config", "workdir", "help"])
     if values.mode not in MODES:
         raise UserError(f"--mode={values.mode} does not exist; {nearest(values.mode, MODES)}")
     if not values.workdir:
         raise UserError("--workdir is missing; say where the run lives, such as --workdir=runs/x (see --help).")
     return values.mode, values.config, Path(values.workdir).expanduser().resolve(), rest
+
+
+def check_overrides(args: list[str], known: list[str]) -> None:
+    """Refuses arguments that set no field of the configuration; known: the names of the command's own flags."""
+    for arg in args:
+        if not re.match(r"--?(no)?config\.", arg):
+            name = arg.lstrip("-").split("=")[0]
+            hint = nearest(name, known) if arg.startswith("-") else "write --name=value."
+            if name.split(".")[0] in vars(Config()):
+                hint = f"did you mean --config.{arg.lstrip('-')}?"
+            raise UserError(f"{arg!r} is not a flag; {hint}")
 
 
 def load_recipe(recipe: str | None) -> ConfigDict:

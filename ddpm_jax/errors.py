@@ -17,3 +17,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=3)
     return f"did you mean {' or '.join(near)}?" if near else f"expected one of {', '.join(known)}."
+
+
+def some(names: Iterable[str], shown: int = 5) -> str:
+    """The first few names in words, and how many more there are."""
+    names = [printable(name) for name in names]
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
+
+
+def printable(name: str) -> str:
+    """A file name with those of its bytes that are not UTF-8 written as escapes."""
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -1,6 +1,7 @@
 """Checks every annotated shape and type of the package at run time, and keeps caches out of the user's folders."""
 
 import json
+import logging
 import os
 import tempfile
 from pathlib import Path
@@ -55,3 +56,13 @@ def cosine() -> Schedule:
 @pytest.fixture
 def draw() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def package_log(caplog):
+    """What the package logs, warnings and above and plain lines; start_log keeps it from propagating otherwise."""
+    logger = logging.getLogger("ddpm_jax")
+    before, logger.propagate = logger.propagate, True
+    with caplog.at_level(logging.INFO, "ddpm_jax"):
+        yield caplog
+    logger.propagate = before

@@ -18,6 +18,8 @@ WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "
 def checked(config: Config) -> Config:
     """The same Config, if it holds together; a UserError otherwise."""
     _check_fields(config, "")
+    _check_pixels(config.data)
+    _check_told(config)
     _check_size(config.data, config.model)
     _check_widths(config.model)
     _check_attention(config.data, config.model)
@@ -77,6 +79,31 @@ def _check_size(data: Data, model: Model) -> None:
         )
 
 
+def _check_pixels(data: Data) -> None:
+    crop, background = data.crop, data.background
+    sound = len(crop) in (0, 1, 4) and min(crop, default=0) >= 0 and crop != (0,)
+    if not sound or (len(crop) == 4 and (crop[0] >= crop[2] or crop[1] >= crop[3])):
+        raise UserError(f"data.crop={crop} is no crop; expected (), (side,) or (left, top, right, bottom) in pixels.")
+    if len(background) != 3 or not all(0 <= level <= 255 for level in background):
+        raise UserError(f"data.background={background} is no colour; expected red, green and blue from 0 to 255.")
+    if data.source == "digits" and (data.image_size, data.channels) != (8, 1):
+        raise UserError(
+            f"data.source='digits' holds 8x8 greyscale images; got data.image_size={data.image_size}, "
+            f"data.channels={data.channels} (set 8 and 1, or another source)."
+        )
+
+
+def _check_told(config: Config) -> None:
+    """The attributes that are chosen by name are those that the model is told."""
+    if config.data.attributes is not None:
+        count = len(set(config.data.attributes.split(",")))
+        if config.model.attributes != count:
+            raise UserError(
+                f"data.attributes={config.data.attributes!r} chooses {count}, but model.attributes="
+                f"{config.model.attributes}; set it to {count}."
+            )
+
+
 def _check_widths(model: Model) -> None:
     channels, groups = model.channels, model.norm_groups
     if channels % groups:
@@ -124,12 +151,6 @@ def _check_batches(config: Config) -> None:
         raise UserError(
             f"data.batch_size={config.data.batch_size} must be a multiple of train.accumulate="
             f"{config.train.accumulate}, the number of parts it is computed in."
-        )
-    data = config.data
-    if data.source == "digits" and (data.image_size, data.channels) != (8, 1):
-        raise UserError(
-            f"data.source='digits' holds 8x8 greyscale images; got data.image_size={data.image_size}, "
-            f"data.channels={data.channels} (set 8 and 1, or another source)."
         )
 
 

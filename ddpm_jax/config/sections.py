@@ -26,16 +26,39 @@ Variance = Literal["fixed_small", "fixed_large", "learned"]
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Where images come from and how they become batches."""
+    """Where images come from, which of them are taken, and how they become batches (docs/data.md)."""
 
-    source: Literal["digits", "folder", "synthetic"] = "folder"
-    """"folder", "digits" (shipped with the package) or "synthetic" (made up, for quick checks)."""
+    source: Literal["auto", "folder", "arrays", "celeba", "tfds", "array_record", "digits", "synthetic"] = "auto"
+    """A folder or zip of image files, .npy or .npz arrays, CelebA as it is published, a set of TensorFlow Datasets,
+    ArrayRecord shards, the digits inside the package, or made-up discs for quick checks. "auto": whatever data.path
+    holds, or without a path the set of TensorFlow Datasets that data.name names."""
     path: str | None = None
-    """Folder of images; nested folders are searched, and the first level gives the class."""
+    """The folder or file to read; with data.source="tfds" the folder of prepared sets, if not the usual one."""
+    name: str | None = None
+    """Of a set of TensorFlow Datasets, such as "mnist"."""
+    split: str | None = None
+    """Such as "train", or "all"; None for the training split where there is one, else for all."""
     image_size: Count = 32
-    """Height and width in pixels, after a centred square crop."""
+    """Height and width in pixels after crop and resize."""
     channels: Literal[1, 3] = 3
     """1 for greyscale, 3 for colour."""
+    crop: tuple[int, ...] = ()
+    """(): the largest centred square; (side,): a centred square; (left, top, right, bottom): that box."""
+    resize: Literal["lanczos", "bicubic", "bilinear", "box"] = "lanczos"
+    """Pillow's filter, which averages over all pixels when it shrinks."""
+    background: tuple[int, ...] = (255, 255, 255)
+    """The colour behind transparent pixels."""
+    filter: str | None = None
+    """Only images for which this holds, such as "Smiling & ~Eyeglasses", of attribute and class names."""
+    classes: str | None = None
+    """Only images of these classes, such as "cats,dogs"."""
+    first: Count | None = None
+    """Only the first so many images, in the order of the source; may leave classes out."""
+    fraction: Annotated[float, Range("more than 0 and at most 1", lambda value: 0 < value <= 1)] = 1.0
+    """Only a random share of the images."""
+    fraction_seed: Seed = 0
+    attributes: str | None = None
+    """The attributes that the model is told, such as "Smiling,Male"; None for all that there are."""
     batch_size: Count = 128
     """Images per step over all devices and accumulated parts."""
     flip: bool = False
@@ -44,6 +67,8 @@ class Data:
     """Share of the images kept out of training for the validation loss, at most 1,024 of them."""
     cache: str | None = None
     """Folder for decoded images; None for a per-user one."""
+    stream: bool = False
+    """Decode images each time they are needed instead of once into the cache: for sets beyond one disk."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ def apply_variant(config: Recipe, variant: str, others: Mapping[str, Change] | N
 
 def smoke(config: Recipe) -> Recipe:
     """The same code path at toy size: 3 steps of a narrow network on made-up images of the recipe's shape."""
-    if config.data.source == "folder":
+    if config.data.source != "digits":
         config.data.source = "synthetic"
     config.train.accumulate = min(config.train.accumulate, 2)
     config.data.batch_size = (8 if config.data.image_size <= 64 else 2) * config.train.accumulate

@@ -21,13 +21,13 @@ ORDER, FLIP = 0, 1  # Purposes that a seed is used for.
 
 
 class Batch(NamedTuple):
-    """images: uint8 [parts, rows, height, width, channels]; labels: class numbers [parts, rows].
+    """images: uint8 [parts, rows, height, width, channels]; labels: class numbers [parts, rows], or attributes.
 
     A step is computed in `parts`, one after the other; rows are divided among the processes.
     """
 
     images: UInt8[np.ndarray, "parts rows height width channels"]
-    labels: Int[np.ndarray, "parts rows"]
+    labels: Int[np.ndarray, "parts rows"] | UInt8[np.ndarray, "parts rows attributes"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -8,17 +8,21 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from ddpm_jax.data.stream import Streamed
 from ddpm_jax.errors import UserError
 
+Labels = Int[np.ndarray, "N"] | UInt8[np.ndarray, "N attributes"]
 MAX_HELD_OUT = 1024
 
 
 class Dataset(NamedTuple):
-    """images: uint8 [N, height, width, channels]; labels: class numbers [N]; names: of the classes, in order."""
+    """All images that a run may see."""
 
-    images: UInt8[np.ndarray, "N height width channels"]
-    labels: Int[np.ndarray, "N"]
+    images: UInt8[np.ndarray, "N height width channels"] | Streamed
+    labels: Labels
+    """Class numbers [N], or multi-hot attributes uint8 [N, attributes]."""
     names: tuple[str, ...]
+    """Of the classes or of the attributes, in order."""
 
 
 def hold_out(dataset: Dataset, share: float) -> tuple[Int[np.ndarray, "train"], Int[np.ndarray, "held"]]:

@@ -4,12 +4,13 @@ from importlib import resources
 
 import numpy as np
 
-from ddpm_jax.data.dataset import Dataset
+from ddpm_jax.data.annotations import annotate
+from ddpm_jax.data.collection import Collection, in_memory
 
 
-def load_digits() -> Dataset:
+def load_digits() -> Collection:
     """All digits as uint8 [1797, 8, 8, 1]; their 17 grey levels, 0..16, are spread over 0..255."""
     with resources.files("ddpm_jax.data").joinpath("digits.npz").open("rb") as file, np.load(file) as arrays:
         images = np.round(arrays["images"].astype(np.float64) * (255.0 / 16.0)).astype(np.uint8)
-        labels = arrays["labels"].astype(np.int32)
-    return Dataset(images[..., None], labels, tuple(str(digit) for digit in range(10)))
+        annotations = annotate(len(images), [str(label) for label in arrays["labels"]])
+    return in_memory("data.source='digits'", images[..., None], annotations)

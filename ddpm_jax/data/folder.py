@@ -1,115 +1,125 @@
-"""A folder of image files, however nested: found, decoded, cropped to a centred square and resized, once.
+"""A folder or a zip of image files, however nested.
 
-The first level of folders gives the classes. `cache.py` keeps the result.
+photos/dog/1.png, photos/cat/2.jpg      the first folders that differ give the classes
+photos/train/dog/1.png, photos/test/…   splits, if all of these bear such names; then the folders below them
+photos/labels.csv, metadata.jsonl       classes and attributes by file name, instead of folders
 """
 
 import logging
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import UInt8
-from PIL import Image, ImageOps
 
-from ddpm_jax.data.cache import Fingerprint, cached
-from ddpm_jax.data.dataset import Dataset
-from ddpm_jax.errors import UserError
-from ddpm_jax.reporting.progress import progress
+from ddpm_jax.config.sections import Data
+from ddpm_jax.data.annotations import TABLES, Annotations, annotate, annotations_of_table, read_table
+from ddpm_jax.data.collection import Collection, TreeReader
+from ddpm_jax.data.tree import Tree, open_tree
+from ddpm_jax.errors import UserError, nearest, printable
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"})
-MAX_UNREADABLE = 0.01
-GROUND = (255, 255, 255)  # What shows through transparent pixels.
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+SPLITS = {
+    name: split
+    for split, names in {
+        "train": ("train", "training"),
+        "validation": ("validation", "valid", "val"),
+        "test": ("test", "testing"),
+    }.items()
+    for name in names
+}
+"""Folder names that mean a split, and which."""
+ALL = "all"
 
 logger = logging.getLogger(__name__)
 
 
-def load_folder(path: str | None, image_size: int, channels: int, cache: Path) -> Dataset:
-    """All readable images below `path` as uint8 [N, image_size, image_size, channels], sorted by name.
-
-    Unreadable files are named in the log and left out; more than 1% of them is an error.
-    """
-    if not path:
-        raise UserError("data.path is not set; give a folder of images, such as --config.data.path=photos/.")
-    folder = Path(path).expanduser()
-    files = list_images(folder)
-    classes = sorted({_class_of(folder, file) for file in files})
-    fingerprint = Fingerprint(
-        source="folder",
-        files=tuple((str(file.relative_to(folder)), file.stat().st_size, file.stat().st_mtime_ns) for file in files),
-        image_size=image_size,
-        channels=channels,
+def open_folder(data: Data) -> Collection:
+    """The images of data.path, a folder or a zip, or of one of its splits, by class and then by name."""
+    if not data.path:
+        raise UserError("data.path is not set; give a folder or zip of images, such as --config.data.path=photos/.")
+    tree = open_tree(data.path)
+    images = [name for name in tree.names if name.lower().endswith(SUFFIXES)]
+    origin = f"data.path={tree.root}"
+    if not images:
+        raise UserError(f"{origin} holds no image; expected PNG, JPEG, BMP, GIF or WebP files, at any depth.")
+    level = _common_level(images)
+    names, splits = _choose_split(images, level, data.split, origin)
+    annotations = _annotations(tree, names, level, splits, origin)
+    order = np.argsort(annotations.classes, kind="stable")
+    names = [names[i] for i in order]
+    return Collection(
+        origin=origin,
+        names=names,
+        read=TreeReader(tree, names),
+        stamp=lambda number: f"{names[number]}:{tree.stamp(names[number])}",
+        annotations=annotations.take(order),
     )
 
-    def decode() -> Iterator[tuple[UInt8[np.ndarray, "height width channels"], int]]:
-        return _decode(folder, files, image_size, channels, classes)
 
-    shape = (len(files), image_size, image_size, channels)
-    images, labels = cached(cache, fingerprint, shape, decode)
-    return Dataset(images, labels, tuple(classes))
-
-
-def list_images(folder: Path) -> list[Path]:
-    """Image files below a folder in order of their names; hidden files and folders are passed over."""
-    if not folder.is_dir():
-        raise UserError(f"data.path={folder} is not a folder; give one that holds {_kinds()} files.")
-    found = (file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-    files = [file for file in found if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
-    if not files:
-        raise UserError(f"data.path={folder} holds no image; expected {_kinds()} files in it or in its folders.")
-    return sorted(files)
+def choose_split(wanted: str | None, splits: Sequence[str], origin: str) -> str:
+    """The split to read of those there are: the one asked for, else the training split; or "all"."""
+    if wanted == ALL or (wanted is None and not splits):
+        return ALL
+    if not splits:
+        raise UserError(f"data.split={wanted!r}: {origin} has no splits; leave it out.")
+    if wanted is None:
+        chosen = "train" if "train" in splits else ALL
+        logger.info("Split: %s, of %s (data.split chooses another, or all)", chosen, ", ".join(splits))
+        return chosen
+    meant = SPLITS.get(wanted, wanted)
+    if meant not in splits:
+        raise UserError(f"data.split={wanted!r} is not in {origin}; {nearest(wanted, [*splits, ALL])}")
+    return meant
 
 
-def read_image(file: Path, image_size: int, channels: int) -> UInt8[np.ndarray, "height width channels"]:
-    """One image file, upright, on white where transparent, cropped to its centre and resized with antialiasing."""
-    with Image.open(file) as opened:
-        image = ImageOps.exif_transpose(opened)
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, (*GROUND, 255)), image)
-        image = image.convert("L" if channels == 1 else "RGB")
-        if image.size != (image_size, image_size):
-            image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.LANCZOS)
-        return np.asarray(image, np.uint8).reshape(image_size, image_size, channels)
+def _common_level(images: list[str]) -> int:
+    """How many folders, one inside the other, hold all of the images and so tell nothing about them."""
+    first, last = (images[0].split("/")[:-1], images[-1].split("/")[:-1])  # The most different, in sorted order.
+    level = 0
+    while level < min(len(first), len(last)) and first[level] == last[level] and first[level] not in SPLITS:
+        level += 1
+    return level
 
 
-def _decode(
-    folder: Path, files: list[Path], image_size: int, channels: int, classes: list[str]
-) -> Iterator[tuple[UInt8[np.ndarray, "height width channels"], int]]:
-    number = {name: i for i, name in enumerate(classes)}
-    unreadable: list[str] = []
+def _folder_at(name: str, level: int) -> str:
+    """The folder at a level above a file, or "." if it lies higher."""
+    parts = name.split("/")[:-1]
+    return printable(parts[level]) if len(parts) > level else "."
 
-    def read(file: Path) -> UInt8[np.ndarray, "height width channels"] | None:
+
+def _choose_split(images: list[str], level: int, wanted: str | None, origin: str) -> tuple[list[str], list[str]]:
+    """The images of a split, and the folders of the splits taken, if the folders of a level are splits."""
+    folders = [_folder_at(name, level) for name in images]
+    if not set(folders) <= SPLITS.keys():
+        choose_split(wanted, (), origin)
+        return images, []
+    split = choose_split(wanted, sorted({SPLITS[folder] for folder in folders}), origin)
+    taken = [(name, folder) for name, folder in zip(images, folders, strict=True) if split in (ALL, SPLITS[folder])]
+    return [name for name, _ in taken], sorted({folder for _, folder in taken})
+
+
+def _annotations(tree: Tree, names: list[str], level: int, splits: list[str], origin: str) -> Annotations:
+    above = "".join(f"{folder}/" for folder in names[0].split("/")[:level])
+    places = dict.fromkeys(["", above, *(f"{above}{split}/" for split in splits)])
+    there = set(tree.names)
+    tables = [f"{place}{table}" for table in TABLES for place in places if f"{place}{table}" in there]
+    if tables:
+        return _annotations_of_tables(tree, names, tables, origin)
+    folders = [_folder_at(name, level + bool(splits)) for name in names]
+    return annotate(len(names), folders if len(set(folders)) > 1 else None)
+
+
+def _annotations_of_tables(tree: Tree, names: list[str], tables: list[str], origin: str) -> Annotations:
+    """From tables at the root or in the folders of splits, whose rows name files below that folder."""
+    rows: dict[str, dict[str, str]] = {}
+    for table in tables:
         try:
-            return read_image(file, image_size, channels)
-        # What Pillow raises for files that are damaged, of another kind, or decompression bombs.
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            unreadable.append(f"{file.relative_to(folder)} ({error})")
-            return None
-
-    with ThreadPoolExecutor() as pool:
-        decoded = zip(files, pool.map(read, files), strict=True)
-        for file, image in progress(decoded, f"Reading {folder}", total=len(files)):
-            if image is not None:
-                yield image, number[_class_of(folder, file)]
-    if unreadable:
-        _report_unreadable(folder, unreadable, len(files))
-
-
-def _report_unreadable(folder: Path, unreadable: list[str], total: int) -> None:
-    shown = "; ".join(sorted(unreadable)[:5]) + (f"; and {len(unreadable) - 5} more" if len(unreadable) > 5 else "")
-    if len(unreadable) > MAX_UNREADABLE * total:
-        raise UserError(
-            f"data.path={folder}: {len(unreadable)} of {total} images cannot be read, more than the 1% that is let "
-            f"pass; mend or remove {shown}."
-        )
-    logger.warning("%d of %d images cannot be read and are left out: %s", len(unreadable), total, shown)
-
-
-def _class_of(folder: Path, file: Path) -> str:
-    parts = file.relative_to(folder).parts
-    return parts[0] if len(parts) > 1 else ""
-
-
-def _kinds() -> str:
-    return "PNG, JPEG, BMP, GIF or WebP"
+            text = tree.read(table).decode("utf-8-sig")
+        except (OSError, ValueError) as error:
+            raise UserError(f"{origin}: {table} cannot be read ({error}); save it as UTF-8 text.") from error
+        folder = table.rpartition("/")[0]
+        for name, row in read_table(table, text, origin).items():
+            rows[f"{folder}/{name}" if folder else name] = row
+    # The rows of other splits' images are left out; those of images that exist nowhere are a mistake.
+    others = set(tree.names) - set(names)
+    rows = {name: row for name, row in rows.items() if name not in others}
+    return annotations_of_table(names, rows, f"{origin}: {', '.join(tables)}")

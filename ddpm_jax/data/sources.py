@@ -1,35 +1,79 @@
-"""From data.source to a Dataset: the one place that lists the sources."""
+"""From config.data to a Dataset: the one place that lists the sources."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 from ddpm_jax.config import Config
+from ddpm_jax.config.sections import Data
+from ddpm_jax.data.array_record import open_array_record
+from ddpm_jax.data.arrays import open_arrays
 from ddpm_jax.data.cache import user_cache
+from ddpm_jax.data.celeba import is_celeba, open_celeba
+from ddpm_jax.data.collection import Collection
 from ddpm_jax.data.dataset import Dataset
+from ddpm_jax.data.decode import Decoding
 from ddpm_jax.data.digits import load_digits
-from ddpm_jax.data.folder import load_folder
+from ddpm_jax.data.folder import open_folder
+from ddpm_jax.data.prepare import load_images
+from ddpm_jax.data.select import conditions, select_rows
+from ddpm_jax.data.stream import Streamed
 from ddpm_jax.data.synthetic import draw_discs
+from ddpm_jax.data.tfds import open_tfds
 from ddpm_jax.errors import UserError
 
 SYNTHETIC_IMAGES = 64
+FILES: dict[str, Callable[[Data], Collection]] = {
+    "folder": open_folder,
+    "arrays": open_arrays,
+    "celeba": open_celeba,
+    "tfds": open_tfds,
+    "array_record": open_array_record,
+}
 
 
 def open_dataset(config: Config) -> Dataset:
-    """The images that a configuration asks for, with as many classes as the model is told."""
-    data, classes = config.data, config.model.classes
-    cache = Path(data.cache) if data.cache else user_cache("data")
-    sources: dict[str, Callable[[], Dataset]] = {
-        "digits": load_digits,
-        "folder": lambda: load_folder(data.path, data.image_size, data.channels, cache),
-        "synthetic": lambda: draw_discs(SYNTHETIC_IMAGES, data.image_size, data.channels, classes),
-    }
-    dataset = sources[data.source]()
-    if config.model.attributes:
+    """The images that a configuration asks for, and what the model is told of them."""
+    data = config.data
+    source = kind_of(data) if data.source == "auto" else data.source
+    if source in FILES:
+        collection = FILES[source](data)
+    elif source == "digits":
+        collection = load_digits()
+    else:
+        told = [f"attribute {i}" for i in range(config.model.attributes)]
+        told = [name.strip() for name in data.attributes.split(",")] if data.attributes else told
+        classes = config.model.classes
+        collection = draw_discs(SYNTHETIC_IMAGES, data.image_size, data.channels, classes, tuple(told))
+    rows = select_rows(data, collection.annotations, collection.origin)
+    labels, names = conditions(config, collection.annotations.take(rows), collection.origin)
+    if collection.decoded is not None:
+        return Dataset(collection.decoded[rows], labels, names)
+    how = Decoding(data.image_size, data.channels, data.crop, data.resize, data.background)
+    if data.stream:
+        return Dataset(Streamed(collection, rows, how), labels, names)
+    images, kept = load_images(collection, rows, how, cache_folder(data))
+    return Dataset(images, labels[kept], names)
+
+
+def kind_of(data: Data) -> str:
+    """The source that data.path, or without one data.name, asks for."""
+    if not data.path:
+        if data.name:
+            return "tfds"
         raise UserError(
-            f"model.attributes={config.model.attributes} needs attributes, and data.source={data.source!r} has none; "
-            "set it to 0, or use model.classes."
+            "data.path is not set; give a folder or zip of images, an .npz, or CelebA's folder, such as "
+            "--config.data.path=photos/ (or a set of TensorFlow Datasets by data.name)."
         )
-    if classes and classes != len(dataset.names):
-        names = ", ".join(dataset.names[:10]) + (", …" if len(dataset.names) > 10 else "")
-        raise UserError(f"model.classes={classes}, but the data has {len(dataset.names)} ({names}); set it to that.")
-    return dataset
+    path = Path(data.path).expanduser()
+    if path.suffix in (".npy", ".npz"):
+        return "arrays"
+    if is_celeba(path):
+        return "celeba"
+    if any(path.glob("*.array_record*")) or (path / "features.json").is_file():
+        return "array_record"
+    return "folder"
+
+
+def cache_folder(data: Data) -> Path:
+    """Where decoded images are kept."""
+    return Path(data.cache).expanduser() if data.cache else user_cache("data")

@@ -1,0 +1,141 @@
+"""What is known of images besides their pixels, and who says so: folders, labels.csv or metadata.jsonl."""
+
+import csv
+import dataclasses
+import io
+import json
+import logging
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from ddpm_jax.errors import UserError, some
+
+TABLES = ("labels.csv", "metadata.jsonl")
+FILE_COLUMNS = ("file_name", "file", "filename", "image", "image_id", "path")
+CLASS_COLUMNS = ("label", "class")
+YES_OR_NO = {"1": 1, "1.0": 1, "true": 1, "yes": 1, "0": 0, "0.0": 0, "-1": 0, "false": 0, "no": 0}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Annotations:
+    """The class and the attributes of each image; a source may have either, both or none."""
+
+    classes: Int[np.ndarray, "N"]
+    """Class numbers; all 0 where there are no classes."""
+    class_names: tuple[str, ...]
+    attributes: UInt8[np.ndarray, "N attributes"]
+    """1 where an image has the attribute, else 0."""
+    attribute_names: tuple[str, ...]
+
+    def take(self, rows: Int[np.ndarray, "M"]) -> "Annotations":
+        """Those of some images."""
+        return dataclasses.replace(self, classes=self.classes[rows], attributes=self.attributes[rows])
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+
+def annotate(
+    count: int,
+    classes: Sequence[str] | None = None,
+    attributes: Mapping[str, Sequence[int]] | None = None,
+) -> Annotations:
+    """Annotations from the class name of each image and, by name, the attributes (0 or 1) of each image.
+
+    Classes are numbered in natural order: alphabetically, with numbers inside names by their value.
+    """
+    names = sorted(set(classes), key=natural) if classes is not None else []
+    number = {name: i for i, name in enumerate(names)}
+    table = list((attributes or {}).values())
+    return Annotations(
+        np.array([number[name] for name in classes] if classes is not None else np.zeros(count), np.int32),
+        tuple(names),
+        np.array(table, np.uint8).reshape(len(table), count).T,
+        tuple(attributes or {}),
+    )
+
+
+def natural(name: str) -> list[tuple[int, int | str]]:
+    """A key for sorting that puts "9" before "10"."""
+    parts = re.findall(r"[0-9]+|[^0-9]+", name)
+    return [(0, int(part)) if part[0] in "0123456789" else (1, part) for part in parts]
+
+
+def read_table(name: str, text: str, origin: str) -> dict[str, dict[str, str]]:
+    """The rows of labels.csv or metadata.jsonl by file name, each as {column: value}.
+
+    origin: where the table lies, for messages.
+    """
+    rows = (_csv_rows if name.endswith(".csv") else _json_rows)(text, f"{origin}: {name}")
+    table: dict[str, dict[str, str]] = {}
+    for number, row in enumerate(rows, start=1):
+        column = next((column for column in FILE_COLUMNS if column in row), None)
+        if column is None:
+            raise UserError(
+                f"{origin}: row {number} of {name} has the columns {some(list(row))}; expected one that names the "
+                f"file: {', '.join(FILE_COLUMNS)}."
+            )
+        file = row.pop(column).removeprefix("./")
+        if file in table:
+            raise UserError(f"{origin}: {name} names {file} twice; remove one of the two rows.")
+        table[file] = row
+    return table
+
+
+def annotations_of_table(names: Sequence[str], table: Mapping[str, Mapping[str, str]], origin: str) -> Annotations:
+    """The rows of a table for these images: `label` or `class` gives the class, columns of yes and no the attributes.
+
+    Raises UserError where an image has no row, or a row no image.
+    """
+    missing = [name for name in names if name not in table]
+    absent = sorted(set(table) - set(names))
+    if missing:
+        raise UserError(
+            f"{origin} misses {len(missing)} of {len(names)} images ({some(missing)}); add a row for each of them, "
+            "or take them away."
+        )
+    if absent:
+        raise UserError(f"{origin} names {len(absent)} images that are not there ({some(absent)}); remove their rows.")
+    columns = list(dict.fromkeys(column for name in names for column in table[name]))
+    values = {column: [table[name].get(column, "") for name in names] for column in columns}
+    class_column = next((column for column in CLASS_COLUMNS if column in values), None)
+    classes = values.pop(class_column) if class_column else None
+    if classes and "" in classes:
+        raise UserError(f"{origin}: {names[classes.index('')]} has no {class_column}; give it one.")
+    attributes = {name: _yes_or_no(column) for name, column in values.items()}
+    unused = [name for name, column in attributes.items() if column is None]
+    if unused:
+        logger.info("%s: columns that are not yes or no are not used: %s", origin, some(unused))
+    return annotate(len(names), classes, {name: column for name, column in attributes.items() if column is not None})
+
+
+def _yes_or_no(column: Iterable[str]) -> list[int] | None:
+    values = [YES_OR_NO.get(value.strip().lower()) for value in column]
+    return None if None in values else [value for value in values if value is not None]
+
+
+def _csv_rows(text: str, origin: str) -> Iterable[dict[str, str]]:
+    reader = csv.DictReader(io.StringIO(text), restval="", skipinitialspace=True)
+    try:
+        for row in reader:
+            yield {column.strip(): value for column, value in row.items() if column}
+    except csv.Error as error:
+        raise UserError(f"{origin}: row {reader.line_num} cannot be read ({error}); mend it.") from error
+
+
+def _json_rows(text: str, origin: str) -> Iterable[dict[str, str]]:
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip():
+            try:
+                row: Any = json.loads(line)
+            except (json.JSONDecodeError, RecursionError) as error:
+                raise UserError(f"{origin}, line {number}, is not JSON ({error}); mend it.") from error
+            if not isinstance(row, dict):
+                raise UserError(f'{origin}, line {number}, is {line[:40]!r}; expected {{"file_name": …, "label": …}}.')
+            yield {column: str(value) for column, value in row.items() if isinstance(value, (str, int, float))}

@@ -1,0 +1,8 @@
+"""Stub."""
+
+from ddpm_jax.config.sections import Data
+from ddpm_jax.data.collection import Collection
+
+
+def open_array_record(data: Data) -> Collection:
+    raise NotImplementedError

@@ -1,0 +1,161 @@
+"""Images in .npy and .npz files: uint8 [N, height, width] or [N, height, width, channels], never unpickled.
+
+photos.npy                                            labels in photos_labels.npy or labels.npy, if there is one
+photos.npz: images, labels                            or x and y, or arr_0, as --mode=sample writes
+photos.npz: train_images, train_labels, test_images   or x_train, y_train, x_test: splits
+"""
+
+import dataclasses
+import shutil
+import tempfile
+import zipfile
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+from ddpm_jax.config.sections import Data
+from ddpm_jax.data.annotations import annotate
+from ddpm_jax.data.collection import Collection
+from ddpm_jax.data.folder import SPLITS, choose_split
+from ddpm_jax.errors import UserError, some
+
+KINDS = {"images": "labels", "x": "y", "arr_0": "arr_1"}
+"""Names of arrays of images, and of the labels that go with them."""
+
+
+class Member(NamedTuple):
+    """An array on disk."""
+
+    path: str
+    name: str | None
+    """Inside an .npz; None for an .npy."""
+    version: int
+    """When the file last changed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ArrayReader:
+    """Images that are rows of arrays, by their number."""
+
+    members: tuple[Member, ...]
+    places: np.ndarray
+    """Which array and which row each image is."""
+
+    def __call__(self, number: int) -> UInt8[np.ndarray, "..."]:
+        which, row = self.places[number]
+        return np.array(_load(self.members[which])[row])
+
+
+def open_arrays(data: Data) -> Collection:
+    """The images of data.path, an .npy or .npz file, or of one of its splits, by class and then in their order."""
+    path = Path(data.path or "").expanduser()
+    if not data.path or not path.is_file():
+        raise UserError(f"data.path={data.path} is not a file; data.source='arrays' reads an .npy or .npz file.")
+    origin = f"data.path={path}"
+    pairs = _npz_pairs(path, data.split, origin) if zipfile.is_zipfile(path) else _npy_pair(path, data.split, origin)
+    arrays = [_checked(images, origin) for images, _ in pairs]
+    places = np.concatenate([[(which, row) for row in range(len(array))] for which, array in enumerate(arrays)])
+    classes = [_classes(labels, len(array), origin) for (_, labels), array in zip(pairs, arrays, strict=True)]
+    labelled = [name for names in classes if names is not None for name in names]
+    if labelled and len(labelled) < len(places):
+        raise UserError(f"{origin}: some splits have labels and some do not; choose one by data.split.")
+    annotations = annotate(len(places), labelled or None)
+    order = np.argsort(annotations.classes, kind="stable")
+    members, places = tuple(images for images, _ in pairs), places[order]
+    version = f"{path.name}:{path.stat().st_size}:{path.stat().st_mtime_ns}"
+    return Collection(
+        origin=origin,
+        names=[f"image {row} of {members[which].name or path.name}" for which, row in places],
+        read=ArrayReader(members, places),
+        stamp=lambda number: f"{version}:{members[places[number][0]].name}:{places[number][1]}",
+        annotations=annotations.take(order),
+        shared=True,
+    )
+
+
+def _npy_pair(path: Path, split: str | None, origin: str) -> list[tuple[Member, Member | None]]:
+    choose_split(split, (), origin)
+    beside = (path.with_name(f"{path.stem}_labels.npy"), path.with_name("labels.npy"))
+    labels = next((_member(name, None) for name in beside if name.is_file() and name != path), None)
+    return [(_member(path, None), labels)]
+
+
+def _npz_pairs(path: Path, wanted: str | None, origin: str) -> list[tuple[Member, Member | None]]:
+    with zipfile.ZipFile(path) as archive:
+        names = {name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")}
+    found: dict[str, tuple[Member, Member | None]] = {}
+    for images, labels in KINDS.items():
+        for prefix, suffix, split in [("", "", "")] + [
+            (*affixes, SPLITS[name]) for name in SPLITS for affixes in ((f"{name}_", ""), ("", f"_{name}"))
+        ]:
+            if (name := f"{prefix}{images}{suffix}") in names:
+                other = f"{prefix}{labels}{suffix}"
+                found.setdefault(split, (_member(path, name), _member(path, other) if other in names else None))
+    if not found:
+        raise UserError(
+            f"{origin} holds the arrays {some(sorted(names))}; expected images (and labels), x (and y), or arr_0, or "
+            "splits such as train_images and test_images."
+        )
+    if "" in found:
+        choose_split(wanted, (), origin)
+        return [found[""]]
+    split = choose_split(wanted, sorted(found), origin)
+    return list(found.values()) if split == "all" else [found[split]]
+
+
+def _member(path: Path, name: str | None) -> Member:
+    return Member(str(path), name, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _load(member: Member) -> np.ndarray:
+    """Memory-mapped; what an .npz packs, from a nameless temporary file that ends with the process."""
+    path, name, _ = member
+    if name is None:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    with (
+        tempfile.NamedTemporaryFile(suffix=".npy") as unpacked,
+        zipfile.ZipFile(path) as archive,
+        archive.open(f"{name}.npy") as packed,
+    ):
+        shutil.copyfileobj(packed, unpacked, 2**20)
+        unpacked.flush()
+        return np.load(unpacked.name, mmap_mode="r", allow_pickle=False)
+
+
+def _checked(member: Member, origin: str) -> np.ndarray:
+    """The array of images, if it is one."""
+    array = _sound(member, origin)
+    if array.dtype != np.uint8 or array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[3] not in (1, 3, 4)):
+        raise UserError(
+            f"{origin}: {member.name or 'the array'} is {array.dtype} {list(array.shape)}; expected uint8 "
+            "[N, height, width] or [N, height, width, 1, 3 or 4]."
+        )
+    return array
+
+
+def _classes(member: Member | None, count: int, origin: str) -> list[str] | None:
+    """The class name of each image."""
+    if member is None:
+        return None
+    labels = _sound(member, origin)
+    if labels.shape not in ((count,), (count, 1)) or labels.dtype.kind not in "iuU":
+        raise UserError(
+            f"{origin}: {member.name or Path(member.path).name} is {labels.dtype} {list(labels.shape)}; expected a "
+            f"whole number or a name for each of the {count} images."
+        )
+    return [str(label) for label in labels.ravel()]
+
+
+def _sound(member: Member, origin: str) -> np.ndarray:
+    try:
+        return _load(member)
+    # Pickled, cut short, or no such file at all; ENOSPC while unpacking is for the caller.
+    except (ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise UserError(
+            f"{origin}: {member.name or Path(member.path).name} cannot be read ({error}); save it by numpy.save or "
+            "numpy.savez, as plain numbers."
+        ) from error

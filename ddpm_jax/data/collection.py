@@ -1,0 +1,52 @@
+"""A Collection: what a source offers before anything is decoded. Every source returns one.
+
+source -> Collection -> select.py: which of its images -> cache.py or stream.py: their pixels -> Dataset
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+
+from ddpm_jax.data.annotations import Annotations
+from ddpm_jax.data.decode import Raw
+from ddpm_jax.data.tree import Tree
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Collection:
+    """Images that can be read one at a time, in any order, by any process."""
+
+    origin: str
+    """Where they come from, for messages, such as "data.path=photos"."""
+    names: Sequence[str]
+    """Of each image, for messages."""
+    read: Callable[[int], Raw]
+    """The bytes or pixels of an image, by its number; can be pickled. Raises one of decode.UNREADABLE."""
+    stamp: Callable[[int], str]
+    """Text that changes when the image does, by its number."""
+    annotations: Annotations
+    shared: bool = False
+    """Whether `read` needs this process's memory and is quick, so that threads decode better than processes."""
+    decoded: UInt8[np.ndarray, "N height width channels"] | None = None
+    """All pixels, where they are in memory and need no decoding."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TreeReader:
+    """Images that are files of a tree, by their number."""
+
+    tree: Tree
+    names: Sequence[str]
+
+    def __call__(self, number: int) -> bytes:
+        return self.tree.read(self.names[number])
+
+
+def in_memory(
+    origin: str, images: UInt8[np.ndarray, "N height width channels"], annotations: Annotations
+) -> Collection:
+    """A collection whose pixels are there already."""
+    names = [f"image {i}" for i in range(len(images))]
+    return Collection(origin, names, images.__getitem__, str, annotations, decoded=images)

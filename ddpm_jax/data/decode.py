@@ -1,0 +1,96 @@
+"""One image file or array, of whatever kind, as the uint8 pixels that a network sees.
+
+bytes -> upright -> 8 bits a channel -> on a background where transparent -> grey or RGB -> crop -> resize
+"""
+
+import dataclasses
+import io
+import struct
+import zlib
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+
+Raw = bytes | UInt8[np.ndarray, "height width"] | UInt8[np.ndarray, "height width _"]
+FILTERS = {
+    "lanczos": Image.Resampling.LANCZOS,
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "box": Image.Resampling.BOX,
+}
+UNREADABLE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+"""What reading raises for files that are damaged, of another kind, or far too large."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """How images become pixels; the fields of the same names in config.data."""
+
+    image_size: int
+    channels: int
+    crop: tuple[int, ...] = ()
+    resize: str = "lanczos"
+    background: tuple[int, ...] = (255, 255, 255)
+
+
+def decode(raw: Raw, how: Decoding) -> UInt8[np.ndarray, "size size _"]:
+    """The pixels of an image file's bytes or of an array; raises one of UNREADABLE for what is no sound image."""
+    image = _open(raw)
+    if image.mode.startswith(("I", "F")):
+        image = _eight_bit(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (*how.background, 255)), image)
+    image = image.convert("L" if how.channels == 1 else "RGB").crop(crop_box(image.size, how.crop))
+    if image.size != (how.image_size, how.image_size):
+        image = image.resize((how.image_size, how.image_size), FILTERS[how.resize])
+    return np.asarray(image, np.uint8).reshape(how.image_size, how.image_size, how.channels)
+
+
+def crop_box(size: tuple[int, int], crop: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of config.data.crop in an image of this width and height."""
+    width, height = size
+    if len(crop) == 4:
+        box = (crop[0], crop[1], crop[2], crop[3])
+    else:
+        side = crop[0] if crop else min(size)
+        left, top = (width - side) // 2, (height - side) // 2
+        box = (left, top, left + side, top + side)
+    if min(box) < 0 or box[2] > width or box[3] > height:
+        raise ValueError(f"{width}x{height} pixels are too few for data.crop={crop}")
+    return box
+
+
+def _open(raw: Raw) -> Image.Image:
+    if isinstance(raw, np.ndarray):
+        return Image.fromarray(raw[..., 0] if raw.shape[2:] == (1,) else raw)
+    if not raw:
+        raise ValueError("the file is empty")
+    image = Image.open(io.BytesIO(raw))
+    pixels = image.width * image.height
+    # Up to twice this limit, Pillow only warns of a decompression bomb and would decode it all the same.
+    if Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS:
+        raise ValueError(
+            f"{pixels / 1e6:.0f} megapixels, more than Pillow's limit of {Image.MAX_IMAGE_PIXELS / 1e6:.0f}"
+        )
+    return ImageOps.exif_transpose(image)
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """16 bits of grey as 8: Pillow's own conversion would clip where it should scale."""
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no agreed range")
+    return Image.fromarray(np.round(np.clip(np.asarray(image, np.float64), 0, 65535) / 257).astype(np.uint8))

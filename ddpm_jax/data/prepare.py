@@ -1,0 +1,137 @@
+"""Decodes the images of a Collection, all of them once, by as many processes as there are cores."""
+
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import PIL
+from jaxtyping import Int, UInt8
+
+from ddpm_jax.data.cache import Row, cached, key_of
+from ddpm_jax.data.collection import Collection
+from ddpm_jax.data.decode import UNREADABLE, Decoding, Raw, decode
+from ddpm_jax.errors import UserError, printable, some
+from ddpm_jax.reporting.progress import progress
+
+MAX_UNREADABLE = 0.01
+CHUNK = 32
+"""Images that a process decodes at a time."""
+FEW = 500
+"""So many images are decoded sooner than processes start."""
+AHEAD = 4
+"""Chunks for each core that are decoded before they are asked for."""
+Decoded = UInt8[np.ndarray, "size size channels"] | str
+"""The pixels of an image, or why it cannot be read."""
+Submit = Callable[[list[int]], Future[list[Decoded]]]
+
+logger = logging.getLogger(__name__)
+
+
+def load_images(
+    collection: Collection, rows: Int[np.ndarray, "M"], how: Decoding, cache: Path
+) -> tuple[UInt8[np.ndarray, "K size size channels"], Int[np.ndarray, "K"]]:
+    """The pixels of some rows of a collection, from the cache if they are there, and which of the rows they are.
+
+    Unreadable images are named in the log and left out; more than 1% of them is an error.
+    """
+    key = key_of([repr(how), PIL.__version__, *(collection.stamp(row) for row in rows)])
+    shape = (how.image_size, how.image_size, how.channels)
+    return cached(cache, key, shape, lambda: decode_all(collection, rows, how))
+
+
+def decode_all(collection: Collection, rows: Int[np.ndarray, "M"], how: Decoding) -> Iterator[Row]:
+    """Each readable image's place among the rows, and its pixels, in order."""
+    unreadable: list[str] = []
+    starts = range(0, len(rows), CHUNK)
+    with _workers(collection, how, len(rows)) as submit:
+        chunks = _ahead(submit, (rows[start : start + CHUNK].tolist() for start in starts), AHEAD * cores())
+        decoded = enumerate(image for chunk in chunks for image in chunk)
+        for place, image in progress(decoded, f"Reading {collection.origin}", total=len(rows)):
+            if isinstance(image, str):
+                unreadable.append(f"{printable(collection.names[rows[place]])} ({image})")
+            else:
+                yield place, image
+    if unreadable:
+        _report(unreadable, len(rows), collection.origin)
+
+
+def cores() -> int:
+    """Of this machine, those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _workers(collection: Collection, how: Decoding, count: int) -> Iterator[Submit]:
+    """A function that has some images decoded, by processes where that is worth their start, and gives a Future."""
+    here = partial(_decode_some, collection.read, how)
+    if collection.shared or count <= FEW:
+        with ThreadPoolExecutor(cores()) as threads:
+            yield partial(threads.submit, here)
+        return
+    # A fork would copy the locks of JAX's threads, held for ever.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(cores(), context, initializer=_start_worker, initargs=(here,))
+    try:
+        yield partial(pool.submit, _decode_in_worker)
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"{collection.origin}: a process that decodes images was killed (by the system, for want of memory, or by "
+            "a file that crashes Pillow); start again with fewer programs beside it."
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _ahead(submit: Submit, chunks: Iterable[list[int]], depth: int) -> Iterator[list[Decoded]]:
+    """The chunks decoded, in order, with at most `depth` of them in memory."""
+    pending: deque[Future[list[Decoded]]] = deque()
+    for chunk in chunks:
+        pending.append(submit(chunk))
+        if len(pending) > depth:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+def _decode_some(read: Callable[[int], Raw], how: Decoding, numbers: list[int]) -> list[Decoded]:
+    return [_decode_one(read, how, number) for number in numbers]
+
+
+def _decode_one(read: Callable[[int], Raw], how: Decoding, number: int) -> Decoded:
+    try:
+        return decode(read(number), how)
+    except UNREADABLE as error:
+        return str(error) or type(error).__name__
+
+
+def _start_worker(work: Callable[[list[int]], list[Decoded]]) -> None:
+    """In a process that decodes: takes what it needs once, leaves Ctrl-C to its parent and ends with it."""
+    global _work
+    _work = work
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def _decode_in_worker(numbers: list[int]) -> list[Decoded]:
+    return _work(numbers)
+
+
+def _report(unreadable: list[str], total: int, origin: str) -> None:
+    if len(unreadable) > MAX_UNREADABLE * total:
+        raise UserError(
+            f"{origin}: {len(unreadable)} of {total} images cannot be read, more than the 1% that is let pass; mend or "
+            f"remove {some(unreadable)}."
+        )
+    logger.warning("%d of %d images cannot be read and are left out: %s", len(unreadable), total, some(unreadable))

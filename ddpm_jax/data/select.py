@@ -1,0 +1,103 @@
+"""Which images of a source are taken, and what the model is told of each of them."""
+
+import logging
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from ddpm_jax.config import Config
+from ddpm_jax.config.sections import Data
+from ddpm_jax.data.annotations import Annotations
+from ddpm_jax.data.dataset import Labels
+from ddpm_jax.data.filters import evaluate_filter
+from ddpm_jax.errors import UserError, nearest, some
+
+logger = logging.getLogger(__name__)
+
+
+def select_rows(data: Data, annotations: Annotations, origin: str) -> Int[np.ndarray, "M"]:
+    """The rows that data.classes, filter, first and fraction leave, in order; UserError if they leave none."""
+    rows = np.arange(len(annotations))
+    if data.classes is not None:
+        wanted = named(data.classes, annotations.class_names, "data.classes", origin)
+        rows = rows[np.isin(annotations.classes, wanted)]
+    if data.filter is not None:
+        rows = rows[_filtered(data.filter, annotations, origin)[rows]]
+    if not len(rows):
+        limits = {"data.classes": data.classes, "data.filter": data.filter}
+        raise UserError(
+            f"{' and '.join(f'{name}={value!r}' for name, value in limits.items() if value is not None) or origin} "
+            f"leaves none of the {len(annotations)} images of {origin}; loosen it."
+        )
+    if data.fraction < 1.0:
+        count = max(1, round(data.fraction * len(rows)))
+        rows = np.sort(np.random.default_rng(data.fraction_seed).permutation(rows)[:count])
+    if data.first is not None and data.first < len(rows):
+        before, rows = rows, rows[: data.first]
+        lost = set(annotations.classes[before]) - set(annotations.classes[rows])
+        if lost:
+            logger.warning(
+                "data.first=%d leaves out %d classes, since images are in the order of their classes; "
+                "data.fraction takes a fair share of each",
+                data.first,
+                len(lost),
+            )
+    return rows
+
+
+def conditions(config: Config, annotations: Annotations, origin: str) -> tuple[Labels, tuple[str, ...]]:
+    """What the model is told of each image, and the names of it: chosen attributes, or classes."""
+    told, data = config.model.attributes, config.data
+    if told:
+        names = annotations.attribute_names
+        if not names:
+            raise UserError(
+                f"model.attributes={told}, but {origin} has no attributes; set it to 0, or use model.classes."
+            )
+        chosen = list(range(len(names)))
+        if data.attributes is not None:
+            chosen = named(data.attributes, names, "data.attributes", origin)
+        if len(chosen) != told:
+            raise UserError(
+                f"model.attributes={told}, but the data has {len(chosen)} ({some([names[i] for i in chosen])}); set it "
+                "to that, or choose some by data.attributes."
+            )
+        return annotations.attributes[:, chosen], tuple(names[i] for i in chosen)
+    names = annotations.class_names
+    kept = (
+        np.arange(len(names)) if data.classes is None else np.sort(named(data.classes, names, "data.classes", origin))
+    )
+    labels = np.searchsorted(kept, annotations.classes).astype(np.int32) if len(kept) else annotations.classes
+    names = tuple(names[i] for i in kept)
+    if config.model.classes and config.model.classes != len(names):
+        raise UserError(
+            f"model.classes={config.model.classes}, but the data has {len(names)} ({some(names, 10)}); set it to that."
+            if names
+            else f"model.classes={config.model.classes}, but {origin} has no classes; set it to 0."
+        )
+    return labels, names
+
+
+def named(text: str, names: tuple[str, ...], field: str, origin: str) -> list[int]:
+    """The numbers of names that are joined by commas."""
+    if not names:
+        raise UserError(f"{field}={text!r}: {origin} has no {field.rpartition('.')[2]}.")
+    wanted = [name.strip() for name in text.split(",")]
+    for name in wanted:
+        if name not in names:
+            raise UserError(f"{field}={text!r}: there is no {name!r}; {nearest(name, names)}")
+    return [names.index(name) for name in dict.fromkeys(wanted)]
+
+
+def _filtered(text: str, annotations: Annotations, origin: str) -> Bool[np.ndarray, "N"]:
+    """Where a filter holds; a name that is both an attribute and a class means the attribute."""
+    classes, attributes = annotations.class_names, annotations.attribute_names
+    if not classes and not attributes:
+        raise UserError(f"data.filter={text!r} needs classes or attributes, and {origin} has none; leave it out.")
+
+    def holds(name: str) -> Bool[np.ndarray, "N"]:
+        if name in attributes:
+            return annotations.attributes[:, attributes.index(name)] == 1
+        return annotations.classes == classes.index(name)
+
+    return evaluate_filter(text, {*classes, *attributes}, holds)

@@ -1,0 +1,129 @@
+"""Files below a folder or inside a zip, which is read in place and never unpacked, behind one interface."""
+
+import dataclasses
+import os
+import re
+import stat
+import zipfile
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+from ddpm_jax.errors import UserError, some
+
+MAX_BYTES = 256 * 2**20
+"""No image file is larger; a zip entry that claims or turns out to be is not read to its end."""
+
+
+def open_tree(path: str | Path) -> "Tree":
+    """The files of a folder or zip; raises UserError where there is neither."""
+    path = Path(path).expanduser()
+    if path.is_dir():
+        return Folder(str(path))
+    if path.is_file() and zipfile.is_zipfile(path):
+        return Zip(str(path))
+    raise UserError(f"data.path={path} is {'not a zip' if path.is_file() else 'not there'}; give a folder or a zip.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+    """The files below a folder, at any depth."""
+
+    root: str
+    names: Sequence[str] = dataclasses.field(init=False, repr=False)
+    """Paths below the root, with slashes, in order; hidden files are left out."""
+
+    def __post_init__(self) -> None:
+        found, entered = [], set()
+        for folder, folders, files in os.walk(self.root, onerror=_raise, followlinks=True):
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in entered:  # A link to a folder above would go round for ever.
+                folders.clear()
+                continue
+            entered.add((status.st_dev, status.st_ino))
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            below = PurePosixPath(Path(folder).relative_to(self.root))
+            found += [str(below / name) for name in files if not name.startswith(".")]
+        object.__setattr__(self, "names", sorted(found))
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file; raises OSError or ValueError."""
+        with open(os.path.join(self.root, name), "rb") as file:
+            return _read_limited(file.read)
+
+    def stamp(self, name: str) -> str:
+        """Changes when the file does."""
+        status = os.stat(os.path.join(self.root, name))
+        return f"{status.st_size}:{status.st_mtime_ns}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Zip:
+    """The entries of a zip, without the folder that holds them all, if there is one."""
+
+    root: str
+    names: Sequence[str] = dataclasses.field(init=False, repr=False)
+    prefix: str = dataclasses.field(init=False, repr=False)
+    version: int = dataclasses.field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "version", os.stat(self.root).st_mtime_ns)
+        entries = [entry for entry in self.archive.infolist() if not entry.is_dir()]
+        outside = [entry.filename for entry in entries if {"", ".."} & set(re.split(r"[/\\]", entry.filename))]
+        if outside:
+            raise UserError(
+                f"data.path={self.root} is not to be trusted: it holds entries that point outside of it "
+                f"({some(outside)}); make it anew from its files."
+            )
+        shown = [e.filename for e in entries if not _hidden(e.filename) and stat.S_IFMT(e.external_attr >> 16) in FILE]
+        tops = {name.partition("/")[0] if "/" in name else "" for name in shown}
+        prefix = f"{tops.pop()}/" if len(tops) == 1 and "" not in tops else ""
+        object.__setattr__(self, "prefix", prefix)
+        object.__setattr__(self, "names", sorted(name.removeprefix(prefix) for name in set(shown)))
+
+    @property
+    def archive(self) -> zipfile.ZipFile:
+        """Opened once in each process: an open zip cannot be sent to another."""
+        return _archive(self.root, self.version)
+
+    def read(self, name: str) -> bytes:
+        """The bytes of an entry; raises OSError or ValueError."""
+        try:
+            with self.archive.open(self.prefix + name) as file:
+                return _read_limited(file.read)
+        # Damaged, encrypted, or packed by a method that Python does not know.
+        except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+            raise OSError(f"the entry cannot be unpacked: {error}") from error
+
+    def stamp(self, name: str) -> str:
+        """Changes when the entry does."""
+        entry = self.archive.getinfo(self.prefix + name)
+        return f"{entry.file_size}:{entry.CRC}"
+
+
+Tree = Folder | Zip
+FILE = (0, stat.S_IFREG)
+"""What a zip records as the type of a plain file, where it records one; a link's entry would hold a path."""
+
+
+@lru_cache(maxsize=4)
+def _archive(root: str, version: int) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(root)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise UserError(f"data.path={root} cannot be read as a zip ({error}); fetch or make it again.") from error
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
+
+
+def _read_limited(read: Callable[[int], bytes]) -> bytes:
+    content = read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"more than {MAX_BYTES // 2**20} MiB")
+    return content
+
+
+def _raise(error: OSError) -> None:
+    raise error

@@ -1,0 +1,96 @@
+"""Decodes a set into the cache ahead of training, and shows what training will see.
+
+    python scripts/prepare_data.py --config=configs/celeba64.py --config.data.path=celeba/
+    python scripts/prepare_data.py --config.data.path=photos/ --config.data.image_size=64 --sheet=photos.png
+
+Prints the number, size, classes, mean and standard deviation of the images and draws a contact sheet of some of them.
+--json prints one JSON object instead.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+SHOWN = 100
+CHUNK = 4096
+
+
+def main() -> None:
+    """Reads the flags, prepares, reports."""
+    from ddpm_jax.cli import check_overrides, load_recipe, override
+    from ddpm_jax.config import config_of, defaults
+    from ddpm_jax.data.sources import open_dataset
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--config", metavar="FILE", help="a recipe; without one, the defaults")
+    parser.add_argument("--sheet", metavar="PNG", type=Path, help="where to draw; beside the cached images by default")
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    flags, overrides = parser.parse_known_args()
+    check_overrides(overrides, ["config", "sheet", "json", "help"])
+    config = config_of(override(load_recipe(flags.config) if flags.config else defaults(), overrides))
+    started = time.perf_counter()
+    dataset = open_dataset(config)
+    facts = describe(dataset.images, dataset.labels, dataset.names)
+    facts["seconds"] = round(time.perf_counter() - started, 2)
+    facts |= place(dataset.images, flags.sheet)
+    show(facts, flags.json)
+
+
+def describe(images: Any, labels: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    """Count, shape, classes or attributes, and mean and standard deviation by channel, of pixels in 0..1."""
+    import numpy as np
+
+    total, squares = np.zeros(images.shape[3]), np.zeros(images.shape[3])
+    for start in range(0, len(images), CHUNK):
+        pixels = images[np.arange(start, min(start + CHUNK, len(images)))].reshape(-1, images.shape[3]) / 255.0
+        total += pixels.sum(axis=0)
+        squares += (pixels**2).sum(axis=0)
+    pixels = len(images) * images.shape[1] * images.shape[2]
+    mean = total / pixels
+    deviation = np.sqrt(np.maximum(squares / pixels - mean**2, 0))
+    counts = labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=len(names))
+    return {
+        "images": len(images),
+        "shape": list(images.shape[1:]),
+        "mebibytes": round(pixels * images.shape[3] / 2**20, 1),
+        "mean": mean.round(4).tolist(),
+        "std": deviation.round(4).tolist(),
+        "attributes" if labels.ndim == 2 else "classes": dict(zip(names, counts.tolist(), strict=False)),
+    }
+
+
+def place(images: Any, sheet: Path | None) -> dict[str, str]:
+    """Draws the contact sheet; says where it and the cached images lie."""
+    import numpy as np
+
+    from ddpm_jax.reporting.images import grid, save_png
+
+    cached = Path(images.filename).parent if isinstance(images, np.memmap) else None
+    sheet = sheet or (cached or Path.cwd()) / "contact-sheet.png"
+    shown = np.random.default_rng(0).permutation(len(images))[:SHOWN]
+    save_png(grid(images[np.sort(shown)]), sheet)
+    return {"cache": str(cached), "contact_sheet": str(sheet)}
+
+
+def show(facts: dict[str, Any], as_json: bool) -> None:
+    """Prints the facts as a table or as JSON."""
+    if as_json:
+        print(json.dumps(facts))
+        return
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {count:,}" for key, count in value.items()) or "none"
+        print(f"{name:14}{value}")
+
+
+if __name__ == "__main__":
+    from ddpm_jax.cli import exit_code
+
+    sys.exit(exit_code(main))

@@ -1,0 +1,97 @@
+"""Arrays in .npy and .npz files: images, labels and splits under their usual names; no pickle is ever opened."""
+
+import numpy as np
+import pytest
+
+from ddpm_jax.data.arrays import open_arrays
+from ddpm_jax.errors import UserError
+from tests.data.pictures import data, noise, pixels_of
+
+
+@pytest.fixture
+def images(draw):
+    return np.stack([noise(draw, 8, 8) for _ in range(12)])
+
+
+LABELS = np.array([2, 0, 1] * 4)
+
+
+def test_npy_with_labels_beside_it(tmp_path, images):
+    np.save(tmp_path / "set.npy", images)
+    plain = open_arrays(data(path=str(tmp_path / "set.npy")))
+    np.testing.assert_array_equal(pixels_of(plain), images)
+    assert plain.annotations.class_names == ()
+    np.save(tmp_path / "labels.npy", LABELS)
+    labelled = open_arrays(data(path=str(tmp_path / "set.npy")))
+    assert labelled.annotations.class_names == ("0", "1", "2")
+    np.testing.assert_array_equal(pixels_of(labelled), images[np.argsort(LABELS, kind="stable")])
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("names", [("images", "labels"), ("x", "y"), ("arr_0", "arr_1")])
+def test_npz(tmp_path, images, save, names):
+    save(tmp_path / "set.npz", **dict(zip(names, (images[..., 0], LABELS[:, None]), strict=True)))
+    collection = open_arrays(data(path=str(tmp_path / "set.npz"), channels=1))
+    order = np.argsort(LABELS, kind="stable")
+    np.testing.assert_array_equal(pixels_of(collection, channels=1), images[order][..., :1])
+    np.testing.assert_array_equal(collection.annotations.classes, LABELS[order])
+
+
+@pytest.mark.parametrize("style", ["{split}_{kind}", "{kind}_{split}"])
+def test_npz_with_splits(tmp_path, images, style):
+    parts = {"train": slice(0, 8), "test": slice(8, 12)}
+    arrays = {style.format(split=split, kind="images"): images[part] for split, part in parts.items()}
+    arrays |= {style.format(split=split, kind="labels"): LABELS[part] for split, part in parts.items()}
+    np.savez(tmp_path / "set.npz", **arrays)
+
+    def count(split):
+        return len(open_arrays(data(path=str(tmp_path / "set.npz"), split=split)).names)
+
+    assert (count(None), count("train"), count("test"), count("all")) == (8, 8, 4, 12)
+    with pytest.raises(UserError, match=r"data.split='validation' is not in"):
+        count("validation")
+
+
+def test_a_digit_string_of_classes_is_numbered_by_value(tmp_path, images):
+    np.savez(tmp_path / "set.npz", images=images, labels=np.arange(12))
+    assert open_arrays(data(path=str(tmp_path / "set.npz"))).annotations.class_names == tuple(map(str, range(12)))
+
+
+class Trap:
+    def __reduce__(self):
+        return (print, ("the pickle was opened",))
+
+
+def test_pickles_are_never_opened(tmp_path, capsys):
+    np.save(tmp_path / "a.npy", np.array([Trap()], object), allow_pickle=True)
+    np.savez(tmp_path / "b.npz", images=np.array([Trap()], object))
+    (tmp_path / "c.npy").write_bytes(b"\x80\x04no array")
+    for name in ("a.npy", "b.npz", "c.npy"):
+        with pytest.raises(UserError, match="cannot be read .* as plain numbers"):
+            open_arrays(data(path=str(tmp_path / name)))
+    assert "pickle was opened" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"images": np.zeros((2, 8, 8), np.float32)}, r"images is float32 \[2, 8, 8\]; expected uint8"),
+        ({"images": np.zeros((2, 8, 8, 2), np.uint8)}, r"images is uint8 \[2, 8, 8, 2\]"),
+        ({"images": np.zeros((2, 8, 8), np.uint8), "labels": np.zeros(3, int)}, r"for each of the 2 images"),
+        ({"images": np.zeros((2, 8, 8), np.uint8), "labels": np.zeros(2)}, r"labels is float64 \[2\]"),
+        ({"photos": np.zeros((2, 8, 8), np.uint8)}, r"holds the arrays photos; expected images"),
+    ],
+)
+def test_arrays_that_are_no_images_are_refused(tmp_path, arrays, words):
+    np.savez(tmp_path / "set.npz", **arrays)
+    with pytest.raises(UserError, match=words):
+        open_arrays(data(path=str(tmp_path / "set.npz")))
+
+
+def test_files_that_are_missing_or_cut_short_are_refused(tmp_path, images):
+    np.save(tmp_path / "set.npy", images)
+    (tmp_path / "cut.npy").write_bytes((tmp_path / "set.npy").read_bytes()[:500])
+    with pytest.raises(UserError, match="cannot be read"):
+        open_arrays(data(path=str(tmp_path / "cut.npy")))
+    with pytest.raises(UserError, match="is not a file"):
+        open_arrays(data(path=str(tmp_path / "no.npy")))

@@ -1,0 +1,166 @@
+"""The cache: complete or not there, never half; damage is noticed; jobs do not spoil each other."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ddpm_jax.data.cache import cached, key_of
+from ddpm_jax.errors import UserError
+
+IMAGES = np.arange(3 * 2 * 2, dtype=np.uint8).reshape(3, 2, 2, 1)
+
+
+def rows(numbers=(0, 2, 5)):
+    return iter(zip(numbers, IMAGES, strict=True))
+
+
+def fill(folder: Path, key: str = "key", decode=rows):
+    return cached(folder, key, (2, 2, 1), decode)
+
+
+def never():
+    raise AssertionError("the cache was not used")
+
+
+def test_what_was_decoded_once_is_read_from_then_on(tmp_path):
+    for decode in (rows, never):
+        images, numbers = fill(tmp_path, decode=decode)
+        np.testing.assert_array_equal(images, IMAGES)
+        assert numbers.tolist() == [0, 2, 5] and isinstance(images, np.memmap)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["about.json", "images.u8", "key", "numbers.npy"]
+
+
+def test_keys_tell_texts_apart_and_their_order():
+    assert key_of(["ab", "c"]) == key_of(["ab", "c"])
+    assert len({key_of(parts) for parts in (["ab", "c"], ["a", "bc"], ["c", "ab"], ["abc"], ["ab\udcff", "c"])}) == 5
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, UserError])
+def test_an_interrupted_preparation_leaves_nothing(tmp_path, error):
+    def interrupted():
+        yield 0, IMAGES[0]
+        raise error("in the middle")
+
+    with pytest.raises(error):
+        fill(tmp_path, decode=interrupted)
+    assert list(tmp_path.iterdir()) == []
+    np.testing.assert_array_equal(fill(tmp_path)[0], IMAGES)
+
+
+def test_what_a_killed_preparation_left_is_never_used_and_is_tidied_up(tmp_path):
+    program = f"""
+import os, signal, sys
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from ddpm_jax.data.cache import cached
+import numpy as np
+def decode():
+    yield 0, np.zeros((2, 2, 1), np.uint8)
+    os.kill(os.getpid(), signal.SIGKILL)
+from pathlib import Path
+cached(Path({str(tmp_path)!r}), "key", (2, 2, 1), decode)
+"""
+    assert subprocess.run([sys.executable, "-c", program]).returncode == -9
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith("key.building-")
+    np.testing.assert_array_equal(fill(tmp_path)[0], IMAGES)
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]
+
+
+def test_two_jobs_at_once_do_not_spoil_each_other(tmp_path):
+    both = threading.Barrier(2)
+
+    def decode():
+        both.wait(timeout=20)
+        yield from rows()
+
+    results = []
+    threads = [threading.Thread(target=lambda: results.append(fill(tmp_path, decode=decode))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for images, numbers in results:
+        np.testing.assert_array_equal(images, IMAGES)
+        assert numbers.tolist() == [0, 2, 5]
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]
+
+
+def spoil(file: Path, how: str) -> None:
+    content = file.read_bytes()
+    if how == "deleted":
+        file.unlink()
+    elif how == "emptied":
+        file.write_bytes(b"")
+    elif how == "truncated":
+        file.write_bytes(content[: len(content) // 2])
+    elif how == "a byte changed":
+        place = content.rindex(b'"') if file.suffix == ".json" else len(content) - 1
+        file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+
+
+@pytest.mark.parametrize("how", ["deleted", "emptied", "truncated", "a byte changed"])
+@pytest.mark.parametrize("name", ["images.u8", "numbers.npy", "about.json"])
+def test_a_damaged_entry_is_named_and_made_anew(tmp_path, package_log, name, how):
+    fill(tmp_path)
+    spoil(tmp_path / "key" / name, how)
+    images, numbers = fill(tmp_path)
+    np.testing.assert_array_equal(images, IMAGES)
+    assert numbers.tolist() == [0, 2, 5]
+    assert f"The prepared images in {tmp_path / 'key'} are not used and are made anew" in package_log.text
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]
+
+
+def test_a_copy_with_other_times_is_as_good(tmp_path):
+    fill(tmp_path)
+    os.utime(tmp_path / "key" / "images.u8")
+    np.testing.assert_array_equal(fill(tmp_path, decode=never)[0], IMAGES)
+
+
+def test_an_entry_of_another_version_is_made_anew(tmp_path, package_log):
+    fill(tmp_path)
+    about = tmp_path / "key" / "about.json"
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"version": 1}))
+    np.testing.assert_array_equal(fill(tmp_path)[0], IMAGES)
+    assert "written by version 1 of the cache, this is 2" in package_log.text
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=r"data.cache=.*/file/below cannot be written .*; set data.cache"):
+        fill(tmp_path / "file" / "below")
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None or os.geteuid() != 0, reason="mounting needs root and unshare")
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [("ro,size=1m", "cannot be written (Read-only file system)"), ("size=64k", "cannot be filled (No space left")],
+)
+def test_read_only_and_full_disks(tmp_path, options, words):
+    program = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from pathlib import Path
+import numpy as np
+from ddpm_jax.data.cache import cached
+from ddpm_jax.errors import UserError
+def decode():
+    return ((i, np.ones((64, 64, 3), np.uint8)) for i in range(99))
+try:
+    cached(Path({str(tmp_path)!r}), "key", (64, 64, 3), decode)
+except UserError as error:
+    print(error, list(Path({str(tmp_path)!r}).iterdir()))
+"""
+    mount = f'mount -t tmpfs -o {options} none {tmp_path} && exec "$0" -c "$1"'
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", mount, sys.executable, program], capture_output=True, text=True, check=False
+    )
+    if "ermission denied" in done.stderr or "not permitted" in done.stderr:
+        pytest.skip("this machine does not let tests mount a disk")
+    assert words in done.stdout and done.stdout.strip().endswith("[]"), done

@@ -1,0 +1,138 @@
+"""Every kind of image file comes out right, as uint8 pixels of the size that was asked for."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddpm_jax.data.decode import FILTERS, UNREADABLE, Decoding, crop_box, decode
+from tests.data.pictures import encoded, noise
+
+
+def file_of(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [("RGB", "JPEG"), ("CMYK", "JPEG"), ("L", "JPEG"), ("RGB", "BMP"), ("P", "GIF"), ("RGB", "WEBP"), ("L", "PNG")]
+    + [("LA", "PNG"), ("RGBA", "PNG"), ("P", "PNG"), ("I;16", "PNG"), ("RGBA", "WEBP")],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_kind_of_file_comes_out_grey(mode, kind, channels):
+    if mode == "I;16":
+        image = Image.fromarray(np.full((12, 12), 120 * 257, np.uint16))
+    else:
+        image = Image.new("RGB", (12, 12), (120, 120, 120)).convert(mode)
+    pixels = decode(file_of(image, kind), Decoding(6, channels))
+    assert pixels.shape == (6, 6, channels) and pixels.dtype == np.uint8
+    np.testing.assert_allclose(pixels.astype(int), 120, atol=6 if mode == "P" else 3)  # A palette dithers.
+
+
+def test_lossless_colours_are_kept_exactly(draw):
+    pixels = noise(draw, 9, 9)
+    for kind, options in (("PNG", {}), ("BMP", {}), ("WEBP", {"lossless": True})):
+        np.testing.assert_array_equal(decode(encoded(pixels, kind, **options), Decoding(9, 3)), pixels)
+    indexed = Image.fromarray(pixels // 128 * 255).quantize(8)
+    np.testing.assert_array_equal(decode(file_of(indexed), Decoding(9, 3)), np.asarray(indexed.convert("RGB")))
+
+
+def test_sixteen_bits_of_grey_are_scaled_and_not_clipped():
+    ramp = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    expected = np.round(ramp / 257)[..., None]
+    np.testing.assert_array_equal(decode(file_of(Image.fromarray(ramp)), Decoding(8, 1)), expected)
+
+
+@pytest.mark.parametrize("background", [(255, 255, 255), (0, 0, 0), (10, 200, 30)])
+def test_transparent_pixels_show_the_background(background):
+    how = Decoding(8, 3, background=background)
+    clear = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    half = Image.new("RGBA", (8, 8), (100, 100, 100, 128))
+    assert np.all(decode(file_of(clear), how) == background)
+    expected = 100 * 128 / 255 + np.array(background) * 127 / 255
+    np.testing.assert_allclose(decode(file_of(half), how).astype(float).mean(axis=(0, 1)), expected, atol=1)
+    palette = Image.new("P", (8, 8), 0)
+    palette.putpalette([9, 9, 9, 200, 200, 200])
+    assert np.all(decode(file_of(palette, transparency=0), how) == background)
+    assert np.all(decode(file_of(palette, "GIF", transparency=0), how) == background)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photographs_stand_upright(orientation):
+    upright = np.zeros((16, 16), np.uint8)
+    upright[:8, :8] = 255
+    # What a camera held that way stores: the inverse of what the tag asks for.
+    stored = {
+        1: lambda x: x,
+        2: np.fliplr,
+        3: lambda x: np.rot90(x, 2),
+        4: np.flipud,
+        5: np.transpose,
+        6: lambda x: np.rot90(x, 1),
+        7: lambda x: np.rot90(np.transpose(x), 2),
+        8: lambda x: np.rot90(x, -1),
+    }[orientation](upright)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = decode(encoded(np.ascontiguousarray(stored), "JPEG", exif=exif, quality=95), Decoding(16, 1))
+    np.testing.assert_allclose(pixels[..., 0].astype(int), upright, atol=60)
+
+
+@pytest.mark.parametrize("resize", FILTERS)
+@pytest.mark.parametrize("crop", [(), (140,), (25, 57, 153, 185)])
+def test_crop_and_resize_are_pillows(draw, crop, resize):
+    pixels = noise(draw, 218, 178)
+    box = {(): (0, 20, 178, 198), (140,): (19, 39, 159, 179)}.get(crop, crop)
+    expected = Image.fromarray(pixels).crop(box).resize((64, 64), FILTERS[resize])
+    np.testing.assert_array_equal(decode(encoded(pixels), Decoding(64, 3, crop, resize)), np.asarray(expected))
+
+
+def test_shrinking_averages_over_all_pixels():
+    stripes = np.tile(np.array([0, 255], np.uint8), (64, 32))
+    for resize in FILTERS:
+        pixels = decode(encoded(stripes), Decoding(8, 1, resize=resize))
+        np.testing.assert_allclose(pixels[:, 1:-1].astype(int), 127.5, atol=8)
+
+
+def test_arrays_are_images_too(draw):
+    pixels = noise(draw, 8, 8)
+    np.testing.assert_array_equal(decode(pixels, Decoding(8, 3)), pixels)
+    np.testing.assert_array_equal(decode(pixels[..., 0], Decoding(8, 1))[..., 0], pixels[..., 0])
+    np.testing.assert_array_equal(decode(pixels[..., :1], Decoding(8, 3)), pixels[..., :1].repeat(3, axis=2))
+
+
+def test_a_box_outside_the_image_is_refused():
+    assert crop_box((20, 10), ()) == (5, 0, 15, 10)
+    for crop in [(11,), (0, 0, 21, 5), (0, 0, 5, 11)]:
+        with pytest.raises(ValueError, match=r"20x10 pixels are too few for data.crop"):
+            crop_box((20, 10), crop)
+
+
+def test_what_is_no_sound_image_is_unreadable_and_nothing_worse(draw):
+    whole = [encoded(noise(draw, 40, 40), kind) for kind in ("PNG", "JPEG", "BMP", "GIF", "WEBP")]
+    for content in [b"", b"not an image", *(file[: len(file) // 2] for file in whole)]:
+        with pytest.raises(UNREADABLE):
+            decode(content, Decoding(8, 3))
+    for content in whole:
+        for _ in range(40):
+            spoilt = bytearray(content)
+            for place in draw.integers(0, len(spoilt), 4):
+                spoilt[place] = draw.integers(0, 256)
+            try:
+                assert decode(bytes(spoilt), Decoding(8, 3)).shape == (8, 8, 3)
+            except UNREADABLE:
+                continue
+
+
+def test_gigapixel_images_are_refused_before_they_are_decoded(monkeypatch):
+    content = encoded(np.zeros((30, 40), np.uint8))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    with pytest.raises(Image.DecompressionBombError):
+        decode(content, Decoding(8, 1))
+    # Between its limit and twice that, Pillow would only warn.
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1199)
+    with pytest.warns(Image.DecompressionBombWarning), pytest.raises(ValueError, match="megapixels"):
+        decode(content, Decoding(8, 1))
