@@ -1,8 +1,215 @@
-"""Stub."""
+"""ArrayRecord shards of tf.train.Example records, as TensorFlow Datasets writes them, read by Grain without TensorFlow.
+
+data.path is a folder of *.array_record* files, on a disk or as gs://bucket/folder. A record's `image` is an encoded
+file, its `label` a class number or name, its `attributes/<name>` are 0 or 1. Beside the shards may lie
+dataset_info.json, which tells splits and lengths, and label.labels.txt with the names of the classes. Sets that outgrow
+a disk once they are decoded: data.stream=True.
+"""
+
+import bisect
+import dataclasses
+import itertools
+import json
+import re
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+from etils import epath
 
 from ddpm_jax.config.sections import Data
+from ddpm_jax.data.annotations import Annotations, annotate
+from ddpm_jax.data.cache import cache_folder, key_of, remembered
 from ddpm_jax.data.collection import Collection
+from ddpm_jax.data.example import Features, read_example
+from ddpm_jax.data.folder import SPLITS, choose_split
+from ddpm_jax.errors import UserError, some
+from ddpm_jax.reporting.progress import progress
+
+IMAGE_KEYS = ("image", "image/encoded", "jpg", "jpeg", "png", "webp")
+ATTRIBUTE = "attributes/"
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordReader:
+    """The records of some shards, by their number."""
+
+    shards: tuple[str, ...]
+    ends: tuple[int, ...]
+    """How many records the shards hold, up to and including each."""
+    image: str = ""
+    """The feature that is the image."""
+
+    def __call__(self, number: int) -> bytes:
+        image = self.features(number).get(self.image)
+        if not image or not isinstance(image[0], bytes):
+            raise ValueError(f"the record has no {self.image!r}")
+        return image[0]
+
+    def features(self, number: int) -> Features:
+        """All that a record holds; raises ValueError or OSError."""
+        shard = bisect.bisect_right(self.ends, number)
+        first = self.ends[shard - 1] if shard else 0
+        try:
+            return read_example(_open(self.shards[shard])[number - first])
+        except RuntimeError as error:  # A checksum inside the shard is wrong.
+            raise OSError(f"the shard is damaged: {error}") from error
 
 
 def open_array_record(data: Data) -> Collection:
-    raise NotImplementedError
+    """The images of a folder of shards, or of one of its splits, in the order of the records."""
+    if not data.path:
+        raise UserError("data.path is not set; give a folder of *.array_record* files.")
+    folder = epath.Path(data.path).expanduser()
+    origin = f"data.path={folder}"
+    splits, lengths = _splits(folder, origin)
+    split = choose_split(data.split, sorted(splits) if "" not in splits else (), origin)
+    shards = tuple(itertools.chain(*splits.values())) if split == "all" else splits[split]
+    reader = RecordReader(shards, tuple(itertools.accumulate(_count(shard, lengths) for shard in shards)))
+    reader = dataclasses.replace(reader, image=_image_key(reader, origin))
+    stamps = [f"{epath.Path(shard).name}:{_state(shard)}" for shard in shards]
+    annotations = _annotations(reader, folder, key_of(["labels", *stamps]), data, origin)
+    return Collection(
+        origin=origin,
+        names=_Names(reader),
+        read=reader,
+        stamp=lambda number: f"{stamps[bisect.bisect_right(reader.ends, number)]}:{number}",
+        annotations=annotations,
+    )
+
+
+class _Names(Sequence[str]):
+    """What each record is called in messages."""
+
+    def __init__(self, reader: RecordReader) -> None:
+        self._ends, self._shards = reader.ends, reader.shards
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, number: Any) -> str:
+        shard = bisect.bisect_right(self._ends, number)
+        return f"record {number - (self._ends[shard - 1] if shard else 0)} of {epath.Path(self._shards[shard]).name}"
+
+
+def _splits(folder: epath.Path, origin: str) -> tuple[dict[str, tuple[str, ...]], dict[str, int]]:
+    """The shards of each split, or all under "", and the length of each shard where dataset_info.json tells it."""
+    try:
+        found = sorted(str(path) for path in folder.glob("*.array_record*"))
+    except (OSError, ImportError) as error:
+        raise UserError(f"{origin} cannot be listed ({error}); for gs:// install gcsfs.") from error
+    if not found:
+        raise UserError(f"{origin} holds no *.array_record* file.")
+    if (folder / "dataset_info.json").exists():
+        return _splits_of_info(folder, origin)
+    named = [(re.search(r"(?:^|[-_])([a-z]+)\.array_record", epath.Path(path).name), path) for path in found]
+    splits: dict[str, tuple[str, ...]] = {}
+    for match, path in named:
+        if match is None or match[1] not in SPLITS:
+            return {"": tuple(found)}, {}
+        splits[SPLITS[match[1]]] = (*splits.get(SPLITS[match[1]], ()), path)
+    return splits, {}
+
+
+def _splits_of_info(folder: epath.Path, origin: str) -> tuple[dict[str, tuple[str, ...]], dict[str, int]]:
+    try:
+        info = json.loads((folder / "dataset_info.json").read_text())
+        if info.get("fileFormat") != "array_record":
+            raise UserError(
+                f"{origin} was prepared as {info.get('fileFormat', 'tfrecord')}, which only TensorFlow reads; prepare "
+                "the set as array_record in another folder (docs/data.md)."
+            )
+        splits, lengths = {}, {}
+        for split in info["splits"]:
+            counts = [int(count) for count in split["shardLengths"]]
+            names = [
+                str(folder / f"{info['name']}-{split['name']}.array_record-{i:05d}-of-{len(counts):05d}")
+                for i in range(len(counts))
+            ]
+            splits[split["name"]] = tuple(names)
+            lengths |= dict(zip(names, counts, strict=True))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{origin}: dataset_info.json cannot be read ({error!r}); prepare the set again.") from error
+    return splits, lengths
+
+
+def _count(shard: str, lengths: dict[str, int]) -> int:
+    """The records in a shard, which must be as many as dataset_info.json says, if it does."""
+    count = len(_open(shard))
+    if lengths.get(shard, count) != count:
+        raise UserError(f"{shard} holds {count} records, not {lengths[shard]}; prepare or copy the set again.")
+    return count
+
+
+@cache
+def _open(shard: str) -> Any:
+    """A shard, opened once in each process."""
+    try:
+        from grain.sources import ArrayRecordDataSource
+    except ImportError as error:
+        raise UserError("ArrayRecord files need Grain; install it: pip install -r requirements-grain.txt") from error
+    try:
+        return ArrayRecordDataSource([shard])
+    except RuntimeError as error:
+        raise UserError(f"{shard} cannot be read ({error}); prepare or copy it again.") from error
+
+
+def _state(shard: str) -> str:
+    status = epath.Path(shard).stat()
+    return f"{status.length}:{status.mtime}"
+
+
+def _image_key(reader: RecordReader, origin: str) -> str:
+    if not reader.ends[-1]:
+        raise UserError(f"{origin} holds no record.")
+    try:
+        features = reader.features(0)
+    except (ValueError, OSError) as error:
+        raise UserError(f"{origin}: the first record cannot be read ({error}).") from error
+    key = next((key for key in IMAGE_KEYS if key in features), None)
+    if key is None:
+        raise UserError(
+            f"{origin}: records hold {some(sorted(features))}; expected an encoded image as {' or '.join(IMAGE_KEYS)}."
+        )
+    return key
+
+
+def _annotations(reader: RecordReader, folder: epath.Path, key: str, data: Data, origin: str) -> Annotations:
+    """From the records, which are all read once; the cache remembers the answer."""
+    table = remembered(cache_folder(data.cache), key, lambda: _scan(reader, origin))
+    count, names = reader.ends[-1], tuple(str(name) for name in table["attribute_names"])
+    attributes = {name: table["attributes"][:, i].tolist() for i, name in enumerate(names)}
+    if "class_names" in table:
+        return annotate(count, [str(name) for name in table["class_names"]], attributes)
+    annotations = annotate(count, None, attributes)
+    if "classes" not in table:
+        return annotations
+    listed = folder / "label.labels.txt"
+    classes = table["classes"].astype(np.int32)
+    if classes.min() < 0:  # As in unlabelled test splits.
+        return annotations
+    class_names = listed.read_text().splitlines() if listed.exists() else [str(i) for i in range(classes.max() + 1)]
+    return dataclasses.replace(annotations, classes=classes, class_names=tuple(class_names))
+
+
+def _scan(reader: RecordReader, origin: str) -> dict[str, np.ndarray]:
+    first = reader.features(0)
+    # Sorted: a message keeps no order of its own.
+    names = [name for name in sorted(first) if name.startswith(ATTRIBUTE) and set(first[name]) <= {0, 1}]
+    count = reader.ends[-1]
+    attributes, labels = np.zeros((count, len(names)), np.uint8), []
+    for number in progress(range(count), f"Reading the labels of {origin}", total=count):
+        try:
+            features = reader.features(number)
+        except (ValueError, OSError):  # Reading the image will say so.
+            features = {}
+        labels += features.get("label", [-1])[:1]
+        attributes[number] = [(features.get(name) or [0])[0] for name in names]
+    table = {"attributes": attributes, "attribute_names": np.array([n.removeprefix(ATTRIBUTE) for n in names], str)}
+    if "label" not in first:
+        return table
+    if isinstance(first["label"][0], bytes):
+        texts = [label.decode("utf-8", "backslashreplace") if isinstance(label, bytes) else "" for label in labels]
+        return table | {"class_names": np.array(texts, str)}
+    return table | {"classes": np.array(labels, np.int64)}

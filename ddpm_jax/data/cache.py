@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import tempfile
+import zipfile
 import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator
@@ -43,6 +44,32 @@ def key_of(parts: Iterable[str]) -> str:
 def user_cache(name: str) -> Path:
     """A folder for this user's cached files: under XDG_CACHE_HOME, or ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddpm_jax" / name
+
+
+def cache_folder(path: str | None) -> Path:
+    """Where decoded images are kept: data.cache, or a folder of this user's."""
+    return Path(path).expanduser() if path else user_cache("data")
+
+
+def remembered(folder: Path, key: str, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Some small arrays by name: from the cache, or computed and then kept there."""
+    path = folder / f"{key}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        logger.warning("%s is damaged and is made anew: %s", path, error)
+    arrays = compute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, suffix=".npz.tmp", delete=False) as file:
+            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
+        os.replace(file.name, path)
+    except OSError as error:
+        logger.warning("%s cannot be kept for the next start: %s", path, error.strerror)
+    return arrays
 
 
 def cached(

@@ -58,7 +58,7 @@ def decode_all(collection: Collection, rows: Int[np.ndarray, "M"], how: Decoding
         decoded = enumerate(image for chunk in chunks for image in chunk)
         for place, image in progress(decoded, f"Reading {collection.origin}", total=len(rows)):
             if isinstance(image, str):
-                unreadable.append(f"{printable(collection.names[rows[place]])} ({image})")
+                unreadable.append(f"{printable(collection.names[int(rows[place])])} ({image})")
             else:
                 yield place, image
     if unreadable:

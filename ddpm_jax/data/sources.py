@@ -7,7 +7,7 @@ from ddpm_jax.config import Config
 from ddpm_jax.config.sections import Data
 from ddpm_jax.data.array_record import open_array_record
 from ddpm_jax.data.arrays import open_arrays
-from ddpm_jax.data.cache import user_cache
+from ddpm_jax.data.cache import cache_folder
 from ddpm_jax.data.celeba import is_celeba, open_celeba
 from ddpm_jax.data.collection import Collection
 from ddpm_jax.data.dataset import Dataset
@@ -51,7 +51,7 @@ def open_dataset(config: Config) -> Dataset:
     how = Decoding(data.image_size, data.channels, data.crop, data.resize, data.background)
     if data.stream:
         return Dataset(Streamed(collection, rows, how), labels, names)
-    images, kept = load_images(collection, rows, how, cache_folder(data))
+    images, kept = load_images(collection, rows, how, cache_folder(data.cache))
     return Dataset(images, labels[kept], names)
 
 
@@ -64,7 +64,11 @@ def kind_of(data: Data) -> str:
             "data.path is not set; give a folder or zip of images, an .npz, or CelebA's folder, such as "
             "--config.data.path=photos/ (or a set of TensorFlow Datasets by data.name)."
         )
+    if data.path.startswith("gs://"):
+        return "array_record"
     path = Path(data.path).expanduser()
+    if data.name and (path / data.name.split("/")[0].split(":")[0]).is_dir():
+        return "tfds"
     if path.suffix in (".npy", ".npz"):
         return "arrays"
     if is_celeba(path):
@@ -72,8 +76,3 @@ def kind_of(data: Data) -> str:
     if any(path.glob("*.array_record*")) or (path / "features.json").is_file():
         return "array_record"
     return "folder"
-
-
-def cache_folder(data: Data) -> Path:
-    """Where decoded images are kept."""
-    return Path(data.cache).expanduser() if data.cache else user_cache("data")

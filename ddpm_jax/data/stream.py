@@ -52,7 +52,7 @@ class Streamed:
             if place in self._unreadable:
                 return
             self._unreadable.add(place)
-        name = printable(self._collection.names[self._rows[place]])
+        name = printable(self._collection.names[int(self._rows[place])])
         logger.warning("%s cannot be read, and the next image takes its place: %s", name, error)
         if len(self._unreadable) > MAX_UNREADABLE * len(self):
             raise UserError(

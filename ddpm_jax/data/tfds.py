@@ -1,8 +1,74 @@
-"""Stub."""
+"""Sets of TensorFlow Datasets by name.
+
+Prepared ones are read without TensorFlow; others are prepared first, by a process of its own (prepare_tfds.py), which
+downloads them where there is a network.
+
+They lie in <data.path, TFDS_DATA_DIR or ~/tensorflow_datasets>/<name>[/<config>]/<version>/.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 from ddpm_jax.config.sections import Data
+from ddpm_jax.data.array_record import open_array_record
 from ddpm_jax.data.collection import Collection
+from ddpm_jax.errors import UserError
+
+NEEDED = ("tensorflow", "tensorflow_datasets")
 
 
 def open_tfds(data: Data) -> Collection:
-    raise NotImplementedError
+    """The images of a set such as "mnist", "celeb_a", "name/config" or "name:1.0.0"."""
+    if not data.name:
+        raise UserError("data.name is not set; name a set of TensorFlow Datasets, such as --config.data.name=mnist.")
+    place = data_dir(data.path)
+    prepared = find_prepared(place, data.name)
+    if prepared is None:
+        _prepare(place, data.name)
+        prepared = find_prepared(place, data.name)
+        if prepared is None:
+            raise UserError(f"data.name={data.name!r}: nothing was prepared in {place}.")
+    return open_array_record(dataclasses.replace(data, path=str(prepared)))
+
+
+def data_dir(path: str | None) -> Path:
+    """Where prepared sets lie."""
+    return Path(path or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def find_prepared(place: Path, name: str) -> Path | None:
+    """The folder of a prepared set, of its newest version if none is asked for."""
+    match = re.fullmatch(r"(\w+)(?:/([\w.-]+))?(?::(\d+\.\d+\.\d+))?", name)
+    if match is None:
+        raise UserError(f"data.name={name!r} is no name of a set; expected name, name/config or name:1.0.0.")
+    base, config, version = match.groups()
+    folder = place / base
+    if config is None and (default := folder / ".config" / "metadata.json").is_file():
+        config = json.loads(default.read_text()).get("default_config_name")
+    folder = folder / config if config else folder
+    versions = [path.parent for path in folder.glob("*.*.*/dataset_info.json")]
+    if version is not None:
+        versions = [path for path in versions if path.name == version]
+    return max(versions, key=lambda path: [int(part) for part in re.findall(r"\d+", path.name)], default=None)
+
+
+def _prepare(place: Path, name: str) -> None:
+    """Runs prepare_tfds.py, whose last line says what went wrong, if something did."""
+    command = f"python -m ddpm_jax.data.prepare_tfds {name} --data_dir {place}"
+    missing = [package for package in NEEDED if importlib.util.find_spec(package) is None]
+    if missing:
+        raise UserError(
+            f"data.name={name!r} is not prepared in {place}, and {missing[0]} is not installed to prepare it: "
+            "pip install -r requirements-tfds.txt, or do so in an environment of its own and run there: "
+            f"{command}; or give the images by data.path."
+        )
+    done = subprocess.run([sys.executable, *command.split()[1:4], "--data_dir", str(place)], stdout=subprocess.PIPE)
+    if done.returncode:
+        lines = done.stdout.decode("utf-8", "replace").strip().splitlines()
+        raise UserError(f"data.name={name!r}: {lines[-1] if lines else f'{command} failed, see above'}")

@@ -1,0 +1,63 @@
+"""Records of TensorFlow Datasets: tf.train.Example messages, read without TensorFlow.
+
+A record maps names to lists of bytes, whole numbers or floats; nested features have names such as "attributes/Smiling".
+"""
+
+from typing import Any
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
+
+Features = dict[str, list[Any]]
+FIELD = descriptor_pb2.FieldDescriptorProto
+LISTS = {"bytes_list": FIELD.TYPE_BYTES, "float_list": FIELD.TYPE_FLOAT, "int64_list": FIELD.TYPE_INT64}
+
+
+def read_example(record: bytes) -> Features:
+    """The features of a serialized Example; ValueError if it is none."""
+    try:
+        features = _Example.FromString(record).features.feature  # pyright: ignore[reportAttributeAccessIssue]
+    except DecodeError as error:
+        raise ValueError(f"a record is no tf.train.Example: {error}") from error
+    return {name: list(getattr(feature, feature.WhichOneof("kind")).value) for name, feature in features.items()}
+
+
+def write_example(features: Features) -> bytes:
+    """A serialized Example with these features, each a list of one kind."""
+    example = _Example()
+    for name, values in features.items():
+        kinds: dict[type, str] = {bytes: "bytes_list", float: "float_list", int: "int64_list"}
+        entry = example.features.feature[name]  # pyright: ignore[reportAttributeAccessIssue]
+        getattr(entry, kinds[type(values[0])]).value.extend(values)
+    return example.SerializeToString()
+
+
+def _example_class() -> Any:
+    """The message class of tensorflow/core/example/example.proto and feature.proto, built from its description."""
+    package = "ddpm_jax"
+    file = descriptor_pb2.FileDescriptorProto(name="ddpm_jax/example.proto", package=package, syntax="proto3")
+
+    def add_field(message: Any, name: str, number: int, kind: Any, *, repeated: bool = False, of: str = "") -> Any:
+        label = FIELD.LABEL_REPEATED if repeated else FIELD.LABEL_OPTIONAL
+        named = {"type_name": f".{package}.{of}"} if of else {}
+        return message.field.add(name=name, number=number, type=kind, label=label, **named)
+
+    for name, kind in LISTS.items():
+        add_field(file.message_type.add(name=name), "value", 1, kind, repeated=True)
+    feature = file.message_type.add(name="Feature")
+    feature.oneof_decl.add(name="kind")
+    for number, name in enumerate(LISTS, start=1):
+        add_field(feature, name, number, FIELD.TYPE_MESSAGE, of=name).oneof_index = 0
+    features = file.message_type.add(name="Features")
+    add_field(features, "feature", 1, FIELD.TYPE_MESSAGE, repeated=True, of="Features.FeatureEntry")
+    entry = features.nested_type.add(name="FeatureEntry")
+    entry.options.map_entry = True
+    add_field(entry, "key", 1, FIELD.TYPE_STRING)
+    add_field(entry, "value", 2, FIELD.TYPE_MESSAGE, of="Feature")
+    add_field(file.message_type.add(name="Example"), "features", 1, FIELD.TYPE_MESSAGE, of="Features")
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(file.SerializeToString())
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{package}.Example"))
+
+
+_Example: Any = _example_class()

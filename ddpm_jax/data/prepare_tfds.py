@@ -1,0 +1,86 @@
+"""Prepares a set of TensorFlow Datasets as ArrayRecord: python -m ddpm_jax.data.prepare_tfds mnist
+
+The only file that uses TensorFlow. It runs as a process of its own, and needs nothing but requirements-tfds.txt.
+Without a network, put the original files into <data_dir>/downloads/manual, or into --manual_dir.
+"""
+
+import argparse
+import difflib
+import os
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+TRIES = 4
+"""Of a download; ten, the default, take minutes to find out that there is no network."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prepares the set; prints where it lies, or in one line why it cannot be prepared, and then returns 2."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("name", help="such as mnist, celeb_a or name/config:1.0.0")
+    parser.add_argument("--data_dir", default=os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    parser.add_argument("--manual_dir", help="a folder with the original files; <data_dir>/downloads/manual by default")
+    flags = parser.parse_args(argv)
+    # TensorFlow must not take the memory of the GPU that a training needs.
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        import tensorflow_datasets  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        print(f"{error.name} is not installed: pip install -r requirements-tfds.txt")
+        return 2
+    data_dir = Path(flags.data_dir).expanduser()
+    with redirect_stdout(sys.stderr):  # Where the progress goes; standard output is for the result.
+        what_is_wrong = prepare(tensorflow_datasets, flags.name, data_dir, flags.manual_dir)
+    print(what_is_wrong or f"{flags.name} is prepared in {data_dir}")
+    return 2 if what_is_wrong else 0
+
+
+def prepare(tfds: Any, name: str, data_dir: Path, manual_dir: str | None) -> str | None:
+    """Downloads and prepares a set; None, or what went wrong."""
+    from tensorflow_datasets.core.download import downloader  # pyright: ignore[reportMissingImports]
+
+    downloader.MAX_RETRIES = TRIES
+    try:
+        builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+    except tfds.core.registered.DatasetNotFoundError:
+        near = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False))
+        hint = f"did you mean {' or '.join(near)}?" if near else "see tensorflow.org/datasets/catalog."
+        return f"TensorFlow Datasets has no set of that name; {hint}"
+    # Another configuration or version, or prepared before in another format.
+    except (ValueError, AssertionError) as error:
+        return _line(error)
+    download = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
+    manual = Path(manual_dir) if manual_dir else data_dir / "downloads" / "manual"
+    files = sorted({info.filename for info in (builder.url_infos or {}).values() if info.filename})
+    by_hand = f"; or put the original files ({', '.join(files[:8])}) into {manual}" if files else ""
+    try:
+        builder.download_and_prepare(download_config=download)
+    except _faults() as error:
+        return _line(error) + by_hand
+    return None
+
+
+def _faults() -> tuple[type[BaseException], ...]:
+    """What TensorFlow Datasets raises where there is no network, quota, disk or sound file."""
+    import tensorflow as tf  # pyright: ignore[reportMissingImports, reportMissingModuleSource]
+    from tensorflow_datasets.core.download import (  # pyright: ignore[reportMissingImports]
+        download_manager,
+        extractor,
+        util,
+    )
+
+    own = (download_manager.NonMatchingChecksumError, extractor.ExtractError, util.DownloadError, tf.errors.OpError)
+    return (*own, OSError, ValueError, AssertionError, ImportError)
+
+
+def _line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

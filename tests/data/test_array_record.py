@@ -1,0 +1,217 @@
+"""ArrayRecord shards as TensorFlow Datasets writes them: read in any order without TensorFlow, damage named."""
+
+import io
+import json
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddpm_jax.config import config_of
+from ddpm_jax.data import array_record
+from ddpm_jax.data.array_record import open_array_record
+from ddpm_jax.data.example import read_example, write_example
+from ddpm_jax.data.sources import open_dataset
+from ddpm_jax.data.tfds import find_prepared, open_tfds
+from ddpm_jax.errors import UserError
+from tests.data.pictures import data, encoded, noise, pixels_of
+from tests.data.shards import digits, write_set, write_shard
+
+pytest.importorskip("grain", reason="Grain is an extra (requirements-grain.txt)")
+
+
+def image_of(features) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(features["image"][0])))
+
+
+def test_examples_come_back_as_they_were_written():
+    features = {
+        "image": [b"\x00\xff"],
+        "attributes/A": [1],
+        "values": [-1, 2**62],
+        "floats": [0.5, -2.0],
+        "name": ["é".encode()],
+    }
+    assert read_example(write_example(features)) == features
+    for garbage in (b"\xff\xff\xff\xff", b"\x0a\x05abc"):
+        with pytest.raises(ValueError, match=r"no tf.train.Example"):
+            read_example(garbage)
+
+
+@pytest.fixture
+def mnist(tmp_path, draw):
+    """A prepared set with 11 and 4 records in two shards a split, and its records."""
+    splits = {"train": digits(draw, 11), "test": digits(draw, 4)}
+    return write_set(tmp_path / "sets", "mnist", splits), splits
+
+
+def options(tmp_path, **others):
+    return data(cache=str(tmp_path / "cache"), channels=1, **others)
+
+
+def test_splits_labels_and_pixels_are_those_of_the_records(mnist, tmp_path):
+    folder, splits = mnist
+    for split, expected in (
+        (None, splits["train"]),
+        ("test", splits["test"]),
+        ("all", splits["train"] + splits["test"]),
+    ):
+        collection = open_array_record(options(tmp_path, path=str(folder), split=split))
+        np.testing.assert_array_equal(pixels_of(collection, 8, 1)[..., 0], [image_of(record) for record in expected])
+        assert collection.annotations.classes.tolist() == [record["label"][0] for record in expected]
+        assert collection.annotations.class_names == ("0", "1", "2") and len(collection.names) == len(expected)
+    assert collection.names[6] == "record 0 of mnist-train.array_record-00001-of-00002"
+    assert pickle.loads(pickle.dumps(collection.read))(3) == splits["train"][3]["image"][0]
+    with pytest.raises(UserError, match=r"data.split='valid' is not in"):
+        open_array_record(options(tmp_path, path=str(folder), split="valid"))
+
+
+def test_class_names_keep_the_numbers_of_the_set(mnist, tmp_path):
+    folder, _ = mnist
+    (folder / "label.labels.txt").write_text("zero\none\nmany\n")
+    assert open_array_record(options(tmp_path, path=str(folder))).annotations.class_names == ("zero", "one", "many")
+
+
+def test_attributes_and_text_labels(tmp_path, draw):
+    records = [
+        {
+            "image": [encoded(noise(draw, 8, 8))],
+            "label": [name.encode()],
+            "attributes/Smiling": [i % 2],
+            "landmarks/x": [i],
+        }
+        for i, name in enumerate(["b", "a", "b", "c"])
+    ]
+    folder = write_set(tmp_path, "faces", {"train": records}, shards=1)
+    annotations = open_array_record(options(tmp_path, path=str(folder))).annotations
+    assert annotations.class_names == ("a", "b", "c") and annotations.classes.tolist() == [1, 0, 1, 2]
+    assert annotations.attribute_names == ("Smiling",) and annotations.attributes[:, 0].tolist() == [0, 1, 0, 1]
+
+
+def test_labels_are_read_once(mnist, tmp_path, monkeypatch, package_log):
+    folder, _ = mnist
+    first = open_array_record(options(tmp_path, path=str(folder))).annotations
+    (kept,) = (tmp_path / "cache").iterdir()
+    monkeypatch.setattr(array_record, "_scan", None)
+    again = open_array_record(options(tmp_path, path=str(folder))).annotations
+    np.testing.assert_array_equal(first.classes, again.classes)
+    monkeypatch.undo()
+    kept.write_bytes(kept.read_bytes()[:100])
+    np.testing.assert_array_equal(
+        first.classes, open_array_record(options(tmp_path, path=str(folder))).annotations.classes
+    )
+    assert f"{kept} is damaged and is made anew" in package_log.text
+
+
+def test_bare_shards_are_read_and_streamed(tmp_path, draw):
+    records = digits(draw, 9)
+    for i in range(3):
+        write_shard(
+            tmp_path / "bare" / f"part-{i}.array_record", [write_example(r) for r in records[3 * i : 3 * i + 3]]
+        )
+    where = {"path": str(tmp_path / "bare"), "cache": str(tmp_path / "cache"), "image_size": 8, "channels": 1}
+    model = {"multipliers": [1, 1], "attention_resolutions": []}
+    cached, streamed = (open_dataset(config_of({"data": where | {"stream": s}, "model": model})) for s in (False, True))
+    np.testing.assert_array_equal(cached.images[..., 0], [image_of(record) for record in records])
+    rows = np.array([[8, 0], [4, 4]])
+    np.testing.assert_array_equal(streamed.images[rows], cached.images[rows])
+    np.testing.assert_array_equal(streamed.labels, cached.labels)
+
+
+def test_splits_may_be_in_the_names_of_the_shards(tmp_path, draw):
+    for split, count in (("train", 5), ("validation", 2)):
+        write_shard(
+            tmp_path / f"set-{split}.array_record-00000-of-00001", [write_example(r) for r in digits(draw, count)]
+        )
+    assert len(open_array_record(options(tmp_path, path=str(tmp_path))).names) == 5
+    assert len(open_array_record(options(tmp_path, path=str(tmp_path), split="val")).names) == 2
+
+
+def test_a_damaged_record_is_an_unreadable_image(mnist, tmp_path, package_log, monkeypatch):
+    folder, _ = mnist
+    monkeypatch.setattr("ddpm_jax.data.prepare.MAX_UNREADABLE", 0.9)
+    shard = folder / "mnist-train.array_record-00001-of-00002"
+    content = bytearray(shard.read_bytes())
+    place = content.index(b"\x89PNG") + 30
+    content[place] ^= 1
+    shard.write_bytes(content)
+    where = {"path": str(folder), "cache": str(tmp_path / "cache"), "image_size": 8, "channels": 1}
+    dataset = open_dataset(config_of({"data": where, "model": {"multipliers": [1, 1], "attention_resolutions": []}}))
+    assert len(dataset.images) < 11
+    assert "mnist-train.array_record-00001-of-00002 (the shard is damaged" in package_log.text
+
+
+def test_what_is_wrong_with_a_set_is_named(mnist, tmp_path):
+    folder, _ = mnist
+    shard, about = folder / "mnist-train.array_record-00000-of-00002", folder / "dataset_info.json"
+    whole, info = shard.read_bytes(), json.loads(about.read_text())
+
+    def refused(words: str) -> None:
+        array_record._open.cache_clear()
+        with pytest.raises(UserError, match=words):
+            open_array_record(options(tmp_path, path=str(folder)))
+        shard.write_bytes(whole)
+        about.write_text(json.dumps(info))
+
+    shard.write_bytes(whole[: len(whole) // 2])
+    refused(r"00000-of-00002 cannot be read .*; prepare or copy it again")
+    shard.write_bytes(b"")
+    refused(r"00000-of-00002 cannot be read")
+    shard.unlink()
+    refused(r"00000-of-00002 cannot be read \(open")
+    shutil.copy(folder / "mnist-test.array_record-00000-of-00002", shard)
+    refused(r"00000-of-00002 holds 2 records, not 6; prepare or copy the set again")
+    about.write_text(json.dumps(info | {"fileFormat": "tfrecord"}))
+    refused(r"was prepared as tfrecord, which only TensorFlow reads")
+    about.write_text('{"name": "mnist"')
+    refused(r"dataset_info.json cannot be read")
+    about.write_text(json.dumps({"fileFormat": "array_record"}))
+    refused(r"dataset_info.json cannot be read")
+    with pytest.raises(UserError, match=r"holds no \*.array_record\* file"):
+        open_array_record(options(tmp_path, path=str(tmp_path / "cache")))
+
+
+def test_records_without_images_are_refused(tmp_path):
+    folder = write_set(tmp_path, "texts", {"train": [{"text": [b"a"], "label": [0]}]}, shards=1)
+    with pytest.raises(UserError, match=r"records hold label, text; expected an encoded image"):
+        open_array_record(options(tmp_path, path=str(folder)))
+    write_shard(tmp_path / "empty" / "a.array_record", [])
+    with pytest.raises(UserError, match=r"holds no record"):
+        open_array_record(options(tmp_path, path=str(tmp_path / "empty")))
+
+
+def test_without_grain_its_installation_is_named(mnist, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "grain.sources", None)
+    array_record._open.cache_clear()
+    with pytest.raises(UserError, match=r"pip install -r requirements-grain.txt"):
+        open_array_record(options(tmp_path, path=str(mnist[0])))
+
+
+def test_a_prepared_set_is_found_by_name_configuration_and_version(mnist, tmp_path, monkeypatch):
+    folder, _ = mnist
+    place = folder.parents[1]
+    shutil.copytree(folder, folder.parent / "0.9.10")
+    shutil.copytree(folder, place / "other" / "small" / "1.2.0")
+    (place / "other" / ".config").mkdir()
+    (place / "other" / ".config" / "metadata.json").write_text('{"default_config_name": "small"}')
+    assert find_prepared(place, "mnist") == folder
+    assert find_prepared(place, "mnist:0.9.10") == folder.parent / "0.9.10"
+    assert find_prepared(place, "other") == find_prepared(place, "other/small") == place / "other" / "small" / "1.2.0"
+    assert find_prepared(place, "mnist:3.0.0") is find_prepared(place, "cifar10") is None
+    assert len(open_tfds(options(tmp_path, path=str(place), name="mnist")).names) == 11
+    monkeypatch.setenv("TFDS_DATA_DIR", str(place))
+    assert len(open_tfds(options(tmp_path, name="mnist", split="test")).names) == 4
+    with pytest.raises(UserError, match=r"'../mnist' is no name of a set"):
+        find_prepared(place, "../mnist")
+
+
+def test_without_tensorflow_the_ways_to_prepare_a_set_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        UserError, match=r"tensorflow is not installed to prepare it: .*python -m ddpm_jax.data.prepare_tfds m"
+    ):
+        open_tfds(options(tmp_path, path=str(tmp_path), name="mnist"))
+    with pytest.raises(UserError, match=r"data.name is not set"):
+        open_tfds(options(tmp_path))
