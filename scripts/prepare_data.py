@@ -34,7 +34,10 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     flags, overrides = parser.parse_known_args()
     check_overrides(overrides, ["config", "sheet", "json", "help"])
-    config = config_of(override(load_recipe(flags.config) if flags.config else defaults(), overrides))
+    recipe = load_recipe(flags.config) if flags.config else defaults()
+    if not flags.config:  # Without a recipe, no network shall say what sizes are right.
+        recipe.model.multipliers, recipe.model.attention_resolutions = (1,), ()
+    config = config_of(override(recipe, overrides))
     started = time.perf_counter()
     dataset = open_dataset(config)
     facts = describe(dataset.images, dataset.labels, dataset.names)

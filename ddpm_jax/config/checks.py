@@ -18,9 +18,9 @@ WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "
 def checked(config: Config) -> Config:
     """The same Config, if it holds together; a UserError otherwise."""
     _check_fields(config, "")
+    _check_size(config.data, config.model)
     _check_pixels(config.data)
     _check_told(config)
-    _check_size(config.data, config.model)
     _check_widths(config.model)
     _check_attention(config.data, config.model)
     _check_diffusion(config)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ddpm_jax.config import Config, config_of
 from ddpm_jax.data.batches import Batches
-from ddpm_jax.data.synthetic import draw_discs
+from ddpm_jax.data.sources import open_dataset
 from ddpm_jax.train import build_learner
 from ddpm_jax.training.sharding import data_mesh, to_devices
 from ddpm_jax.training.state import TrainState, init_state
@@ -24,7 +24,7 @@ CONFIG = config_of(
         "train": {"steps": 6},
     }
 )
-DISCS = draw_discs(64, 8, 1, classes=2)
+DISCS = open_dataset(dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, classes=2)))
 
 
 def config_with(**sections) -> Config:
@@ -42,7 +42,9 @@ def parts(config: Config) -> tuple[Learner, TrainState, Callable]:
 
 
 def loader(config: Config):
-    batches = Batches(DISCS, np.arange(len(DISCS)), config.data.batch_size, seed=0, parts=config.train.accumulate)
+    batches = Batches(
+        DISCS, np.arange(len(DISCS.images)), config.data.batch_size, seed=0, parts=config.train.accumulate
+    )
     return lambda step: to_devices(data_mesh(), batches(step), axis=1)
 
 

@@ -1,0 +1,69 @@
+"""scripts/prepare_data.py and scripts/benchmark.py as a person runs them."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.data.pictures import encoded, noise, write
+from tests.end_to_end.commands import ROOT
+
+
+def run(script: str, *flags: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, ROOT / "scripts" / script, *flags], capture_output=True, text=True)
+
+
+@pytest.fixture
+def photos(tmp_path, draw):
+    for i in range(9):
+        write(tmp_path / "photos" / ("cats" if i % 3 else "dogs") / f"{i}.png", encoded(noise(draw, 8, 8)))
+    return tmp_path / "photos"
+
+
+def prepare(photos, *flags: str) -> subprocess.CompletedProcess:
+    where = [f"--config.data.path={photos}", f"--config.data.cache={photos.parent}/cache", "--config.data.image_size=8"]
+    return run("prepare_data.py", *where, *flags)
+
+
+def test_it_prepares_counts_measures_and_draws(photos):
+    done = prepare(photos, "--json")
+    facts = json.loads(done.stdout)
+    files = sorted((photos / "cats").iterdir()) + sorted((photos / "dogs").iterdir())
+    pixels = np.stack([np.asarray(Image.open(file)) for file in files])
+    assert (facts["images"], facts["shape"], facts["classes"]) == (9, [8, 8, 3], {"cats": 6, "dogs": 3})
+    np.testing.assert_allclose(facts["mean"], (pixels / 255).mean(axis=(0, 1, 2)), atol=1e-4)
+    np.testing.assert_allclose(facts["std"], (pixels / 255).std(axis=(0, 1, 2)), atol=1e-4)
+    stored = np.fromfile(f"{facts['cache']}/images.u8", np.uint8).reshape(pixels.shape)
+    np.testing.assert_array_equal(stored, pixels)
+    with Image.open(facts["contact_sheet"]) as sheet:
+        assert sheet.width > 3 * 64
+
+    again = prepare(photos, f"--sheet={photos.parent}/sheet.png")
+    assert again.returncode == 0 and "cats 6, dogs 3" in again.stdout
+    assert (photos.parent / "sheet.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--config.data.filter=cats & dogs"], "leaves none of the 9 images"),
+        (["--config.data.pth=x"], "data.pth is not a field of the configuration; did you mean data.path or"),
+        (["--shet=x"], "'--shet=x' is not a flag; did you mean sheet?"),
+        (["--config=none.py"], "--config=none.py is not a Python file"),
+        (["--sheet=/dev/null/sheet.png"], "Not a directory"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(photos, flags, words):
+    done = prepare(photos, *flags)
+    assert done.returncode == 2 and words in done.stderr and len(done.stderr.strip().splitlines()) <= 1, done.stderr
+    assert not done.stdout
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_the_data_prints_one_json_object():
+    done = run("benchmark.py", "data", "--images=512", "--files=64", "--rounds=1", "--steps=0", "--json")
+    facts = json.loads(done.stdout)
+    assert facts["cache_to_device_images_per_second"] > 0 and facts["prepare_ratio"] > 0
