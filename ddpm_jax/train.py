@@ -21,7 +21,7 @@ from ddpm_jax.assemble import build_objective, build_schedule, build_unet
 from ddpm_jax.config import Config, checked, to_json
 from ddpm_jax.data.batches import Batch, Batches, prefetch
 from ddpm_jax.data.dataset import Dataset, hold_out
-from ddpm_jax.data.sources import open_dataset
+from ddpm_jax.data.open import open_dataset
 from ddpm_jax.errors import TrainingDiverged, UserError
 from ddpm_jax.reporting.images import grid, strip, to_pixels
 from ddpm_jax.reporting.progress import progress

@@ -103,8 +103,8 @@ def prepare_rates(place: Path, count: int, rounds: int) -> tuple[float, float]:
 
     from ddpm_jax.config.sections import Data
     from ddpm_jax.data.decode import Decoding, decode
-    from ddpm_jax.data.folder import open_folder
     from ddpm_jax.data.prepare import decode_all
+    from ddpm_jax.data.sources.folder import open_folder
 
     folder = place / "photos"
     folder.mkdir()

@@ -24,7 +24,7 @@ def main() -> None:
     """Reads the flags, prepares, reports."""
     from ddpm_jax.cli import check_overrides, load_recipe, override
     from ddpm_jax.config import config_of, defaults
-    from ddpm_jax.data.sources import open_dataset
+    from ddpm_jax.data.open import open_dataset
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False

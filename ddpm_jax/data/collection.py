@@ -11,7 +11,6 @@ from jaxtyping import UInt8
 
 from ddpm_jax.data.annotations import Annotations
 from ddpm_jax.data.decode import Raw
-from ddpm_jax.data.tree import Tree
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,17 +30,6 @@ class Collection:
     """Whether `read` needs this process's memory and is quick, so that threads decode better than processes."""
     decoded: UInt8[np.ndarray, "N height width channels"] | None = None
     """All pixels, where they are in memory and need no decoding."""
-
-
-@dataclasses.dataclass(frozen=True)
-class TreeReader:
-    """Images that are files of a tree, by their number."""
-
-    tree: Tree
-    names: Sequence[str]
-
-    def __call__(self, number: int) -> bytes:
-        return self.tree.read(self.names[number])
 
 
 def in_memory(

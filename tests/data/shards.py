@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ddpm_jax.data.example import Features, write_example
+from ddpm_jax.data.sources.example import Features, write_example
 from tests.data.pictures import encoded, noise
 
 

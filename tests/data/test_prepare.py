@@ -9,8 +9,8 @@ import pytest
 
 from ddpm_jax.config import config_of
 from ddpm_jax.data import prepare
-from ddpm_jax.data.folder import open_folder
-from ddpm_jax.data.sources import kind_of, open_dataset
+from ddpm_jax.data.open import kind_of, open_dataset
+from ddpm_jax.data.sources.folder import open_folder
 from ddpm_jax.errors import UserError
 from tests.data.pictures import data, encoded, noise, write
 

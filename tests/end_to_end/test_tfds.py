@@ -15,7 +15,7 @@ import pytest
 
 from ddpm_jax import cli
 from ddpm_jax.config import config_of
-from ddpm_jax.data.sources import open_dataset
+from ddpm_jax.data.open import open_dataset
 from tests.data.faces import ATTRIBUTES
 from tests.end_to_end.commands import ROOT, scalars
 
@@ -82,7 +82,7 @@ def test_mnist_is_prepared_by_its_builder_and_trained_on_without_tensorflow(tmp_
     sets = tmp_path / "sets"
     filled = run("-c", AS_IF_DOWNLOADED, "mnist", sets / "downloads", tmp_path / "files")
     assert filled.returncode == 0
-    prepared = run("-m", "ddpm_jax.data.prepare_tfds", "mnist", "--data_dir", sets)
+    prepared = run("-m", "ddpm_jax.data.sources.prepare_tfds", "mnist", "--data_dir", sets)
     assert (prepared.returncode, prepared.stdout) == (0, f"mnist is prepared in {sets}\n")
 
     assert importlib.util.find_spec("tensorflow") is None
@@ -111,9 +111,11 @@ def test_mocked_faces_are_read_with_their_attributes(tmp_path):
 
 
 def test_what_cannot_be_prepared_is_said_in_one_line(tmp_path):
-    unknown = run("-m", "ddpm_jax.data.prepare_tfds", "mnits", "--data_dir", tmp_path)
+    unknown = run("-m", "ddpm_jax.data.sources.prepare_tfds", "mnits", "--data_dir", tmp_path)
     assert unknown.returncode == 2 and "no set of that name; did you mean mnist" in unknown.stdout
     write_mnist(tmp_path / "files")
-    wrong = run("-m", "ddpm_jax.data.prepare_tfds", "mnist", "--data_dir", tmp_path, "--manual_dir", tmp_path / "files")
+    wrong = run(
+        "-m", "ddpm_jax.data.sources.prepare_tfds", "mnist", "--data_dir", tmp_path, "--manual_dir", tmp_path / "files"
+    )
     assert wrong.returncode == 2 and wrong.stdout.count("\n") == 1
     assert "wrong checksum" in wrong.stdout and "or put the original files (t10k-images-idx3" in wrong.stdout

@@ -9,7 +9,7 @@ import numpy as np
 
 from ddpm_jax.config import Config, config_of
 from ddpm_jax.data.batches import Batches
-from ddpm_jax.data.sources import open_dataset
+from ddpm_jax.data.open import open_dataset
 from ddpm_jax.train import build_learner
 from ddpm_jax.training.sharding import data_mesh, to_devices
 from ddpm_jax.training.state import TrainState, init_state

@@ -10,7 +10,7 @@ from ddpm_jax.data.collection import Collection, in_memory
 
 def load_digits() -> Collection:
     """All digits as uint8 [1797, 8, 8, 1]; their 17 grey levels, 0..16, are spread over 0..255."""
-    with resources.files("ddpm_jax.data").joinpath("digits.npz").open("rb") as file, np.load(file) as arrays:
+    with resources.files("ddpm_jax.data.sources").joinpath("digits.npz").open("rb") as file, np.load(file) as arrays:
         images = np.round(arrays["images"].astype(np.float64) * (255.0 / 16.0)).astype(np.uint8)
         annotations = annotate(len(images), [str(label) for label in arrays["labels"]])
     return in_memory("data.source='digits'", images[..., None], annotations)

@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from ddpm_jax.config import config_of
-from ddpm_jax.data import array_record
-from ddpm_jax.data.array_record import open_array_record
-from ddpm_jax.data.example import read_example, write_example
-from ddpm_jax.data.sources import open_dataset
-from ddpm_jax.data.tfds import find_prepared, open_tfds
+from ddpm_jax.data.open import open_dataset
+from ddpm_jax.data.sources import array_record
+from ddpm_jax.data.sources.array_record import open_array_record
+from ddpm_jax.data.sources.example import read_example, write_example
+from ddpm_jax.data.sources.tfds import find_prepared, open_tfds
 from ddpm_jax.errors import UserError
 from tests.data.pictures import data, encoded, noise, pixels_of
 from tests.data.shards import digits, write_set, write_shard
@@ -210,7 +210,7 @@ def test_a_prepared_set_is_found_by_name_configuration_and_version(mnist, tmp_pa
 def test_without_tensorflow_the_ways_to_prepare_a_set_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(
-        UserError, match=r"tensorflow is not installed to prepare it: .*python -m ddpm_jax.data.prepare_tfds m"
+        UserError, match=r"tensorflow is not installed to prepare it: .*python -m ddpm_jax.data.sources.prepare_tfds m"
     ):
         open_tfds(options(tmp_path, path=str(tmp_path), name="mnist"))
     with pytest.raises(UserError, match=r"data.name is not set"):

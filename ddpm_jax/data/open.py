@@ -5,20 +5,20 @@ from pathlib import Path
 
 from ddpm_jax.config import Config
 from ddpm_jax.config.sections import Data
-from ddpm_jax.data.array_record import open_array_record
-from ddpm_jax.data.arrays import open_arrays
 from ddpm_jax.data.cache import cache_folder
-from ddpm_jax.data.celeba import is_celeba, open_celeba
 from ddpm_jax.data.collection import Collection
 from ddpm_jax.data.dataset import Dataset
 from ddpm_jax.data.decode import Decoding
-from ddpm_jax.data.digits import load_digits
-from ddpm_jax.data.folder import open_folder
 from ddpm_jax.data.prepare import load_images
 from ddpm_jax.data.select import conditions, select_rows
+from ddpm_jax.data.sources.array_record import open_array_record
+from ddpm_jax.data.sources.arrays import open_arrays
+from ddpm_jax.data.sources.celeba import is_celeba, open_celeba
+from ddpm_jax.data.sources.digits import load_digits
+from ddpm_jax.data.sources.folder import open_folder
+from ddpm_jax.data.sources.synthetic import draw_discs
+from ddpm_jax.data.sources.tfds import open_tfds
 from ddpm_jax.data.stream import Streamed
-from ddpm_jax.data.synthetic import draw_discs
-from ddpm_jax.data.tfds import open_tfds
 from ddpm_jax.errors import UserError
 
 SYNTHETIC_IMAGES = 64

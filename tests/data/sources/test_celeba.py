@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm_jax.data.celeba import FID_CROP, open_celeba
 from ddpm_jax.data.decode import Decoding, decode
-from ddpm_jax.data.sources import kind_of
+from ddpm_jax.data.open import kind_of
+from ddpm_jax.data.sources.celeba import FID_CROP, open_celeba
 from ddpm_jax.errors import UserError
 from tests.data.faces import ATTRIBUTES, write_celeba
 from tests.data.pictures import data

@@ -102,6 +102,19 @@ class Zip:
 
 
 Tree = Folder | Zip
+
+
+@dataclasses.dataclass(frozen=True)
+class TreeReader:
+    """Images that are files of a tree, by their number."""
+
+    tree: Tree
+    names: Sequence[str]
+
+    def __call__(self, number: int) -> bytes:
+        return self.tree.read(self.names[number])
+
+
 FILE = (0, stat.S_IFREG)
 """What a zip records as the type of a plain file, where it records one; a link's entry would hold a path."""
 

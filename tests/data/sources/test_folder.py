@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ddpm_jax.data.folder import open_folder
-from ddpm_jax.data.tree import MAX_BYTES, open_tree
+from ddpm_jax.data.sources.folder import open_folder
+from ddpm_jax.data.sources.tree import MAX_BYTES, open_tree
 from ddpm_jax.errors import UserError
 from tests.data.pictures import COLOURS, data, encoded, noise, pixels_of, write
 

@@ -22,8 +22,8 @@ from ddpm_jax.config.sections import Data
 from ddpm_jax.data.annotations import Annotations, annotate
 from ddpm_jax.data.cache import cache_folder, key_of, remembered
 from ddpm_jax.data.collection import Collection
-from ddpm_jax.data.example import Features, read_example
-from ddpm_jax.data.folder import SPLITS, choose_split
+from ddpm_jax.data.sources.example import Features, read_example
+from ddpm_jax.data.sources.splits import SPLITS, choose_split
 from ddpm_jax.errors import UserError, some
 from ddpm_jax.reporting.progress import progress
 

@@ -1,4 +1,4 @@
-"""Prepares a set of TensorFlow Datasets as ArrayRecord: python -m ddpm_jax.data.prepare_tfds mnist
+"""Prepares a set of TensorFlow Datasets as ArrayRecord: python -m ddpm_jax.data.sources.prepare_tfds mnist
 
 The only file that uses TensorFlow. It runs as a process of its own, and needs nothing but requirements-tfds.txt.
 Without a network, put the original files into <data_dir>/downloads/manual, or into --manual_dir.

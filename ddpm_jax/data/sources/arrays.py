@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 from ddpm_jax.config.sections import Data
 from ddpm_jax.data.annotations import annotate
 from ddpm_jax.data.collection import Collection
-from ddpm_jax.data.folder import SPLITS, choose_split
+from ddpm_jax.data.sources.splits import SPLITS, choose_split
 from ddpm_jax.errors import UserError, some
 
 KINDS = {"images": "labels", "x": "y", "arr_0": "arr_1"}

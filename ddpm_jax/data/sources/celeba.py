@@ -14,9 +14,9 @@ import numpy as np
 
 from ddpm_jax.config.sections import Data
 from ddpm_jax.data.annotations import annotate, read_table
-from ddpm_jax.data.collection import Collection, TreeReader
-from ddpm_jax.data.folder import choose_split
-from ddpm_jax.data.tree import Tree, open_tree
+from ddpm_jax.data.collection import Collection
+from ddpm_jax.data.sources.splits import choose_split
+from ddpm_jax.data.sources.tree import Tree, TreeReader, open_tree
 from ddpm_jax.errors import UserError, some
 
 FID_CROP = (89 - 64, 121 - 64, 89 + 64, 121 + 64)

@@ -16,8 +16,8 @@ import sys
 from pathlib import Path
 
 from ddpm_jax.config.sections import Data
-from ddpm_jax.data.array_record import open_array_record
 from ddpm_jax.data.collection import Collection
+from ddpm_jax.data.sources.array_record import open_array_record
 from ddpm_jax.errors import UserError
 
 NEEDED = ("tensorflow", "tensorflow_datasets")
@@ -60,7 +60,7 @@ def find_prepared(place: Path, name: str) -> Path | None:
 
 def _prepare(place: Path, name: str) -> None:
     """Runs prepare_tfds.py, whose last line says what went wrong, if something did."""
-    command = f"python -m ddpm_jax.data.prepare_tfds {name} --data_dir {place}"
+    command = f"python -m ddpm_jax.data.sources.prepare_tfds {name} --data_dir {place}"
     missing = [package for package in NEEDED if importlib.util.find_spec(package) is None]
     if missing:
         raise UserError(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ddpm_jax.data.arrays import open_arrays
+from ddpm_jax.data.sources.arrays import open_arrays
 from ddpm_jax.errors import UserError
 from tests.data.pictures import data, noise, pixels_of
 

@@ -5,31 +5,16 @@ photos/train/dog/1.png, photos/test/…   splits, if all of these bear such name
 photos/labels.csv, metadata.jsonl       classes and attributes by file name, instead of folders
 """
 
-import logging
-from collections.abc import Sequence
-
 import numpy as np
 
 from ddpm_jax.config.sections import Data
 from ddpm_jax.data.annotations import TABLES, Annotations, annotate, annotations_of_table, read_table
-from ddpm_jax.data.collection import Collection, TreeReader
-from ddpm_jax.data.tree import Tree, open_tree
-from ddpm_jax.errors import UserError, nearest, printable
+from ddpm_jax.data.collection import Collection
+from ddpm_jax.data.sources.splits import ALL, SPLITS, choose_split
+from ddpm_jax.data.sources.tree import Tree, TreeReader, open_tree
+from ddpm_jax.errors import UserError, printable
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
-SPLITS = {
-    name: split
-    for split, names in {
-        "train": ("train", "training"),
-        "validation": ("validation", "valid", "val"),
-        "test": ("test", "testing"),
-    }.items()
-    for name in names
-}
-"""Folder names that mean a split, and which."""
-ALL = "all"
-
-logger = logging.getLogger(__name__)
 
 
 def open_folder(data: Data) -> Collection:
@@ -53,22 +38,6 @@ def open_folder(data: Data) -> Collection:
         stamp=lambda number: f"{names[number]}:{tree.stamp(names[number])}",
         annotations=annotations.take(order),
     )
-
-
-def choose_split(wanted: str | None, splits: Sequence[str], origin: str) -> str:
-    """The split to read of those there are: the one asked for, else the training split; or "all"."""
-    if wanted == ALL or (wanted is None and not splits):
-        return ALL
-    if not splits:
-        raise UserError(f"data.split={wanted!r}: {origin} has no splits; leave it out.")
-    if wanted is None:
-        chosen = "train" if "train" in splits else ALL
-        logger.info("Split: %s, of %s (data.split chooses another, or all)", chosen, ", ".join(splits))
-        return chosen
-    meant = SPLITS.get(wanted, wanted)
-    if meant not in splits:
-        raise UserError(f"data.split={wanted!r} is not in {origin}; {nearest(wanted, [*splits, ALL])}")
-    return meant
 
 
 def _common_level(images: list[str]) -> int:
