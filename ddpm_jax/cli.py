@@ -82,7 +82,7 @@ def exit_code(work: Callable[[], None]) -> int:
     except OSError as error:
         if error.errno not in DISK_TROUBLE:
             raise
-        remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another --workdir"
+        remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another place"
         logger.error("%s: %s; %s.", error.filename or "Writing", error.strerror, remedy)
         return 2
     except KeyboardInterrupt:

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from ddpm_jax.assemble import build_objective, build_schedule, build_unet
 from ddpm_jax.config import Config, checked, to_json
 from ddpm_jax.data.batches import Batch, Batches, prefetch
-from ddpm_jax.data.dataset import Dataset, hold_out
+from ddpm_jax.data.dataset import Dataset, hold_out, traits
 from ddpm_jax.data.open import open_dataset
 from ddpm_jax.errors import TrainingDiverged, UserError
 from ddpm_jax.reporting.images import grid, strip, to_pixels
@@ -54,7 +54,7 @@ def train(config: Config, workdir: Path) -> None:
     dataset = open_dataset(config)
     rows, held = hold_out(dataset, config.data.holdout)
     if jax.process_index() == 0:
-        claim(workdir, config, dataset.names)
+        claim(workdir, config, traits(dataset))
     wait_for_all("claim")
     learner = build_learner(config, mesh)
     keep = {"keep": config.checkpoint.keep, "keep_every": config.checkpoint.keep_every}

@@ -1,6 +1,6 @@
 """What a run keeps on disk, and the rule that one workdir holds one run.
 
-<workdir>/config.json   labels.json   train.log   checkpoints/<step>/   samples/<name>/   TensorBoard's event files
+<workdir>/config.json   data.json   labels.json   train.log   checkpoints/<step>/   samples/<name>/   TensorBoard's event files
 """
 
 import json
@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 from ddpm_jax.config import Config, differences, flatten, from_json, to_json
+from ddpm_jax.data.dataset import Traits
 from ddpm_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -44,16 +45,35 @@ def refuse_another_run(workdir: Path, config: Config) -> None:
         raise UserError(f"{workdir} holds a run with another configuration ({listed}); choose another --workdir.")
 
 
-def claim(workdir: Path, config: Config, label_names: tuple[str, ...]) -> None:
-    """Writes the configuration, and says what changed since the run was last started."""
+def claim(workdir: Path, config: Config, data: Traits) -> None:
+    """Writes the configuration, and says what changed since the run was last started; refuses other images."""
     workdir.mkdir(parents=True, exist_ok=True)
+    if (workdir / "data.json").exists():
+        _refuse_other_data(workdir, data)
     if (workdir / "config.json").exists():
         before, now = flatten(read_config(workdir)), flatten(config)
         for name in (name for name in now if now[name] != before[name]):
             follows = "; the learning-rate schedule follows the new length" if name == "train.steps" else ""
             logger.info("%s was %r and is now %r%s", name, before[name], now[name], follows)
     _write(workdir / "config.json", to_json(config))
-    _write(workdir / "labels.json", json.dumps(label_names, ensure_ascii=False) + "\n")
+    _write(workdir / "labels.json", json.dumps(data.names, ensure_ascii=False) + "\n")
+    _write(workdir / "data.json", json.dumps({"images": data.images, "crc32": data.crc32}) + "\n")
+
+
+def _refuse_other_data(workdir: Path, now: Traits) -> None:
+    """A run that goes on with other images would be neither the one nor the other."""
+    path = workdir / "data.json"
+    try:
+        before = json.loads(path.read_text())
+        images, crc32 = before["images"], before["crc32"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error!r}); remove it if the data is what it was.") from error
+    names = read_label_names(workdir)
+    if (images, names, crc32) != (now.images, now.names, now.crc32):
+        what = f"{images:,} images, now {now.images:,}" if images != now.images else "other images or labels"
+        raise UserError(
+            f"{workdir} was trained on other data ({what}); bring back what data.path held, or choose another --workdir."
+        )
 
 
 def read_label_names(workdir: Path) -> tuple[str, ...]:

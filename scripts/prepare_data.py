@@ -17,7 +17,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 SHOWN = 100
-CHUNK = 4096
+CHUNK_BYTES = 2**24
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
         recipe.model.multipliers, recipe.model.attention_resolutions = (1,), ()
     config = config_of(override(recipe, overrides))
     started = time.perf_counter()
-    dataset = open_dataset(config)
+    dataset = open_dataset(config, labelled=True)
     facts = describe(dataset.images, dataset.labels, dataset.names)
     facts["seconds"] = round(time.perf_counter() - started, 2)
     facts |= place(dataset.images, flags.sheet)
@@ -51,8 +51,9 @@ def describe(images: Any, labels: Any, names: tuple[str, ...]) -> dict[str, Any]
     import numpy as np
 
     total, squares = np.zeros(images.shape[3]), np.zeros(images.shape[3])
-    for start in range(0, len(images), CHUNK):
-        pixels = images[np.arange(start, min(start + CHUNK, len(images)))].reshape(-1, images.shape[3]) / 255.0
+    chunk = max(CHUNK_BYTES // int(np.prod(images.shape[1:])), 1)
+    for start in range(0, len(images), chunk):
+        pixels = images[np.arange(start, min(start + chunk, len(images)))].reshape(-1, images.shape[3]) / 255.0
         total += pixels.sum(axis=0)
         squares += (pixels**2).sum(axis=0)
     pixels = len(images) * images.shape[1] * images.shape[2]
@@ -69,7 +70,7 @@ def describe(images: Any, labels: Any, names: tuple[str, ...]) -> dict[str, Any]
     }
 
 
-def place(images: Any, sheet: Path | None) -> dict[str, str]:
+def place(images: Any, sheet: Path | None) -> dict[str, str | None]:
     """Draws the contact sheet; says where it and the cached images lie."""
     import numpy as np
 
@@ -79,7 +80,7 @@ def place(images: Any, sheet: Path | None) -> dict[str, str]:
     sheet = sheet or (cached or Path.cwd()) / "contact-sheet.png"
     shown = np.random.default_rng(0).permutation(len(images))[:SHOWN]
     save_png(grid(images[np.sort(shown)]), sheet)
-    return {"cache": str(cached), "contact_sheet": str(sheet)}
+    return {"cache": str(cached) if cached else None, "contact_sheet": str(sheet)}
 
 
 def show(facts: dict[str, Any], as_json: bool) -> None:

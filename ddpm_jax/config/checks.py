@@ -82,8 +82,10 @@ def _check_size(data: Data, model: Model) -> None:
 def _check_pixels(data: Data) -> None:
     crop, background = data.crop, data.background
     sound = len(crop) in (0, 1, 4) and min(crop, default=0) >= 0 and crop != (0,)
-    if not sound or (len(crop) == 4 and (crop[0] >= crop[2] or crop[1] >= crop[3])):
-        raise UserError(f"data.crop={crop} is no crop; expected (), (side,) or (left, top, right, bottom) in pixels.")
+    if not sound or (len(crop) == 4 and not 0 < crop[2] - crop[0] == crop[3] - crop[1]):
+        raise UserError(
+            f"data.crop={crop} is no crop; expected (), (side,) or a square (left, top, right, bottom) in pixels."
+        )
     if len(background) != 3 or not all(0 <= level <= 255 for level in background):
         raise UserError(f"data.background={background} is no colour; expected red, green and blue from 0 to 255.")
     if data.source == "digits" and (data.image_size, data.channels) != (8, 1):
@@ -96,7 +98,7 @@ def _check_pixels(data: Data) -> None:
 def _check_told(config: Config) -> None:
     """The attributes that are chosen by name are those that the model is told."""
     if config.data.attributes is not None:
-        count = len(set(config.data.attributes.split(",")))
+        count = len({name.strip() for name in config.data.attributes.split(",")})
         if config.model.attributes != count:
             raise UserError(
                 f"data.attributes={config.data.attributes!r} chooses {count}, but model.attributes="

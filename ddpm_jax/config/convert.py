@@ -104,7 +104,6 @@ MAY_CHANGE = (
     "train.sharding",
     "train.max_bad_steps",
     "data.cache",
-    "data.stream",
     "model.remat",
 )
 """Fields that a run may resume with differently: they leave alone what was learned and what it was learned from."""

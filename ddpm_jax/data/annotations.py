@@ -50,7 +50,7 @@ def annotate(
 
     Classes are numbered in natural order: alphabetically, with numbers inside names by their value.
     """
-    names = sorted(set(classes), key=natural) if classes is not None else []
+    names = sorted(set(classes), key=lambda name: (natural(name), name)) if classes is not None else []
     number = {name: i for i, name in enumerate(names)}
     table = list((attributes or {}).values())
     return Annotations(
@@ -124,18 +124,18 @@ def _csv_rows(text: str, origin: str) -> Iterable[dict[str, str]]:
     reader = csv.DictReader(io.StringIO(text), restval="", skipinitialspace=True)
     try:
         for row in reader:
-            yield {column.strip(): value for column, value in row.items() if column}
+            yield {column.strip(): value.strip() for column, value in row.items() if column}
     except csv.Error as error:
         raise UserError(f"{origin}: row {reader.line_num} cannot be read ({error}); mend it.") from error
 
 
 def _json_rows(text: str, origin: str) -> Iterable[dict[str, str]]:
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
                 row: Any = json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:
                 raise UserError(f"{origin}, line {number}, is not JSON ({error}); mend it.") from error
             if not isinstance(row, dict):
                 raise UserError(f'{origin}, line {number}, is {line[:40]!r}; expected {{"file_name": …, "label": …}}.')
-            yield {column: str(value) for column, value in row.items() if isinstance(value, (str, int, float))}
+            yield {column: str(value).strip() for column, value in row.items() if isinstance(value, (str, int, float))}

@@ -1,7 +1,7 @@
-"""Decoded images on disk, so that a set is read from its files only once: <cache>/<key>/images.npy, memory-mapped.
+"""Decoded images on disk, so that a set is read from its files only once: <cache>/<key>-v2/images.u8, memory-mapped.
 
 The key covers all that shapes the pixels. An entry is written under another name and renamed when it is complete, so an
-interrupted preparation never passes for one, and of two jobs preparing the same set the first to end wins.
+interrupted preparation never passes for one; of two jobs that need the same set, one prepares it and the other waits.
 """
 
 import fcntl
@@ -9,13 +9,14 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
-import tempfile
+import socket
 import zipfile
 import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -25,7 +26,6 @@ from jaxtyping import Int, UInt8
 from ddpm_jax.errors import UserError
 
 VERSION = 2
-LOCK, BUILDING = "lock", ".building-"
 CHUNK = 2**24
 """Bytes that are read or written at once."""
 Row = tuple[int, UInt8[np.ndarray, "height width channels"]]
@@ -53,7 +53,7 @@ def cache_folder(path: str | None) -> Path:
 
 def remembered(folder: Path, key: str, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Some small arrays by name: from the cache, or computed and then kept there."""
-    path = folder / f"{key}.npz"
+    path = folder / f"{key}-v{VERSION}.npz"
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
@@ -62,13 +62,15 @@ def remembered(folder: Path, key: str, compute: Callable[[], dict[str, np.ndarra
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         logger.warning("%s is damaged and is made anew: %s", path, error)
     arrays = compute()
+    unfinished = path.with_name(f"{path.name}.{_mine()}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, suffix=".npz.tmp", delete=False) as file:
+        with unfinished.open("wb") as file:
             np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
-        os.replace(file.name, path)
+        unfinished.replace(path)
     except OSError as error:
         logger.warning("%s cannot be kept for the next start: %s", path, error.strerror)
+        unfinished.unlink(missing_ok=True)
     return arrays
 
 
@@ -77,76 +79,108 @@ def cached(
 ) -> tuple[UInt8[np.ndarray, "N height width channels"], Int[np.ndarray, "N"]]:
     """The images of a key, and the number that each came with: from the cache, or from decode(), which fills the cache.
 
-    shape: of an image.
+    shape: of an image. Where another job prepares the same images, this one waits for them.
     """
-    entry = folder / key
+    entry = folder / f"{key}-v{VERSION}"
     if (found := _read(entry)) is not None:
         return found
+    others = [path.name for path in folder.glob(f"{key}-v*") if re.fullmatch(r"\w+-v\d+", path.name)]
+    if others and entry.name not in others:
+        logger.warning("%s was prepared by another version of the cache and is made anew", folder / others[0])
+    with _alone(folder, key):
+        if (found := _read(entry)) is not None:
+            return found
+        _prepare(entry, shape, decode)
+    found = _read(entry)
+    if found is None:
+        raise UserError(f"{entry} was removed while it was prepared; start again.")
+    return found
+
+
+@contextmanager
+def _alone(folder: Path, key: str) -> Iterator[None]:
+    """Lets one job at a time prepare a key, and tidies up what killed ones left."""
+    path = folder / f"{key}.lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(folder)
-        building, lock = _start(folder, key)
+        lock = _lock(path)
     except OSError as error:
         raise UserError(
             f"data.cache={folder} cannot be written ({error.strerror}); set data.cache to a folder that can."
         ) from error
+    with lock:
+        for left in folder.glob(f"{key}.building-{socket.gethostname()}-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _lock(path: Path) -> IO[str]:
+    """A file that only this job has locked, and that still has its name."""
+    while True:
+        lock = path.open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info("Another job prepares the same images; waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        # The job that was waited for may have removed it, and a third one may have made another.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                return lock
+        lock.close()
+
+
+def _prepare(entry: Path, shape: tuple[int, int, int], decode: Callable[[], Iterator[Row]]) -> None:
+    """Writes an entry under another name, and gives it its own when it is complete."""
+    key = entry.name.rpartition("-v")[0]
+    building = entry.with_name(f"{key}.building-{_mine()}")
     try:
+        with _disk_trouble(entry.parent):
+            building.mkdir()
         _write(building, shape, decode())
-        _publish(building, entry)
-    except OSError as error:
-        raise UserError(f"data.cache={folder} cannot be filled ({error.strerror}); free some space there.") from error
+        with _disk_trouble(entry.parent):
+            if entry.exists():  # Damaged. Another job may be reading it: it goes only when its successor is complete.
+                entry.rename(building / "damaged")
+            building.rename(entry)
+            shutil.rmtree(entry / "damaged", ignore_errors=True)
     finally:
         shutil.rmtree(building, ignore_errors=True)
-        lock.close()
-    result = _read(entry)
-    assert result is not None
-    return result
 
 
-def _start(folder: Path, key: str) -> tuple[Path, IO[str]]:
-    """A folder to write to, and the lock that shows that it is being written."""
-    fresh = Path(tempfile.mkdtemp(prefix=f"{key}.starting-", dir=folder))
-    lock = (fresh / LOCK).open("w")
-    with suppress(OSError):  # Some shared file systems have no locks; then only the tidying up is lost.
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    # Only now may others look at it.
-    return fresh.rename(folder / fresh.name.replace(".starting-", BUILDING)), lock
+def _mine() -> str:
+    """Tells this process's unfinished files from those of others."""
+    return f"{socket.gethostname()}-{os.getpid()}"
 
 
-def _remove_abandoned(folder: Path) -> None:
-    """Removes what killed preparations left behind: a living one holds the lock of its folder."""
-    for building in folder.glob(f"*{BUILDING}*"):
-        try:
-            with (building / LOCK).open() as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(building, ignore_errors=True)
-        except OSError:  # Locked, or gone already.
-            continue
-
-
-def _publish(building: Path, entry: Path) -> None:
-    """Gives a complete entry its name, unless another job was first; a damaged one in the way is replaced."""
-    (building / LOCK).unlink()
+@contextmanager
+def _disk_trouble(folder: Path) -> Iterator[None]:
     try:
-        building.rename(entry)
-    except OSError:
-        if _read(entry) is None:
-            shutil.rmtree(entry)
-            building.rename(entry)
+        yield
+    except OSError as error:
+        raise UserError(f"data.cache={folder} cannot be filled ({error.strerror}); free some space there.") from error
 
 
 def _write(building: Path, shape: tuple[int, int, int], rows: Iterator[Row]) -> None:
     """Writes images one after the other, so that neither memory nor the file is larger than what was decoded."""
     numbers, checksum = array("q"), 0
-    with (building / "images.u8").open("wb", buffering=CHUNK) as file:
+    with _disk_trouble(building.parent):
+        file = (building / "images.u8").open("wb", buffering=CHUNK)
+    try:
         for number, image in rows:
             pixels = image.tobytes()
             checksum = zlib.crc32(pixels, checksum)
-            file.write(pixels)
+            with _disk_trouble(building.parent):
+                file.write(pixels)
             numbers.append(number)
-        file.flush()
-        os.fsync(file.fileno())
-    np.save(building / "numbers.npy", np.array(numbers, np.int64), allow_pickle=False)
+        with _disk_trouble(building.parent):
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        with suppress(OSError):  # After a fault, what is left in the buffer cannot be written either.
+            file.close()
     about = {
         "version": VERSION,
         "shape": [len(numbers), *shape],
@@ -154,7 +188,9 @@ def _write(building: Path, shape: tuple[int, int, int], rows: Iterator[Row]) -> 
         "numbers_crc32": zlib.crc32(np.array(numbers, np.int64).tobytes()),
         "changed": (building / "images.u8").stat().st_mtime_ns,
     }
-    (building / "about.json").write_text(json.dumps(about) + "\n")
+    with _disk_trouble(building.parent):
+        np.save(building / "numbers.npy", np.array(numbers, np.int64), allow_pickle=False)
+        (building / "about.json").write_text(json.dumps(about) + "\n")
 
 
 def _read(entry: Path) -> tuple[np.ndarray, np.ndarray] | None:
@@ -174,9 +210,13 @@ def _read(entry: Path) -> tuple[np.ndarray, np.ndarray] | None:
         # To read all of it at every start would take minutes for a large set; a copy or a change has another time.
         if (entry / "images.u8").stat().st_mtime_ns != about["changed"] and _checksum(entry) != about["crc32"]:
             raise ValueError("its checksum is wrong")
-    except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
+    except (FileNotFoundError, ValueError, EOFError, KeyError, TypeError) as error:
         logger.warning("The prepared images in %s are not used and are made anew: %s", entry, error)
         return None
+    except OSError as error:
+        raise UserError(
+            f"data.cache={entry.parent} cannot be read ({error.strerror}); set data.cache to another folder."
+        ) from error
     return images, numbers
 
 

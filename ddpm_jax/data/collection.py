@@ -26,10 +26,15 @@ class Collection:
     stamp: Callable[[int], str]
     """Text that changes when the image does, by its number."""
     annotations: Annotations
+    scan: Callable[[], Annotations] | None = None
+    """Reads better annotations from the images themselves, which takes long: only where they are needed."""
     shared: bool = False
     """Whether `read` needs this process's memory and is quick, so that threads decode better than processes."""
     decoded: UInt8[np.ndarray, "N height width channels"] | None = None
     """All pixels, where they are in memory and need no decoding."""
+
+    def __post_init__(self) -> None:
+        assert len(self.annotations) == len(self.names)
 
 
 def in_memory(

@@ -3,6 +3,7 @@
 The array is usually memory-mapped, so a Dataset costs no memory until its rows are gathered into batches.
 """
 
+import zlib
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from ddpm_jax.errors import UserError
 
 Labels = Int[np.ndarray, "N"] | UInt8[np.ndarray, "N attributes"]
 MAX_HELD_OUT = 1024
+SPOT_CHECKS = 64
 
 
 class Dataset(NamedTuple):
@@ -23,6 +25,25 @@ class Dataset(NamedTuple):
     """Class numbers [N], or multi-hot attributes uint8 [N, attributes]."""
     names: tuple[str, ...]
     """Of the classes or of the attributes, in order."""
+
+
+class Traits(NamedTuple):
+    """What tells one dataset from another, so that a run does not go on with other images than it began with."""
+
+    images: int
+    names: tuple[str, ...]
+    crc32: int
+    """Of some images and labels, evenly spread."""
+
+
+def traits(dataset: Dataset) -> Traits:
+    """The traits of a dataset."""
+    count = len(dataset.images)
+    some = np.unique(np.linspace(0, count - 1, SPOT_CHECKS).astype(int))
+    checksum = zlib.crc32(
+        np.ascontiguousarray(dataset.labels[some]).tobytes(), zlib.crc32(dataset.images[some].tobytes())
+    )
+    return Traits(count, dataset.names, checksum)
 
 
 def hold_out(dataset: Dataset, share: float) -> tuple[Int[np.ndarray, "train"], Int[np.ndarray, "held"]]:

@@ -10,7 +10,7 @@ import zlib
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 Raw = bytes | UInt8[np.ndarray, "height width"] | UInt8[np.ndarray, "height width _"]
 FILTERS = {
@@ -19,6 +19,8 @@ FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "box": Image.Resampling.BOX,
 }
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
+"""What Pillow may take a file for; it knows others that run programs (EPS) or are rarely tested."""
 UNREADABLE = (
     OSError,
     ValueError,
@@ -79,7 +81,10 @@ def _open(raw: Raw) -> Image.Image:
         return Image.fromarray(raw[..., 0] if raw.shape[2:] == (1,) else raw)
     if not raw:
         raise ValueError("the file is empty")
-    image = Image.open(io.BytesIO(raw))
+    try:
+        image = Image.open(io.BytesIO(raw), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise ValueError("it is no PNG, JPEG, BMP, GIF or WebP image") from error
     pixels = image.width * image.height
     # Up to twice this limit, Pillow only warns of a decompression bomb and would decode it all the same.
     if Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS:

@@ -31,21 +31,26 @@ FILES: dict[str, Callable[[Data], Collection]] = {
 }
 
 
-def open_dataset(config: Config) -> Dataset:
-    """The images that a configuration asks for, and what the model is told of them."""
-    data = config.data
+def open_dataset(config: Config, *, labelled: bool = False) -> Dataset:
+    """The images that a configuration asks for, and what the model is told of them.
+
+    labelled: read labels also where they are costly to find out and nothing of the configuration needs them.
+    """
+    data, model = config.data, config.model
     source = kind_of(data) if data.source == "auto" else data.source
     if source in FILES:
         collection = FILES[source](data)
     elif source == "digits":
-        collection = load_digits()
+        collection = load_digits(data)
     else:
-        told = [f"attribute {i}" for i in range(config.model.attributes)]
+        told = [f"attribute {i}" for i in range(model.attributes)]
         told = [name.strip() for name in data.attributes.split(",")] if data.attributes else told
-        classes = config.model.classes
-        collection = draw_discs(SYNTHETIC_IMAGES, data.image_size, data.channels, classes, tuple(told))
-    rows = select_rows(data, collection.annotations, collection.origin)
-    labels, names = conditions(config, collection.annotations.take(rows), collection.origin)
+        collection = draw_discs(SYNTHETIC_IMAGES, data.image_size, data.channels, model.classes, tuple(told))
+    annotations = collection.annotations
+    if collection.scan and (labelled or data.classes or data.filter or model.classes or model.attributes):
+        annotations = collection.scan()
+    rows = select_rows(data, annotations, collection.origin)
+    labels, names = conditions(config, annotations.take(rows), collection.origin)
     if collection.decoded is not None:
         return Dataset(collection.decoded[rows], labels, names)
     how = Decoding(data.image_size, data.channels, data.crop, data.resize, data.background)

@@ -1,10 +1,12 @@
 """Decodes the images of a Collection, all of them once, by as many processes as there are cores."""
 
+import errno
 import logging
 import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -30,6 +32,9 @@ FEW = 500
 """So many images are decoded sooner than processes start."""
 AHEAD = 4
 """Chunks for each core that are decoded before they are asked for."""
+TRANSIENT = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE)
+PATIENCE = 2.0
+"""Seconds before an image is read again."""
 Decoded = UInt8[np.ndarray, "size size channels"] | str
 """The pixels of an image, or why it cannot be read."""
 Submit = Callable[[list[int]], Future[list[Decoded]]]
@@ -46,7 +51,11 @@ def load_images(
     """
     key = key_of([repr(how), PIL.__version__, *(collection.stamp(row) for row in rows)])
     shape = (how.image_size, how.image_size, how.channels)
-    return cached(cache, key, shape, lambda: decode_all(collection, rows, how))
+    images, kept = cached(cache, key, shape, lambda: decode_all(collection, rows, how))
+    if len(kept) < len(rows):  # Said at every start, for the cache keeps it so.
+        lost = [collection.names[int(row)] for row in np.delete(rows, kept)]
+        logger.warning("%d of %d images cannot be read and are left out: %s", len(lost), len(rows), some(lost))
+    return images, kept
 
 
 def decode_all(collection: Collection, rows: Int[np.ndarray, "M"], how: Decoding) -> Iterator[Row]:
@@ -59,10 +68,11 @@ def decode_all(collection: Collection, rows: Int[np.ndarray, "M"], how: Decoding
         for place, image in progress(decoded, f"Reading {collection.origin}", total=len(rows)):
             if isinstance(image, str):
                 unreadable.append(f"{printable(collection.names[int(rows[place])])} ({image})")
+                _refuse_many(unreadable, len(rows), collection.origin)
             else:
                 yield place, image
     if unreadable:
-        _report(unreadable, len(rows), collection.origin)
+        logger.warning("These images cannot be read: %s", some(unreadable))
 
 
 def cores() -> int:
@@ -85,8 +95,8 @@ def _workers(collection: Collection, how: Decoding, count: int) -> Iterator[Subm
         yield partial(pool.submit, _decode_in_worker)
     except BrokenProcessPool as error:
         raise UserError(
-            f"{collection.origin}: a process that decodes images was killed (by the system, for want of memory, or by "
-            "a file that crashes Pillow); start again with fewer programs beside it."
+            f"{collection.origin}: a process that decodes images was killed: for want of memory, by a file that "
+            "crashes Pillow, or because a script calls this outside of `if __name__ == '__main__':`."
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
@@ -109,9 +119,20 @@ def _decode_some(read: Callable[[int], Raw], how: Decoding, numbers: list[int]) 
 
 def _decode_one(read: Callable[[int], Raw], how: Decoding, number: int) -> Decoded:
     try:
-        return decode(read(number), how)
+        return decode(read_patiently(read, number), how)
     except UNREADABLE as error:
         return str(error) or type(error).__name__
+
+
+def read_patiently(read: Callable[[int], Raw], number: int) -> Raw:
+    """Reads an image; where the disk or the network fails, once more after a while."""
+    try:
+        return read(number)
+    except OSError as error:
+        if error.errno not in TRANSIENT:
+            raise
+        time.sleep(PATIENCE)
+        return read(number)
 
 
 def _start_worker(work: Callable[[list[int]], list[Decoded]]) -> None:
@@ -128,10 +149,9 @@ def _decode_in_worker(numbers: list[int]) -> list[Decoded]:
     return _work(numbers)
 
 
-def _report(unreadable: list[str], total: int, origin: str) -> None:
+def _refuse_many(unreadable: list[str], total: int, origin: str) -> None:
     if len(unreadable) > MAX_UNREADABLE * total:
         raise UserError(
-            f"{origin}: {len(unreadable)} of {total} images cannot be read, more than the 1% that is let pass; mend or "
-            f"remove {some(unreadable)}."
+            f"{origin}: more than 1% of its {total} images cannot be read; mend or remove them, the first being "
+            f"{some(unreadable)}."
         )
-    logger.warning("%d of %d images cannot be read and are left out: %s", len(unreadable), total, some(unreadable))

@@ -3,9 +3,11 @@
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +36,7 @@ def test_what_was_decoded_once_is_read_from_then_on(tmp_path):
         images, numbers = fill(tmp_path, decode=decode)
         np.testing.assert_array_equal(images, IMAGES)
         assert numbers.tolist() == [0, 2, 5] and isinstance(images, np.memmap)
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["about.json", "images.u8", "key", "numbers.npy"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["about.json", "images.u8", "key-v2", "numbers.npy"]
 
 
 def test_keys_tell_texts_apart_and_their_order():
@@ -67,29 +69,52 @@ from pathlib import Path
 cached(Path({str(tmp_path)!r}), "key", (2, 2, 1), decode)
 """
     assert subprocess.run([sys.executable, "-c", program]).returncode == -9
-    (left,) = tmp_path.iterdir()
-    assert left.name.startswith("key.building-")
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left[0].startswith("key.building-") and left[1:] == ["key.lock"]
     np.testing.assert_array_equal(fill(tmp_path)[0], IMAGES)
-    assert [path.name for path in tmp_path.iterdir()] == ["key"]
+    assert [path.name for path in tmp_path.iterdir()] == ["key-v2"]
 
 
-def test_two_jobs_at_once_do_not_spoil_each_other(tmp_path):
-    both = threading.Barrier(2)
+def test_of_two_jobs_one_prepares_and_the_other_waits(tmp_path, package_log):
+    started, go_on, calls, results = threading.Event(), threading.Event(), [], []
 
     def decode():
-        both.wait(timeout=20)
+        calls.append(1)
+        started.set()
+        assert go_on.wait(timeout=20)
         yield from rows()
 
-    results = []
     threads = [threading.Thread(target=lambda: results.append(fill(tmp_path, decode=decode))) for _ in range(2)]
-    for thread in threads:
-        thread.start()
+    threads[0].start()
+    assert started.wait(timeout=20)
+    threads[1].start()
+    while "waiting for it" not in package_log.text:
+        time.sleep(0.01)
+    go_on.set()
     for thread in threads:
         thread.join()
+    assert len(calls) == 1 and len(results) == 2
     for images, numbers in results:
         np.testing.assert_array_equal(images, IMAGES)
         assert numbers.tolist() == [0, 2, 5]
-    assert [path.name for path in tmp_path.iterdir()] == ["key"]
+    assert [path.name for path in tmp_path.iterdir()] == ["key-v2"]
+
+
+def test_others_may_read_what_one_has_prepared(tmp_path):
+    fill(tmp_path)
+    allowed = 0o777 & ~os.umask(0o022)
+    os.umask(0o777 & ~allowed)
+    assert stat.S_IMODE((tmp_path / "key-v2").stat().st_mode) == allowed
+    assert all(stat.S_IMODE(path.stat().st_mode) == allowed & 0o666 for path in (tmp_path / "key-v2").iterdir())
+
+
+def test_an_error_while_decoding_is_no_trouble_of_the_disk(tmp_path):
+    def decode():
+        yield 0, IMAGES[0]
+        raise OSError(24, "Too many open files")
+
+    with pytest.raises(OSError, match="Too many open files"):
+        fill(tmp_path, decode=decode)
 
 
 def spoil(file: Path, how: str) -> None:
@@ -109,26 +134,30 @@ def spoil(file: Path, how: str) -> None:
 @pytest.mark.parametrize("name", ["images.u8", "numbers.npy", "about.json"])
 def test_a_damaged_entry_is_named_and_made_anew(tmp_path, package_log, name, how):
     fill(tmp_path)
-    spoil(tmp_path / "key" / name, how)
+    spoil(tmp_path / "key-v2" / name, how)
     images, numbers = fill(tmp_path)
     np.testing.assert_array_equal(images, IMAGES)
     assert numbers.tolist() == [0, 2, 5]
-    assert f"The prepared images in {tmp_path / 'key'} are not used and are made anew" in package_log.text
-    assert [path.name for path in tmp_path.iterdir()] == ["key"]
+    assert f"The prepared images in {tmp_path / 'key-v2'} are not used and are made anew" in package_log.text
+    assert [path.name for path in tmp_path.iterdir()] == ["key-v2"]
 
 
 def test_a_copy_with_other_times_is_as_good(tmp_path):
     fill(tmp_path)
-    os.utime(tmp_path / "key" / "images.u8")
+    os.utime(tmp_path / "key-v2" / "images.u8")
     np.testing.assert_array_equal(fill(tmp_path, decode=never)[0], IMAGES)
 
 
 def test_an_entry_of_another_version_is_made_anew(tmp_path, package_log):
     fill(tmp_path)
-    about = tmp_path / "key" / "about.json"
+    about = tmp_path / "key-v2" / "about.json"
     about.write_text(json.dumps(json.loads(about.read_text()) | {"version": 1}))
     np.testing.assert_array_equal(fill(tmp_path)[0], IMAGES)
     assert "written by version 1 of the cache, this is 2" in package_log.text
+    shutil.move(tmp_path / "key-v2", tmp_path / "key-v1")
+    np.testing.assert_array_equal(fill(tmp_path)[0], IMAGES)
+    assert "key-v1 was prepared by another version of the cache and is made anew" in package_log.text
+    assert (tmp_path / "key-v1").is_dir()
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):

@@ -85,33 +85,50 @@ def test_streamed_images_are_those_of_the_cache(photos, tmp_path):
     np.testing.assert_array_equal(streamed.labels, cached.labels)
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_few_unreadable_files_are_named_and_passed_over(photos, tmp_path, package_log, monkeypatch, stream):
-    for module in ("prepare", "stream"):
-        monkeypatch.setattr(f"ddpm_jax.data.{module}.MAX_UNREADABLE", 0.2)
+def test_few_unreadable_files_are_named_at_every_start_and_left_out(photos, tmp_path, package_log, monkeypatch):
+    monkeypatch.setattr(prepare, "MAX_UNREADABLE", 0.2)
+    expected = open_dataset(config(tmp_path))
     write(photos / "cats" / "00broken.png", b"not an image")
     write(photos / "cats" / "empty.jpg", b"")
-    dataset = open_dataset(config(tmp_path, stream=stream))
-    assert len(dataset.images) == (14 if stream else 12)
-    pixels = dataset.images[np.arange(len(dataset.images))]
-    if stream:
-        np.testing.assert_array_equal(pixels[0], pixels[1])
-        assert "cats/00broken.png cannot be read, and the next image takes its place" in package_log.text
-    else:
-        assert "2 of 14 images cannot be read and are left out: cats/00broken.png (cannot id" in package_log.text
-        assert "cats/empty.jpg (the file is empty)" in package_log.text
-        assert dataset.labels.tolist() == [0] * 6 + [1] * 6
+    for _ in range(2):
+        package_log.clear()
+        dataset = open_dataset(config(tmp_path))
+        np.testing.assert_array_equal(dataset.images, expected.images)
+        np.testing.assert_array_equal(dataset.labels, expected.labels)
+        assert "2 of 14 images cannot be read and are left out: cats/00broken.png, cats/empty.jpg" in package_log.text
 
 
-@pytest.mark.parametrize("bad", [1, 12])
-@pytest.mark.parametrize("stream", [False, True])
-def test_many_unreadable_files_are_an_error(photos, tmp_path, bad, stream):
-    for path in sorted(photos.rglob("*.png"))[:bad]:
+def test_an_unreadable_file_is_never_replaced_while_streaming(photos, tmp_path):
+    write(photos / "cats" / "00broken.png", b"not an image")
+    streamed = open_dataset(config(tmp_path, stream=True))
+    assert streamed.images[np.array([1, 2])].shape == (2, 8, 8, 3)
+    with pytest.raises(UserError, match=r"cats/00broken.png cannot be read \(it is no PNG, .*data.stream=False"):
+        streamed.images[np.arange(13)]
+
+
+@pytest.mark.parametrize(("spoil", "why"), [("cut", "PNG"), ("crop", r"too few for data.crop=\(40,\)")])
+def test_many_unreadable_files_are_an_error(photos, tmp_path, spoil, why):
+    if spoil == "cut":
+        path = photos / "cats" / "01.png"
         path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(UserError, match=r"of 12 images cannot be read, more than the 1% that is let pass"):
-        dataset = open_dataset(config(tmp_path, stream=stream))
-        dataset.images[np.arange(12)]
-    assert stream or list((tmp_path / "cache").iterdir()) == []
+    with pytest.raises(UserError, match=f"more than 1% of its 12 images cannot be read; mend or remove .*{why}"):
+        open_dataset(config(tmp_path, **({"crop": [40]} if spoil == "crop" else {})))
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_disk_that_fails_once_is_asked_again(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare, "PATIENCE", 0.0)
+    failures = []
+
+    def read(number):
+        if not failures:
+            failures.append(number)
+            raise OSError(5, "Input/output error")
+        return b"content"
+
+    assert prepare.read_patiently(read, 3) == b"content" and failures == [3]
+    with pytest.raises(FileNotFoundError):
+        prepare.read_patiently(lambda number: (tmp_path / "no").read_bytes(), 0)
 
 
 def test_the_originals_are_never_touched(photos, tmp_path):
@@ -159,6 +176,13 @@ def test_digits_are_all_there_with_their_labels():
     assert np.all(np.bincount(digits.labels) > 170) and digits.names == tuple("0123456789")
 
 
+def test_digits_have_no_splits():
+    with pytest.raises(UserError, match=r"data.split='test': data.source='digits' has no splits"):
+        open_dataset(
+            config_of({"data": {"source": "digits", "split": "test", "image_size": 8, "channels": 1}, "model": TOY})
+        )
+
+
 def test_discs_differ_by_class_and_repeat():
     config = config_of({"data": {"source": "synthetic", "image_size": 16}, "model": {"classes": 2}})
     discs = open_dataset(config)
@@ -175,6 +199,8 @@ def test_discs_differ_by_class_and_repeat():
         ({"crop": [1, 2]}, r"data.crop=\(1, 2\) is no crop; expected \(\), \(side,\) or"),
         ({"crop": [5, 0, 5, 9]}, r"is no crop"),
         ({"crop": [0]}, r"is no crop"),
+        ({"crop": [0, 0, 20, 10]}, r"is no crop; .* a square"),
+        ({"attributes": "a, a"}, r"chooses 1, but model.attributes=0"),
         ({"background": [0, 0, 256]}, r"data.background=\(0, 0, 256\) is no colour"),
         ({"fraction": 0.0}, r"data.fraction=0.0 is out of range; expected more than 0 and at most 1"),
         ({"source": "zip"}, r"data.source='zip' does not exist"),

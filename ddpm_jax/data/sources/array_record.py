@@ -10,9 +10,11 @@ import bisect
 import dataclasses
 import itertools
 import json
+import os
 import re
 from collections.abc import Sequence
 from functools import cache
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -68,14 +70,14 @@ def open_array_record(data: Data) -> Collection:
     shards = tuple(itertools.chain(*splits.values())) if split == "all" else splits[split]
     reader = RecordReader(shards, tuple(itertools.accumulate(_count(shard, lengths) for shard in shards)))
     reader = dataclasses.replace(reader, image=_image_key(reader, origin))
-    stamps = [f"{epath.Path(shard).name}:{_state(shard)}" for shard in shards]
-    annotations = _annotations(reader, folder, key_of(["labels", *stamps]), data, origin)
+    stamps = [f"{shard}:{_state(shard)}" for shard in shards]
     return Collection(
         origin=origin,
         names=_Names(reader),
         read=reader,
         stamp=lambda number: f"{stamps[bisect.bisect_right(reader.ends, number)]}:{number}",
-        annotations=annotations,
+        annotations=annotate(reader.ends[-1]),
+        scan=lambda: _annotations(reader, folder, key_of(["labels", *stamps]), data, origin),
     )
 
 
@@ -103,12 +105,13 @@ def _splits(folder: epath.Path, origin: str) -> tuple[dict[str, tuple[str, ...]]
         raise UserError(f"{origin} holds no *.array_record* file.")
     if (folder / "dataset_info.json").exists():
         return _splits_of_info(folder, origin)
-    named = [(re.search(r"(?:^|[-_])([a-z]+)\.array_record", epath.Path(path).name), path) for path in found]
     splits: dict[str, tuple[str, ...]] = {}
-    for match, path in named:
-        if match is None or match[1] not in SPLITS:
-            return {"": tuple(found)}, {}
-        splits[SPLITS[match[1]]] = (*splits.get(SPLITS[match[1]], ()), path)
+    for path in found:
+        match = re.search(r"(?:^|[-_])([a-z]+)\.array_record", epath.Path(path).name)
+        name = SPLITS.get(match[1], match[1]) if match else ""
+        splits[name] = (*splits.get(name, ()), path)
+    if "" in splits or not splits.keys() & set(SPLITS.values()):
+        return {"": tuple(found)}, {}
     return splits, {}
 
 
@@ -156,7 +159,10 @@ def _open(shard: str) -> Any:
 
 
 def _state(shard: str) -> str:
-    status = epath.Path(shard).stat()
+    path = epath.Path(shard)
+    if isinstance(path, PurePath) and os.path.exists(shard):
+        return f"{os.stat(shard).st_size}:{os.stat(shard).st_mtime_ns}"
+    status = path.stat()
     return f"{status.length}:{status.mtime}"
 
 
@@ -178,38 +184,45 @@ def _image_key(reader: RecordReader, origin: str) -> str:
 def _annotations(reader: RecordReader, folder: epath.Path, key: str, data: Data, origin: str) -> Annotations:
     """From the records, which are all read once; the cache remembers the answer."""
     table = remembered(cache_folder(data.cache), key, lambda: _scan(reader, origin))
-    count, names = reader.ends[-1], tuple(str(name) for name in table["attribute_names"])
-    attributes = {name: table["attributes"][:, i].tolist() for i, name in enumerate(names)}
-    if "class_names" in table:
-        return annotate(count, [str(name) for name in table["class_names"]], attributes)
-    annotations = annotate(count, None, attributes)
-    if "classes" not in table:
-        return annotations
+    count = reader.ends[-1]
+    attributes = {"attributes": table["attributes"], "attribute_names": tuple(map(str, table["attribute_names"]))}
+    if "texts" in table:
+        return dataclasses.replace(annotate(count, [str(text) for text in table["texts"]]), **attributes)
+    bare = dataclasses.replace(annotate(count), **attributes)
+    if "classes" not in table or table["classes"].max() < 0:  # -1 throughout: a test split without labels.
+        return bare
+    if table["classes"].min() < 0:
+        raise UserError(f"{origin}: some records have a label and some have not; choose a split by data.split.")
     listed = folder / "label.labels.txt"
-    classes = table["classes"].astype(np.int32)
-    if classes.min() < 0:  # As in unlabelled test splits.
-        return annotations
-    class_names = listed.read_text().splitlines() if listed.exists() else [str(i) for i in range(classes.max() + 1)]
-    return dataclasses.replace(annotations, classes=classes, class_names=tuple(class_names))
+    names = listed.read_text().splitlines() if listed.exists() else []
+    names += [str(number) for number in range(len(names), table["classes"].max() + 1)]
+    return dataclasses.replace(bare, classes=table["classes"].astype(np.int32), class_names=tuple(names))
 
 
 def _scan(reader: RecordReader, origin: str) -> dict[str, np.ndarray]:
     first = reader.features(0)
     # Sorted: a message keeps no order of its own.
-    names = [name for name in sorted(first) if name.startswith(ATTRIBUTE) and set(first[name]) <= {0, 1}]
+    names = [name for name in sorted(first) if name.startswith(ATTRIBUTE)]
     count = reader.ends[-1]
-    attributes, labels = np.zeros((count, len(names)), np.uint8), []
+    attributes, labels = np.zeros((count, len(names)), np.int64), []
     for number in progress(range(count), f"Reading the labels of {origin}", total=count):
         try:
             features = reader.features(number)
-        except (ValueError, OSError):  # Reading the image will say so.
-            features = {}
-        labels += features.get("label", [-1])[:1]
+        except (ValueError, OSError) as error:
+            raise UserError(
+                f"{origin}: {_Names(reader)[number]} has no label that can be read ({error}); copy the set again."
+            ) from error
+        labels.append((features.get("label") or [-1])[0])
         attributes[number] = [(features.get(name) or [0])[0] for name in names]
-    table = {"attributes": attributes, "attribute_names": np.array([n.removeprefix(ATTRIBUTE) for n in names], str)}
-    if "label" not in first:
+    told = np.isin(attributes, (0, 1)).all(axis=0)
+    table = {
+        "attributes": attributes[:, told].astype(np.uint8),
+        "attribute_names": np.array([name.removeprefix(ATTRIBUTE) for name in np.array(names)[told]], str),
+    }
+    kinds = {type(label) for label in labels}
+    if "label" not in first or not kinds <= {int, bytes}:
         return table
-    if isinstance(first["label"][0], bytes):
-        texts = [label.decode("utf-8", "backslashreplace") if isinstance(label, bytes) else "" for label in labels]
-        return table | {"class_names": np.array(texts, str)}
-    return table | {"classes": np.array(labels, np.int64)}
+    if kinds == {int}:
+        return table | {"classes": np.array(labels, np.int64)}
+    texts = [label.decode("utf-8", "backslashreplace") if isinstance(label, bytes) else "(none)" for label in labels]
+    return table | {"texts": np.array(texts, str)}

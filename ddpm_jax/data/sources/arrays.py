@@ -6,9 +6,13 @@ photos.npz: train_images, train_labels, test_images   or x_train, y_train, x_tes
 """
 
 import dataclasses
+import lzma
 import shutil
 import tempfile
 import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -56,16 +60,16 @@ def open_arrays(data: Data) -> Collection:
         raise UserError(f"data.path={data.path} is not a file; data.source='arrays' reads an .npy or .npz file.")
     origin = f"data.path={path}"
     pairs = _npz_pairs(path, data.split, origin) if zipfile.is_zipfile(path) else _npy_pair(path, data.split, origin)
-    arrays = [_checked(images, origin) for images, _ in pairs]
-    places = np.concatenate([[(which, row) for row in range(len(array))] for which, array in enumerate(arrays)])
-    classes = [_classes(labels, len(array), origin) for (_, labels), array in zip(pairs, arrays, strict=True)]
+    counts = [_checked(images, origin) for images, _ in pairs]
+    places = np.concatenate([np.stack([np.full(n, which), np.arange(n)], axis=1) for which, n in enumerate(counts)])
+    classes = [_classes(labels, count, origin) for (_, labels), count in zip(pairs, counts, strict=True)]
     labelled = [name for names in classes if names is not None for name in names]
     if labelled and len(labelled) < len(places):
         raise UserError(f"{origin}: some splits have labels and some do not; choose one by data.split.")
     annotations = annotate(len(places), labelled or None)
     order = np.argsort(annotations.classes, kind="stable")
     members, places = tuple(images for images, _ in pairs), places[order]
-    version = f"{path.name}:{path.stat().st_size}:{path.stat().st_mtime_ns}"
+    version = f"{path.resolve()}:{path.stat().st_size}:{path.stat().st_mtime_ns}"
     return Collection(
         origin=origin,
         names=[f"image {row} of {members[which].name or path.name}" for which, row in places],
@@ -126,22 +130,38 @@ def _load(member: Member) -> np.ndarray:
         return np.load(unpacked.name, mmap_mode="r", allow_pickle=False)
 
 
-def _checked(member: Member, origin: str) -> np.ndarray:
-    """The array of images, if it is one."""
-    array = _sound(member, origin)
-    if array.dtype != np.uint8 or array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[3] not in (1, 3, 4)):
+def _checked(member: Member, origin: str) -> int:
+    """How many images an array holds, if that is what it holds; only its header is read."""
+    with _unreadable(member, origin):
+        shape, dtype = _header(member)
+    if dtype != np.uint8 or len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3, 4)) or 0 in shape:
         raise UserError(
-            f"{origin}: {member.name or 'the array'} is {array.dtype} {list(array.shape)}; expected uint8 "
-            "[N, height, width] or [N, height, width, 1, 3 or 4]."
+            f"{origin}: {member.name or 'the array'} is {dtype} {list(shape)}; expected uint8 [N, height, width] or "
+            "[N, height, width, 1, 3 or 4]."
         )
-    return array
+    return shape[0]
+
+
+def _header(member: Member) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of an array."""
+    if member.name is None:
+        array = _load(member)
+        return array.shape, array.dtype
+    with zipfile.ZipFile(member.path) as archive, archive.open(f"{member.name}.npy") as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+    if dtype.hasobject:
+        raise ValueError("it holds pickled objects")
+    return shape, dtype
 
 
 def _classes(member: Member | None, count: int, origin: str) -> list[str] | None:
     """The class name of each image."""
     if member is None:
         return None
-    labels = _sound(member, origin)
+    with _unreadable(member, origin):
+        labels = _load(member)
     if labels.shape not in ((count,), (count, 1)) or labels.dtype.kind not in "iuU":
         raise UserError(
             f"{origin}: {member.name or Path(member.path).name} is {labels.dtype} {list(labels.shape)}; expected a "
@@ -150,11 +170,12 @@ def _classes(member: Member | None, count: int, origin: str) -> list[str] | None
     return [str(label) for label in labels.ravel()]
 
 
-def _sound(member: Member, origin: str) -> np.ndarray:
+@contextmanager
+def _unreadable(member: Member, origin: str) -> Iterator[None]:
     try:
-        return _load(member)
-    # Pickled, cut short, or no such file at all; ENOSPC while unpacking is for the caller.
-    except (ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+        yield
+    # Pickled, cut short, or no such file at all; no space for unpacking is for the caller.
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError) as error:
         raise UserError(
             f"{origin}: {member.name or Path(member.path).name} cannot be read ({error}); save it by numpy.save or "
             "numpy.savez, as plain numbers."

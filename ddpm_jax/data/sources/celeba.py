@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ddpm_jax.config.sections import Data
-from ddpm_jax.data.annotations import annotate, read_table
+from ddpm_jax.data.annotations import Annotations
 from ddpm_jax.data.collection import Collection
 from ddpm_jax.data.sources.splits import choose_split
 from ddpm_jax.data.sources.tree import Tree, TreeReader, open_tree
@@ -37,20 +37,19 @@ def open_celeba(data: Data) -> Collection:
     names = [name for name in tree.names if name.lower().endswith((".jpg", ".jpeg", ".png"))]
     texts = place if place.is_dir() else place.parent
     names = _of_split(names, data.split, texts)
-    attributes = _attributes(names, texts)
+    attributes, attribute_names = _attributes(names, texts)
     return Collection(
         origin=f"data.path={place}",
         names=names,
         read=TreeReader(tree, names),
         stamp=lambda number: f"{names[number]}:{tree.stamp(names[number])}",
-        annotations=annotate(len(names), attributes=attributes),
+        annotations=Annotations(np.zeros(len(names), np.int32), (), attributes, attribute_names),
     )
 
 
 def is_celeba(place: Path) -> bool:
-    """Whether a folder or file looks like CelebA, with its splits."""
-    found = place.name.startswith(IMAGES) or bool(_places(place))
-    return found and _find_text(place if place.is_dir() else place.parent, PARTITION) is not None
+    """Whether a folder or file looks like CelebA."""
+    return place.exists() and (place.name.startswith(IMAGES) or bool(_places(place)))
 
 
 def _places(folder: Path) -> list[Path]:
@@ -75,45 +74,54 @@ def _of_split(names: list[str], wanted: str | None, texts: Path) -> list[str]:
             return names
         raise UserError(f"{texts} has no {PARTITION}.txt, which tells the splits; put it there, or set data.split=all.")
     split = choose_split(wanted, SPLITS, str(found))
-    rows = _rows(found, ("partition",))
-    _check_listed(names, rows, found)
-    if len(rows) > len(names):
-        logger.info("%s of the %s images that %s lists are there", f"{len(names):,}", f"{len(rows):,}", found.name)
-    numbers = {name: row.get("partition") for name, row in rows.items()}
-    if not set(numbers.values()) <= {"0", "1", "2"}:
-        raise UserError(f"{found} has no column `partition` of 0, 1 and 2; fetch it again.")
-    return names if split == "all" else [name for name in names if numbers[_stem(name)] == str(SPLITS.index(split))]
+    row_of, values, _ = _read_list(found)
+    numbers = values[_rows_of(names, row_of, found), 0]
+    if len(row_of) > len(names):
+        logger.info("%s of the %s images that %s lists are there", f"{len(names):,}", f"{len(row_of):,}", found.name)
+    if not np.isin(values, (0, 1, 2)).all():
+        raise UserError(f"{found}: expected 0, 1 or 2 for each image; fetch it again.")
+    return names if split == "all" else [name for name, n in zip(names, numbers, strict=True) if SPLITS[n] == split]
 
 
-def _attributes(names: list[str], texts: Path) -> dict[str, list[int]]:
+def _attributes(names: list[str], texts: Path) -> tuple[np.ndarray, tuple[str, ...]]:
     found = _find_text(texts, ATTRIBUTES)
     if found is None:
         logger.info("%s has no %s.txt: the faces come without attributes", texts, ATTRIBUTES)
-        return {}
-    rows = _rows(found, None)
-    _check_listed(names, rows, found)
-    columns = list(next(iter(rows.values())))
-    try:
-        values = np.array([[int(rows[_stem(name)][column]) for column in columns] for name in names]) > 0
-    except ValueError as error:
-        raise UserError(f"{found}: expected 1 and -1 for each attribute ({error}); fetch it again.") from error
-    return {column: values[:, i].astype(int).tolist() for i, column in enumerate(columns)} if names else {}
+        return np.zeros((len(names), 0), np.uint8), ()
+    row_of, values, columns = _read_list(found)
+    if not np.isin(values, (-1, 0, 1)).all():
+        raise UserError(f"{found}: expected 1 and -1 for each attribute; fetch it again.")
+    return (values[_rows_of(names, row_of, found)] > 0).astype(np.uint8), columns
 
 
-def _rows(path: Path, columns: tuple[str, ...] | None) -> dict[str, dict[str, str]]:
-    """The table in a .txt (counted or bare, columns divided by spaces) or a .csv, by the stem of the file name."""
+def _read_list(path: Path) -> tuple[dict[str, int], np.ndarray, tuple[str, ...]]:
+    """A list of files, .txt (attributes with a count and names above them, splits bare) or Kaggle's .csv.
+
+    Returns the row of each file, by its name without suffix, the numbers [rows, columns] and the names of the columns.
+    """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); fetch it again.") from error
-    if path.suffix == ".csv":
-        return {_stem(name): row for name, row in read_table(path.name, text, str(path.parent)).items()}
-    lines = [line.split() for line in text.splitlines() if line.strip()]
-    if columns is None:
-        columns, lines = tuple(lines[1]) if len(lines) > 2 else (), lines[2:]
-    if not lines or any(len(line) != len(columns) + 1 for line in lines):
-        raise UserError(f"{path} is not CelebA's: expected rows of {len(columns) + 1} words; fetch it again.")
-    return {_stem(name): dict(zip(columns, values, strict=True)) for name, *values in lines}
+        lines = path.read_text(encoding="utf-8-sig").replace(",", " ").splitlines()
+        if path.suffix == ".csv":
+            columns, lines = tuple(lines[0].split()[1:]), lines[1:]
+        elif path.stem == ATTRIBUTES:
+            columns, lines = tuple(lines[1].split()), lines[2:]
+        else:
+            columns = ("partition",)
+        files, rows = zip(*(line.split(maxsplit=1) for line in lines if line.strip()), strict=True)
+        values = np.loadtxt(rows, np.int8, ndmin=2)
+    except (OSError, ValueError, IndexError) as error:
+        raise UserError(f"{path} is not as CelebA publishes it ({error}); fetch it again.") from error
+    if values.shape[1] != len(columns):
+        raise UserError(f"{path} has {values.shape[1]} numbers a row for {len(columns)} columns; fetch it again.")
+    return {_stem(file): row for row, file in enumerate(files)}, values, columns
+
+
+def _rows_of(names: list[str], row_of: dict[str, int], path: Path) -> np.ndarray:
+    """The row of each image in a list, which must have one."""
+    missing = [name for name in names if _stem(name) not in row_of]
+    if missing:
+        raise UserError(f"{path} misses {len(missing)} of {len(names)} images ({some(missing)}); fetch it again.")
+    return np.array([row_of[_stem(name)] for name in names], int)
 
 
 def _find_text(texts: Path, stem: str) -> Path | None:
@@ -123,12 +131,6 @@ def _find_text(texts: Path, stem: str) -> Path | None:
             if (path := folder / (stem + suffix)).is_file():
                 return path
     return None
-
-
-def _check_listed(names: list[str], rows: dict, path: Path) -> None:
-    missing = [name for name in names if _stem(name) not in rows]
-    if missing:
-        raise UserError(f"{path} misses {len(missing)} of {len(names)} images ({some(missing)}); fetch it again.")
 
 
 def _stem(name: str) -> str:

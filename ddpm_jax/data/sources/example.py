@@ -19,7 +19,8 @@ def read_example(record: bytes) -> Features:
         features = _Example.FromString(record).features.feature  # pyright: ignore[reportAttributeAccessIssue]
     except DecodeError as error:
         raise ValueError(f"a record is no tf.train.Example: {error}") from error
-    return {name: list(getattr(feature, feature.WhichOneof("kind")).value) for name, feature in features.items()}
+    kinds = {name: feature.WhichOneof("kind") for name, feature in features.items()}
+    return {name: list(getattr(features[name], kind).value) if kind else [] for name, kind in kinds.items()}
 
 
 def write_example(features: Features) -> bytes:

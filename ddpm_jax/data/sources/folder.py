@@ -5,6 +5,8 @@ photos/train/dog/1.png, photos/test/…   splits, if all of these bear such name
 photos/labels.csv, metadata.jsonl       classes and attributes by file name, instead of folders
 """
 
+import logging
+
 import numpy as np
 
 from ddpm_jax.config.sections import Data
@@ -12,7 +14,9 @@ from ddpm_jax.data.annotations import TABLES, Annotations, annotate, annotations
 from ddpm_jax.data.collection import Collection
 from ddpm_jax.data.sources.splits import ALL, SPLITS, choose_split
 from ddpm_jax.data.sources.tree import Tree, TreeReader, open_tree
-from ddpm_jax.errors import UserError, printable
+from ddpm_jax.errors import UserError, printable, some
+
+logger = logging.getLogger(__name__)
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 
@@ -44,7 +48,7 @@ def _common_level(images: list[str]) -> int:
     """How many folders, one inside the other, hold all of the images and so tell nothing about them."""
     first, last = (images[0].split("/")[:-1], images[-1].split("/")[:-1])  # The most different, in sorted order.
     level = 0
-    while level < min(len(first), len(last)) and first[level] == last[level] and first[level] not in SPLITS:
+    while level < min(len(first), len(last)) and first[level] == last[level] and first[level].lower() not in SPLITS:
         level += 1
     return level
 
@@ -58,17 +62,22 @@ def _folder_at(name: str, level: int) -> str:
 def _choose_split(images: list[str], level: int, wanted: str | None, origin: str) -> tuple[list[str], list[str]]:
     """The images of a split, and the folders of the splits taken, if the folders of a level are splits."""
     folders = [_folder_at(name, level) for name in images]
-    if not set(folders) <= SPLITS.keys():
+    split_of = {folder: SPLITS.get(folder.lower()) for folder in set(folders)}
+    others = [folder for folder, split in split_of.items() if split is None]
+    if others:
+        if {"train", "test"} <= set(split_of.values()):
+            logger.warning("%s: train and test are taken for classes, since %s is beside them", origin, some(others))
         choose_split(wanted, (), origin)
         return images, []
-    split = choose_split(wanted, sorted({SPLITS[folder] for folder in folders}), origin)
-    taken = [(name, folder) for name, folder in zip(images, folders, strict=True) if split in (ALL, SPLITS[folder])]
+    split = choose_split(wanted, sorted({str(split) for split in split_of.values()}), origin)
+    taken = [(name, folder) for name, folder in zip(images, folders, strict=True) if split in (ALL, split_of[folder])]
     return [name for name, _ in taken], sorted({folder for _, folder in taken})
 
 
 def _annotations(tree: Tree, names: list[str], level: int, splits: list[str], origin: str) -> Annotations:
-    above = "".join(f"{folder}/" for folder in names[0].split("/")[:level])
-    places = dict.fromkeys(["", above, *(f"{above}{split}/" for split in splits)])
+    common = names[0].split("/")[:level]
+    places = ["", *("/".join([*common[: i + 1], ""]) for i in range(level))]
+    places += [f"{places[-1]}{split}/" for split in splits]
     there = set(tree.names)
     tables = [f"{place}{table}" for table in TABLES for place in places if f"{place}{table}" in there]
     if tables:
@@ -86,6 +95,8 @@ def _annotations_of_tables(tree: Tree, names: list[str], tables: list[str], orig
         except (OSError, ValueError) as error:
             raise UserError(f"{origin}: {table} cannot be read ({error}); save it as UTF-8 text.") from error
         folder = table.rpartition("/")[0]
+        if any(other != table and other.rpartition("/")[0] == folder for other in tables):
+            raise UserError(f"{origin} has both {some(tables)}; keep the one that counts.")
         for name, row in read_table(table, text, origin).items():
             rows[f"{folder}/{name}" if folder else name] = row
     # The rows of other splits' images are left out; those of images that exist nowhere are a mistake.

@@ -30,7 +30,7 @@ def choose_split(wanted: str | None, splits: Sequence[str], origin: str) -> str:
         chosen = "train" if "train" in splits else ALL
         logger.info("Split: %s, of %s (data.split chooses another, or all)", chosen, ", ".join(splits))
         return chosen
-    meant = SPLITS.get(wanted, wanted)
+    meant = wanted if wanted in splits else SPLITS.get(wanted.lower(), wanted)
     if meant not in splits:
         raise UserError(f"data.split={wanted!r} is not in {origin}; {nearest(wanted, [*splits, ALL])}")
     return meant

@@ -20,6 +20,7 @@ from ddpm_jax.data.collection import Collection
 from ddpm_jax.data.sources.array_record import open_array_record
 from ddpm_jax.errors import UserError
 
+PREPARE = "ddpm_jax.data.sources.prepare_tfds"
 NEEDED = ("tensorflow", "tensorflow_datasets")
 
 
@@ -52,7 +53,8 @@ def find_prepared(place: Path, name: str) -> Path | None:
     if config is None and (default := folder / ".config" / "metadata.json").is_file():
         config = json.loads(default.read_text()).get("default_config_name")
     folder = folder / config if config else folder
-    versions = [path.parent for path in folder.glob("*.*.*/dataset_info.json")]
+    versions = [path.parent for path in folder.glob("*/dataset_info.json")]
+    versions = [path for path in versions if re.fullmatch(r"\d+\.\d+\.\d+", path.name)]
     if version is not None:
         versions = [path for path in versions if path.name == version]
     return max(versions, key=lambda path: [int(part) for part in re.findall(r"\d+", path.name)], default=None)
@@ -60,7 +62,7 @@ def find_prepared(place: Path, name: str) -> Path | None:
 
 def _prepare(place: Path, name: str) -> None:
     """Runs prepare_tfds.py, whose last line says what went wrong, if something did."""
-    command = f"python -m ddpm_jax.data.sources.prepare_tfds {name} --data_dir {place}"
+    command = f"python -m {PREPARE} {name} --data_dir {place}"
     missing = [package for package in NEEDED if importlib.util.find_spec(package) is None]
     if missing:
         raise UserError(
@@ -68,7 +70,11 @@ def _prepare(place: Path, name: str) -> None:
             "pip install -r requirements-tfds.txt, or do so in an environment of its own and run there: "
             f"{command}; or give the images by data.path."
         )
-    done = subprocess.run([sys.executable, *command.split()[1:4], "--data_dir", str(place)], stdout=subprocess.PIPE)
+    done = subprocess.run(
+        [sys.executable, "-m", PREPARE, name, "--data_dir", str(place)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
     if done.returncode:
         lines = done.stdout.decode("utf-8", "replace").strip().splitlines()
         raise UserError(f"data.name={name!r}: {lines[-1] if lines else f'{command} failed, see above'}")

@@ -1,15 +1,20 @@
 """Files below a folder or inside a zip, which is read in place and never unpacked, behind one interface."""
 
 import dataclasses
+import logging
+import lzma
 import os
 import re
 import stat
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from ddpm_jax.errors import UserError, some
+
+logger = logging.getLogger(__name__)
 
 MAX_BYTES = 256 * 2**20
 """No image file is larger; a zip entry that claims or turns out to be is not read to its end."""
@@ -35,7 +40,7 @@ class Folder:
 
     def __post_init__(self) -> None:
         found, entered = [], set()
-        for folder, folders, files in os.walk(self.root, onerror=_raise, followlinks=True):
+        for folder, folders, files in os.walk(self.root, onerror=_pass_over, followlinks=True):
             status = os.stat(folder)
             if (status.st_dev, status.st_ino) in entered:  # A link to a folder above would go round for ever.
                 folders.clear()
@@ -53,17 +58,19 @@ class Folder:
 
     def stamp(self, name: str) -> str:
         """Changes when the file does."""
-        status = os.stat(os.path.join(self.root, name))
-        return f"{status.st_size}:{status.st_mtime_ns}"
+        try:
+            status = os.stat(os.path.join(self.root, name))
+        except OSError as error:  # A link to nowhere: reading it will say so.
+            return f"{error.strerror}"
+        return f"{os.path.realpath(self.root)}:{status.st_size}:{status.st_mtime_ns}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Zip:
-    """The entries of a zip, without the folder that holds them all, if there is one."""
+    """The entries of a zip, at any depth."""
 
     root: str
     names: Sequence[str] = dataclasses.field(init=False, repr=False)
-    prefix: str = dataclasses.field(init=False, repr=False)
     version: int = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -75,11 +82,8 @@ class Zip:
                 f"data.path={self.root} is not to be trusted: it holds entries that point outside of it "
                 f"({some(outside)}); make it anew from its files."
             )
-        shown = [e.filename for e in entries if not _hidden(e.filename) and stat.S_IFMT(e.external_attr >> 16) in FILE]
-        tops = {name.partition("/")[0] if "/" in name else "" for name in shown}
-        prefix = f"{tops.pop()}/" if len(tops) == 1 and "" not in tops else ""
-        object.__setattr__(self, "prefix", prefix)
-        object.__setattr__(self, "names", sorted(name.removeprefix(prefix) for name in set(shown)))
+        shown = {e.filename for e in entries if not _hidden(e.filename) and stat.S_IFMT(e.external_attr >> 16) in FILE}
+        object.__setattr__(self, "names", sorted(shown))
 
     @property
     def archive(self) -> zipfile.ZipFile:
@@ -89,15 +93,14 @@ class Zip:
     def read(self, name: str) -> bytes:
         """The bytes of an entry; raises OSError or ValueError."""
         try:
-            with self.archive.open(self.prefix + name) as file:
+            with self.archive.open(name) as file:
                 return _read_limited(file.read)
-        # Damaged, encrypted, or packed by a method that Python does not know.
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+        except UNPACKING as error:
             raise OSError(f"the entry cannot be unpacked: {error}") from error
 
     def stamp(self, name: str) -> str:
         """Changes when the entry does."""
-        entry = self.archive.getinfo(self.prefix + name)
+        entry = self.archive.getinfo(name)
         return f"{entry.file_size}:{entry.CRC}"
 
 
@@ -115,6 +118,8 @@ class TreeReader:
         return self.tree.read(self.names[number])
 
 
+UNPACKING = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError)
+"""What zipfile raises for entries that are damaged, encrypted, or packed by a method that Python does not know."""
 FILE = (0, stat.S_IFREG)
 """What a zip records as the type of a plain file, where it records one; a link's entry would hold a path."""
 
@@ -138,5 +143,5 @@ def _read_limited(read: Callable[[int], bytes]) -> bytes:
     return content
 
 
-def _raise(error: OSError) -> None:
-    raise error
+def _pass_over(error: OSError) -> None:
+    logger.warning("The folder %s is passed over: %s", error.filename, error.strerror)

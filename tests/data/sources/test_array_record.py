@@ -60,8 +60,8 @@ def test_splits_labels_and_pixels_are_those_of_the_records(mnist, tmp_path):
     ):
         collection = open_array_record(options(tmp_path, path=str(folder), split=split))
         np.testing.assert_array_equal(pixels_of(collection, 8, 1)[..., 0], [image_of(record) for record in expected])
-        assert collection.annotations.classes.tolist() == [record["label"][0] for record in expected]
-        assert collection.annotations.class_names == ("0", "1", "2") and len(collection.names) == len(expected)
+        assert collection.scan().classes.tolist() == [record["label"][0] for record in expected]
+        assert collection.scan().class_names == ("0", "1", "2") and len(collection.names) == len(expected)
     assert collection.names[6] == "record 0 of mnist-train.array_record-00001-of-00002"
     assert pickle.loads(pickle.dumps(collection.read))(3) == splits["train"][3]["image"][0]
     with pytest.raises(UserError, match=r"data.split='valid' is not in"):
@@ -71,7 +71,7 @@ def test_splits_labels_and_pixels_are_those_of_the_records(mnist, tmp_path):
 def test_class_names_keep_the_numbers_of_the_set(mnist, tmp_path):
     folder, _ = mnist
     (folder / "label.labels.txt").write_text("zero\none\nmany\n")
-    assert open_array_record(options(tmp_path, path=str(folder))).annotations.class_names == ("zero", "one", "many")
+    assert open_array_record(options(tmp_path, path=str(folder))).scan().class_names == ("zero", "one", "many")
 
 
 def test_attributes_and_text_labels(tmp_path, draw):
@@ -85,23 +85,21 @@ def test_attributes_and_text_labels(tmp_path, draw):
         for i, name in enumerate(["b", "a", "b", "c"])
     ]
     folder = write_set(tmp_path, "faces", {"train": records}, shards=1)
-    annotations = open_array_record(options(tmp_path, path=str(folder))).annotations
+    annotations = open_array_record(options(tmp_path, path=str(folder))).scan()
     assert annotations.class_names == ("a", "b", "c") and annotations.classes.tolist() == [1, 0, 1, 2]
     assert annotations.attribute_names == ("Smiling",) and annotations.attributes[:, 0].tolist() == [0, 1, 0, 1]
 
 
 def test_labels_are_read_once(mnist, tmp_path, monkeypatch, package_log):
     folder, _ = mnist
-    first = open_array_record(options(tmp_path, path=str(folder))).annotations
+    first = open_array_record(options(tmp_path, path=str(folder))).scan()
     (kept,) = (tmp_path / "cache").iterdir()
     monkeypatch.setattr(array_record, "_scan", None)
-    again = open_array_record(options(tmp_path, path=str(folder))).annotations
+    again = open_array_record(options(tmp_path, path=str(folder))).scan()
     np.testing.assert_array_equal(first.classes, again.classes)
     monkeypatch.undo()
     kept.write_bytes(kept.read_bytes()[:100])
-    np.testing.assert_array_equal(
-        first.classes, open_array_record(options(tmp_path, path=str(folder))).annotations.classes
-    )
+    np.testing.assert_array_equal(first.classes, open_array_record(options(tmp_path, path=str(folder))).scan().classes)
     assert f"{kept} is damaged and is made anew" in package_log.text
 
 
@@ -112,7 +110,7 @@ def test_bare_shards_are_read_and_streamed(tmp_path, draw):
             tmp_path / "bare" / f"part-{i}.array_record", [write_example(r) for r in records[3 * i : 3 * i + 3]]
         )
     where = {"path": str(tmp_path / "bare"), "cache": str(tmp_path / "cache"), "image_size": 8, "channels": 1}
-    model = {"multipliers": [1, 1], "attention_resolutions": []}
+    model = {"multipliers": [1, 1], "attention_resolutions": [], "classes": 3}
     cached, streamed = (open_dataset(config_of({"data": where | {"stream": s}, "model": model})) for s in (False, True))
     np.testing.assert_array_equal(cached.images[..., 0], [image_of(record) for record in records])
     rows = np.array([[8, 0], [4, 4]])
@@ -173,6 +171,40 @@ def test_what_is_wrong_with_a_set_is_named(mnist, tmp_path):
         open_array_record(options(tmp_path, path=str(tmp_path / "cache")))
 
 
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [([[0], [1], [], [1]], "some records have a label and some have not"), ([[-1]] * 4, None)],
+)
+def test_labels_belong_to_their_records_or_are_refused(tmp_path, draw, labels, words):
+    records = [{"image": [encoded(noise(draw, 8, 8))], **({"label": label} if label else {})} for label in labels]
+    collection = open_array_record(
+        options(tmp_path, path=str(write_set(tmp_path, "odd", {"train": records}, shards=1)))
+    )
+    if words:
+        with pytest.raises(UserError, match=words):
+            collection.scan()
+    else:
+        assert collection.scan().class_names == () and len(collection.scan()) == 4
+
+
+def test_only_zeros_and_ones_are_attributes(tmp_path, draw):
+    told = {"attributes/a": [0, 1, 1], "attributes/b": [1, -1, 0], "attributes/c": [1, 3, 0]}
+    records = [{"image": [encoded(noise(draw, 8, 8))]} | {k: [v[i]] for k, v in told.items()} for i in range(3)]
+    folder = write_set(tmp_path, "odd", {"train": records}, shards=1)
+    annotations = open_array_record(options(tmp_path, path=str(folder))).scan()
+    assert annotations.attribute_names == ("a",) and annotations.attributes[:, 0].tolist() == [0, 1, 1]
+
+
+def test_a_label_that_cannot_be_read_is_never_guessed(mnist, tmp_path):
+    shard = mnist[0] / "mnist-train.array_record-00001-of-00002"
+    content = bytearray(shard.read_bytes())
+    content[content.index(b"\x89PNG") + 30] ^= 1
+    shard.write_bytes(content)
+    array_record._open.cache_clear()
+    with pytest.raises(UserError, match=r"record \d of mnist-train.array_record-00001-of-00002 has no label"):
+        open_array_record(options(tmp_path, path=str(mnist[0]))).scan()
+
+
 def test_records_without_images_are_refused(tmp_path):
     folder = write_set(tmp_path, "texts", {"train": [{"text": [b"a"], "label": [0]}]}, shards=1)
     with pytest.raises(UserError, match=r"records hold label, text; expected an encoded image"):
@@ -193,6 +225,7 @@ def test_a_prepared_set_is_found_by_name_configuration_and_version(mnist, tmp_pa
     folder, _ = mnist
     place = folder.parents[1]
     shutil.copytree(folder, folder.parent / "0.9.10")
+    shutil.copytree(folder, folder.parent / "incomplete.X9_9.9.9")
     shutil.copytree(folder, place / "other" / "small" / "1.2.0")
     (place / "other" / ".config").mkdir()
     (place / "other" / ".config" / "metadata.json").write_text('{"default_config_name": "small"}')

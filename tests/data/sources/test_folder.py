@@ -47,7 +47,7 @@ def test_a_zip_holds_what_its_folder_holds(photos, root):
     (photos / ".hidden.png").write_bytes(b"")
     (photos / "__MACOSX").mkdir()
     folder, packed = open_folder(data(path=str(photos))), open_folder(data(path=str(zipped(photos, root))))
-    assert [name.removeprefix("photos/") for name in packed.names] == list(folder.names)
+    assert [name.removeprefix(root).strip("/") for name in packed.names] == list(folder.names)
     assert packed.annotations.class_names == folder.annotations.class_names
     np.testing.assert_array_equal(packed.annotations.classes, folder.annotations.classes)
     np.testing.assert_array_equal(pixels_of(packed), pixels_of(folder))
@@ -134,6 +134,7 @@ def test_each_split_may_have_a_table_of_its_own(tmp_path, draw):
         ("labels.csv", "name of file,label\nimages/0.png,a\n", r"row 1 of labels.csv has the columns name of file, la"),
         ("labels.csv", "", r"misses 4 of 4 images"),
         ("labels.csv", "file,label\n" + '"' * 3 + "x" * 200_000, r"labels.csv: row 1 cannot be read .field larger"),
+        ("metadata.jsonl", '{"file_name": "images/0.png", "n": 1' + "0" * 5000 + "}", r"line 1, is not JSON"),
         ("metadata.jsonl", '{"file_name": 1', r"metadata.jsonl, line 1, is not JSON"),
         ("metadata.jsonl", "[" * 100_000, r"metadata.jsonl, line 1, is not JSON"),
         ("metadata.jsonl", "[1]", r"metadata.jsonl, line 1, is '\[1\]'"),
@@ -168,6 +169,45 @@ def test_names_that_are_not_utf8_are_read_and_shown_as_escapes(tmp_path):
     collection = open_folder(data(path=str(tmp_path)))
     assert collection.annotations.class_names == ("caf\\udce9", "tea")
     assert np.all(pixels_of(collection) == 7) and collection.stamp(0)
+
+
+def test_two_tables_at_one_place_are_refused(labelled):
+    for name, text in TABLES.items():
+        (labelled / name).write_text(text)
+    with pytest.raises(UserError, match=r"has both labels.csv, metadata.jsonl; keep the one that counts"):
+        open_folder(data(path=str(labelled)))
+
+
+def test_splits_in_capitals_are_splits_and_splits_beside_others_are_classes(tmp_path, draw, package_log):
+    for i, folder in enumerate(["Train/dog", "Train/cat", "TEST/cat"]):
+        write(tmp_path / folder / f"{i}.png", encoded(noise(draw)))
+    for path in (tmp_path, zipped(tmp_path / "Train", "Train")):
+        assert open_folder(data(path=str(path), split="train")).annotations.class_names == ("cat", "dog")
+    (tmp_path / "Train.zip").unlink()
+    write(tmp_path / "preview.png", encoded(noise(draw)))
+    assert open_folder(data(path=str(tmp_path))).annotations.class_names == (".", "TEST", "Train")
+    assert "train and test are taken for classes, since . is beside them" in package_log.text
+
+
+def test_names_that_differ_by_zeros_have_one_order(tmp_path, draw):
+    for name in ("1", "01", "2"):
+        write(tmp_path / name / "1.png", encoded(noise(draw)))
+    assert open_folder(data(path=str(tmp_path))).annotations.class_names == ("01", "1", "2")
+
+
+def test_links_to_nowhere_and_closed_folders_are_unreadable_and_no_more(photos, package_log):
+    (photos / "cats" / "gone.png").symlink_to(photos / "nowhere.png")
+    collection = open_folder(data(path=str(photos)))
+    number = list(collection.names).index("cats/gone.png")
+    assert collection.stamp(number) and len(collection.names) == 13
+    with pytest.raises(OSError, match="No such file"):
+        collection.read(number)
+
+
+def test_captions_with_line_separators_stay_one_row(labelled):
+    text = TABLES["metadata.jsonl"].replace('"zero"', '"ze\u2028ro\x85"')
+    (labelled / "metadata.jsonl").write_text(text, encoding="utf-8")
+    assert open_folder(data(path=str(labelled))).annotations.class_names == ("a", "b")
 
 
 def test_a_link_to_a_folder_above_is_not_followed_for_ever(photos):
