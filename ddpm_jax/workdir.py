@@ -1,6 +1,6 @@
 """What a run keeps on disk, and the rule that one workdir holds one run.
 
-<workdir>/config.json   data.json   labels.json   train.log   checkpoints/<step>/   samples/<name>/   TensorBoard's event files
+<workdir>/config.json  data.json  labels.json  train.log  checkpoints/<step>/  samples/<name>/  TensorBoard's event files
 """
 
 import json
@@ -72,7 +72,8 @@ def _refuse_other_data(workdir: Path, now: Traits) -> None:
     if (images, names, crc32) != (now.images, now.names, now.crc32):
         what = f"{images:,} images, now {now.images:,}" if images != now.images else "other images or labels"
         raise UserError(
-            f"{workdir} was trained on other data ({what}); bring back what data.path held, or choose another --workdir."
+            f"{workdir} was trained on other data ({what}); bring back what data.path held, or choose another "
+            "--workdir."
         )
 
 
