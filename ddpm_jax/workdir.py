@@ -1,6 +1,6 @@
 """What a run keeps on disk, and the rule that one workdir holds one run.
 
-<workdir>/config.json  data.json  labels.json  train.log  checkpoints/<step>/  samples/<name>/  TensorBoard's event files
+<workdir>/config.json  data.json  labels.json  train.log  checkpoints/<step>/  samples/<name>/  TensorBoard's events
 """
 
 import json
