@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 
 from ddpm_jax.assemble import build_objective, build_schedule, build_unet
 from ddpm_jax.config import Config, checked, to_json
+from ddpm_jax.config.sections import Sample
 from ddpm_jax.data.batches import Batch, Batches, prefetch
 from ddpm_jax.data.dataset import Dataset, hold_out
 from ddpm_jax.data.sources import open_dataset
@@ -253,9 +254,7 @@ def build_preview(config: Config, learner: Learner, writer: Writer, workdir: Pat
     """Draws the same few images by DDIM from the averaged parameters: a grid, and a strip of how they came about."""
     count = -(-config.log.preview_count // learner.mesh.size) * learner.mesh.size
     steps = min(config.log.preview_steps, config.diffusion.steps)
-    preview = dataclasses.replace(
-        config.sample, sampler="ddim", steps=steps, eta=0.0, variance=None, label=None, guidance=1.0
-    )
+    preview = Sample(sampler="ddim", steps=steps, threshold="none" if config.sample.threshold == "none" else "clip")
     drawn = checked(dataclasses.replace(config, sample=preview))
     draw = compile_sampler(drawn, learner.mesh, Watch(frames=10, images=STRIP_IMAGES))
     indices = np.arange(count)
