@@ -11,6 +11,8 @@ or with s = 1, the least noise that the network knows (`final`). With T = 1000 a
     quadratic      1000, 810, ..., 40, 10    (T (i / S)^2, dense near the clean end: Song et al. 2020, appendix D.2)
     quadratic_80   801, 633, ..., 10, 1   (Song et al.'s code for CIFAR-10: squares from 0 to 0.8 T, counted from 0)
 
+Any other choice is a list (`listed_pairs`): diffusers' steps_offset = 1, say, is leading with each t one higher.
+
 `final="sigma_min"` ends those that hold 1 a step earlier, since (1, 1) would be no step: leading is 901, ..., 101, the
 last pair (101, 1). Where rounding repeats a step, as in quadratic with many, it is visited once, and a warning says so.
 """
