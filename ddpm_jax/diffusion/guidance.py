@@ -1,6 +1,6 @@
 """Classifier-free guidance: from what a model says of x_t with and without a label to what a sampler is told.
 
-    guided = unconditional + w (conditional - unconditional)                  (Ho & Salimans 2022, Eq. 6)
+    guided = unconditional + w (conditional - unconditional)          (Ho & Salimans 2022, Eq. 6, whose w is less by 1)
 
 w = 1 is the conditional model, w = 0 the unconditional one, and more exaggerates the label. `network/bind.py` asks
 the network for both in one batch.
@@ -25,7 +25,7 @@ class Guidance(NamedTuple):
     """Only for t from the first to the last of these: Kynkäänniemi et al. 2024. Elsewhere the conditional model is
     followed: early on guidance makes images alike, at the end it does nothing."""
     rescale: float = 0.0
-    """Share of x_0 that is given back the conditional one's contrast: phi of Lin et al. 2023, Eq. 16; 0..1."""
+    """Share of x_0 that is given back the conditional one's contrast: phi of Lin et al. 2023, section 3.4; 0..1."""
 
 
 UNGUIDED = Guidance()
@@ -51,7 +51,7 @@ def guide(
 
 
 def rescaled(x0: Images, conditional: Images, share: float) -> Images:
-    """x_0 with each image's standard deviation moved to the conditional one's, Lin et al. 2023, Eq. 15 and 16.
+    """x_0 with each image's standard deviation moved to the conditional one's, Lin et al. 2023, section 3.4.
 
     Strong guidance inflates it, which shows as overexposure. share: 0 (not at all) to 1 (all the way).
     """

@@ -2,7 +2,7 @@
 
 With lambda = log(signal / noise) for time and h = lambda_s - lambda_t, the probability-flow ODE is solved exactly by
 
-    x_s = noise_s / noise_t x_t + signal_s int_0^h exp(u - h) x_0(lambda_t + u) du          (Lu et al. 2022b, Eq. 9)
+    x_s = noise_s / noise_t x_t + signal_s int_0^h exp(u - h) x_0(lambda_t + u) du          (their proposition 4.1)
 
 Order k knows x_0(lambda) from its last k predictions. Order 1 takes it as constant, which is DDIM; order 2 as the
 straight line through two, at the middle of the step ("2M"); order 3 integrates the parabola through three. Each
