@@ -1,18 +1,25 @@
 """From a Config to the parts it names: the one place where names become functions."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import jax.numpy as jnp
 
 from ddpm_jax.config import Config
+from ddpm_jax.diffusion.denoiser import Denoiser
+from ddpm_jax.diffusion.guidance import Guidance
 from ddpm_jax.diffusion.objective import Objective, absolute_error, huber, min_snr, p2, squared_error, uniform
 from ddpm_jax.diffusion.schedule import BETAS, Schedule, schedule_of_betas
 from ddpm_jax.errors import UserError
 from ddpm_jax.network.unet import UNet
 from ddpm_jax.sampling.ddim import ddim
 from ddpm_jax.sampling.ddpm import ddpm
-from ddpm_jax.sampling.timesteps import Pairs, step_pairs
+from ddpm_jax.sampling.dpm_solver import dpm_solver
+from ddpm_jax.sampling.threshold import clip, constrain, dynamic
+from ddpm_jax.sampling.timesteps import Pairs, listed_pairs, step_pairs
 from ddpm_jax.sampling.trajectory import Samples
+from ddpm_jax.sampling.unipc import unipc
 
 
 def build_schedule(config: Config) -> Schedule:
@@ -67,27 +74,48 @@ def build_unet(config: Config) -> UNet:
     )
 
 
+DEFAULT_STEPS = {"ddim": 50, "dpm_solver": 20, "unipc": 20}
+"""What each sampler needs for images about as good as with more; DDPM takes all steps."""
+
+
 def sampling_steps(config: Config) -> int:
-    """sample.steps, or its default for the sampler: all steps for DDPM, 50 (or all, if fewer) for DDIM."""
-    if config.sample.steps is not None:
-        return config.sample.steps
-    return config.diffusion.steps if config.sample.sampler == "ddpm" else min(50, config.diffusion.steps)
+    """The number of steps that the configuration asks for, or the sampler's default, at most all."""
+    sample, total = config.sample, config.diffusion.steps
+    return len(sample.timesteps) or sample.steps or min(DEFAULT_STEPS.get(sample.sampler, total), total)
 
 
 def build_pairs(config: Config) -> Pairs:
     """The steps that the sampler visits."""
-    return step_pairs(config.sample.spacing, config.diffusion.steps, sampling_steps(config))
+    sample, total = config.sample, config.diffusion.steps
+    try:
+        if sample.timesteps:
+            return listed_pairs(sample.timesteps, total, sample.final)
+        return step_pairs(sample.spacing, total, sampling_steps(config), sample.final)
+    except ValueError as error:
+        raise UserError(f"sample.spacing={sample.spacing!r}, sample.final={sample.final!r}: {error}") from error
+
+
+def build_guidance(config: Config) -> Guidance:
+    """How labels are exaggerated."""
+    sample = config.sample
+    low_high = sample.guidance_interval
+    return Guidance(sample.guidance, (low_high[0], low_high[1]) if low_high else None, sample.guidance_rescale)
 
 
 def build_sampler(config: Config) -> Callable[..., Samples]:
-    """Ddpm or ddim with its options set: (denoiser, schedule, x_T, keys, pairs, watch=...) -> Samples."""
+    """A sampler with its options set: (denoiser, schedule, x_T, keys, pairs, watch=...) -> Samples."""
     sample = config.sample
-    variance = sample.variance or config.diffusion.variance
+    solve = {
+        "ddpm": partial(ddpm, variance=sample.variance or config.diffusion.variance),
+        "ddim": partial(ddim, eta=sample.eta),
+        "dpm_solver": partial(dpm_solver, order=sample.order or 2),
+        "unipc": partial(unipc, order=sample.order or 2),
+    }[sample.sampler]
+    if sample.threshold == "none":
+        return solve
+    threshold = {"clip": clip, "dynamic": dynamic(sample.percentile, sample.percentile_max)}[sample.threshold]
 
-    def ddpm_sampler(*args, **watch) -> Samples:
-        return ddpm(*args, variance=variance, clip=sample.clip, **watch)
+    def constrained(denoiser: Denoiser, schedule: Schedule, *noise_and_pairs: Any, **watch: Any) -> Samples:
+        return solve(constrain(denoiser, schedule, threshold, sample.rederive_eps), schedule, *noise_and_pairs, **watch)
 
-    def ddim_sampler(*args, **watch) -> Samples:
-        return ddim(*args, eta=sample.eta, clip=sample.clip, **watch)
-
-    return {"ddpm": ddpm_sampler, "ddim": ddim_sampler}[sample.sampler]
+    return constrained

@@ -29,6 +29,11 @@ from ddpm_jax.shapes import Images, Labels, Pixels, Steps
 from ddpm_jax.training.sharding import data_mesh
 from ddpm_jax.workdir import read_config
 
+# Options of sample() that another sampler resets, that are floats, and that are tuples.
+OF_THE_SAMPLER = ("steps", "timesteps", "order", "eta", "variance", "rederive_eps")
+FRACTIONS = ("eta", "percentile", "percentile_max", "guidance", "guidance_rescale")
+LISTS = ("timesteps", "guidance_interval")
+
 
 def load_run(workdir: str | Path, *, step: int | None = None, ema: bool = True) -> "Run":
     """The run in a workdir, with the averaged (or raw) parameters of its newest (or any kept) checkpoint.
@@ -66,12 +71,15 @@ class Run:
     ) -> Pixels:
         """Draws `count` images, uint8 [count, height, width, channels]; image i depends on (seed, i) alone.
 
-        Other options are the fields of config.sample: eta, guidance, clip, spacing, variance, batch_size. What is not
-        given comes from the run's configuration; steps then follow the sampler where that is another one.
+        Other options are the fields of config.sample: spacing, timesteps, final, order, eta, variance, threshold,
+        percentile, percentile_max, rederive_eps, guidance, guidance_interval, guidance_rescale, batch_size. What is not
+        given comes from the run's configuration; where the sampler is another one, its steps, order, eta, variance
+        and eps are the defaults.
         """
         settings = self.config.sample
         if sampler is not None and sampler != settings.sampler:
-            settings = dataclasses.replace(settings, sampler=sampler, steps=None)
+            own = {name: getattr(Sample(), name) for name in OF_THE_SAMPLER}
+            settings = dataclasses.replace(settings, sampler=sampler, **own)
         given = {"steps": steps, "seed": seed, "label": None if label is None else str(label)}
         options |= {name: value for name, value in given.items() if value is not None}
         known = {field.name for field in dataclasses.fields(Sample)} - {"ema", "checkpoint", "count", "strip", "gif"}
@@ -79,7 +87,8 @@ class Run:
             raise UserError(f"sample() has no option {name}; {nearest(name, known)}")
         # NumPy's numbers, and whole ones where a field is a float, are as good as Python's.
         options = {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
-        options |= {name: float(options[name]) for name in ("eta", "guidance") if type(options.get(name)) is int}
+        options |= {name: float(options[name]) for name in FRACTIONS if type(options.get(name)) is int}
+        options |= {name: tuple(np.ravel(options[name]).tolist()) for name in LISTS if name in options}
         settings = dataclasses.replace(settings, count=operator.index(count), **options)
         config = checked(dataclasses.replace(self.config, sample=settings))
         labels = choose_labels(config, self.workdir, np.arange(count))

@@ -8,6 +8,7 @@
 import logging
 import re
 import shutil
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, PyTree
 
-from ddpm_jax.assemble import build_pairs, build_sampler, build_schedule, build_unet, sampling_steps
+from ddpm_jax.assemble import build_guidance, build_pairs, build_sampler, build_schedule, build_unet, sampling_steps
 from ddpm_jax.config import Config
 from ddpm_jax.config.sections import Sample
 from ddpm_jax.errors import UserError, nearest
@@ -34,6 +35,11 @@ from ddpm_jax.workdir import checkpoint_folder, read_label_names
 GRID_IMAGES = 100
 STRIP_IMAGES = 8
 GIF_IMAGES = 36
+NAMED = (
+    *("order", "eta", "spacing", "final", "variance", "threshold", "percentile", "percentile_max", "rederive_eps"),
+    *("label", "guidance", "guidance_interval", "guidance_rescale", "ema", "strip", "gif"),
+)
+"""Fields that a folder's name tells where they are not the default, besides those that it always tells."""
 Draw = Callable[[PyTree, int, Int[np.ndarray, "batch"], Labels | None], Samples]
 
 logger = logging.getLogger(__name__)
@@ -76,7 +82,7 @@ def compile_sampler(config: Config, mesh: Mesh, watch: Watch = UNWATCHED) -> Dra
     indices: which images of the seed to draw, [batch], a multiple of the number of devices.
     """
     unet, schedule = build_unet(config), build_schedule(config)
-    pairs, sampler = build_pairs(config), build_sampler(config)
+    pairs, sampler, guidance = build_pairs(config), build_sampler(config), build_guidance(config)
     shape = (config.data.image_size, config.data.image_size, config.data.channels)
 
     def draw(params: PyTree, seed: Array, indices: Array, labels: Array | None) -> Samples:
@@ -85,7 +91,7 @@ def compile_sampler(config: Config, mesh: Mesh, watch: Watch = UNWATCHED) -> Dra
         indices, labels = jax.lax.with_sharding_constraint((indices, labels), along_batch(mesh))
         keys = image_keys(seed, indices)
         x_T = draw_noise(keys, 0, shape)
-        denoiser = bind(unet, params, schedule, config.diffusion.prediction, labels, config.sample.guidance)
+        denoiser = bind(unet, params, schedule, config.diffusion.prediction, labels, guidance)
         return sampler(denoiser, schedule, x_T, keys, pairs, watch=watch)
 
     return jax.jit(draw, out_shardings=replicated(mesh))
@@ -139,8 +145,9 @@ def sample_name(config: Config, step: int) -> str:
     """A folder name that tells apart any two calls that could differ in a pixel."""
     s, default = config.sample, Sample()
     parts = [str(step), s.sampler, f"{sampling_steps(config)}steps", f"seed{s.seed}", f"n{s.count}"]
-    said = ("eta", "spacing", "variance", "clip", "label", "guidance", "ema", "strip", "gif")
-    parts += [f"{name}-{getattr(s, name)}" for name in said if getattr(s, name) != getattr(default, name)]
+    if s.timesteps:  # A list may be longer than a file name.
+        parts.append(f"timesteps-{zlib.crc32(repr(s.timesteps).encode()):08x}")
+    parts += [f"{name}-{getattr(s, name)}" for name in NAMED if getattr(s, name) != getattr(default, name)]
     return re.sub(r"[^\w.,+-]", "_", "-".join(parts))
 
 

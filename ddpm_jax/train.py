@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 
 from ddpm_jax.assemble import build_objective, build_schedule, build_unet
 from ddpm_jax.config import Config, checked, to_json
+from ddpm_jax.config.sections import Sample
 from ddpm_jax.data.batches import Batch, Batches, prefetch
 from ddpm_jax.data.dataset import Dataset, hold_out, traits
 from ddpm_jax.data.open import open_dataset
@@ -249,14 +250,18 @@ def build_watchers(
     return watchers
 
 
+def preview_config(config: Config) -> Config:
+    """The same run sampled by plain DDIM, each class in turn, whatever sample.* asks for that DDIM does not know."""
+    plain = Sample(sampler="ddim", steps=min(config.log.preview_steps, config.diffusion.steps))
+    kept = ("spacing", "threshold", "percentile", "percentile_max", "ema", "seed")
+    preview = dataclasses.replace(plain, **{name: getattr(config.sample, name) for name in kept})
+    return checked(dataclasses.replace(config, sample=preview))
+
+
 def build_preview(config: Config, learner: Learner, writer: Writer, workdir: Path) -> Callable[[int, TrainState], None]:
     """Draws the same few images by DDIM from the averaged parameters: a grid, and a strip of how they came about."""
     count = -(-config.log.preview_count // learner.mesh.size) * learner.mesh.size
-    steps = min(config.log.preview_steps, config.diffusion.steps)
-    preview = dataclasses.replace(
-        config.sample, sampler="ddim", steps=steps, eta=0.0, variance=None, label=None, guidance=1.0
-    )
-    drawn = checked(dataclasses.replace(config, sample=preview))
+    drawn = preview_config(config)
     draw = compile_sampler(drawn, learner.mesh, Watch(frames=10, images=STRIP_IMAGES))
     indices = np.arange(count)
     labels = choose_labels(drawn, workdir, indices)

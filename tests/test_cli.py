@@ -73,10 +73,10 @@ def test_help_shows_modes_and_examples(capsys):
 
 
 def test_overrides_are_parsed_as_their_fields_types():
-    flags = ["--config.model.multipliers=(1, 2, 4)", "--config.sample.steps=5", "--noconfig.sample.clip"]
+    flags = ["--config.model.multipliers=(1, 2, 4)", "--config.sample.steps=5", "--config.sample.timesteps=(8, 3)"]
     config = cli.override(cli.load_recipe(str(CONFIGS / "digits.py")), [*flags, "--config.data.path=x"])
     assert config.model.multipliers == (1, 2, 4)
-    assert (config.sample.steps, config.sample.clip, config.data.path) == (5, False, "x")
+    assert (config.sample.steps, config.sample.timesteps, config.data.path) == (5, (8, 3), "x")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Python use, on a run that the command line trained."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -70,6 +72,31 @@ def test_averaged_and_raw_parameters_of_any_kept_step(workdir, run):
         load_run(workdir, step=7)
 
 
+def test_another_sampler_starts_from_its_own_defaults(run, workdir):
+    settings = dataclasses.replace(run.config.sample, sampler="dpm_solver", order=3, timesteps=(8, 5, 2))
+    solved = dataclasses.replace(run, config=dataclasses.replace(run.config, sample=settings))
+    listed = solved.sample(2, seed=3)
+    np.testing.assert_array_equal(run.sample(2, seed=3, sampler="dpm_solver", order=3, timesteps=[8, 5, 2]), listed)
+    assert np.abs(solved.sample(2, seed=3, sampler="unipc").astype(int) - listed).max() > 0
+    np.testing.assert_array_equal(solved.sample(2, seed=3, sampler="ddpm"), run.sample(2, seed=3, sampler="ddpm"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sampler": "dpm_solver", "steps": 4, "spacing": "linspace_open", "final": "sigma_min"},
+        {"sampler": "unipc", "steps": 4, "order": 1, "threshold": "none"},
+        {"sampler": "ddim", "steps": 4, "threshold": "dynamic", "percentile": 0.9, "percentile_max": 2},
+        {"sampler": "ddim", "steps": 4, "eta": 1, "rederive_eps": True},
+        {"label": 3, "guidance": 3, "guidance_interval": (2, 6), "guidance_rescale": 1},
+    ],
+)
+def test_every_option_of_sampling_draws_other_images(run, options):
+    images = run.sample(2, seed=4, **options)
+    assert images.dtype == np.uint8
+    assert np.abs(images.astype(int) - run.sample(2, seed=4)).max() > 0
+
+
 def test_mistakes_are_named(run, tmp_path):
     with pytest.raises(UserError, match="no option stepz; did you mean steps"):
         run.sample(2, stepz=3)
@@ -77,6 +104,10 @@ def test_mistakes_are_named(run, tmp_path):
         run.sample(2, steps=9)
     with pytest.raises(UserError, match="sample.sampler='dpm' does not exist"):
         run.sample(2, sampler="dpm")
+    with pytest.raises(UserError, match="The only step is t = 1"):
+        run.sample(2, sampler="ddim", steps=1, final="sigma_min")
+    with pytest.raises(UserError, match="no effect with sample.sampler='ddpm'; set the sampler to 'ddim'"):
+        run.sample(2, eta=0.5)
     with pytest.raises(UserError, match="holds no run"):
         load_run(tmp_path)
 

@@ -4,12 +4,13 @@ Each refusal is one line: the field, what it got, what was expected, what to try
 """
 
 import dataclasses
+import itertools
 import math
 import types
 import typing
 from typing import Any
 
-from ddpm_jax.config.sections import Config, Data, Model, Range
+from ddpm_jax.config.sections import Config, Data, Model, Range, Sample
 from ddpm_jax.errors import UserError, nearest
 
 WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
@@ -26,6 +27,8 @@ def checked(config: Config) -> Config:
     _check_diffusion(config)
     _check_batches(config)
     _check_sampling(config)
+    _check_timesteps(config)
+    _check_guidance(config)
     return config
 
 
@@ -156,21 +159,75 @@ def _check_batches(config: Config) -> None:
         )
 
 
+ONLY_FOR = {"eta": ("ddim",), "variance": ("ddpm",), "order": ("dpm_solver", "unipc")}
+"""Fields of config.sample that only some samplers heed."""
+
+
 def _check_sampling(config: Config) -> None:
-    sample, steps = config.sample, config.diffusion.steps
-    if sample.steps is not None and sample.steps > steps:
-        raise UserError(f"sample.steps={sample.steps} exceeds diffusion.steps={steps}; expected at most as many.")
+    sample, default = config.sample, Sample()
     if sample.variance == "learned" and config.diffusion.variance != "learned":
         raise UserError(
             "sample.variance='learned' needs a model trained with diffusion.variance='learned', "
             f"got {config.diffusion.variance!r}."
         )
-    if sample.sampler == "ddpm" and sample.eta != 0.0:
-        raise UserError(f"sample.eta={sample.eta} has no effect with sample.sampler='ddpm'; set the sampler to 'ddim'.")
-    if config.model.classes or config.model.attributes:
-        return
-    for name, value, default in (("guidance", sample.guidance, 1.0), ("label", sample.label, None)):
-        if value != default:
+    for name, samplers in ONLY_FOR.items():
+        value = getattr(sample, name)
+        if value != getattr(default, name) and sample.sampler not in samplers:
             raise UserError(
-                f"sample.{name}={value} needs a conditional model; this one has model.classes=0 and model.attributes=0."
+                f"sample.{name}={value} has no effect with sample.sampler={sample.sampler!r}; set the sampler to "
+                f"{' or '.join(map(repr, samplers))}."
             )
+    if sample.sampler == "unipc" and sample.order == 3:
+        raise UserError("sample.order=3 is too high for sample.sampler='unipc'; expected 1 or 2, or 'dpm_solver'.")
+    for name in ("percentile", "percentile_max"):
+        value = getattr(sample, name)
+        if value != getattr(default, name) and sample.threshold != "dynamic":
+            raise UserError(f"sample.{name}={value} has no effect; set sample.threshold='dynamic'.")
+    if sample.rederive_eps and (sample.threshold == "none" or sample.sampler != "ddim"):
+        raise UserError(
+            "sample.rederive_eps=True has no effect; it needs sample.sampler='ddim', which alone uses eps, and "
+            "sample.threshold='clip' or 'dynamic'."
+        )
+
+
+def _check_timesteps(config: Config) -> None:
+    sample, total = config.sample, config.diffusion.steps
+    if sample.steps is not None and sample.steps > total:
+        raise UserError(f"sample.steps={sample.steps} exceeds diffusion.steps={total}; expected at most as many.")
+    if not sample.timesteps:
+        return
+    listed, bounded = sample.timesteps, (total + 1, *sample.timesteps, 0)
+    if any(t <= s for t, s in itertools.pairwise(bounded)):
+        raise UserError(f"sample.timesteps={listed} must fall from step to step, within {total} to 1.")
+    if sample.steps not in (None, len(listed)):
+        raise UserError(
+            f"sample.steps={sample.steps}, but sample.timesteps={listed} lists {len(listed)}; leave one of them out."
+        )
+    if sample.spacing != Sample().spacing:
+        raise UserError(
+            f"sample.spacing={sample.spacing!r} has no effect with sample.timesteps={listed}; leave one of them out."
+        )
+    if sample.final == "sigma_min" and listed == (1,):
+        raise UserError("sample.final='sigma_min' ends at step 1, where sample.timesteps=(1,) starts; add a step.")
+
+
+def _check_guidance(config: Config) -> None:
+    sample, default = config.sample, Sample()
+    interval, total = sample.guidance_interval, config.diffusion.steps
+    if interval and not (len(interval) == 2 and 1 <= interval[0] <= interval[1] <= total):
+        raise UserError(
+            f"sample.guidance_interval={interval} is no interval; expected (low, high) with 1 <= low <= high <= "
+            f"diffusion.steps={total}, or ()."
+        )
+    if not (config.model.classes or config.model.attributes):
+        for name in ("guidance", "label"):
+            value = getattr(sample, name)
+            if value != getattr(default, name):
+                raise UserError(
+                    f"sample.{name}={value} needs a conditional model; this one has model.classes=0 and "
+                    "model.attributes=0."
+                )
+    for name in ("guidance_interval", "guidance_rescale"):
+        value = getattr(sample, name)
+        if value != getattr(default, name) and sample.guidance == 1.0:
+            raise UserError(f"sample.{name}={value} has no effect with sample.guidance=1.0; set the guidance too.")

@@ -54,7 +54,7 @@ def _section(kind: type, tree: Any, prefix: str) -> Any:
             value = _section(typing.cast(type, hints[name]), value, f"{name}.")
         elif isinstance(value, list):
             value = tuple(value)
-        elif hints[name] is float and type(value) is int:
+        elif float in (hints[name], *typing.get_args(hints[name])) and type(value) is int:
             value = float(value)
         values[name] = value
     return kind(**values)

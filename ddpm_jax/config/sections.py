@@ -158,16 +158,32 @@ class Train:
 class Sample:
     """What --mode=sample draws."""
 
-    sampler: Literal["ddpm", "ddim"] = "ddpm"
+    sampler: Literal["ddpm", "ddim", "dpm_solver", "unipc"] = "ddpm"
+    """Ancestral (Ho et al. 2020), DDIM (Song et al. 2020), DPM-Solver++ (Lu et al. 2022), UniPC (Zhao et al. 2023)."""
     steps: Count | None = None
-    """Steps of the sampler; None for all of them with DDPM, 50 with DDIM."""
-    spacing: Literal["leading", "trailing", "linspace", "quadratic"] = "leading"
+    """Steps of the sampler; None for all of them with DDPM, 50 with DDIM, 20 with DPM-Solver++ and UniPC."""
+    spacing: Literal[
+        "leading", "leading_open", "trailing", "linspace", "linspace_open", "quadratic", "quadratic_80"
+    ] = "leading"
+    """Which steps: `sampling/timesteps.py` shows each."""
+    timesteps: tuple[int, ...] = ()
+    """The steps themselves, falling, such as (1000, 500, 100), instead of a number and a spacing."""
+    final: Literal["zero", "sigma_min"] = "zero"
+    """Where the last step ends: at the clean image ("zero") or at t = 1 ("sigma_min")."""
+    order: Annotated[int, Range("1 to 3", lambda value: 1 <= value <= 3)] | None = None
+    """Order of DPM-Solver++ (1 to 3) and UniPC (1 or 2); None for 2."""
     eta: Annotated[float, Range("0 (deterministic) to 1 (as noisy as DDPM)", lambda value: 0 <= value <= 1)] = 0.0
     """Noise of DDIM: 0 deterministic, 1 as much as DDPM."""
     variance: Variance | None = None
     """Variance of DDPM's steps, where not diffusion.variance."""
-    clip: bool = True
-    """Keep the predicted clean image in [-1, 1] at every step."""
+    threshold: Literal["none", "clip", "dynamic"] = "clip"
+    """How the predicted clean image is kept in [-1, 1] at every step: "clip", or "dynamic" (Saharia et al. 2022)."""
+    percentile: Annotated[float, Range("more than 0 and at most 1", lambda value: 0 < value <= 1)] = 0.995
+    """Share of the pixels that dynamic thresholding leaves unclipped."""
+    percentile_max: Annotated[float, Range("at least 1", lambda value: value >= 1)] | None = None
+    """The most that dynamic thresholding divides by; None for any. With 1, diffusers' default, it is "clip"."""
+    rederive_eps: bool = False
+    """Let eps follow the image that the threshold changed, as ADM does, rather than stay as the model gave it."""
     count: Count = 64
     batch_size: Count = 64
     seed: Seed = 0
@@ -175,6 +191,10 @@ class Sample:
     """A class name or number, or attribute names or numbers joined by commas; None for each class in turn."""
     guidance: float = 1.0
     """Classifier-free guidance: 1 is the conditional model, 0 ignores the label, more exaggerates it."""
+    guidance_interval: tuple[int, ...] = ()
+    """Guide only from one step to another, such as (200, 700), in 1..diffusion.steps; () for always."""
+    guidance_rescale: Annotated[float, Range("0 (as it is) to 1", lambda value: 0 <= value <= 1)] = 0.0
+    """Share of the conditional model's contrast that guided images are given back: phi of Lin et al. 2023."""
     ema: bool = True
     """Sample from the moving average of the parameters rather than from the parameters."""
     checkpoint: Natural | None = None

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ddpm_jax.diffusion.denoiser import Denoiser, Prediction, prediction_of_output
+from ddpm_jax.diffusion.guidance import UNGUIDED, Guidance, guide
 from ddpm_jax.diffusion.schedule import Schedule
 from ddpm_jax.network.unet import UNet
 from ddpm_jax.shapes import Images, Labels, OneKey, Output, Steps
@@ -52,12 +53,11 @@ def bind(
     schedule: Schedule,
     prediction: str,
     labels: Labels | None = None,
-    guidance: float = 1.0,
+    guidance: Guidance = UNGUIDED,
 ) -> Denoiser:
     """The Denoiser of a trained U-Net whose output is "eps", "x0" or "v".
 
-    guidance w: unconditional + w (conditional - unconditional), Ho & Salimans 2022, with 1 the conditional model and
-    0 the unconditional one; both branches run as one batch.
+    Where labels are given and the guidance is not 1, the model runs with them and without, in one batch.
     """
 
     def plain(x_t: Images, t: Steps) -> Prediction:
@@ -70,8 +70,9 @@ def bind(
         none = drop_labels(given, jnp.ones(given.shape[:1], bool))
         output = apply_unet(unet, params, *twice, jnp.concatenate([given, jnp.asarray(none)]))
         both = prediction_of_output(schedule, prediction, output, *twice)
-        (x0, free_x0), (eps, free_eps) = jnp.split(both.x0, 2), jnp.split(both.eps, 2)
-        variance = None if both.variance is None else jnp.split(both.variance, 2)[0]
-        return Prediction(free_x0 + guidance * (x0 - free_x0), free_eps + guidance * (eps - free_eps), variance)
+        batch = x_t.shape[0]
+        conditional = jax.tree.map(lambda part: part[:batch], both)
+        unconditional = jax.tree.map(lambda part: part[batch:], both)
+        return guide(guidance, schedule, x_t, t, conditional, unconditional)
 
-    return plain if labels is None or guidance == 1.0 else guided
+    return plain if labels is None or guidance.scale == 1.0 else guided

@@ -2,7 +2,7 @@
 
     x_s = signal_s x_0 + sqrt(1 - alpha_bar_s - sigma^2) eps + sigma z,   sigma = eta * (the posterior's deviation)
 
-eta = 0 is deterministic, eta = 1 has the marginals of DDPM. A clipped x_0 leaves eps as the network gave it.
+eta = 0 is deterministic, eta = 1 has the marginals of DDPM. `threshold.py` keeps x_0 in range, and says what of eps.
 """
 
 from typing import NamedTuple
@@ -46,19 +46,17 @@ def ddim(
     pairs: Pairs,
     *,
     eta: float = 0.0,
-    clip: bool = True,
     watch: Watch = UNWATCHED,
 ) -> Samples:
     """Draws one image for each x_T.
 
     x_T: standard normal; keys: one for each image, used only where eta > 0; pairs: [steps, 2] from `step_pairs`;
-    eta: 0..1; clip: keep the predicted x_0 in [-1, 1].
+    eta: 0..1.
     """
 
     def step(x: Images, row: Row) -> Images:
         prediction = denoiser(x, jnp.full(x.shape[:1], row.t))
-        x0 = jnp.clip(prediction.x0, -1.0, 1.0) if clip else prediction.x0
-        x_s = row.x0 * x0 + row.eps * prediction.eps
+        x_s = row.x0 * prediction.x0 + row.eps * prediction.eps
         return x_s + row.sigma * draw_noise(keys, row.t, x.shape[1:]) if eta > 0.0 else x_s
 
     return walk(step, x_T, ddim_rows(schedule, pairs, eta), watch)

@@ -50,24 +50,21 @@ def ddpm(
     pairs: Pairs,
     *,
     variance: Variance = "fixed_small",
-    clip: bool = True,
     watch: Watch = UNWATCHED,
 ) -> Samples:
     """Draws one image for each x_T.
 
     x_T: standard normal; keys: one for each image, for the noise of the steps; pairs: [steps, 2] from `step_pairs`.
-    variance: the posterior's ("fixed_small"), beta ("fixed_large") or the network's ("learned"). clip: keep the
-    predicted x_0 in [-1, 1], as Ho et al. do.
+    variance: the posterior's ("fixed_small"), beta ("fixed_large") or the network's ("learned").
     """
 
     def step(x: Images, row: Row) -> Images:
         prediction = denoiser(x, jnp.full(x.shape[:1], row.t))
-        x0 = jnp.clip(prediction.x0, -1.0, 1.0) if clip else prediction.x0
         log_variance = row.log_small if variance == "fixed_small" else row.log_large
         if variance == "learned":
             assert prediction.variance is not None
             log_variance = prediction.variance * row.log_large + (1.0 - prediction.variance) * row.log_small
         noise = row.noisy * draw_noise(keys, row.t, x.shape[1:])
-        return row.x0 * x0 + row.x_t * x + jnp.exp(0.5 * log_variance) * noise
+        return row.x0 * prediction.x0 + row.x_t * x + jnp.exp(0.5 * log_variance) * noise
 
     return walk(step, x_T, ddpm_rows(schedule, pairs), watch)

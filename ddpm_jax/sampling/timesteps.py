@@ -1,26 +1,44 @@
-"""Which steps a sampler visits: pairs (t, s) from t = T or near it down to s = 0.
+"""Which steps a sampler visits: pairs (t, s) from t = T or near it down to the clean image.
 
-A spacing picks S of the T steps; each is paired with the next lower one, and the last with 0, the clean image.
-With T = 1000 and S = 10:
+A spacing picks S of the T steps; each is paired with the next lower one, and the last with s = 0, where alpha_bar = 1,
+or with s = 1, the least noise that the network knows (`final`). With T = 1000 and S = 10:
 
-    leading    901, 801, ..., 1      (DDIM's repository; diffusers' 900, 800, ..., 0 counted from 1)
-    trailing   1000, 900, ..., 100   (Lin et al. 2023: starts at T, as zero terminal SNR needs)
-    linspace   1000, 889, ..., 1     (both ends; Nichol & Dhariwal 2021's respacing)
-    quadratic  T (i / (S - 1))^2: dense near the clean end (Song et al. 2020, appendix D.2)
+    leading        901, 801, ..., 1       (Song et al.'s code; diffusers' DDIM and DDPM, whose 900, ..., 0 count from 0)
+    leading_open   901, 811, ..., 91      (diffusers' DPM-Solver and UniPC: the lowest of S + 1 is left out)
+    trailing       1000, 900, ..., 100    (Lin et al. 2023: starts at T, as zero terminal SNR needs)
+    linspace       1000, 889, ..., 1      (both ends; Nichol & Dhariwal 2021's respacing)
+    linspace_open  1000, 900, ..., 201, 101  (diffusers' DPM-Solver and UniPC: the lowest of S + 1 is left out)
+    quadratic      1000, 810, ..., 40, 10    (T (i / S)^2, dense near the clean end: Song et al. 2020, appendix D.2)
+    quadratic_80   801, 633, ..., 10, 1   (Song et al.'s code for CIFAR-10: squares from 0 to 0.8 T, counted from 0)
+
+Any other choice is a list (`listed_pairs`): diffusers' steps_offset = 1, say, is leading with each t one higher.
+
+`final="sigma_min"` ends those that hold 1 a step earlier, since (1, 1) would be no step: leading is 901, ..., 101, the
+last pair (101, 1). Where rounding repeats a step, as in quadratic with many, it is visited once, and a warning says so.
 """
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int
 
 Ascending = Int[np.ndarray, "steps"]
 Pairs = Int[np.ndarray, "steps 2"]
+Final = Literal["zero", "sigma_min"]
+
+logger = logging.getLogger(__name__)
 
 
 def leading(total: int, steps: int) -> Ascending:
     """1, 1 + k, 1 + 2k, ... with k = T // S."""
     return 1 + np.arange(steps) * (total // steps)
+
+
+def leading_open(total: int, steps: int) -> Ascending:
+    """1 + k, 1 + 2k, ... with k = T // (S + 1), or 1 where that is 0, and at most T."""
+    return np.minimum(1 + np.arange(1, steps + 1) * max(total // (steps + 1), 1), total)
 
 
 def trailing(total: int, steps: int) -> Ascending:
@@ -30,27 +48,62 @@ def trailing(total: int, steps: int) -> Ascending:
 
 def linspace(total: int, steps: int) -> Ascending:
     """From 1 to T, rounded; T alone where S = 1."""
-    return np.round(np.linspace(total, 1, steps)[::-1]).astype(int)
+    return 1 + np.round(np.linspace(0, total - 1, max(steps, 2))[-steps:]).astype(int)
+
+
+def linspace_open(total: int, steps: int) -> Ascending:
+    """S + 1 from 1 to T, rounded, without the 1."""
+    return 1 + np.round(np.linspace(0, total - 1, steps + 1)[1:]).astype(int)
 
 
 def quadratic(total: int, steps: int) -> Ascending:
-    """Squares between 1 and T, rounded and lifted where rounding would repeat a step; T alone where S = 1."""
-    squares = np.round(1 + (total - 1) * np.linspace(1, 0, steps)[::-1] ** 2).astype(int)
-    # The i-th smallest of S distinct steps is at least i.
-    return np.maximum.accumulate(np.maximum(squares, np.arange(1, steps + 1)))
+    """T (i / S)^2 for i = 1..S, rounded down, and at least 1."""
+    return np.maximum(total * np.arange(1, steps + 1) ** 2 // steps**2, 1)
+
+
+def quadratic_80(total: int, steps: int) -> Ascending:
+    """1 + 0.8 T (i / (S - 1))^2 for i = 0..S - 1, rounded down; the highest alone where S = 1."""
+    return 1 + (np.linspace(0, np.sqrt(0.8 * total), max(steps, 2))[-steps:] ** 2).astype(int)
 
 
 SPACINGS: dict[str, Callable[[int, int], Ascending]] = {
     "leading": leading,
+    "leading_open": leading_open,
     "trailing": trailing,
     "linspace": linspace,
+    "linspace_open": linspace_open,
     "quadratic": quadratic,
+    "quadratic_80": quadratic_80,
 }
 
 
-def step_pairs(spacing: str, total: int, steps: int) -> Pairs:
-    """The (t, s) that a sampler walks, [steps, 2], from the noisiest to s = 0; 1 <= steps <= total."""
+def step_pairs(spacing: str, total: int, steps: int, final: Final = "zero") -> Pairs:
+    """The (t, s) that a sampler walks, [steps, 2], the noisiest first; 1 <= steps <= total.
+
+    Fewer than `steps` where the spacing repeats itself, or where final is "sigma_min" and the spacing visits t = 1.
+    """
     if not 1 <= steps <= total:
         raise ValueError(f"steps is {steps}; expected 1 to {total}, the number of diffusion steps.")
-    visited = SPACINGS[spacing](total, steps)
-    return np.stack([visited, np.insert(visited[:-1], 0, 0)], axis=1)[::-1].copy()
+    visited = np.unique(SPACINGS[spacing](total, steps))
+    if len(visited) < steps:
+        logger.warning("Spacing %r rounds %d steps of %d to %d different ones", spacing, steps, total, len(visited))
+    return listed_pairs([int(t) for t in visited[::-1]], total, final)
+
+
+def listed_pairs(timesteps: Sequence[int], total: int, final: Final = "zero") -> Pairs:
+    """The (t, s) of steps listed one by one: falling, in 1..total."""
+    visited = np.array(timesteps, int)
+    if not visited.size or np.any(np.diff(visited) >= 0) or visited[0] > total or visited[-1] < 1:
+        raise ValueError(f"timesteps are {list(timesteps)}; expected falling whole numbers from {total} to 1.")
+    end = {"zero": 0, "sigma_min": 1}[final]
+    visited = visited[visited > end]
+    if not visited.size:
+        raise ValueError("The only step is t = 1, and final='sigma_min' ends there; add a step, or end at 'zero'.")
+    return np.stack([visited, np.append(visited[1:], end)], axis=1)
+
+
+def path(pairs: Pairs) -> Int[np.ndarray, "nodes"]:
+    """The visited steps and the end as one list, for solvers that look back: each step must start where one ended."""
+    if np.any(pairs[1:, 0] != pairs[:-1, 1]):
+        raise ValueError(f"Each step must start where the one before it ended; got (t, s) = {pairs.tolist()}.")
+    return np.append(pairs[:, 0], pairs[-1, 1])

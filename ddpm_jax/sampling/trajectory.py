@@ -28,7 +28,18 @@ UNWATCHED = Watch()
 
 
 def walk(step: Callable[[Images, Any], Images], x_T: Images, rows: Any, watch: Watch = UNWATCHED) -> Samples:
-    """Folds `step` over the rows (a pytree of arrays [steps, ...], the noisiest first), starting at x_T.
+    """Folds x_s = step(x_t, row) over the rows (a pytree of arrays [steps, ...], the noisiest first), from x_T."""
+    return walk_with_memory(lambda x, memory, row: (step(x, row), memory), x_T, (), rows, watch)
+
+
+def walk_with_memory(
+    step: Callable[[Images, Any, Any], tuple[Images, Any]],
+    x_T: Images,
+    memory: Any,
+    rows: Any,
+    watch: Watch = UNWATCHED,
+) -> Samples:
+    """`walk` for solvers that look back: step(x_t, memory, row) -> (x_s, memory), from x_T and a memory (any pytree).
 
     With more frames than steps + 1, frames repeat. Memory does not grow with the number of steps.
     """
@@ -42,10 +53,10 @@ def walk(step: Callable[[Images, Any], Images], x_T: Images, rows: Any, watch: W
     frames = jnp.zeros((len(distinct), min(watch.images, x_T.shape[0]), *x_T.shape[1:]), x_T.dtype)
     frames = frames.at[slots[0]].set(x_T[: watch.images], mode="drop")
 
-    def body(carry: tuple[jax.Array, jax.Array], row: tuple[Any, jax.Array]) -> tuple[tuple[Any, jax.Array], None]:
-        x, frames = carry
-        x = step(x, row[0])
-        return (x, frames.at[row[1]].set(x[: watch.images], mode="drop")), None
+    def body(carry: tuple[jax.Array, Any, jax.Array], row: tuple[Any, jax.Array]) -> tuple[Any, None]:
+        x, memory, frames = carry
+        x, memory = step(x, memory, row[0])
+        return (x, memory, frames.at[row[1]].set(x[: watch.images], mode="drop")), None
 
-    (images, frames), _ = jax.lax.scan(body, (x_T, frames), (rows, jnp.asarray(slots[1:])))
+    (images, _, frames), _ = jax.lax.scan(body, (x_T, memory, frames), (rows, jnp.asarray(slots[1:])))
     return Samples(images, frames[np.searchsorted(distinct, shown_after)][: watch.frames])

@@ -36,6 +36,15 @@ REFUSED = {
     "diffusion.zero_terminal_snr": (True, "needs diffusion.prediction='v' or 'x0', got 'eps'"),
     "sample.steps": (2000, "sample.steps=2000 exceeds diffusion.steps=1000"),
     "sample.eta": (1.5, "sample.eta=1.5 is out of range; expected 0 (deterministic) to 1"),
+    "sample.timesteps": ((5, 5), "sample.timesteps=(5, 5) must fall from step to step, within 1000 to 1."),
+    "sample.order": (4, "sample.order=4 is out of range; expected 1 to 3"),
+    "sample.sampler": ("dpm", "sample.sampler='dpm' does not exist"),
+    "sample.threshold": ("clop", "sample.threshold='clop' does not exist; did you mean clip?"),
+    "sample.percentile": (0.9, "sample.percentile=0.9 has no effect; set sample.threshold='dynamic'."),
+    "sample.percentile_max": (0.5, "sample.percentile_max=0.5 is out of range; expected at least 1"),
+    "sample.rederive_eps": (True, "sample.rederive_eps=True has no effect; it needs sample.sampler='ddim'"),
+    "sample.guidance_interval": ((5,), "sample.guidance_interval=(5,) is no interval; expected (low, high)"),
+    "sample.guidance_rescale": (0.7, "sample.guidance_rescale=0.7 has no effect with sample.guidance=1.0"),
     "sample.variance": ("learned", "needs a model trained with diffusion.variance='learned'"),
     "sample.label": ("cat", "sample.label=cat needs a conditional model"),
     "sample.guidance": (2.0, "sample.guidance=2.0 needs a conditional model"),
@@ -60,6 +69,39 @@ def test_what_cannot_be_is_refused_in_one_line(name):
     with pytest.raises(UserError) as caught:
         config_of(changed(**{name: value}))
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+CONTRADICTIONS = [
+    ({"sampler": "ddim", "order": 2}, "order=2 has no effect with sample.sampler='ddim'; set the sampler to 'dpm_sol"),
+    ({"sampler": "dpm_solver", "eta": 0.5}, "sample.eta=0.5 has no effect with sample.sampler='dpm_solver'"),
+    ({"sampler": "unipc", "variance": "fixed_small"}, "sample.variance=fixed_small has no effect with"),
+    ({"sampler": "unipc", "order": 3}, "sample.order=3 is too high for sample.sampler='unipc'; expected 1 or 2"),
+    ({"percentile_max": 2}, "sample.percentile_max=2.0 has no effect; set sample.threshold='dynamic'."),
+    ({"sampler": "ddim", "threshold": "none", "rederive_eps": True}, "sample.rederive_eps=True has no effect"),
+    ({"timesteps": [1001, 5]}, "must fall from step to step, within 1000 to 1"),
+    ({"timesteps": [5, 0]}, "must fall from step to step, within 1000 to 1"),
+    ({"timesteps": [1, 5]}, "must fall from step to step, within 1000 to 1"),
+    ({"timesteps": [5, 1], "steps": 3}, "sample.steps=3, but sample.timesteps=(5, 1) lists 2"),
+    ({"timesteps": [5, 1], "spacing": "trailing"}, "sample.spacing='trailing' has no effect with sample.timesteps"),
+    ({"timesteps": [1], "final": "sigma_min"}, "sample.final='sigma_min' ends at step 1"),
+    ({"guidance": 2, "guidance_interval": [9, 5]}, "sample.guidance_interval=(9, 5) is no interval"),
+    ({"guidance": 2, "guidance_interval": [9, 1001]}, "sample.guidance_interval=(9, 1001) is no interval"),
+    ({"guidance": 1, "guidance_interval": [5, 9]}, "has no effect with sample.guidance=1.0; set the guidance too"),
+]
+
+
+@pytest.mark.parametrize(("fields", "words"), CONTRADICTIONS)
+def test_settings_of_sampling_that_contradict_each_other_are_refused_in_one_line(fields, words):
+    with pytest.raises(UserError) as caught:
+        config_of({"model": {"classes": 3}, "sample": fields})
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_listed_step_may_be_counted_too():
+    sample = config_of(
+        {"sample": {"timesteps": [5, 1], "steps": 2, "threshold": "dynamic", "percentile_max": 2}}
+    ).sample
+    assert (sample.timesteps, sample.percentile_max) == ((5, 1), 2.0)
 
 
 def test_fields_that_exclude_each_other_are_refused():

@@ -1,4 +1,4 @@
-"""Laws that DDPM and DDIM share, and the exact distributions they must reach for Gaussian data."""
+"""Laws that all samplers share, and the exact distributions that DDPM and DDIM must reach for Gaussian data."""
 
 from functools import partial
 
@@ -9,11 +9,15 @@ import pytest
 
 from ddpm_jax.diffusion.denoiser import prediction_of_output
 from ddpm_jax.diffusion.process import posterior
+from ddpm_jax.diffusion.schedule import linear_betas, schedule_of_betas
 from ddpm_jax.sampling.ddim import ddim, ddim_rows
 from ddpm_jax.sampling.ddpm import ddpm
+from ddpm_jax.sampling.dpm_solver import dpm_solver
 from ddpm_jax.sampling.noise import draw_noise, image_keys
+from ddpm_jax.sampling.threshold import clip, constrain
 from ddpm_jax.sampling.timesteps import step_pairs
 from ddpm_jax.sampling.trajectory import Watch
+from ddpm_jax.sampling.unipc import unipc
 from tests.analytic import gaussian_denoiser, point_denoiser
 
 MEAN, STD = 0.3, 0.25
@@ -23,6 +27,11 @@ SAMPLERS = {
     "ddpm-learned": partial(ddpm, variance="learned"),
     "ddim": ddim,
     "ddim-eta": partial(ddim, eta=1.0),
+    "dpm_solver-1": partial(dpm_solver, order=1),
+    "dpm_solver-2": dpm_solver,
+    "dpm_solver-3": partial(dpm_solver, order=3),
+    "unipc-1": partial(unipc, order=1),
+    "unipc-2": unipc,
 }
 
 
@@ -52,7 +61,7 @@ def test_gaussian_data_come_out_as_the_analytic_chain_says(linear, kind, steps):
     variance = posterior(linear, *pairs.T).variance
     mean, std = analytic_chain(linear, pairs, variance if kind == "ddpm" else 0.0 * variance)
     x_T, keys = start(16, (64, 64, 1))
-    images = SAMPLERS[kind](gaussian_denoiser(linear, MEAN, STD), linear, x_T, keys, pairs, clip=False).images
+    images = SAMPLERS[kind](gaussian_denoiser(linear, MEAN, STD), linear, x_T, keys, pairs).images
     np.testing.assert_allclose(images.std(), std, rtol=0.01)
     np.testing.assert_allclose(images.mean(), mean, atol=4 * std / np.sqrt(images.size))
 
@@ -86,17 +95,24 @@ def test_compiled_and_interpreted_agree(linear, name):
     np.testing.assert_allclose(jax.jit(call)(x_T, keys).images, eager, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["ddpm", "ddim-eta"])
+@pytest.mark.parametrize("name", ["ddpm", "ddim-eta", "dpm_solver-3", "unipc-2"])
 def test_an_image_depends_on_its_seed_and_number_alone(linear, name):
     pairs, denoiser = step_pairs("leading", 1000, 10), gaussian_denoiser(linear, MEAN, STD)
 
-    def images(indices):
-        keys = image_keys(7, np.array(indices))
-        return SAMPLERS[name](denoiser, linear, draw_noise(keys, 0, (4, 4, 1)), keys, pairs).images
+    @jax.jit
+    def draw(indices):
+        keys = image_keys(7, indices)
+        x_T = draw_noise(keys, 0, (4, 4, 1))
+        return x_T, SAMPLERS[name](denoiser, linear, x_T, keys, pairs).images
 
-    together = images(range(7))
-    np.testing.assert_allclose(images([5]), together[5:6], atol=1e-6)
-    assert np.abs(together[0] - together[1]).max() > 0.01
+    noise, images = draw(np.arange(64))
+    for batch in (1, 7):
+        for first in (0, 64 - batch):
+            part_noise, part_images = draw(np.arange(first, first + batch))
+            np.testing.assert_array_equal(part_noise, noise[first : first + batch])
+            # One grey level of 256 over [-1, 1].
+            np.testing.assert_allclose(part_images, images[first : first + batch], atol=1 / 127.5)
+    assert np.abs(images[0] - images[1]).max() > 0.01
 
 
 @pytest.mark.parametrize(("kind", "name"), [("eps", "ddim_eta0"), ("v", "ddim_eta0_v_prediction")])
@@ -107,7 +123,8 @@ def test_ddim_equals_the_loop_of_diffusers_own_tests(linear, reference, kind, na
         factor = ((t - 1).astype(jnp.float32) / t.astype(jnp.float32)).reshape(-1, 1, 1, 1)
         return prediction_of_output(linear, kind, x_t * factor, x_t, t)
 
-    images = ddim(denoiser, linear, x, image_keys(0, np.arange(4)), step_pairs("leading", 1000, 10)).images
+    clipped = constrain(denoiser, linear, clip)
+    images = ddim(clipped, linear, x, image_keys(0, np.arange(4)), step_pairs("leading", 1000, 10)).images
     expected = reference["scheduler_loops_of_the_diffusers_test_suite"][name]
     np.testing.assert_allclose(np.abs(images).sum(), expected["sum_abs"], rtol=1e-5)
     np.testing.assert_allclose(np.abs(images).mean(), expected["mean_abs"], rtol=1e-5)
@@ -119,16 +136,6 @@ def test_a_ddim_step_equals_the_reference(linear, reference, eta):
     rows = ddim_rows(linear, np.array([[501, 481]]), eta)
     np.testing.assert_allclose(rows.sigma, expected["sigma"], rtol=1e-6)
     np.testing.assert_allclose(rows.x0 * expected["x0"] + rows.eps * 0.5, expected["mean"], rtol=1e-6)
-
-
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_clipping_keeps_images_in_range_and_only_then(linear, name):
-    x_T, keys = start(2, (4, 4, 1))
-    pairs = step_pairs("leading", 1000, 10)
-    clipped = SAMPLERS[name](point_denoiser(linear, 1.5), linear, x_T, keys, pairs).images
-    free = SAMPLERS[name](point_denoiser(linear, 1.5), linear, x_T, keys, pairs, clip=False).images
-    assert np.abs(clipped).max() < 1.1
-    np.testing.assert_allclose(free, 1.5, atol=1e-5)
 
 
 def test_frames_run_from_noise_to_image_whatever_their_number(linear):
@@ -145,13 +152,27 @@ def test_frames_run_from_noise_to_image_whatever_their_number(linear):
     assert ddim(denoiser, linear, x_T, keys, pairs).frames.shape[0] == 0
 
 
-def test_memory_does_not_grow_with_the_steps(linear):
+@pytest.mark.parametrize("name", ["ddpm", "dpm_solver-3", "unipc-2"])
+def test_memory_does_not_grow_with_the_steps(linear, name):
     x_T, keys = start(2, (16, 16, 1))
 
     def temporary(steps):
         pairs = step_pairs("leading", 1000, steps)
-        run = jax.jit(lambda x, k: ddpm(point_denoiser(linear, 0.1), linear, x, k, pairs, watch=Watch(5, 2)))
+        denoiser = point_denoiser(linear, 0.1)
+        run = jax.jit(lambda x, k: SAMPLERS[name](denoiser, linear, x, k, pairs, watch=Watch(5, 2)))
         return run.lower(x_T, keys).compile().memory_analysis().temp_size_in_bytes
 
     image = x_T.size * 4
     assert temporary(1000) - temporary(10) < 10 * image + 64 * 1000
+
+
+@pytest.mark.parametrize("final", ["zero", "sigma_min"])
+@pytest.mark.parametrize("name", sorted(set(SAMPLERS) - {"ddpm-learned"}))
+def test_no_signal_at_all_is_a_start_like_any_other(name, final):
+    schedule = schedule_of_betas(linear_betas(1000), zero_terminal_snr=True)
+    assert schedule.signal[-1] == 0.0
+    x_T, keys = start(64, (8, 8, 1))
+    pairs = step_pairs("trailing", 1000, 50, final)
+    images = SAMPLERS[name](gaussian_denoiser(schedule, MEAN, STD), schedule, x_T, keys, pairs).images
+    np.testing.assert_allclose(images.mean(), MEAN, atol=0.02)
+    np.testing.assert_allclose(images.std(), STD, atol=0.06)

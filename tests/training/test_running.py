@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AbstractMesh
 
+from ddpm_jax.config import config_of
+from ddpm_jax.config.sections import Sample
 from ddpm_jax.errors import UserError
-from ddpm_jax.train import due
+from ddpm_jax.train import due, preview_config
 from ddpm_jax.training import sharding
 from ddpm_jax.training.feedback import STEPS_AHEAD, Feedback
 from ddpm_jax.training.preemption import Preemption
@@ -20,6 +22,13 @@ def test_due_early_then_regularly_and_at_the_end():
     assert [step for step in range(1, 2601) if due(step, 1000, 2600)] == [100, 1000, 2000, 2600]
     assert [step for step in range(1, 11) if due(step, 4, 10)] == [4, 8, 10]
     assert not any(due(step, 0, 10) for step in range(1, 11))
+
+
+def test_a_preview_is_plain_ddim_whatever_is_sampled_in_the_end():
+    sampling = {"sampler": "dpm_solver", "order": 3, "timesteps": [900, 1], "threshold": "dynamic", "percentile": 0.9}
+    guiding = {"guidance": 2.0, "guidance_interval": [5, 9], "guidance_rescale": 0.5, "label": "1"}
+    config = config_of({"model": {"classes": 3}, "sample": sampling | guiding, "log": {"preview_steps": 7}})
+    assert preview_config(config).sample == Sample(sampler="ddim", steps=7, threshold="dynamic", percentile=0.9)
 
 
 def test_feedback_comes_some_steps_late_and_in_full():

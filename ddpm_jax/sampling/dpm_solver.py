@@ -1,0 +1,148 @@
+"""DPM-Solver++, the deterministic multistep one: Lu et al. 2022b, orders 1, 2 and 3.
+
+With lambda = log(signal / noise) for time and h = lambda_s - lambda_t, the probability-flow ODE is solved exactly by
+
+    x_s = noise_s / noise_t x_t + signal_s int_0^h exp(u - h) x_0(lambda_t + u) du          (their proposition 4.1)
+
+Order k knows x_0(lambda) from its last k predictions. Order 1 takes it as constant, which is DDIM; order 2 as the
+straight line through two, at the middle of the step ("2M"); order 3 integrates the parabola through three. Each
+x_s is thus a weighted sum of x_t and past predictions, with weights known beforehand:
+
+    int_0^h exp(u - h) (u / h)^j / j! du = phi_j,   phi_0 = 1 - exp(-h),   phi_j = 1 / j! - phi_{j-1} / h
+
+The last step, to s = 0, and one from a signal of 0 are infinitely long: there order 1 is taken, whose limit is
+x_s = signal_s x_0 + noise_s / noise_t x_t, and differences over such a step vanish.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ddpm_jax.diffusion.denoiser import Denoiser
+from ddpm_jax.diffusion.schedule import Schedule
+from ddpm_jax.sampling.timesteps import Pairs, path
+from ddpm_jax.sampling.trajectory import UNWATCHED, Samples, Watch, walk_with_memory
+from ddpm_jax.shapes import ImageKeys, Images
+
+Nodes = Float[np.ndarray, "nodes"]
+LowerOrderFinal = Literal["few", "always", "never"]
+ThirdOrder = Literal["parabola", "diffusers"]
+
+FEW_STEPS = 15
+"""Below so many steps the last ones are unstable at full order, says Lu et al.'s code."""
+
+
+class Weights(NamedTuple):
+    """A weighted sum of an image and of predictions of x_0: one scalar, and one for each prediction, newest first."""
+
+    x: Any
+    x0: Any
+
+    def sum(self, x: Images, predictions: Sequence[Images]) -> Images:
+        """The sum itself, as it stands in a scan."""
+        return self.x * x + sum(weight * x0 for weight, x0 in zip(self.x0, predictions, strict=True))
+
+
+class Row(NamedTuple):
+    """One step: where it starts, and what it sums up."""
+
+    t: Array
+    weights: Weights
+
+
+def half_log_snr(signal: Nodes, noise: Nodes) -> Nodes:
+    """Lambda = log(signal / noise) of each node, float64; infinite where either is 0."""
+    with np.errstate(divide="ignore"):
+        return np.log(signal) - np.log(noise)
+
+
+def phi(h: float) -> tuple[float, float, float]:
+    """The integrals phi_0, phi_1, phi_2 of a step of length h, which may be infinite."""
+    phi_0 = -np.expm1(-h)
+    phi_1 = 1.0 - phi_0 / h
+    return phi_0, phi_1, 0.5 - phi_1 / h
+
+
+def step_orders(h: Nodes, order: int, lower_order_final: LowerOrderFinal) -> list[int]:
+    """The order of each step: no more than there are predictions, fewer towards the end if so asked."""
+    steps = len(h)
+    orders = np.minimum(order, np.arange(steps) + 1)
+    if lower_order_final == "always" or (lower_order_final == "few" and steps < FEW_STEPS):
+        orders = np.minimum(orders, steps - np.arange(steps))
+    return np.where(np.isinf(h), 1, orders).tolist()
+
+
+def integral(order: int, h: float, before: Sequence[float], third_order: ThirdOrder) -> Float[np.ndarray, "3"]:
+    """Weights of the last three predictions in int_0^h exp(u - h) x_0 du; before: the lengths of the two steps before.
+
+    The differences below are of x_0 over u / h: "slope" and "older" its first ones, "curvature" its second derivative.
+    """
+    phi_0, phi_1, phi_2 = phi(h)
+    newest = np.array([1.0, 0.0, 0.0])
+    if order == 1:
+        return phi_0 * newest
+    slope = h / before[0] * np.array([1.0, -1.0, 0.0])
+    if order == 2:
+        return phi_0 * (newest + 0.5 * slope)
+    older = h / before[1] * np.array([0.0, 1.0, -1.0])
+    span = before[0] + before[1]
+    curvature = h / span * (slope - older) * {"parabola": 2.0, "diffusers": 1.0}[third_order]
+    slope = slope + before[0] / span * (slope - older)
+    return phi_0 * newest + phi_1 * slope + phi_2 * curvature
+
+
+def solver_weights(
+    signal: Nodes,
+    noise: Nodes,
+    order: int = 2,
+    lower_order_final: LowerOrderFinal = "few",
+    third_order: ThirdOrder = "parabola",
+) -> Weights:
+    """The weights of every step in float64: x [steps], x0 [steps, order].
+
+    signal, noise: of the nodes from x_T to the end, [steps + 1].
+    """
+    h = np.diff(half_log_snr(signal, noise))
+    before = np.insert(h, 0, [np.inf, np.inf])  # Nothing came before the first step; its order does not ask.
+    orders = step_orders(h, order, lower_order_final)
+    rows = [
+        signal[i + 1] * integral(orders[i], h[i], (before[i + 1], before[i]), third_order)[:order]
+        for i in range(len(h))
+    ]
+    return Weights(noise[1:] / noise[:-1], np.stack(rows))
+
+
+def dpm_solver(
+    denoiser: Denoiser,
+    schedule: Schedule,
+    x_T: Images,
+    keys: ImageKeys,
+    pairs: Pairs,
+    *,
+    order: int = 2,
+    lower_order_final: LowerOrderFinal = "few",
+    third_order: ThirdOrder = "parabola",
+    watch: Watch = UNWATCHED,
+) -> Samples:
+    """Draws one image for each x_T.
+
+    x_T: standard normal; keys: not used, as nothing is drawn on the way; pairs: [steps, 2], each beginning where the
+    one before ended; order: 1 to 3. lower_order_final: let the order fall to 1 towards the last step "always",
+    "never", or with fewer than 15 steps. third_order: "diffusers" halves the curvature of the parabola, as Lu et
+    al.'s code and diffusers do, and converges with order 2 only.
+    """
+    if order not in (1, 2, 3):
+        raise ValueError(f"order is {order}; expected 1, 2 or 3.")
+    nodes = path(pairs)
+    weights = solver_weights(schedule.signal[nodes], schedule.noise[nodes], order, lower_order_final, third_order)
+
+    def step(x: Images, earlier: tuple[Images, ...], row: Row) -> tuple[Images, tuple[Images, ...]]:
+        predictions = (denoiser(x, jnp.full(x.shape[:1], row.t)).x0, *earlier)
+        return row.weights.sum(x, predictions), predictions[:-1]
+
+    earlier = (jnp.zeros_like(x_T),) * (order - 1)
+    rows = Row(jnp.asarray(pairs[:, 0]), Weights(*(jnp.asarray(part, x_T.dtype) for part in weights)))
+    return walk_with_memory(step, x_T, earlier, rows, watch)
