@@ -162,10 +162,11 @@ class Sample:
     """Ancestral (Ho et al. 2020), DDIM (Song et al. 2020), DPM-Solver++ (Lu et al. 2022), UniPC (Zhao et al. 2023)."""
     steps: Count | None = None
     """Steps of the sampler; None for all of them with DDPM, 50 with DDIM, 20 with DPM-Solver++ and UniPC."""
-    spacing: Literal[
-        "leading", "leading_open", "trailing", "linspace", "linspace_open", "quadratic", "quadratic_80"
-    ] = "leading"
-    """Which steps: `sampling/timesteps.py` shows each."""
+    spacing: (
+        Literal["leading", "leading_open", "trailing", "linspace", "linspace_open", "quadratic", "quadratic_80"] | None
+    ) = None
+    """Which steps (`sampling/timesteps.py` shows each); None for "leading" with DDPM and DDIM, "quadratic" with
+    DPM-Solver++ and UniPC."""
     timesteps: tuple[int, ...] = ()
     """The steps themselves, falling, such as (1000, 500, 100), instead of a number and a spacing."""
     final: Literal["zero", "sigma_min"] = "zero"

@@ -11,7 +11,8 @@ x_s is thus a weighted sum of x_t and past predictions, with weights known befor
     int_0^h exp(u - h) (u / h)^j / j! du = phi_j,   phi_0 = 1 - exp(-h),   phi_j = 1 / j! - phi_{j-1} / h
 
 The last step, to s = 0, and one from a signal of 0 are infinitely long: there order 1 is taken, whose limit is
-x_s = signal_s x_0 + noise_s / noise_t x_t, and differences over such a step vanish.
+x_s = signal_s x_0 + noise_s / noise_t x_t, and differences over such a step vanish. A step much longer in lambda than
+the one before it, such as the last of "leading" to t = 1, is extrapolated and goes astray: "quadratic" has none.
 """
 
 from collections.abc import Sequence
