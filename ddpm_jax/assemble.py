@@ -84,10 +84,15 @@ linear betas) they end 0.002 to 0.004 away from the true solution with "quadrati
 with "leading", whose step to t = 1 is the longest by far; DDIM, which does not extrapolate, 0.05 with "leading"."""
 
 
+INPAINTING_STEPS = 250
+"""Lugmayr et al. 2022; each is walked several times."""
+
+
 def sampling_steps(config: Config) -> int:
     """The number of steps that the configuration asks for, or the sampler's default, at most all."""
     sample, total = config.sample, config.diffusion.steps
-    return len(sample.timesteps) or sample.steps or min(DEFAULT_STEPS.get(sample.sampler, total), total)
+    default = INPAINTING_STEPS if sample.task == "inpaint" else DEFAULT_STEPS.get(sample.sampler, total)
+    return len(sample.timesteps) or sample.steps or min(default, total)
 
 
 def build_pairs(config: Config) -> Pairs:

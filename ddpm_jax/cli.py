@@ -19,6 +19,7 @@ from ml_collections import ConfigDict, config_flags
 
 from ddpm_jax.config import WORDS, Config, config_of, flatten, to_config_dict
 from ddpm_jax.data.cache import user_cache
+from ddpm_jax.edit import TASKS
 from ddpm_jax.errors import TrainingDiverged, UserError, nearest
 from ddpm_jax.reporting.console import start_log
 from ddpm_jax.sample import sample
@@ -112,7 +113,10 @@ def run(argv: list[str]) -> None:
         refuse_another_run(workdir, config)
         _make(workdir)
     start_log(workdir / f"{mode}.log" if jax.process_index() == 0 else None)
-    MODES[mode](config, workdir)
+    if mode == "sample" and config.sample.task != "generate":
+        TASKS[config.sample.task](config, workdir)
+    else:
+        MODES[mode](config, workdir)
 
 
 def parse_flags(argv: list[str]) -> tuple[str, str | None, Path, list[str]]:

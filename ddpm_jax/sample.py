@@ -5,6 +5,8 @@
 `run.py` offers the same to Python.
 """
 
+import dataclasses
+import json
 import logging
 import re
 import shutil
@@ -24,20 +26,24 @@ from ddpm_jax.errors import UserError, nearest
 from ddpm_jax.network.bind import bind
 from ddpm_jax.network.unet import init_params
 from ddpm_jax.reporting.images import evenly_spaced, grid, save_gif, save_png, strip, to_pixels
+from ddpm_jax.reporting.pixel_file import PixelFile
 from ddpm_jax.reporting.progress import progress
 from ddpm_jax.sampling.noise import draw_noise, image_keys
 from ddpm_jax.sampling.trajectory import UNWATCHED, Samples, Watch
-from ddpm_jax.shapes import Labels, Pixels
+from ddpm_jax.shapes import Labels
 from ddpm_jax.training.checkpoint import Checkpoints
-from ddpm_jax.training.sharding import along_batch, data_mesh, replicated
+from ddpm_jax.training.sharding import agreed_by_all, along_batch, data_mesh, replicated
 from ddpm_jax.workdir import checkpoint_folder, read_label_names
 
+LONGEST_NAME = 180
+"""Characters of a folder's name, of which file systems take about 250."""
 GRID_IMAGES = 100
 STRIP_IMAGES = 8
 GIF_IMAGES = 36
 NAMED = (
     *("order", "eta", "spacing", "final", "variance", "threshold", "percentile", "percentile_max", "rederive_eps"),
     *("label", "guidance", "guidance_interval", "guidance_rescale", "ema", "strip", "gif"),
+    *("frames", "task", "compare", "images", "mask", "strength", "resamples", "jump", "other_seed"),
 )
 """Fields that a folder's name tells where they are not the default, besides those that it always tells."""
 Draw = Callable[[PyTree, int, Int[np.ndarray, "batch"], Labels | None], Samples]
@@ -46,20 +52,59 @@ logger = logging.getLogger(__name__)
 
 
 def sample(config: Config, workdir: Path) -> Path:
-    """Draws sample.count images and writes them to <workdir>/samples/<name>/, which it returns."""
-    mesh = data_mesh()
-    labels = choose_labels(config, workdir, np.arange(config.sample.count))
+    """Draws sample.count images and writes them to <workdir>/samples/<name>/, which it returns.
+
+    Images go to disk batch by batch; the same call after an interruption goes on where it stopped.
+    """
+    mesh, settings = data_mesh(), config.sample
+    labels = choose_labels(config, workdir, np.arange(settings.count))
     params, step = load_params(config, workdir, mesh)
     target = workdir / "samples" / sample_name(config, step)
-    logger.info("Sampling %d images, %s, from step %d", config.sample.count, target.name.split("-", 1)[1], step)
+    logger.info("Sampling %d images, %s, from step %d", settings.count, target.name.split("-", 1)[1], step)
 
-    watch = Watch(max(config.sample.strip, config.sample.gif), max(STRIP_IMAGES, GIF_IMAGES))
+    building = target.with_name(f".{target.name}.building")
+    store = start_store(building, config, params)
+    done = agreed_by_all(store.count // batch_size(config, mesh) * batch_size(config, mesh) if store else 0)
+    if store:
+        store.keep(done)
+    if done:
+        logger.info("Going on after %d images that were drawn before", done)
+    watch = Watch(max(settings.strip, settings.gif), max(STRIP_IMAGES, GIF_IMAGES), settings.frames == "x0")
     draw = compile_sampler(config, mesh, watch)
-    drawn = [Samples(*map(to_pixels, samples)) for samples in draw_all(config, draw, params, labels, mesh)]
-    if jax.process_index() == 0:
-        _write(target, config, np.concatenate([samples.images for samples in drawn]), np.asarray(drawn[0].frames))
+    for samples in draw_all(config, draw, params, labels, mesh, start=done):
+        if store:
+            if not store.count:
+                np.save(building / "frames.npy", to_pixels(samples.frames))
+            store.append(to_pixels(samples.images))
+    if store:
+        _write(building, config, store)
+        shutil.rmtree(target, ignore_errors=True)
+        building.rename(target)
     logger.info("Wrote %s", target)
     return target
+
+
+def start_store(building: Path, config: Config, params: PyTree) -> PixelFile | None:
+    """The images of a call that was broken off, or an empty file for them; None on processes that do not write.
+
+    Only a call for the same images from the same parameters goes on with them.
+    """
+    if jax.process_index():
+        return None
+    checksum = 0
+    for leaf in jax.tree.leaves(params):
+        checksum = zlib.crc32(np.ascontiguousarray(jax.device_get(leaf)).tobytes(), checksum)
+    wanted = {**dataclasses.asdict(config.sample), "batch_size": None, "parameters": checksum}
+    call = json.dumps(wanted, sort_keys=True)
+    if not (building / "call.json").is_file() or (building / "call.json").read_text() != call:
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir(parents=True)
+        (building / "call.json").write_text(call)
+    data = config.data
+    store = PixelFile(building / "pixels.u8", (data.image_size, data.image_size, data.channels))
+    if not (building / "frames.npy").is_file():
+        store.keep(0)
+    return store
 
 
 def load_params(config: Config, workdir: Path, mesh: Mesh) -> tuple[PyTree, int]:
@@ -97,20 +142,32 @@ def compile_sampler(config: Config, mesh: Mesh, watch: Watch = UNWATCHED) -> Dra
     return jax.jit(draw, out_shardings=replicated(mesh))
 
 
+def batch_size(config: Config, mesh: Mesh) -> int:
+    """How many images are drawn at once: sample.batch_size, rounded up to the number of devices."""
+    return -(-min(config.sample.batch_size, config.sample.count) // mesh.size) * mesh.size
+
+
 def draw_all(
-    config: Config, draw: Draw, params: PyTree, labels: Labels | None, mesh: Mesh, *, quiet: bool = False
+    config: Config,
+    draw: Draw,
+    params: PyTree,
+    labels: Labels | None,
+    mesh: Mesh,
+    *,
+    start: int = 0,
+    quiet: bool = False,
 ) -> Iterator[Samples]:
-    """sample.count images in order, a batch at a time; frames come with the first batch only."""
-    count = config.sample.count
-    size = min(config.sample.batch_size, count)
-    size = -(-size // mesh.size) * mesh.size
+    """sample.count images in order from `start` on, a batch at a time; frames come with the first batch only."""
+    count, size = config.sample.count, batch_size(config, mesh)
     starts = range(0, count, size)
-    for start in starts if quiet else progress(starts, "Sampling", total=len(starts)):
-        indices = np.arange(start, start + size)
+    left = starts[start // size :]
+    shown = left if quiet else progress(left, "Sampling", total=len(starts), done=len(starts) - len(left))
+    for first in shown:
+        indices = np.arange(first, first + size)
         chosen = None if labels is None else np.asarray(labels)[np.minimum(indices, count - 1)]
         samples = draw(params, config.sample.seed, indices, chosen)
-        frames = samples.frames[:, : count - start] if start == 0 else samples.frames[:0]
-        yield jax.device_get(Samples(samples.images[: count - start], frames))
+        frames = samples.frames[:, : count - first] if first == 0 else samples.frames[:0]
+        yield jax.device_get(Samples(samples.images[: count - first], frames))
 
 
 def choose_labels(config: Config, workdir: Path, indices: Int[np.ndarray, "batch"]) -> Labels | None:
@@ -136,7 +193,8 @@ def choose_labels(config: Config, workdir: Path, indices: Int[np.ndarray, "batch
 def _label_number(name: str, names: tuple[str, ...], width: int) -> int:
     if name in names:
         return names.index(name)
-    if name.isdecimal() and int(name) < width:
+    # Among classes that have numbers for names, another number would be a mistake rather than a place in the list.
+    if name.isdecimal() and int(name) < width and not any(known.isdecimal() for known in names):
         return int(name)
     raise UserError(f"sample.label={name!r} is not a label of this run; {nearest(name, names)}")
 
@@ -148,22 +206,24 @@ def sample_name(config: Config, step: int) -> str:
     if s.timesteps:  # A list may be longer than a file name.
         parts.append(f"timesteps-{zlib.crc32(repr(s.timesteps).encode()):08x}")
     parts += [f"{name}-{getattr(s, name)}" for name in NAMED if getattr(s, name) != getattr(default, name)]
-    return re.sub(r"[^\w.,+-]", "_", "-".join(parts))
+    name = re.sub(r"[^\w.,+-]", "_", "-".join(parts))
+    if len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[:LONGEST_NAME]}-{zlib.crc32(name.encode()):08x}"
 
 
-def _write(target: Path, config: Config, pixels: Pixels, frames: np.ndarray) -> None:
-    """Writes beside the target, then renames: the same call again replaces its own files, never half of them."""
-    building = target.with_name(f".{target.name}.building")
-    shutil.rmtree(building, ignore_errors=True)
-    (building / "images").mkdir(parents=True)
-    save_png(grid(pixels[:GRID_IMAGES]), building / "grid.png")
+def _write(folder: Path, config: Config, store: PixelFile) -> None:
+    """The pictures and files of a finished call, beside the pixels, which then are no longer needed."""
+    pixels, frames = store.images(), np.load(folder / "frames.npy", allow_pickle=False)
+    save_png(grid(pixels[:GRID_IMAGES]), folder / "grid.png")
     if config.sample.strip:
-        save_png(strip(frames[:, :STRIP_IMAGES], config.sample.strip), building / "strip.png")
+        save_png(strip(frames[:, :STRIP_IMAGES], config.sample.strip), folder / "strip.png")
     if config.sample.gif:
         shown = evenly_spaced(frames[:, :GIF_IMAGES], config.sample.gif)
-        save_gif([grid(frame) for frame in shown], building / "denoising.gif")
-    for i, image in enumerate(np.asarray(pixels)):
-        save_png(image, building / "images" / f"{i:06d}.png")
-    np.savez(building / "samples.npz", pixels)
-    shutil.rmtree(target, ignore_errors=True)
-    building.rename(target)
+        save_gif([grid(frame) for frame in shown], folder / "denoising.gif")
+    (folder / "images").mkdir(exist_ok=True)
+    for i, image in enumerate(progress(pixels, "Writing PNG files", total=len(pixels))):
+        save_png(image, folder / "images" / f"{i:06d}.png")
+    store.save_npz(folder / "samples.npz")
+    for name in ("pixels.u8", "frames.npy", "call.json"):
+        (folder / name).unlink()

@@ -25,6 +25,7 @@ def main() -> None:
     from ddpm_jax.cli import check_overrides, load_recipe, override
     from ddpm_jax.config import config_of, defaults
     from ddpm_jax.data.open import open_dataset
+    from ddpm_jax.errors import UserError
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -33,6 +34,10 @@ def main() -> None:
     parser.add_argument("--sheet", metavar="PNG", type=Path, help="where to draw; beside the cached images by default")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     flags, overrides = parser.parse_known_args()
+    # A name that the terminal cannot show is no reason to fail.
+    sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
+    if flags.sheet and (flags.sheet.suffix != ".png" or not flags.sheet.absolute().parent.is_dir()):
+        raise UserError(f"--sheet={flags.sheet} cannot be drawn; give a .png file in a folder that is there.")
     check_overrides(overrides, ["config", "sheet", "json", "help"])
     recipe = load_recipe(flags.config) if flags.config else defaults()
     if not flags.config:  # Without a recipe, no network shall say what sizes are right.

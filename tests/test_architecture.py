@@ -22,6 +22,7 @@ ORDER = [
     "assemble",
     "workdir",
     "sample",
+    "edit",
     "train",
     "run",
     "__init__",

@@ -27,6 +27,7 @@ def checked(config: Config) -> Config:
     _check_diffusion(config)
     _check_batches(config)
     _check_sampling(config)
+    _check_task(config)
     _check_timesteps(config)
     _check_guidance(config)
     return config
@@ -91,6 +92,10 @@ def _check_pixels(data: Data) -> None:
         )
     if len(background) != 3 or not all(0 <= level <= 255 for level in background):
         raise UserError(f"data.background={background} is no colour; expected red, green and blue from 0 to 255.")
+    if data.path and data.source in ("digits", "synthetic"):
+        raise UserError(
+            f"data.path={data.path} is not read by data.source={data.source!r}; leave it out, or set data.source=auto."
+        )
     if data.source == "digits" and (data.image_size, data.channels) != (8, 1):
         raise UserError(
             f"data.source='digits' holds 8x8 greyscale images; got data.image_size={data.image_size}, "
@@ -188,6 +193,19 @@ def _check_sampling(config: Config) -> None:
             "sample.rederive_eps=True has no effect; it needs sample.sampler='ddim', which alone uses eps, and "
             "sample.threshold='clip' or 'dynamic'."
         )
+
+
+def _check_task(config: Config) -> None:
+    sample = config.sample
+    if sample.task in ("reconstruct", "interpolate") and (sample.sampler, sample.eta) != ("ddim", 0.0):
+        raise UserError(
+            f"sample.task={sample.task!r} needs sample.sampler='ddim' with sample.eta=0, which alone can be turned "
+            f"back; got {sample.sampler!r} and {sample.eta}."
+        )
+    if sample.task == "inpaint" and sample.sampler != "ddpm":
+        raise UserError(f"sample.task='inpaint' needs sample.sampler='ddpm', got {sample.sampler!r}.")
+    if sample.task == "interpolate" and sample.count < 2:
+        raise UserError(f"sample.count={sample.count} leaves nothing between two images; expected 2 or more.")
 
 
 def _check_timesteps(config: Config) -> None:

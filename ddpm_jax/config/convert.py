@@ -54,6 +54,8 @@ def _section(kind: type, tree: Any, prefix: str) -> Any:
             value = _section(typing.cast(type, hints[name]), value, f"{name}.")
         elif isinstance(value, list):
             value = tuple(value)
+        elif value == "" and type(None) in typing.get_args(hints[name]):
+            value = None  # As --config.data.filter= takes a filter back.
         elif float in (hints[name], *typing.get_args(hints[name])) and type(value) is int:
             value = float(value)
         values[name] = value

@@ -200,10 +200,28 @@ class Sample:
     """Sample from the moving average of the parameters rather than from the parameters."""
     checkpoint: Natural | None = None
     """Step of the checkpoint; None for the newest."""
+    task: Literal["generate", "compare", "reconstruct", "interpolate", "inpaint", "vary"] = "generate"
+    """New images, the same noise through several samplers, or work on given images (`edit.py`)."""
+    compare: str = "ddpm,ddim,dpm_solver,unipc"
+    """The samplers to compare, each with its number of steps if it is not the default, as in "ddim:20"."""
+    images: str | None = None
+    """Files joined by commas, or a folder: the images to work on."""
+    mask: str | None = None
+    """An image that is white where "inpaint" draws."""
+    strength: Annotated[float, Range("more than 0 and at most 1", lambda value: 0 < value <= 1)] = 0.5
+    """How far "vary" goes back into the noise, as a share of all steps."""
+    resamples: Count = 10
+    """How often "inpaint" walks each stretch of steps (RePaint)."""
+    jump: Count = 10
+    """The length of such a stretch, in steps of the sampler."""
+    other_seed: Seed = 1
+    """Where "interpolate" goes to from sample.seed, if no images are given."""
     strip: Natural = 10
     """Columns of strip.png, from noise to image; 0 for none."""
     gif: Natural = 40
     """Frames of denoising.gif; 0 for none."""
+    frames: Literal["x_t", "x0"] = "x_t"
+    """What strip and GIF show: the noisy images, or the clean ones that each step predicts."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from jaxtyping import Int, UInt8
 
 from ddpm_jax.errors import UserError, some
 
-TABLES = ("labels.csv", "metadata.jsonl")
+TABLES = ("labels.csv", "metadata.csv", "metadata.jsonl")
 FILE_COLUMNS = ("file_name", "file", "filename", "image", "image_id", "path")
 CLASS_COLUMNS = ("label", "class")
 YES_OR_NO = {"1": 1, "1.0": 1, "true": 1, "yes": 1, "0": 0, "0.0": 0, "-1": 0, "false": 0, "no": 0}
@@ -75,7 +75,7 @@ def read_table(name: str, text: str, origin: str) -> dict[str, dict[str, str]]:
     rows = (_csv_rows if name.endswith(".csv") else _json_rows)(text, f"{origin}: {name}")
     table: dict[str, dict[str, str]] = {}
     for number, row in enumerate(rows, start=1):
-        column = next((column for column in FILE_COLUMNS if column in row), None)
+        column = next((column for column in row if column.lower() in FILE_COLUMNS), None)
         if column is None:
             raise UserError(
                 f"{origin}: row {number} of {name} has the columns {some(list(row))}; expected one that names the "
@@ -104,7 +104,7 @@ def annotations_of_table(names: Sequence[str], table: Mapping[str, Mapping[str, 
         raise UserError(f"{origin} names {len(absent)} images that are not there ({some(absent)}); remove their rows.")
     columns = list(dict.fromkeys(column for name in names for column in table[name]))
     values = {column: [table[name].get(column, "") for name in names] for column in columns}
-    class_column = next((column for column in CLASS_COLUMNS if column in values), None)
+    class_column = next((column for column in values if column.lower() in CLASS_COLUMNS), None)
     classes = values.pop(class_column) if class_column else None
     if classes and "" in classes:
         raise UserError(f"{origin}: {names[classes.index('')]} has no {class_column}; give it one.")
@@ -121,7 +121,9 @@ def _yes_or_no(column: Iterable[str]) -> list[int] | None:
 
 
 def _csv_rows(text: str, origin: str) -> Iterable[dict[str, str]]:
-    reader = csv.DictReader(io.StringIO(text), restval="", skipinitialspace=True)
+    header = text.partition("\n")[0]
+    delimiter = max(",;\t", key=header.count)  # Spreadsheets write what their country is used to.
+    reader = csv.DictReader(io.StringIO(text), restval="", skipinitialspace=True, delimiter=delimiter)
     try:
         for row in reader:
             yield {column.strip(): value.strip() for column, value in row.items() if column}

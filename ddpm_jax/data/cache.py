@@ -88,7 +88,7 @@ def cached(
     if others and entry.name not in others:
         logger.warning("%s was prepared by another version of the cache and is made anew", folder / others[0])
     with _alone(folder, key):
-        if (found := _read(entry)) is not None:
+        if (found := _read(entry, quietly=True)) is not None:
             return found
         _prepare(entry, shape, decode)
     found = _read(entry)
@@ -193,7 +193,7 @@ def _write(building: Path, shape: tuple[int, int, int], rows: Iterator[Row]) -> 
         (building / "about.json").write_text(json.dumps(about) + "\n")
 
 
-def _read(entry: Path) -> tuple[np.ndarray, np.ndarray] | None:
+def _read(entry: Path, *, quietly: bool = False) -> tuple[np.ndarray, np.ndarray] | None:
     """The images and numbers of an entry; None, and a line in the log, if it is not there or not sound."""
     if not entry.is_dir():
         return None
@@ -211,7 +211,8 @@ def _read(entry: Path) -> tuple[np.ndarray, np.ndarray] | None:
         if (entry / "images.u8").stat().st_mtime_ns != about["changed"] and _checksum(entry) != about["crc32"]:
             raise ValueError("its checksum is wrong")
     except (FileNotFoundError, ValueError, EOFError, KeyError, TypeError) as error:
-        logger.warning("The prepared images in %s are not used and are made anew: %s", entry, error)
+        if not quietly:
+            logger.warning("The prepared images in %s are not used and are made anew: %s", entry, error)
         return None
     except OSError as error:
         raise UserError(

@@ -6,6 +6,7 @@ bytes -> upright -> 8 bits a channel -> on a background where transparent -> gre
 import dataclasses
 import io
 import struct
+import warnings
 import zlib
 
 import numpy as np
@@ -35,6 +36,8 @@ UNREADABLE = (
     Image.DecompressionBombError,
 )
 """What reading raises for files that are damaged, of another kind, or far too large."""
+# Pillow warns of images that are refused here.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 @dataclasses.dataclass(frozen=True)

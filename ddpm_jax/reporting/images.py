@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from ddpm_jax.shapes import Frames, Images, Pixels
 
@@ -13,6 +13,7 @@ Picture = UInt8[np.ndarray, "picture_height picture_width channels"]
 MIN_SHOWN = 64  # Pixels; smaller images are enlarged by whole factors, so that a grid of digits can be seen.
 GAP = 2
 GROUND = 255
+CAPTION_HEIGHT = 14
 
 
 def to_pixels(images: Images | Frames | Float[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
@@ -57,6 +58,15 @@ def save_gif(pictures: list[Picture], path: Path, *, milliseconds: int = 80, hol
     durations = [milliseconds] * (len(pictures) - 1) + [hold]
     first, *rest = (_image(picture) for picture in pictures)
     first.save(path, save_all=True, append_images=rest, duration=durations, loop=0)
+
+
+def caption(picture: Picture, text: str) -> UInt8[np.ndarray, "taller picture_width channels"]:
+    """The picture with a line of text above it."""
+    height, width, channels = picture.shape
+    line = Image.new("L", (width, CAPTION_HEIGHT), GROUND)
+    ImageDraw.Draw(line).text((GAP, 1), text, fill=0)
+    above = np.asarray(line)[..., None].repeat(channels, axis=2)
+    return np.concatenate([above, picture])
 
 
 def _image(picture: Picture) -> Image.Image:

@@ -54,9 +54,11 @@ def ddim(
     eta: 0..1.
     """
 
-    def step(x: Images, row: Row) -> Images:
+    def step(x: Images, row: Row) -> tuple[Images, Images]:
         prediction = denoiser(x, jnp.full(x.shape[:1], row.t))
         x_s = row.x0 * prediction.x0 + row.eps * prediction.eps
-        return x_s + row.sigma * draw_noise(keys, row.t, x.shape[1:]) if eta > 0.0 else x_s
+        if eta > 0.0:
+            x_s = x_s + row.sigma * draw_noise(keys, row.t, x.shape[1:])
+        return x_s, prediction.x0
 
     return walk(step, x_T, ddim_rows(schedule, pairs, eta), watch)

@@ -58,13 +58,13 @@ def ddpm(
     variance: the posterior's ("fixed_small"), beta ("fixed_large") or the network's ("learned").
     """
 
-    def step(x: Images, row: Row) -> Images:
+    def step(x: Images, row: Row) -> tuple[Images, Images]:
         prediction = denoiser(x, jnp.full(x.shape[:1], row.t))
         log_variance = row.log_small if variance == "fixed_small" else row.log_large
         if variance == "learned":
             assert prediction.variance is not None
             log_variance = prediction.variance * row.log_large + (1.0 - prediction.variance) * row.log_small
         noise = row.noisy * draw_noise(keys, row.t, x.shape[1:])
-        return row.x0 * prediction.x0 + row.x_t * x + jnp.exp(0.5 * log_variance) * noise
+        return row.x0 * prediction.x0 + row.x_t * x + jnp.exp(0.5 * log_variance) * noise, prediction.x0
 
     return walk(step, x_T, ddpm_rows(schedule, pairs), watch)

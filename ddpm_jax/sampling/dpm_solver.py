@@ -140,9 +140,9 @@ def dpm_solver(
     nodes = path(pairs)
     weights = solver_weights(schedule.signal[nodes], schedule.noise[nodes], order, lower_order_final, third_order)
 
-    def step(x: Images, earlier: tuple[Images, ...], row: Row) -> tuple[Images, tuple[Images, ...]]:
+    def step(x: Images, earlier: tuple[Images, ...], row: Row) -> tuple[Images, Images, tuple[Images, ...]]:
         predictions = (denoiser(x, jnp.full(x.shape[:1], row.t)).x0, *earlier)
-        return row.weights.sum(x, predictions), predictions[:-1]
+        return row.weights.sum(x, predictions), predictions[0], predictions[:-1]
 
     earlier = (jnp.zeros_like(x_T),) * (order - 1)
     rows = Row(jnp.asarray(pairs[:, 0]), Weights(*(jnp.asarray(part, x_T.dtype) for part in weights)))

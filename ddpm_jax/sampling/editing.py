@@ -48,9 +48,9 @@ def invert(denoiser: Denoiser, schedule: Schedule, x0: Images, pairs: Pairs, *, 
     # The clean image has no step of its own: it is looked at as if it were x_1.
     rows = InvertRow(jnp.asarray(np.maximum(s, 1)), *(jnp.asarray(column, jnp.float32) for column in columns))
 
-    def step(x: Images, row: InvertRow) -> Images:
+    def step(x: Images, row: InvertRow) -> tuple[Images, Images]:
         prediction = denoiser(x, jnp.full(x.shape[:1], row.at))
-        return row.x * x + row.eps * prediction.eps
+        return row.x * x + row.eps * prediction.eps, prediction.x0
 
     return walk(step, x0, rows, watch)
 
@@ -133,7 +133,7 @@ def inpaint(
         *(jnp.asarray(column, jnp.float32) for column in columns),
     )
 
-    def step(x: Images, row: InpaintRow) -> Images:
+    def step(x: Images, row: InpaintRow) -> tuple[Images, Images]:
         def noise(purpose: int) -> Images:
             # Number 0 is x_T's.
             return draw_noise(keys, 1 + 3 * row.number + purpose, x.shape[1:])
@@ -143,6 +143,6 @@ def inpaint(
         drawn = drawn + row.ddpm.noisy * jnp.exp(0.5 * row.ddpm.log_small) * noise(STEP)
         kept = row.signal_s * known + row.noise_s * noise(KNOWN)
         x_s = jnp.where(mask > 0.5, drawn, kept)
-        return jnp.where(row.back < 1.0, row.back * x_s + row.back_noise * noise(BACK), x_s)
+        return jnp.where(row.back < 1.0, row.back * x_s + row.back_noise * noise(BACK), x_s), prediction.x0
 
     return walk(step, x_T, rows, watch)

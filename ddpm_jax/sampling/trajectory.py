@@ -11,7 +11,7 @@ from ddpm_jax.shapes import Frames, Images
 
 
 class Samples(NamedTuple):
-    """images: x_0 as the sampler left it, about [-1, 1]; frames: x_t of the watched images, from x_T to x_0."""
+    """images: x_0 as the sampler left it, about [-1, 1]; frames: of the watched images, from x_T to x_0."""
 
     images: Images
     frames: Frames
@@ -22,24 +22,31 @@ class Watch(NamedTuple):
 
     frames: int = 0
     images: int = 0
+    predicted: bool = False
+    """Frames show the x_0 that each step predicted instead of the x_s that it made."""
 
 
 UNWATCHED = Watch()
 
 
-def walk(step: Callable[[Images, Any], Images], x_T: Images, rows: Any, watch: Watch = UNWATCHED) -> Samples:
-    """Folds x_s = step(x_t, row) over the rows (a pytree of arrays [steps, ...], the noisiest first), from x_T."""
-    return walk_with_memory(lambda x, memory, row: (step(x, row), memory), x_T, (), rows, watch)
+def walk(
+    step: Callable[[Images, Any], tuple[Images, Images]], x_T: Images, rows: Any, watch: Watch = UNWATCHED
+) -> Samples:
+    """Folds x_s, x_0 = step(x_t, row) over the rows (a pytree of arrays [steps, ...], the noisiest first), from x_T.
+
+    x_0: what the step predicted, only to be shown.
+    """
+    return walk_with_memory(lambda x, memory, row: (*step(x, row), memory), x_T, (), rows, watch)
 
 
 def walk_with_memory(
-    step: Callable[[Images, Any, Any], tuple[Images, Any]],
+    step: Callable[[Images, Any, Any], tuple[Images, Images, Any]],
     x_T: Images,
     memory: Any,
     rows: Any,
     watch: Watch = UNWATCHED,
 ) -> Samples:
-    """`walk` for solvers that look back: step(x_t, memory, row) -> (x_s, memory), from x_T and a memory (any pytree).
+    """`walk` for solvers that look back: step(x_t, memory, row) -> (x_s, x_0, memory), with any pytree as memory.
 
     With more frames than steps + 1, frames repeat. Memory does not grow with the number of steps.
     """
@@ -55,8 +62,9 @@ def walk_with_memory(
 
     def body(carry: tuple[jax.Array, Any, jax.Array], row: tuple[Any, jax.Array]) -> tuple[Any, None]:
         x, memory, frames = carry
-        x, memory = step(x, memory, row[0])
-        return (x, memory, frames.at[row[1]].set(x[: watch.images], mode="drop")), None
+        x, x0, memory = step(x, memory, row[0])
+        shown = x0 if watch.predicted else x
+        return (x, memory, frames.at[row[1]].set(shown[: watch.images], mode="drop")), None
 
     (images, _, frames), _ = jax.lax.scan(body, (x_T, memory, frames), (rows, jnp.asarray(slots[1:])))
     return Samples(images, frames[np.searchsorted(distinct, shown_after)][: watch.frames])

@@ -91,11 +91,11 @@ def unipc(
     # Of orders 1 and 2, UniPC's predictor with B_2(h) is DPM-Solver++'s.
     predictor = solver_weights(*tables, order, lower_order_final)
 
-    def step(x: Images, memory: tuple, row: Row) -> tuple[Images, tuple]:
+    def step(x: Images, memory: tuple, row: Row) -> tuple[Images, Images, tuple]:
         start, earlier = memory
         predictions = (denoiser(x, jnp.full(x.shape[:1], row.t)).x0, *earlier)
         x = row.corrector.sum(start, predictions)
-        return row.predictor.sum(x, predictions[:-1]), (x, predictions[:-1])
+        return row.predictor.sum(x, predictions[:-1]), predictions[0], (x, predictions[:-1])
 
     corrector, predictor = (
         Weights(*(jnp.asarray(part, x_T.dtype) for part in weights)) for weights in (corrector, predictor)

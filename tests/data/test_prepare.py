@@ -205,6 +205,7 @@ def test_discs_differ_by_class_and_repeat():
         ({"fraction": 0.0}, r"data.fraction=0.0 is out of range; expected more than 0 and at most 1"),
         ({"source": "zip"}, r"data.source='zip' does not exist"),
         ({"source": "digits"}, r"holds 8x8 greyscale images"),
+        ({"source": "synthetic", "path": "x"}, r"data.path=x is not read by data.source='synthetic'"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(options, words):

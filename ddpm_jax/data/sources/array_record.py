@@ -103,6 +103,10 @@ def _splits(folder: epath.Path, origin: str) -> tuple[dict[str, tuple[str, ...]]
         raise UserError(f"{origin} cannot be listed ({error}); for gs:// install gcsfs.") from error
     if not found:
         raise UserError(f"{origin} holds no *.array_record* file.")
+    for stem, total in {match.groups() for path in found if (match := re.search(r"([^/]*)-\d+-of-(\d+)$", path))}:
+        held = sum(1 for path in found if re.search(rf"{re.escape(stem)}-\d+-of-{total}$", path))
+        if held != int(total):
+            raise UserError(f"{origin} holds {held} of the {int(total)} shards of {stem}; copy the others too.")
     if (folder / "dataset_info.json").exists():
         return _splits_of_info(folder, origin)
     splits: dict[str, tuple[str, ...]] = {}

@@ -8,7 +8,7 @@ import re
 import stat
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
@@ -27,7 +27,9 @@ def open_tree(path: str | Path) -> "Tree":
         return Folder(str(path))
     if path.is_file() and zipfile.is_zipfile(path):
         return Zip(str(path))
-    raise UserError(f"data.path={path} is {'not a zip' if path.is_file() else 'not there'}; give a folder or a zip.")
+    if path.is_file():
+        raise UserError(f"data.path={path} is not a zip, or an incomplete one, or a web page; fetch it again.")
+    raise UserError(f"data.path={path} is not there; give a folder or a zip.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +55,10 @@ class Folder:
 
     def read(self, name: str) -> bytes:
         """The bytes of a file; raises OSError or ValueError."""
-        with open(os.path.join(self.root, name), "rb") as file:
+        path = os.path.join(self.root, name)
+        if not os.path.isfile(path) and os.path.exists(path):
+            raise OSError("it is no plain file")
+        with open(path, "rb") as file:
             return _read_limited(file.read)
 
     def stamp(self, name: str) -> str:
@@ -71,6 +76,8 @@ class Zip:
 
     root: str
     names: Sequence[str] = dataclasses.field(init=False, repr=False)
+    entry_of: Mapping[str, str] = dataclasses.field(init=False, repr=False)
+    """By path, what the zip calls it."""
     version: int = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -82,8 +89,10 @@ class Zip:
                 f"data.path={self.root} is not to be trusted: it holds entries that point outside of it "
                 f"({some(outside)}); make it anew from its files."
             )
-        shown = {e.filename for e in entries if not _hidden(e.filename) and stat.S_IFMT(e.external_attr >> 16) in FILE}
-        object.__setattr__(self, "names", sorted(shown))
+        plain = [e.filename for e in entries if stat.S_IFMT(e.external_attr >> 16) in FILE]
+        entry_of = {name.replace("\\", "/"): name for name in plain}  # Some programs write Windows' separators.
+        object.__setattr__(self, "entry_of", {name: entry_of[name] for name in entry_of if not _hidden(name)})
+        object.__setattr__(self, "names", sorted(self.entry_of))
 
     @property
     def archive(self) -> zipfile.ZipFile:
@@ -93,14 +102,14 @@ class Zip:
     def read(self, name: str) -> bytes:
         """The bytes of an entry; raises OSError or ValueError."""
         try:
-            with self.archive.open(name) as file:
+            with self.archive.open(self.entry_of[name]) as file:
                 return _read_limited(file.read)
         except UNPACKING as error:
             raise OSError(f"the entry cannot be unpacked: {error}") from error
 
     def stamp(self, name: str) -> str:
         """Changes when the entry does."""
-        entry = self.archive.getinfo(name)
+        entry = self.archive.getinfo(self.entry_of[name])
         return f"{entry.file_size}:{entry.CRC}"
 
 

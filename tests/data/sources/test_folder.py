@@ -171,6 +171,33 @@ def test_names_that_are_not_utf8_are_read_and_shown_as_escapes(tmp_path):
     assert np.all(pixels_of(collection) == 7) and collection.stamp(0)
 
 
+@pytest.mark.parametrize("delimiter", [";", "\t", ","])
+def test_tables_as_spreadsheets_write_them(labelled, delimiter):
+    rows = [["File_Name", "Label", "round"], *([f"images/{i}.png", "ab"[i % 2], str(i % 2)] for i in range(4))]
+    text = "".join(delimiter.join(row) + "\r\n" for row in rows)
+    (labelled / "metadata.csv").write_bytes(text.encode("utf-8-sig"))
+    annotations = open_folder(data(path=str(labelled))).annotations
+    assert annotations.classes.tolist() == [0, 0, 1, 1] and annotations.attributes[:, 0].tolist() == [0, 0, 1, 1]
+
+
+def test_a_zip_with_the_separators_of_windows_keeps_its_classes(photos):
+    with zipfile.ZipFile(photos.parent / "windows.zip", "w") as archive:
+        for file in sorted(photos.rglob("*.png")):
+            entry = zipfile.ZipInfo("x")
+            entry.filename = "\\".join(file.relative_to(photos).parts)
+            archive.writestr(entry, file.read_bytes())
+    packed, folder = (open_folder(data(path=str(photos.parent / name))) for name in ("windows.zip", "photos"))
+    assert packed.annotations.class_names == folder.annotations.class_names
+    np.testing.assert_array_equal(pixels_of(packed), pixels_of(folder))
+
+
+def test_a_pipe_is_no_image(photos):
+    os.mkfifo(photos / "cats" / "pipe.png")
+    collection = open_folder(data(path=str(photos)))
+    with pytest.raises(OSError, match="no plain file"):
+        collection.read(list(collection.names).index("cats/pipe.png"))
+
+
 def test_two_tables_at_one_place_are_refused(labelled):
     for name, text in TABLES.items():
         (labelled / name).write_text(text)
