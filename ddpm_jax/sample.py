@@ -43,7 +43,7 @@ GIF_IMAGES = 36
 NAMED = (
     *("order", "eta", "spacing", "final", "variance", "threshold", "percentile", "percentile_max", "rederive_eps"),
     *("label", "guidance", "guidance_interval", "guidance_rescale", "ema", "strip", "gif"),
-    *("frames", "task", "compare", "images", "mask", "strength", "resamples", "jump", "other_seed"),
+    *("frames", "compare", "images", "mask", "strength", "resamples", "jump", "other_seed"),
 )
 """Fields that a folder's name tells where they are not the default, besides those that it always tells."""
 Draw = Callable[[PyTree, int, Int[np.ndarray, "batch"], Labels | None], Samples]
@@ -202,7 +202,9 @@ def _label_number(name: str, names: tuple[str, ...], width: int) -> int:
 def sample_name(config: Config, step: int) -> str:
     """A folder name that tells apart any two calls that could differ in a pixel."""
     s, default = config.sample, Sample()
-    parts = [str(step), s.sampler, f"{sampling_steps(config)}steps", f"seed{s.seed}", f"n{s.count}"]
+    sampler = [] if s.task == "compare" else [s.sampler, f"{sampling_steps(config)}steps"]
+    task = [] if s.task == "generate" else [s.task]
+    parts = [str(step), *task, *sampler, f"seed{s.seed}", f"n{s.count}"]
     if s.timesteps:  # A list may be longer than a file name.
         parts.append(f"timesteps-{zlib.crc32(repr(s.timesteps).encode()):08x}")
     parts += [f"{name}-{getattr(s, name)}" for name in NAMED if getattr(s, name) != getattr(default, name)]

@@ -1,6 +1,7 @@
 """How fast the parts are on this machine.
 
     python scripts/benchmark.py data            reading, preparing and waiting for data
+    python scripts/benchmark.py sample          each sampler, on a recipe's network with random parameters
     python scripts/benchmark.py data --json     one JSON object instead of the table
 
 Rates are medians of several rounds; machines are noisy, so compare figures of one run.
@@ -19,6 +20,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 SIDE, BATCH = 64, 128
+RECIPE = str(Path(__file__).parents[1] / "configs" / "digits.py")
 
 
 def main() -> None:
@@ -35,8 +37,13 @@ def main() -> None:
         "--steps", type=int, default=20, help="of training, to see how long it waits (default 20; 0: none)"
     )
     data.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    sample = commands.add_parser("sample", help="images/s of each sampler, compilation left out")
+    sample.add_argument("--config", default=RECIPE, help="a recipe (default configs/digits.py)")
+    sample.add_argument("--batch", type=int, default=64, help="images at once (default 64)")
+    sample.add_argument("--rounds", type=int, default=3, help="of each measurement (default 3)")
+    sample.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     flags = parser.parse_args()
-    facts = {"data": benchmark_data}[flags.command](flags)
+    facts = {"data": benchmark_data, "sample": benchmark_samplers}[flags.command](flags)
     if flags.json:
         print(json.dumps(facts))
     else:
@@ -153,6 +160,37 @@ def waiting(place: Path, steps: int) -> dict[str, float]:
     # The first reading holds the wait for the very first batch.
     shares, rates = (events.Scalars(f"train/{name}")[-1].value for name in ("data_wait_share", "images_per_second"))
     return {"training_images_per_second": rates, "training_data_wait_share": shares}
+
+
+def benchmark_samplers(flags: argparse.Namespace) -> dict[str, Any]:
+    """Images/s of DDPM with all steps and of the others with their defaults, on one network and batch."""
+    import dataclasses
+
+    import jax
+    import numpy as np
+
+    from ddpm_jax.assemble import build_unet, sampling_steps
+    from ddpm_jax.cli import load_recipe
+    from ddpm_jax.config import config_of
+    from ddpm_jax.network.unet import init_params
+    from ddpm_jax.sample import compile_sampler
+    from ddpm_jax.training.sharding import data_mesh
+
+    config, mesh = config_of(load_recipe(flags.config)), data_mesh()
+    params = init_params(build_unet(config), jax.random.key(0), config.data.image_size, config.data.channels)
+    facts: dict[str, Any] = {"recipe": flags.config, "batch": flags.batch}
+    for sampler in ("ddpm", "ddim", "dpm_solver", "unipc"):
+        settings = dataclasses.replace(config.sample, sampler=sampler, steps=None)
+        one = dataclasses.replace(config, sample=settings)
+        draw, indices = compile_sampler(one, mesh), np.arange(flags.batch)
+
+        def work(draw: Any = draw, indices: Any = indices) -> None:
+            jax.block_until_ready(draw(params, 0, indices, None))
+
+        work()
+        facts[f"{sampler}_{sampling_steps(one)}_images_per_second"] = flags.batch / median(work, flags.rounds)
+    rates = [value for name, value in facts.items() if name.endswith("second")]
+    return facts | {"ddim_over_ddpm": rates[1] / rates[0]}
 
 
 def median(work: Callable[[], None], rounds: int) -> float:
