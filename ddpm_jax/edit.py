@@ -63,18 +63,17 @@ def interpolate(config: Config, workdir: Path) -> Path:
     ends = read_images(config) if settings.images else None
     if ends is not None and len(ends) != 2:
         raise UserError(f"sample.images={settings.images!r} names {len(ends)} images; interpolate needs two.")
-    weights = jnp.linspace(0.0, 1.0, settings.count)
+    weights, seeds = jnp.linspace(0.0, 1.0, settings.count), (settings.seed, settings.other_seed)
     shape = (config.data.image_size, config.data.image_size, config.data.channels)
 
     def edit(denoiser: Denoiser, x0: Images, keys: ImageKeys) -> Images:
         if ends is None:
-            first, last = (draw_noise(image_keys(seed, np.arange(1)), 0, shape) for seed in seeds)
-        else:
-            first, last = jnp.split(invert(denoiser, schedule, from_pixels(ends), pairs).images, 2)
-        one = jnp.ones((settings.count, 1, 1, 1))
-        return ddim(denoiser, schedule, slerp(first * one, last * one, weights), keys, pairs).images
+            first, last = (draw_noise(image_keys(seed, np.zeros(settings.count, int)), 0, shape) for seed in seeds)
+        else:  # Each end as often as there are labels.
+            copies = (from_pixels(end[None]).repeat(settings.count, axis=0) for end in ends)
+            first, last = (invert(denoiser, schedule, x0, pairs).images for x0 in copies)
+        return ddim(denoiser, schedule, slerp(first, last, weights), keys, pairs).images
 
-    seeds = (settings.seed, settings.other_seed)
     params, step = load_params(config, workdir, data_mesh())
     drawn = run_edit(config, workdir, params, edit, np.zeros((settings.count, *shape), np.uint8), whole=True)
     folder = write(config, workdir, step, drawn, grid(drawn, columns=settings.count))
@@ -163,7 +162,8 @@ def run_edit(
     drawn = []
     for start in range(0, len(pixels), size):
         indices = np.arange(start, min(start + size, len(pixels)))
-        labels = choose_labels(config, workdir, indices)
+        # Without a label the model is asked of no class in particular, since the images may be of any.
+        labels = choose_labels(config, workdir, indices) if config.sample.label is not None else None
         drawn.append(to_pixels(work(params, config.sample.seed, indices, labels, from_pixels(pixels[indices]))))
     return np.concatenate(drawn)
 
