@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree, UInt8
 
-from ddpm_jax.assemble import build_guidance, build_pairs, build_sampler, build_schedule, build_unet
+from ddpm_jax.assemble import build_guidance, build_pairs, build_sampler, build_schedule, build_unet, sampling_steps
 from ddpm_jax.config import Config, checked
 from ddpm_jax.data.decode import UNREADABLE, Decoding, decode
 from ddpm_jax.data.sources.folder import SUFFIXES
@@ -132,7 +132,7 @@ def compare(config: Config, workdir: Path) -> Path:
         labels = choose_labels(one, workdir, np.arange(settings.count))
         batches = draw_all(one, compile_sampler(one, mesh), params, labels, mesh, quiet=True)
         rows.append(np.concatenate([to_pixels(samples.images) for samples in batches]))
-        names.append(sample_name(one, step).split("-seed")[0].split("-", 1)[1])
+        names.append(f"{sampler}-{sampling_steps(one)}steps")
         difference = np.sqrt(np.mean((rows[-1].astype(float) - rows[0]) ** 2))
         logger.info("%-24s differs from %s by %.1f grey levels (root mean square)", names[-1], names[0], difference)
     captioned = [caption(grid(row, columns=len(row)), name) for row, name in zip(rows, names, strict=True)]

@@ -30,7 +30,7 @@ from ddpm_jax.reporting.pixel_file import PixelFile
 from ddpm_jax.reporting.progress import progress
 from ddpm_jax.sampling.noise import draw_noise, image_keys
 from ddpm_jax.sampling.trajectory import UNWATCHED, Samples, Watch
-from ddpm_jax.shapes import Labels
+from ddpm_jax.shapes import Labels, Pixels
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.sharding import agreed_by_all, along_batch, data_mesh, replicated
 from ddpm_jax.workdir import checkpoint_folder, read_label_names
@@ -214,10 +214,20 @@ def sample_name(config: Config, step: int) -> str:
     return f"{name[:LONGEST_NAME]}-{zlib.crc32(name.encode()):08x}"
 
 
+def shown_grid(config: Config, pixels: Pixels) -> np.ndarray:
+    """The first images as a picture; a row for each class where the images take the classes in turn."""
+    classes = config.model.classes
+    each = len(pixels) // classes if classes and config.sample.label is None else 0
+    if not each:
+        return grid(pixels)
+    in_turn = np.arange(each * classes).reshape(each, classes)
+    return grid(np.asarray(pixels)[in_turn.T.ravel()], columns=each)
+
+
 def _write(folder: Path, config: Config, store: PixelFile) -> None:
     """The pictures and files of a finished call, beside the pixels, which then are no longer needed."""
     pixels, frames = store.images(), np.load(folder / "frames.npy", allow_pickle=False)
-    save_png(grid(pixels[:GRID_IMAGES]), folder / "grid.png")
+    save_png(shown_grid(config, pixels[:GRID_IMAGES]), folder / "grid.png")
     if config.sample.strip:
         save_png(strip(frames[:, :STRIP_IMAGES], config.sample.strip), folder / "strip.png")
     if config.sample.gif:

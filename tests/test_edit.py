@@ -7,8 +7,10 @@ import pytest
 from PIL import Image
 
 from ddpm_jax import cli
+from ddpm_jax.config import config_of
 from ddpm_jax.config.sections import Data
 from ddpm_jax.data.sources.digits import load_digits
+from ddpm_jax.sample import shown_grid
 from tests.end_to_end.commands import RECIPE
 
 pytestmark = pytest.mark.xdist_group("edit")  # They share a run.
@@ -104,6 +106,15 @@ def test_frames_may_show_the_predictions(workdir):
     # Both begin with the noise and end with the image.
     np.testing.assert_array_equal(strips[0][:, :66], strips[1][:, :66])
     np.testing.assert_array_equal(strips[0][:, -66:], strips[1][:, -66:])
+
+
+def test_classes_in_turn_are_shown_a_row_each():
+    pixels = (np.arange(8, dtype=np.uint8) * 30).reshape(8, 1, 1, 1).repeat(64, axis=1).repeat(64, axis=2)
+    config = config_of({"model": {"classes": 3}})
+    rows = shown_grid(config, pixels)[34::66, 34::66, 0]
+    assert rows.tolist() == [[0, 90], [30, 120], [60, 150]]
+    one = config_of({"model": {"classes": 3}, "sample": {"label": "2"}})
+    assert shown_grid(one, pixels).shape == (3 * 66 + 2, 3 * 66 + 2, 1)
 
 
 def test_samplers_are_compared_from_the_same_noise(workdir, capsys):
