@@ -128,6 +128,6 @@ def build_sampler(config: Config) -> Callable[..., Samples]:
     threshold = {"clip": clip, "dynamic": dynamic(sample.percentile, sample.percentile_max)}[sample.threshold]
 
     def constrained(denoiser: Denoiser, schedule: Schedule, *noise_and_pairs: Any, **watch: Any) -> Samples:
-        return solve(constrain(denoiser, schedule, threshold, sample.rederive_eps), schedule, *noise_and_pairs, **watch)
+        return solve(constrain(denoiser, schedule, threshold, not sample.keep_eps), schedule, *noise_and_pairs, **watch)
 
     return constrained

@@ -30,7 +30,7 @@ from ddpm_jax.training.sharding import data_mesh
 from ddpm_jax.workdir import read_config
 
 # Options of sample() that another sampler resets, that are floats, and that are tuples.
-OF_THE_SAMPLER = ("steps", "timesteps", "order", "eta", "variance", "rederive_eps")
+OF_THE_SAMPLER = ("steps", "timesteps", "order", "eta", "variance", "keep_eps")
 FRACTIONS = ("eta", "percentile", "percentile_max", "guidance", "guidance_rescale")
 LISTS = ("timesteps", "guidance_interval")
 
@@ -72,7 +72,7 @@ class Run:
         """Draws `count` images, uint8 [count, height, width, channels]; image i depends on (seed, i) alone.
 
         Other options are the fields of config.sample: spacing, timesteps, final, order, eta, variance, threshold,
-        percentile, percentile_max, rederive_eps, guidance, guidance_interval, guidance_rescale, batch_size. What is not
+        percentile, percentile_max, keep_eps, guidance, guidance_interval, guidance_rescale, batch_size. What is not
         given comes from the run's configuration; where the sampler is another one, its steps, order, eta, variance
         and eps are the defaults.
         """

@@ -41,7 +41,7 @@ GRID_IMAGES = 100
 STRIP_IMAGES = 8
 GIF_IMAGES = 36
 NAMED = (
-    *("order", "eta", "spacing", "final", "variance", "threshold", "percentile", "percentile_max", "rederive_eps"),
+    *("order", "eta", "spacing", "final", "variance", "threshold", "percentile", "percentile_max", "keep_eps"),
     *("label", "guidance", "guidance_interval", "guidance_rescale", "ema", "strip", "gif"),
     *("frames", "compare", "images", "mask", "strength", "resamples", "jump", "other_seed"),
 )

@@ -87,7 +87,7 @@ def test_another_sampler_starts_from_its_own_defaults(run, workdir):
         {"sampler": "dpm_solver", "steps": 4, "spacing": "linspace_open", "final": "sigma_min"},
         {"sampler": "unipc", "steps": 4, "order": 1, "threshold": "none"},
         {"sampler": "ddim", "steps": 4, "threshold": "dynamic", "percentile": 0.9, "percentile_max": 2},
-        {"sampler": "ddim", "steps": 4, "eta": 1, "rederive_eps": True},
+        {"sampler": "ddim", "steps": 4, "eta": 1, "keep_eps": True},
         {"label": 3, "guidance": 3, "guidance_interval": (2, 6), "guidance_rescale": 1},
     ],
 )

@@ -188,9 +188,9 @@ def _check_sampling(config: Config) -> None:
         value = getattr(sample, name)
         if value != getattr(default, name) and sample.threshold != "dynamic":
             raise UserError(f"sample.{name}={value} has no effect; set sample.threshold='dynamic'.")
-    if sample.rederive_eps and (sample.threshold == "none" or sample.sampler != "ddim"):
+    if sample.keep_eps and (sample.threshold == "none" or sample.sampler != "ddim"):
         raise UserError(
-            "sample.rederive_eps=True has no effect; it needs sample.sampler='ddim', which alone uses eps, and "
+            "sample.keep_eps=True has no effect; it needs sample.sampler='ddim', which alone uses eps, and "
             "sample.threshold='clip' or 'dynamic'."
         )
 

@@ -183,8 +183,9 @@ class Sample:
     """Share of the pixels that dynamic thresholding leaves unclipped."""
     percentile_max: Annotated[float, Range("at least 1", lambda value: value >= 1)] | None = None
     """The most that dynamic thresholding divides by; None for any. With 1, diffusers' default, it is "clip"."""
-    rederive_eps: bool = False
-    """Let eps follow the image that the threshold changed, as ADM does, rather than stay as the model gave it."""
+    keep_eps: bool = False
+    """Leave the noise that DDIM adds back as the model gave it, as diffusers does, where the threshold changed x_0.
+    By default it follows the image, as Ho et al.'s code and ADM do: otherwise strong guidance drifts into grey."""
     count: Count = 64
     batch_size: Count = 64
     seed: Seed = 0
