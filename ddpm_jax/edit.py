@@ -20,7 +20,7 @@ from jaxtyping import PyTree, UInt8
 
 from ddpm_jax.assemble import build_guidance, build_pairs, build_sampler, build_schedule, build_unet, sampling_steps
 from ddpm_jax.config import Config, checked
-from ddpm_jax.data.decode import UNREADABLE, Decoding, decode
+from ddpm_jax.data.decode import UNREADABLE, Decoding, decode, decoding_of
 from ddpm_jax.data.sources.folder import SUFFIXES
 from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.errors import UserError
@@ -181,9 +181,7 @@ def read_images(config: Config) -> Pixels:
         files += sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
     if not files:
         raise UserError(f"sample.images={config.sample.images!r} holds no image; expected PNG, JPEG or the like.")
-    data = config.data
-    how = Decoding(data.image_size, data.channels, data.crop, data.resize, data.background)
-    return np.stack([_read(path, how, "sample.images") for path in files])
+    return np.stack([_read(path, decoding_of(config.data), "sample.images") for path in files])
 
 
 def read_mask(config: Config) -> np.ndarray:

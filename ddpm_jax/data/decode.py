@@ -13,6 +13,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from ddpm_jax.config.sections import Data
+
 Raw = bytes | UInt8[np.ndarray, "height width"] | UInt8[np.ndarray, "height width _"]
 FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
@@ -49,6 +51,11 @@ class Decoding:
     crop: tuple[int, ...] = ()
     resize: str = "lanczos"
     background: tuple[int, ...] = (255, 255, 255)
+
+
+def decoding_of(data: Data) -> Decoding:
+    """How a configuration wants its images, those that it trains on and those that sampling is given."""
+    return Decoding(data.image_size, data.channels, data.crop, data.resize, data.background)
 
 
 def decode(raw: Raw, how: Decoding) -> UInt8[np.ndarray, "size size _"]:

@@ -8,7 +8,7 @@ from ddpm_jax.config.sections import Data
 from ddpm_jax.data.cache import cache_folder
 from ddpm_jax.data.collection import Collection
 from ddpm_jax.data.dataset import Dataset
-from ddpm_jax.data.decode import Decoding
+from ddpm_jax.data.decode import decoding_of
 from ddpm_jax.data.prepare import load_images
 from ddpm_jax.data.select import conditions, select_rows
 from ddpm_jax.data.sources.array_record import open_array_record
@@ -53,7 +53,7 @@ def open_dataset(config: Config, *, labelled: bool = False) -> Dataset:
     labels, names = conditions(config, annotations.take(rows), collection.origin)
     if collection.decoded is not None:
         return Dataset(collection.decoded[rows], labels, names)
-    how = Decoding(data.image_size, data.channels, data.crop, data.resize, data.background)
+    how = decoding_of(data)
     if data.stream:
         return Dataset(Streamed(collection, rows, how), labels, names)
     images, kept = load_images(collection, rows, how, cache_folder(data.cache))
