@@ -83,8 +83,14 @@ class Model:
     head_channels: Count | None = None
     dropout: Share = 0.0
     norm_groups: Count = 32
+    norm_eps: Positive = 1e-6
+    """Added to the variance in every norm."""
     scale_shift: bool = False
     resampling: Literal["conv", "pool", "residual"] = "conv"
+    downsample_padding: Literal[0, 1] = 0
+    """Zeros above and on the left of what a strided convolution halves: 0 as Ho et al., 1 as many diffusers models."""
+    frequency_shift: Literal[0, 1] = 1
+    """Of the time embedding: 1 as Ho et al., 0 as ADM and many diffusers models."""
     classes: Natural = 0
     """Number of classes the model is told; 0 for none."""
     attributes: Natural = 0

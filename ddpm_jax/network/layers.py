@@ -23,13 +23,14 @@ kernel_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 zero_init = nn.initializers.zeros_init()
 
 
-def time_embedding(n: Int[Array, "batch"], dim: int) -> Float[Array, "batch dim"]:
+def time_embedding(n: Int[Array, "batch"], dim: int, shift: int = 1) -> Float[Array, "batch dim"]:
     """Sines, then cosines, of n at dim / 2 frequencies from 1 down to 1 / 10000, as in Ho et al.'s code.
 
-    n: the network's 0-based time, t - 1; dim: even and at least 4.
+    n: the network's 0-based time, t - 1; dim: even and at least 4. With shift 0, as in Vaswani et al. 2017 and ADM, the
+    last frequency stays a little above 1 / 10000.
     """
     half = dim // 2
-    frequencies = jnp.exp(-jnp.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / (half - 1))
+    frequencies = jnp.exp(-jnp.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / (half - shift))
     angles = n.astype(jnp.float32).reshape(-1, 1) * frequencies.reshape(1, -1)
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
@@ -55,10 +56,19 @@ def upsample(x: Features) -> Features:
 RESAMPLE: dict[Resample, Callable[[Features], Features]] = {"none": lambda x: x, "down": downsample, "up": upsample}
 
 
-def conv3x3(channels: int, dtype: DTypeLike, name: str, *, stride: int = 1, last: bool = False) -> nn.Conv:
-    """A 3x3 convolution that keeps the size, or halves it at stride 2; `last` starts at zero."""
+def conv3x3(channels: int, dtype: DTypeLike, name: str, *, last: bool = False) -> nn.Conv:
+    """A 3x3 convolution that keeps the size; `last` starts at zero."""
     init = zero_init if last else kernel_init
-    return nn.Conv(channels, (3, 3), strides=stride, padding="SAME", dtype=dtype, kernel_init=init, name=name)
+    return nn.Conv(channels, (3, 3), padding="SAME", dtype=dtype, kernel_init=init, name=name)
+
+
+def halving_conv3x3(channels: int, dtype: DTypeLike, name: str, padding: int) -> nn.Conv:
+    """A 3x3 convolution at stride 2, with so much zero padding above and on the left, and 1 below and on the right.
+
+    Padding 0 is TensorFlow's "SAME" for even sizes, and Ho et al.'s; 1 is PyTorch's habit.
+    """
+    pads = ((padding, 1), (padding, 1))
+    return nn.Conv(channels, (3, 3), strides=2, padding=pads, dtype=dtype, kernel_init=kernel_init, name=name)
 
 
 def dense(channels: int, dtype: DTypeLike, name: str, *, last: bool = False, use_bias: bool = True) -> nn.Dense:
@@ -75,7 +85,7 @@ class GroupNorm(nn.Module):
     """
 
     groups: int
-    eps: float = 1e-6
+    eps: float
 
     @nn.compact
     def __call__(self, x: Features) -> Features:
@@ -104,6 +114,7 @@ class ResidualBlock(nn.Module):
 
     channels: int
     norm_groups: int
+    norm_eps: float
     dropout: float
     scale_shift: bool
     dtype: DTypeLike
@@ -112,11 +123,11 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Features, embedding: Float[Array, "batch width"]) -> Features:
         resampled = RESAMPLE[self.resample]
-        h = nn.silu(GroupNorm(self.norm_groups, name="norm_in")(x))
+        h = nn.silu(GroupNorm(self.norm_groups, self.norm_eps, name="norm_in")(x))
         h = conv3x3(self.channels, self.dtype, "conv_in")(resampled(h))
         width = 2 * self.channels if self.scale_shift else self.channels
         shift = over_pixels(dense(width, self.dtype, "embedding")(nn.silu(embedding)))
-        norm_out = GroupNorm(self.norm_groups, name="norm_out")
+        norm_out = GroupNorm(self.norm_groups, self.norm_eps, name="norm_out")
         if self.scale_shift:
             scale, shift = jnp.split(shift, 2, axis=-1)
             h = norm_out(h) * (1.0 + scale) + shift
@@ -135,12 +146,13 @@ class SelfAttention(nn.Module):
 
     heads: int
     norm_groups: int
+    norm_eps: float
     dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Features) -> Features:
         batch, height, width, channels = x.shape
-        h = GroupNorm(self.norm_groups, name="norm")(x)
+        h = GroupNorm(self.norm_groups, self.norm_eps, name="norm")(x)
         h = h.reshape(batch, height * width, channels)
         per_head = (batch, height * width, self.heads, channels // self.heads)
         query, key, value = (dense(channels, self.dtype, name)(h).reshape(per_head) for name in ("q", "k", "v"))

@@ -22,6 +22,7 @@ from ddpm_jax.network.layers import (
     conv3x3,
     dense,
     downsample,
+    halving_conv3x3,
     time_embedding,
     upsample,
 )
@@ -49,10 +50,15 @@ class UNet(nn.Module):
     """Channels of one attention head; replaces `heads`."""
     dropout: float = 0.0
     norm_groups: int = 32
+    norm_eps: float = 1e-6
     scale_shift: bool = False
     resampling: Literal["conv", "pool", "residual"] = "conv"
     """Down by a strided convolution, by averaging, or inside a residual block; up by nearest neighbour and a
     convolution, or inside a residual block."""
+    downsample_padding: int = 0
+    """Zeros above and on the left of images that a strided convolution halves: 0 as Ho's, or 1."""
+    frequency_shift: int = 1
+    """Of the time embedding: 1 as Ho's, 0 as ADM's."""
     labels: int = 0
     """Width of the label vector (classes or attributes); 0 for an unconditional model."""
     dtype: DTypeLike = jnp.float32
@@ -63,12 +69,13 @@ class UNet(nn.Module):
         """A residual block of the width of a stage."""
         kind = nn.remat(ResidualBlock) if self.remat else ResidualBlock
         width = self.channels * self.multipliers[stage]
-        return kind(width, self.norm_groups, dropout, self.scale_shift, self.dtype, resample, name=name)
+        norm = self.norm_groups, self.norm_eps
+        return kind(width, *norm, dropout, self.scale_shift, self.dtype, resample, name=name)
 
     def attend(self, x: Features, name: str) -> Features:
         """Self-attention with the configured heads."""
         heads = x.shape[-1] // self.head_channels if self.head_channels else self.heads
-        return SelfAttention(heads, self.norm_groups, self.dtype, name=name)(x)
+        return SelfAttention(heads, self.norm_groups, self.norm_eps, self.dtype, name=name)(x)
 
     @nn.compact
     def __call__(
@@ -112,13 +119,14 @@ class UNet(nn.Module):
             if stage > 0:
                 x = self.double(x, embedding, stage, dropout)
 
-        x = nn.silu(GroupNorm(self.norm_groups, name="norm_out")(x))
+        x = nn.silu(GroupNorm(self.norm_groups, self.norm_eps, name="norm_out")(x))
         return conv3x3(self.out_channels, self.dtype, "conv_out", last=True)(x).astype(jnp.float32)
 
     def embed(self, n: Array, labels: Array | None) -> Float[Array, "batch width"]:
         """The vector that tells every block the time and the labels, of width 4 * channels."""
         width = 4 * self.channels
-        h = dense(width, self.dtype, "time_in")(time_embedding(n, self.channels).astype(self.dtype))
+        waves = time_embedding(n, self.channels, self.frequency_shift)
+        h = dense(width, self.dtype, "time_in")(waves.astype(self.dtype))
         h = dense(width, self.dtype, "time_out")(nn.silu(h))
         if not self.labels:
             return h
@@ -134,7 +142,7 @@ class UNet(nn.Module):
             return self.block(stage, name, dropout, resample="down")(x, embedding)
         if self.resampling == "pool":
             return downsample(x)
-        return conv3x3(x.shape[-1], self.dtype, name, stride=2)(x)
+        return halving_conv3x3(x.shape[-1], self.dtype, name, self.downsample_padding)(x)
 
     def double(self, x: Features, embedding: Array, stage: int, dropout: float) -> Features:
         """From a stage to the one before, at twice the size."""

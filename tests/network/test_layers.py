@@ -20,7 +20,7 @@ def test_time_embedding_starts_with_sines_of_nothing():
 def test_group_norm_is_that_of_flax(draw, groups):
     x = jnp.asarray(draw.normal(3.0, 2.0, (2, 5, 6, 8)), jnp.float32)
     params = {"params": {"scale": jnp.asarray(draw.normal(size=8), jnp.float32), "bias": jnp.arange(8.0)}}
-    ours, flax = GroupNorm(groups), nn.GroupNorm(groups, epsilon=1e-6)
+    ours, flax = GroupNorm(groups, 1e-6), nn.GroupNorm(groups, epsilon=1e-6)
     np.testing.assert_allclose(ours.apply(params, x), flax.apply(params, x), atol=2e-5)
 
     def total(module, x):
@@ -32,7 +32,7 @@ def test_group_norm_is_that_of_flax(draw, groups):
 
 def test_group_norm_keeps_the_type_but_not_its_precision(draw):
     x = jnp.asarray(draw.normal(100.0, 0.5, (1, 8, 8, 4)), jnp.bfloat16)
-    module = GroupNorm(2)
+    module = GroupNorm(2, 1e-6)
     out = module.apply(module.init(jax.random.key(0), x), x)
     assert out.dtype == jnp.bfloat16
     np.testing.assert_allclose(out.astype(jnp.float32).std(), 1.0, atol=0.05)
@@ -48,7 +48,7 @@ def test_upsample_repeats_and_downsample_takes_it_back(draw):
 def test_a_fresh_block_passes_its_input_through(draw, resample):
     """The last layer of every residual branch starts at zero."""
     x = jnp.asarray(draw.normal(size=(2, 4, 4, 8)), jnp.float32)
-    block = ResidualBlock(8, 4, 0.0, False, jnp.float32, resample)
+    block = ResidualBlock(8, 4, 1e-6, 0.0, False, jnp.float32, resample)
     expected = {"none": x, "down": downsample(x), "up": upsample(x)}[resample]
     out, _ = block.init_with_output(jax.random.key(0), x, jnp.ones((2, 16)))
     np.testing.assert_array_equal(out, expected)
@@ -56,7 +56,7 @@ def test_a_fresh_block_passes_its_input_through(draw, resample):
 
 def test_attention_does_not_care_where_pixels_are(draw):
     x = jnp.asarray(draw.normal(size=(1, 3, 4, 8)), jnp.float32)
-    attention = SelfAttention(2, 4, jnp.float32)
+    attention = SelfAttention(2, 4, 1e-6, jnp.float32)
     params = attention.init(jax.random.key(0), x)
     params = jax.tree.map(lambda p: p + 0.1 * jnp.asarray(draw.normal(size=p.shape), jnp.float32), params)
     order = draw.permutation(12)
@@ -72,11 +72,11 @@ def test_attention_does_not_care_where_pixels_are(draw):
 def test_attention_heads_are_independent_softmaxes(draw):
     """Against the formula in NumPy: softmax(q k^T / sqrt(d)) v for each head."""
     x = jnp.asarray(draw.normal(size=(1, 2, 3, 8)), jnp.float32)
-    attention = SelfAttention(2, 4, jnp.float32)
+    attention = SelfAttention(2, 4, 1e-6, jnp.float32)
     params = attention.init(jax.random.key(1), x)
     params = jax.tree.map(lambda p: p + 0.3 * jnp.asarray(draw.normal(size=p.shape), jnp.float32), params)
     p = jax.tree.map(np.asarray, params["params"])
-    h = np.asarray(GroupNorm(4).apply({"params": p["norm"]}, x)).reshape(6, 8)
+    h = np.asarray(GroupNorm(4, 1e-6).apply({"params": p["norm"]}, x)).reshape(6, 8)
     q, k, v = ((h @ p[n]["kernel"] + p[n]["bias"]).reshape(6, 2, 4).swapaxes(0, 1) for n in ("q", "k", "v"))
     logits = q @ k.swapaxes(1, 2) / 2.0
     weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
