@@ -17,7 +17,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from ddpm_jax.config import WORDS, Config, config_of, flatten, to_config_dict
+from ddpm_jax.config import WORDS, Config, config_of, flatten, optional_fields, to_config_dict
 from ddpm_jax.data.cache import user_cache
 from ddpm_jax.edit import TASKS
 from ddpm_jax.errors import TrainingDiverged, UserError, nearest
@@ -179,6 +179,7 @@ def override(config: ConfigDict, overrides: list[str]) -> ConfigDict:
         name = re.sub(r"^--?(no)?config\.", "", arg.split("=")[0])
         if name not in known:
             raise UserError(f"--config.{name} is not a field of the configuration; {nearest(name, known)}")
+    overrides = [arg for arg in overrides if not _clears(arg, known, config)]
     values = flags.FlagValues()
     argv = ["main.py", *overrides]
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
@@ -189,13 +190,31 @@ def override(config: ConfigDict, overrides: list[str]) -> ConfigDict:
     return values.config
 
 
+def _clears(arg: str, known: dict[str, Any], config: ConfigDict) -> bool:
+    """Whether --config.FIELD= takes a field back, to None or to an empty list, which is then done."""
+    name, _, value = re.sub(r"^--?config\.", "", arg).partition("=")
+    if "=" not in arg or value not in ("", "None"):
+        return False
+    if isinstance(known[name], tuple) and not value:
+        config.update_from_flattened_dict({name: ()})
+    elif name in optional_fields():
+        config.update_from_flattened_dict({name: None})
+    else:
+        return False
+    return True
+
+
 def _mistyped(overrides: list[str], known: dict[str, Any], message: str) -> UserError:
     """The error for a value that its field's flag cannot parse."""
     for arg in overrides:
         name, _, value = re.sub(r"^--?(no)?config\.", "", arg).partition("=")
         if f"config.{name}" in message:
-            kind = "whole numbers such as (1, 2, 2)" if isinstance(known[name], tuple) else WORDS.get(type(known[name]))
-            return UserError(f"{name}={value!r} has the wrong type; expected {kind or 'a value of its type'}.")
+            kind = (
+                "whole numbers such as (1, 2, 2)"
+                if isinstance(known[name], tuple)
+                else WORDS[optional_fields().get(name, type(known[name]))]
+            )
+            return UserError(f"{name}={value!r} has the wrong type; expected {kind}.")
     return UserError(" ".join(message.split()))
 
 

@@ -10,34 +10,57 @@ compare        the same noise through several samplers, a row each
 import dataclasses
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree, UInt8
+from jaxtyping import Array, Float, PyTree, UInt8
 
-from ddpm_jax.assemble import build_guidance, build_pairs, build_sampler, build_schedule, build_unet, sampling_steps
+from ddpm_jax.assemble import (
+    build_constraint,
+    build_guidance,
+    build_pairs,
+    build_sampler,
+    build_schedule,
+    build_unet,
+    sampling_variance,
+)
 from ddpm_jax.config import Config, checked
-from ddpm_jax.data.decode import UNREADABLE, Decoding, decode, decoding_of
+from ddpm_jax.config.sections import Sample
+from ddpm_jax.data.decode import UNREADABLE, Decoding, decode, decoding_of, size_of
 from ddpm_jax.data.sources.folder import SUFFIXES
 from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.errors import UserError
 from ddpm_jax.network.bind import bind
-from ddpm_jax.reporting.images import caption, grid, save_gif, save_png, to_pixels
-from ddpm_jax.sample import choose_labels, compile_sampler, draw_all, load_params, sample_name
+from ddpm_jax.reporting.images import Picture, caption, grid, save_gif, save_png, to_pixels
+from ddpm_jax.reporting.pixel_file import PixelFile
+from ddpm_jax.sample import (
+    OF_THE_SAMPLER,
+    batch_size,
+    building_of,
+    choose_labels,
+    compile_sampler,
+    draw_all,
+    for_sampler,
+    load_params,
+    publish,
+    sample_name,
+    write_images,
+)
 from ddpm_jax.sampling.ddim import ddim
 from ddpm_jax.sampling.editing import inpaint, invert, noised, slerp
 from ddpm_jax.sampling.noise import draw_noise, image_keys
-from ddpm_jax.shapes import ImageKeys, Images
-from ddpm_jax.training.sharding import data_mesh
+from ddpm_jax.shapes import ImageKeys, Images, Pixels
+from ddpm_jax.training.sharding import along_batch, data_mesh, replicated
 from ddpm_jax.training.step import from_pixels
 
-Pixels = UInt8[np.ndarray, "batch height width channels"]
 Edit = Callable[[Denoiser, Images, ImageKeys], Images]
 COMPARED = 8
 """Columns of a comparison."""
+COLUMNS = 10
+"""Originals in a row of a picture."""
 
 logger = logging.getLogger(__name__)
 
@@ -45,98 +68,143 @@ logger = logging.getLogger(__name__)
 def reconstruct(config: Config, workdir: Path) -> Path:
     """Inverts images and draws them again; says how near they come."""
     originals = read_images(config)
-    schedule, pairs = build_schedule(config), build_pairs(config)
-
-    def edit(denoiser: Denoiser, x0: Images, keys: ImageKeys) -> Images:
-        return ddim(denoiser, schedule, invert(denoiser, schedule, x0, pairs).images, keys, pairs).images
-
     params, step = load_params(config, workdir, data_mesh())
-    drawn = run_edit(config, workdir, params, edit, originals)
-    error = np.mean((drawn.astype(float) - originals) ** 2)
-    logger.info("PSNR %.2f dB, mean over %d images", 10 * np.log10(255**2 / max(error, 1e-12)), len(drawn))
-    return write(config, workdir, step, drawn, grid(np.concatenate([originals, drawn]), columns=len(drawn)))
+    x_T = run_edit(config, workdir, params, inverted(config), from_pixels(originals))
+    drawn = to_pixels(run_edit(config, workdir, params, turned_back(config), x_T))
+    errors = np.mean((drawn.astype(float) - originals) ** 2, axis=(1, 2, 3))
+    decibels = 10 * np.log10(255**2 / np.maximum(errors, 1e-12))
+    logger.info("PSNR %.2f dB, mean over %d images", decibels.mean(), len(drawn))
+    return write(config, workdir, step, drawn, paired_grid(originals, drawn), given=originals.tobytes())
 
 
 def interpolate(config: Config, workdir: Path) -> Path:
     """Draws the way from one image or seed to another."""
-    settings, schedule, pairs = config.sample, build_schedule(config), build_pairs(config)
+    settings = config.sample
     ends = read_images(config) if settings.images else None
     if ends is not None and len(ends) != 2:
         raise UserError(f"sample.images={settings.images!r} names {len(ends)} images; interpolate needs two.")
-    weights, seeds = jnp.linspace(0.0, 1.0, settings.count), (settings.seed, settings.other_seed)
-    shape = (config.data.image_size, config.data.image_size, config.data.channels)
-
-    def edit(denoiser: Denoiser, x0: Images, keys: ImageKeys) -> Images:
-        if ends is None:
-            first, last = (draw_noise(image_keys(seed, np.zeros(settings.count, int)), 0, shape) for seed in seeds)
-        else:  # Each end as often as there are labels.
-            copies = (from_pixels(end[None]).repeat(settings.count, axis=0) for end in ends)
-            first, last = (invert(denoiser, schedule, x0, pairs).images for x0 in copies)
-        return ddim(denoiser, schedule, slerp(first, last, weights), keys, pairs).images
-
     params, step = load_params(config, workdir, data_mesh())
-    drawn = run_edit(config, workdir, params, edit, np.zeros((settings.count, *shape), np.uint8), whole=True)
-    folder = write(config, workdir, step, drawn, grid(drawn, columns=settings.count))
-    save_gif([grid(image[None]) for image in [*drawn, *drawn[::-1]]], folder / "interpolation.gif", hold=80)
-    return folder
+    if ends is None:
+        shape = (config.data.image_size, config.data.image_size, config.data.channels)
+        seeds = (settings.seed, settings.other_seed)
+        x_T = jnp.concatenate([draw_noise(image_keys(seed, np.zeros(1, int)), 0, shape) for seed in seeds])
+    else:
+        x_T = run_edit(config, workdir, params, inverted(config), from_pixels(ends))
+    first, last = (jnp.repeat(end[None], settings.count, axis=0) for end in x_T)
+    between = slerp(first, last, jnp.linspace(0.0, 1.0, settings.count))
+    drawn = to_pixels(run_edit(config, workdir, params, turned_back(config), between))
+    frames = [grid(image[None]) for image in [*drawn, *drawn[::-1]]]
+    given = b"" if ends is None else ends.tobytes()
+    picture = grid(drawn, columns=min(settings.count, COLUMNS))
+    return write(config, workdir, step, drawn, picture, given=given, frames=frames)
+
+
+def inverted(config: Config) -> Edit:
+    """From x_0 to the x_T that `turned_back` makes x_0 of."""
+    schedule, pairs = build_schedule(config), build_pairs(config)
+    return lambda denoiser, x0, keys: invert(denoiser, schedule, x0, pairs).images
+
+
+def turned_back(config: Config) -> Edit:
+    """From x_T to x_0 by DDIM, without the threshold, whose doing inversion could not undo."""
+    schedule, pairs = build_schedule(config), build_pairs(config)
+    return lambda denoiser, x_T, keys: ddim(denoiser, schedule, x_T, keys, pairs).images
 
 
 def inpaint_images(config: Config, workdir: Path) -> Path:
     """Draws what the mask leaves open; the other pixels stay as they are."""
     settings, schedule, pairs = config.sample, build_schedule(config), build_pairs(config)
+    constraint, variance = build_constraint(config), sampling_variance(config)
     originals, mask = read_images(config), read_mask(config)
-    chosen = originals[np.arange(settings.count) % len(originals)]
+    chosen = originals[in_turn(config, len(originals))]
 
     def edit(denoiser: Denoiser, x0: Images, keys: ImageKeys) -> Images:
         x_T = draw_noise(keys, 0, x0.shape[1:])
         every = jnp.broadcast_to(jnp.asarray(mask), (len(x0), *mask.shape))
-        jump, repeats = settings.jump, settings.resamples
-        return inpaint(denoiser, schedule, x_T, keys, pairs, x0, every, jump=jump, repeats=repeats).images
+        walk = {"jump": settings.jump, "repeats": settings.resamples, "variance": variance}
+        return inpaint(constraint(denoiser), schedule, x_T, keys, pairs, x0, every, **walk).images
 
     params, step = load_params(config, workdir, data_mesh())
-    drawn = np.where(mask > 0.5, run_edit(config, workdir, params, edit, chosen), chosen)
-    open_ = np.where(mask > 0.5, np.uint8(127), originals)
-    return write(config, workdir, step, drawn, grid(np.concatenate([open_, drawn])))
+    painted = to_pixels(run_edit(config, workdir, params, edit, from_pixels(chosen)))
+    drawn = np.where(mask > 0.5, painted, chosen)
+    picture = paired_grid(np.where(mask > 0.5, np.uint8(127), chosen), drawn)
+    return write(config, workdir, step, drawn, picture, given=originals.tobytes() + mask.tobytes())
 
 
 def vary(config: Config, workdir: Path) -> Path:
     """Draws variations of images: the less of them is left, the greater sample.strength is."""
     settings, schedule, sampler = config.sample, build_schedule(config), build_sampler(config)
     originals = read_images(config)
+    chosen = originals[in_turn(config, len(originals))]
     pairs = build_pairs(config)
-    pairs = pairs[pairs[:, 0] <= max(round(settings.strength * schedule.steps), int(pairs[-1, 0]))]
+    highest, lowest = round(settings.strength * schedule.steps), int(pairs[-1, 0])
+    if highest < lowest:
+        raise UserError(
+            f"sample.strength={settings.strength} starts at step {highest}, below {lowest}, the lowest that is visited;"
+            " raise it, or visit lower steps."
+        )
+    pairs = pairs[pairs[:, 0] <= highest]
 
     def edit(denoiser: Denoiser, x0: Images, keys: ImageKeys) -> Images:
         return sampler(denoiser, schedule, noised(schedule, x0, int(pairs[0, 0]), keys), keys, pairs).images
 
     params, step = load_params(config, workdir, data_mesh())
-    drawn = run_edit(config, workdir, params, edit, originals[np.arange(settings.count) % len(originals)])
-    return write(config, workdir, step, drawn, grid(np.concatenate([originals, drawn])))
+    drawn = to_pixels(run_edit(config, workdir, params, edit, from_pixels(chosen)))
+    return write(config, workdir, step, drawn, paired_grid(chosen, drawn), given=originals.tobytes())
+
+
+def in_turn(config: Config, originals: int) -> np.ndarray:
+    """Which original each of sample.count images is made from."""
+    count = config.sample.count
+    if count < originals:
+        raise UserError(
+            f"sample.count={count} leaves out some of the {originals} images that sample.images names; raise it, or "
+            "name fewer."
+        )
+    return np.arange(count) % originals
 
 
 def compare(config: Config, workdir: Path) -> Path:
     """Draws the same few images with several samplers, a row each, from the same noise."""
     mesh, rows, names = data_mesh(), [], []
+    columns = min(config.sample.count, COMPARED)
+    kinds = [compared(config, name, columns) for name in listed(config, "compare")]
+    if config.sample.sampler not in {one.sample.sampler for one in kinds}:
+        _refuse_unused(config)
     params, step = load_params(config, workdir, mesh)
-    for name in config.sample.compare.split(","):
-        sampler, _, steps = name.strip().partition(":")
-        if steps and not steps.isdecimal():
-            raise UserError(f"sample.compare names {name.strip()!r}; expected a sampler, or sampler:steps.")
-        settings = dataclasses.replace(
-            config.sample,
-            sampler=sampler,
-            steps=int(steps) if steps else None,
-            count=min(config.sample.count, COMPARED),
-        )
-        one = checked(dataclasses.replace(config, sample=settings))
-        labels = choose_labels(one, workdir, np.arange(settings.count))
+    for one in kinds:
+        labels = choose_labels(one, workdir, np.arange(columns))
         batches = draw_all(one, compile_sampler(one, mesh), params, labels, mesh, quiet=True)
         rows.append(np.concatenate([to_pixels(samples.images) for samples in batches]))
-        names.append(f"{sampler}-{sampling_steps(one)}steps")
+        names.append(f"{one.sample.sampler}-{len(build_pairs(one))}steps")
         difference = np.sqrt(np.mean((rows[-1].astype(float) - rows[0]) ** 2))
         logger.info("%-24s differs from %s by %.1f grey levels (root mean square)", names[-1], names[0], difference)
-    captioned = [caption(grid(row, columns=len(row)), name) for row, name in zip(rows, names, strict=True)]
+    captioned = [caption(grid(row, columns=columns), name) for row, name in zip(rows, names, strict=True)]
     return write(config, workdir, step, np.concatenate(rows), np.concatenate(captioned))
+
+
+def _refuse_unused(config: Config) -> None:
+    """Settings of a sampler that is not compared would have no effect."""
+    settings, default = config.sample, Sample()
+    for name in OF_THE_SAMPLER:
+        if getattr(settings, name) != getattr(default, name):
+            raise UserError(
+                f"sample.{name}={getattr(settings, name)} is for sample.sampler={settings.sampler!r}, which "
+                f"sample.compare={settings.compare!r} does not name; compare it too, or write sampler:steps."
+            )
+
+
+def compared(config: Config, name: str, count: int) -> Config:
+    """The configuration of one row: of sampler, or sampler:steps."""
+    sampler, _, steps = name.partition(":")
+    if steps and not steps.isdecimal():
+        raise UserError(f"sample.compare names {name!r}; expected a sampler, or sampler:steps.")
+    settings = dataclasses.replace(for_sampler(config.sample, sampler), count=count)
+    if steps:
+        settings = dataclasses.replace(settings, steps=int(steps), timesteps=Sample().timesteps)
+    one = checked(dataclasses.replace(config, sample=settings))
+    build_pairs(one)  # Raises now what would be found out after the rows before were drawn.
+    return one
 
 
 TASKS: dict[str, Callable[[Config, Path], Path]] = {
@@ -149,23 +217,28 @@ TASKS: dict[str, Callable[[Config, Path], Path]] = {
 
 
 def run_edit(
-    config: Config, workdir: Path, params: PyTree, edit: Edit, pixels: Pixels, *, whole: bool = False
-) -> Pixels:
-    """Does an edit to images, a batch at a time, or all at once if they belong together; image i has key (seed, i)."""
+    config: Config, workdir: Path, params: PyTree, edit: Edit, images: Images
+) -> Float[Array | np.ndarray, "batch height width channels"]:
+    """Does an edit to images, a batch at a time over all devices; image i has key (seed, i)."""
+    mesh, count = data_mesh(), len(images)
+    sized = dataclasses.replace(config, sample=dataclasses.replace(config.sample, count=count))
     unet, schedule, kind = build_unet(config), build_schedule(config), config.diffusion.prediction
-    guidance, size = build_guidance(config), len(pixels) if whole else config.sample.batch_size
+    guidance, size = build_guidance(config), batch_size(sized, mesh)
 
-    @jax.jit
-    def work(params, seed, indices, labels, x0):
-        return edit(bind(unet, params, schedule, kind, labels, guidance), x0, image_keys(seed, indices))
+    def work(params: PyTree, seed: Array, indices: Array, labels: Array | None, images: Array) -> Images:
+        indices, labels, images = jax.lax.with_sharding_constraint((indices, labels, images), along_batch(mesh))
+        denoiser = bind(unet, params, schedule, kind, labels, guidance)
+        return edit(denoiser, images, image_keys(seed, indices))
 
-    drawn = []
-    for start in range(0, len(pixels), size):
-        indices = np.arange(start, min(start + size, len(pixels)))
+    work = jax.jit(work, out_shardings=replicated(mesh))
+    done = []
+    for start in range(0, count, size):
+        indices = np.arange(start, start + size)
         # Without a label the model is asked of no class in particular, since the images may be of any.
         labels = choose_labels(config, workdir, indices) if config.sample.label is not None else None
-        drawn.append(to_pixels(work(params, config.sample.seed, indices, labels, from_pixels(pixels[indices]))))
-    return np.concatenate(drawn)
+        batch = images[np.minimum(indices, count - 1)]
+        done.append(jax.device_get(work(params, config.sample.seed, indices, labels, batch))[: count - start])
+    return np.concatenate(done)
 
 
 def read_images(config: Config) -> Pixels:
@@ -176,44 +249,84 @@ def read_images(config: Config) -> Pixels:
             "joined by commas."
         )
     files: list[Path] = []
-    for name in config.sample.images.split(","):
-        path = Path(name.strip()).expanduser()
+    for name in listed(config, "images"):
+        path = Path(name).expanduser()
         files += sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
     if not files:
         raise UserError(f"sample.images={config.sample.images!r} holds no image; expected PNG, JPEG or the like.")
     return np.stack([_read(path, decoding_of(config.data), "sample.images") for path in files])
 
 
+def listed(config: Config, field: str) -> list[str]:
+    """The names in a field of config.sample, which commas part."""
+    names = [name.strip() for name in getattr(config.sample, field).split(",")]
+    if not all(names):
+        raise UserError(f"sample.{field}={','.join(names)!r} holds an empty name; leave out the comma.")
+    return names
+
+
 def read_mask(config: Config) -> np.ndarray:
     """sample.mask as float32 [size, size, 1], 1 where it is white."""
     if not config.sample.mask:
         raise UserError("sample.task='inpaint' needs sample.mask, an image that is white where pixels shall be drawn.")
-    size = config.data.image_size
-    mask = _read(Path(config.sample.mask).expanduser(), Decoding(size, 1, resize="box"), "sample.mask")
+    how = dataclasses.replace(decoding_of(config.data), channels=1, resize="box")  # Cropped as its image is.
+    mask = _read(Path(config.sample.mask).expanduser(), how, "sample.mask")
     mask = (mask > 127).astype(np.float32)
     if mask.min() == mask.max():
-        raise UserError(f"sample.mask={config.sample.mask} is {'white' if mask.max() else 'black'} throughout.")
+        colour = "white" if mask.max() else "black"
+        raise UserError(
+            f"sample.mask={config.sample.mask} is {colour} throughout, where the images are; paint white what shall be "
+            "drawn, black what shall stay."
+        )
     return mask
 
 
 def _read(path: Path, how: Decoding, field: str) -> UInt8[np.ndarray, "height width channels"]:
+    """An image as the data's are cropped and resized, or as it is where it has their size already."""
     try:
-        return decode(path.read_bytes(), how)
+        raw = path.read_bytes()
+        if size_of(raw) == (how.image_size, how.image_size):
+            how = dataclasses.replace(how, crop=())
+        return decode(raw, how)
     except UNREADABLE as error:
-        raise UserError(f"{field}: {path} cannot be read ({getattr(error, 'strerror', None) or error}).") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{field}: {path} cannot be read ({reason}); give a PNG, JPEG or the like.") from error
 
 
-def write(config: Config, workdir: Path, step: int, pixels: Pixels, picture: np.ndarray) -> Path:
-    """The picture, the single files and the array, in <workdir>/samples/<name>/, which it returns."""
-    target = workdir / "samples" / sample_name(config, step)
-    building = target.with_name(f".{target.name}.building")
-    shutil.rmtree(building, ignore_errors=True)
-    (building / "images").mkdir(parents=True)
-    save_png(picture, building / "grid.png")
-    for i, image in enumerate(pixels):
-        save_png(image, building / "images" / f"{i:06d}.png")
-    np.savez(building / "samples.npz", pixels)
-    shutil.rmtree(target, ignore_errors=True)
-    building.rename(target)
-    logger.info("Wrote %s", target)
+def paired_grid(originals: Pixels, drawn: Pixels) -> Picture:
+    """Rows of originals, each above the row of what was made of them."""
+    columns = min(len(drawn), COLUMNS)
+    padding = [(0, -len(drawn) % columns), (0, 0), (0, 0), (0, 0)]
+    pair = (np.asarray(originals), np.asarray(drawn))
+    rows = [np.pad(images, padding, constant_values=255).reshape(-1, columns, *images.shape[1:]) for images in pair]
+    return grid(np.stack(rows, axis=1).reshape(-1, *drawn.shape[1:]), columns=columns)
+
+
+def write(
+    config: Config,
+    workdir: Path,
+    step: int,
+    pixels: Pixels,
+    picture: Picture,
+    *,
+    given: bytes = b"",
+    frames: Sequence[np.ndarray] = (),
+) -> Path:
+    """The picture, the single files and the array, in <workdir>/samples/<name>/, which it returns.
+
+    given: the pixels of the images and of the mask that they were made from; frames: of a GIF.
+    """
+    pixels = np.asarray(pixels)
+    target = workdir / "samples" / sample_name(config, step, len(pixels), given)
+    if jax.process_index() == 0:
+        with building_of(target) as building:
+            shutil.rmtree(building, ignore_errors=True)
+            building.mkdir(parents=True)
+            save_png(picture, building / "grid.png")
+            if frames:
+                save_gif(frames, building / "interpolation.gif", hold=80)
+            store = PixelFile(building / "pixels.u8", pixels.shape[1:])
+            store.append(pixels)
+            write_images(building, store)
+            publish(building, target)
     return target

@@ -15,22 +15,27 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Float, PyTree
+from numpy.typing import ArrayLike
 
 from ddpm_jax.assemble import build_schedule, build_unet
 from ddpm_jax.config import Config, checked
+from ddpm_jax.config.checks import TASK_FIELDS
 from ddpm_jax.config.sections import Sample
 from ddpm_jax.diffusion.denoiser import Prediction
 from ddpm_jax.errors import UserError, nearest
 from ddpm_jax.network.bind import bind
 from ddpm_jax.reporting.images import to_pixels
-from ddpm_jax.sample import Draw, choose_labels, compile_sampler, draw_all, load_params
+from ddpm_jax.sample import Draw, choose_labels, compile_sampler, draw_all, for_sampler, load_params
 from ddpm_jax.sampling.noise import draw_noise, image_keys
 from ddpm_jax.shapes import Images, Labels, Pixels, Steps
 from ddpm_jax.training.sharding import data_mesh
 from ddpm_jax.workdir import read_config
 
-# Options of sample() that another sampler resets, that are floats, and that are tuples.
-OF_THE_SAMPLER = ("steps", "timesteps", "order", "eta", "variance", "keep_eps")
+OPTIONS = (
+    *("sampler", "steps", "seed", "label", "spacing", "timesteps", "final", "order", "eta", "variance", "threshold"),
+    *("percentile", "percentile_max", "keep_eps", "guidance", "guidance_interval", "guidance_rescale", "batch_size"),
+)
+# Of these, what are floats and what are tuples.
 FRACTIONS = ("eta", "percentile", "percentile_max", "guidance", "guidance_rescale")
 LISTS = ("timesteps", "guidance_interval")
 
@@ -42,7 +47,8 @@ def load_run(workdir: str | Path, *, step: int | None = None, ema: bool = True) 
     """
     folder = Path(workdir).expanduser().resolve()
     config = read_config(folder)
-    chosen = dataclasses.replace(config.sample, ema=ema, checkpoint=step)
+    number = None if step is None else operator.index(step)
+    chosen = dataclasses.replace(config.sample, ema=ema, checkpoint=number)
     config = checked(dataclasses.replace(config, sample=chosen))
     params, found = load_params(config, folder, data_mesh())
     return Run(folder, config, params, found)
@@ -73,22 +79,20 @@ class Run:
 
         Other options are the fields of config.sample: spacing, timesteps, final, order, eta, variance, threshold,
         percentile, percentile_max, keep_eps, guidance, guidance_interval, guidance_rescale, batch_size. What is not
-        given comes from the run's configuration; where the sampler is another one, its steps, order, eta, variance
-        and eps are the defaults.
+        given comes from the run's configuration; where the sampler is another one, its steps, timesteps, spacing,
+        order, eta, variance and eps are the defaults.
         """
-        settings = self.config.sample
-        if sampler is not None and sampler != settings.sampler:
-            own = {name: getattr(Sample(), name) for name in OF_THE_SAMPLER}
-            settings = dataclasses.replace(settings, sampler=sampler, **own)
+        settings = for_sampler(self.config.sample, sampler or self.config.sample.sampler)
+        of_tasks = {name: getattr(Sample(), name) for name in ("task", *TASK_FIELDS)}
+        settings = dataclasses.replace(settings, **of_tasks)
         given = {"steps": steps, "seed": seed, "label": None if label is None else str(label)}
         options |= {name: value for name, value in given.items() if value is not None}
-        known = {field.name for field in dataclasses.fields(Sample)} - {"ema", "checkpoint", "count", "strip", "gif"}
-        for name in options.keys() - known:
-            raise UserError(f"sample() has no option {name}; {nearest(name, known)}")
+        for name in options.keys() - set(OPTIONS):
+            raise UserError(f"sample() has no option {name}; {nearest(name, OPTIONS)}")
         # NumPy's numbers, and whole ones where a field is a float, are as good as Python's.
         options = {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
         options |= {name: float(options[name]) for name in FRACTIONS if type(options.get(name)) is int}
-        options |= {name: tuple(np.ravel(options[name]).tolist()) for name in LISTS if name in options}
+        options |= {name: tuple(np.asarray(options[name]).tolist()) for name in LISTS if name in options}
         settings = dataclasses.replace(settings, count=operator.index(count), **options)
         config = checked(dataclasses.replace(self.config, sample=settings))
         labels = choose_labels(config, self.workdir, np.arange(count))
@@ -105,8 +109,13 @@ class Run:
         shape = (data.image_size, data.image_size, data.channels)
         return np.asarray(draw_noise(image_keys(seed, np.arange(count)), 0, shape))
 
-    def denoiser(self, x_t: Images, t: Steps | Sequence[int], labels: Labels | None = None) -> Prediction:
-        """What the model makes of x_t [batch, height, width, channels] at t [batch] in 1..T: .x0, .eps, not clipped."""
+    def denoiser(
+        self, x_t: Images, t: Steps | Sequence[int], labels: Labels | Sequence[int] | None = None
+    ) -> Prediction:
+        """What the model makes of x_t [batch, height, width, channels] at t [batch] in 1..T: .x0, .eps, not clipped.
+
+        labels: class numbers [batch] (-1: none), or attributes [batch, attributes] of 0 and 1; None for none.
+        """
         data, steps = self.config.data, self.config.diffusion.steps
         x_t, t = np.asarray(x_t), np.asarray(t)
         shape = (data.image_size, data.image_size, data.channels)
@@ -114,7 +123,23 @@ class Run:
             raise UserError(f"x_t is {x_t.dtype} {list(x_t.shape)}; expected float32 [batch, {str(shape)[1:-1]}].")
         if t.dtype.kind not in "iu" or t.shape != x_t.shape[:1] or t.min() < 1 or t.max() > steps:
             raise UserError(f"t={t} must hold a whole step in 1..{steps} for each of {len(x_t)} images.")
-        return self._denoise(self.params, x_t, t.astype(np.int32), labels)
+        return self._denoise(self.params, x_t, t.astype(np.int32), self._labels(labels, len(x_t)))
+
+    def _labels(self, labels: ArrayLike | None, count: int) -> Labels | None:
+        """The labels as the network takes them, or a UserError."""
+        if labels is None:
+            return None
+        labels, model = np.asarray(labels), self.config.model
+        if not (model.classes or model.attributes):
+            raise UserError("labels need a conditional model; this one has model.classes=0 and model.attributes=0.")
+        shape, low, high = (count,), -1, model.classes - 1
+        if model.attributes:
+            shape, low, high = (count, model.attributes), 0, 1
+        if labels.dtype.kind not in "iub" or labels.shape != shape or labels.min() < low or labels.max() > high:
+            raise UserError(
+                f"labels={labels.tolist()} must hold a whole number in {low}..{high} for each of {list(shape)}."
+            )
+        return labels.astype(np.int32 if model.classes else np.uint8)
 
     def _sampler(self, config: Config) -> Draw:
         kind = dataclasses.replace(config.sample, count=1, batch_size=1, seed=0, label=None)

@@ -8,10 +8,12 @@
 import dataclasses
 import json
 import logging
+import os
 import re
 import shutil
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import jax
@@ -19,10 +21,12 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, PyTree
 
-from ddpm_jax.assemble import build_guidance, build_pairs, build_sampler, build_schedule, build_unet, sampling_steps
+from ddpm_jax.assemble import build_guidance, build_pairs, build_sampler, build_schedule, build_unet
 from ddpm_jax.config import Config
+from ddpm_jax.config.checks import TASK_FIELDS
 from ddpm_jax.config.sections import Sample
 from ddpm_jax.errors import UserError, nearest
+from ddpm_jax.locks import alone
 from ddpm_jax.network.bind import bind
 from ddpm_jax.network.unet import init_params
 from ddpm_jax.reporting.images import evenly_spaced, grid, save_gif, save_png, strip, to_pixels
@@ -42,10 +46,12 @@ STRIP_IMAGES = 8
 GIF_IMAGES = 36
 NAMED = (
     *("order", "eta", "spacing", "final", "variance", "threshold", "percentile", "percentile_max", "keep_eps"),
-    *("label", "guidance", "guidance_interval", "guidance_rescale", "ema", "strip", "gif"),
-    *("frames", "compare", "images", "mask", "strength", "resamples", "jump", "other_seed"),
+    *("label", "guidance", "guidance_interval", "guidance_rescale", "ema"),
+    *TASK_FIELDS,
 )
 """Fields that a folder's name tells where they are not the default, besides those that it always tells."""
+OF_THE_SAMPLER = ("steps", "timesteps", "spacing", "order", "eta", "variance", "keep_eps")
+"""Fields that mean something else, or nothing, with another sampler."""
 Draw = Callable[[PyTree, int, Int[np.ndarray, "batch"], Labels | None], Samples]
 
 logger = logging.getLogger(__name__)
@@ -59,29 +65,42 @@ def sample(config: Config, workdir: Path) -> Path:
     mesh, settings = data_mesh(), config.sample
     labels = choose_labels(config, workdir, np.arange(settings.count))
     params, step = load_params(config, workdir, mesh)
-    target = workdir / "samples" / sample_name(config, step)
+    target = workdir / "samples" / sample_name(config, step, settings.count)
     logger.info("Sampling %d images, %s, from step %d", settings.count, target.name.split("-", 1)[1], step)
-
-    building = target.with_name(f".{target.name}.building")
-    store = start_store(building, config, params)
-    done = agreed_by_all(store.count // batch_size(config, mesh) * batch_size(config, mesh) if store else 0)
-    if store:
-        store.keep(done)
-    if done:
-        logger.info("Going on after %d images that were drawn before", done)
     watch = Watch(max(settings.strip, settings.gif), max(STRIP_IMAGES, GIF_IMAGES), settings.frames == "x0")
     draw = compile_sampler(config, mesh, watch)
-    for samples in draw_all(config, draw, params, labels, mesh, start=done):
+    with building_of(target) as building:
+        store = start_store(building, config, params)
+        done = agreed_by_all(store.count // batch_size(config, mesh) * batch_size(config, mesh) if store else 0)
         if store:
-            if not store.count:
-                np.save(building / "frames.npy", to_pixels(samples.frames))
-            store.append(to_pixels(samples.images))
-    if store:
-        _write(building, config, store)
-        shutil.rmtree(target, ignore_errors=True)
-        building.rename(target)
-    logger.info("Wrote %s", target)
+            store.keep(done)
+        if done:
+            logger.info("Going on after %d images that were drawn before", done)
+        for samples in draw_all(config, draw, params, labels, mesh, start=done):
+            if store:
+                if not store.count:
+                    save_frames(building / "frames.npy", to_pixels(samples.frames))
+                store.append(to_pixels(samples.images))
+        if store:
+            _draw_pictures(building, config, store)
+            write_images(building, store)
+            for name in ("frames.npy", "call.json"):
+                (building / name).unlink()
+            publish(building, target)
     return target
+
+
+@contextmanager
+def building_of(target: Path) -> Iterator[Path]:
+    """The hidden folder that a target is built in, for the one process that writes; refuses to share it with a job."""
+
+    def busy() -> None:
+        raise UserError(f"Another job is drawing {target}; wait for it, or set another sample.seed.")
+
+    with ExitStack() as held:
+        if jax.process_index() == 0:
+            held.enter_context(alone(target.with_name(f".{target.name}.lock"), busy))
+        yield target.with_name(f".{target.name}.building")
 
 
 def start_store(building: Path, config: Config, params: PyTree) -> PixelFile | None:
@@ -199,33 +218,57 @@ def _label_number(name: str, names: tuple[str, ...], width: int) -> int:
     raise UserError(f"sample.label={name!r} is not a label of this run; {nearest(name, names)}")
 
 
-def sample_name(config: Config, step: int) -> str:
-    """A folder name that tells apart any two calls that could differ in a pixel."""
+def for_sampler(settings: Sample, sampler: str) -> Sample:
+    """The same settings with another sampler, to whose defaults the fields fall that are a sampler's own."""
+    if sampler == settings.sampler:
+        return settings
+    own = {name: getattr(Sample(), name) for name in OF_THE_SAMPLER}
+    return dataclasses.replace(settings, sampler=sampler, **own)
+
+
+def sample_name(config: Config, step: int, count: int, given: bytes = b"") -> str:
+    """A folder name that tells apart any two calls that could differ in a pixel.
+
+    count: of the images that it will hold; given: the pixels of the images that they are made from.
+    """
     s, default = config.sample, Sample()
-    sampler = [] if s.task == "compare" else [s.sampler, f"{sampling_steps(config)}steps"]
+    sampler = [] if s.task == "compare" else [s.sampler, f"{len(build_pairs(config))}steps"]
     task = [] if s.task == "generate" else [s.task]
-    parts = [str(step), *task, *sampler, f"seed{s.seed}", f"n{s.count}"]
+    parts = [str(step), *task, *sampler, f"seed{s.seed}", f"n{count}"]
     if s.timesteps:  # A list may be longer than a file name.
         parts.append(f"timesteps-{zlib.crc32(repr(s.timesteps).encode()):08x}")
-    parts += [f"{name}-{getattr(s, name)}" for name in NAMED if getattr(s, name) != getattr(default, name)]
-    name = re.sub(r"[^\w.,+-]", "_", "-".join(parts))
-    if len(name) <= LONGEST_NAME:
+    heeded = (name for name in NAMED if s.task in TASK_FIELDS.get(name, (s.task,)))
+    parts += [f"{name}-{getattr(s, name)}" for name in heeded if getattr(s, name) != getattr(default, name)]
+    name = "-".join([*parts, *([f"of-{zlib.crc32(given):08x}"] if given else [])])
+    plain = re.sub(r"[^\w.,+-]", "_", name)
+    if plain == name and len(name) <= LONGEST_NAME:
         return name
-    return f"{name[:LONGEST_NAME]}-{zlib.crc32(name.encode()):08x}"
+    return f"{plain[:LONGEST_NAME]}-{zlib.crc32(name.encode()):08x}"
 
 
 def shown_grid(config: Config, pixels: Pixels) -> np.ndarray:
-    """The first images as a picture; a row for each class where the images take the classes in turn."""
+    """The first images as a picture; where they take the classes in turn, and often enough, a row for each class."""
     classes = config.model.classes
-    each = len(pixels) // classes if classes and config.sample.label is None else 0
-    if not each:
+    if not classes or config.sample.label is not None or len(pixels) < 2 * classes:
         return grid(pixels)
-    in_turn = np.arange(each * classes).reshape(each, classes)
-    return grid(np.asarray(pixels)[in_turn.T.ravel()], columns=each)
+    columns = -(-len(pixels) // classes)
+    blank = np.full((columns * classes - len(pixels), *pixels.shape[1:]), 255, np.uint8)
+    in_turn = np.arange(columns * classes).reshape(columns, classes).T.ravel()
+    return grid(np.concatenate([pixels, blank])[in_turn], columns=columns)
 
 
-def _write(folder: Path, config: Config, store: PixelFile) -> None:
-    """The pictures and files of a finished call, beside the pixels, which then are no longer needed."""
+def save_frames(path: Path, frames: np.ndarray) -> None:
+    """Whole or not at all, since a call that goes on later relies on them."""
+    unfinished = path.with_suffix(".tmp")
+    with unfinished.open("wb") as file:
+        np.save(file, frames)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+
+
+def _draw_pictures(folder: Path, config: Config, store: PixelFile) -> None:
+    """Grid, strip and GIF of a finished call."""
     pixels, frames = store.images(), np.load(folder / "frames.npy", allow_pickle=False)
     save_png(shown_grid(config, pixels[:GRID_IMAGES]), folder / "grid.png")
     if config.sample.strip:
@@ -233,9 +276,20 @@ def _write(folder: Path, config: Config, store: PixelFile) -> None:
     if config.sample.gif:
         shown = evenly_spaced(frames[:, :GIF_IMAGES], config.sample.gif)
         save_gif([grid(frame) for frame in shown], folder / "denoising.gif")
+
+
+def write_images(folder: Path, store: PixelFile) -> None:
+    """Single files and one array of the images in a store, which is deleted."""
+    pixels = store.images()
     (folder / "images").mkdir(exist_ok=True)
     for i, image in enumerate(progress(pixels, "Writing PNG files", total=len(pixels))):
         save_png(image, folder / "images" / f"{i:06d}.png")
     store.save_npz(folder / "samples.npz")
-    for name in ("pixels.u8", "frames.npy", "call.json"):
-        (folder / name).unlink()
+    store.delete()
+
+
+def publish(building: Path, target: Path) -> None:
+    """Gives a finished folder its name, in place of what an earlier call of that name wrote."""
+    shutil.rmtree(target, ignore_errors=True)
+    building.rename(target)
+    logger.info("Wrote %s", target)

@@ -169,9 +169,10 @@ def benchmark_samplers(flags: argparse.Namespace) -> dict[str, Any]:
     import jax
     import numpy as np
 
-    from ddpm_jax.assemble import build_unet, sampling_steps
+    from ddpm_jax.assemble import build_pairs, build_unet
     from ddpm_jax.cli import load_recipe
-    from ddpm_jax.config import config_of
+    from ddpm_jax.config import checked, config_of
+    from ddpm_jax.config.sections import Sample
     from ddpm_jax.network.unet import init_params
     from ddpm_jax.sample import compile_sampler
     from ddpm_jax.training.sharding import data_mesh
@@ -179,18 +180,19 @@ def benchmark_samplers(flags: argparse.Namespace) -> dict[str, Any]:
     config, mesh = config_of(load_recipe(flags.config)), data_mesh()
     params = init_params(build_unet(config), jax.random.key(0), config.data.image_size, config.data.channels)
     facts: dict[str, Any] = {"recipe": flags.config, "batch": flags.batch}
+    rates = {}
     for sampler in ("ddpm", "ddim", "dpm_solver", "unipc"):
-        settings = dataclasses.replace(config.sample, sampler=sampler, steps=None)
-        one = dataclasses.replace(config, sample=settings)
+        settings = Sample(sampler=sampler, threshold=config.sample.threshold)
+        one = checked(dataclasses.replace(config, sample=settings))
         draw, indices = compile_sampler(one, mesh), np.arange(flags.batch)
 
         def work(draw: Any = draw, indices: Any = indices) -> None:
             jax.block_until_ready(draw(params, 0, indices, None))
 
         work()
-        facts[f"{sampler}_{sampling_steps(one)}_images_per_second"] = flags.batch / median(work, flags.rounds)
-    rates = [value for name, value in facts.items() if name.endswith("second")]
-    return facts | {"ddim_over_ddpm": rates[1] / rates[0]}
+        rates[sampler] = flags.batch / median(work, flags.rounds)
+        facts[f"{sampler}_{len(build_pairs(one))}_images_per_second"] = rates[sampler]
+    return facts | {"ddim_over_ddpm": rates["ddim"] / rates["ddpm"]}
 
 
 def median(work: Callable[[], None], rounds: int) -> float:

@@ -1,5 +1,6 @@
 """Denoisers that are exact for simple data, so that samplers can be tested without any training."""
 
+import jax
 import jax.numpy as jnp
 
 from ddpm_jax.diffusion.denoiser import Denoiser, Prediction
@@ -25,5 +26,20 @@ def point_denoiser(schedule: Schedule, value: float) -> Denoiser:
     def denoise(x_t, t):
         x0 = jnp.full_like(x_t, value)
         return Prediction(x0, eps_from_x0(schedule, x_t, t, x0), jnp.full_like(x_t, 0.3))
+
+    return denoise
+
+
+def two_values_denoiser(schedule: Schedule, value: float, std: float) -> Denoiser:
+    """E[x_0 | x_t] for pixels that are independently N(value, std^2) or, as often, N(-value, std^2)."""
+
+    def denoise(x_t, t):
+        signal, noise = per_image(schedule.signal, t, x_t), per_image(schedule.noise, t, x_t)
+        variance = signal**2 * std**2 + noise**2
+        means = [centre + signal * std**2 / variance * (x_t - signal * centre) for centre in (value, -value)]
+        # The log of how much likelier the first is.
+        upper = jax.nn.sigmoid(2.0 * signal * value * x_t / variance)
+        x0 = upper * means[0] + (1.0 - upper) * means[1]
+        return Prediction(x0, eps_from_x0(schedule, x_t, t, x0))
 
     return denoise

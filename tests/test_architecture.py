@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "ddpm_jax"
 ORDER = [
     "errors",
     "shapes",
+    "locks",
     "config",
     "diffusion",
     "network",
@@ -21,6 +22,7 @@ ORDER = [
     "training",
     "assemble",
     "workdir",
+    "interop",
     "sample",
     "edit",
     "train",

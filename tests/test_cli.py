@@ -79,6 +79,16 @@ def test_overrides_are_parsed_as_their_fields_types():
     assert (config.sample.steps, config.sample.timesteps, config.data.path) == (5, (8, 3), "x")
 
 
+def test_an_empty_value_takes_a_field_back():
+    recipe = cli.load_recipe(str(CONFIGS / "digits.py"))
+    flags = ["--config.sample.checkpoint=20", "--config.sample.timesteps=(5, 3)", "--config.data.filter=Young"]
+    config = cli.override(recipe, flags)
+    for clearing in ("", "None"):
+        optional = [f"--config.{name}={clearing}" for name in ("sample.checkpoint", "data.filter")]
+        cleared = cli.override(config, ["--config.sample.timesteps=", *optional])
+        assert (cleared.sample.checkpoint, cleared.sample.timesteps, cleared.data.filter) == (None, (), None)
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [

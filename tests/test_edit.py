@@ -1,16 +1,27 @@
 """Sampling to disk, and work on given images, on a run that the command line trained."""
 
+import dataclasses
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm_jax import cli
+from ddpm_jax import cli, load_run
+from ddpm_jax.assemble import build_pairs, build_schedule, build_unet
 from ddpm_jax.config import config_of
 from ddpm_jax.config.sections import Data
 from ddpm_jax.data.sources.digits import load_digits
+from ddpm_jax.network.bind import bind
+from ddpm_jax.reporting.images import to_pixels
+from ddpm_jax.reporting.pixel_file import PixelFile
 from ddpm_jax.sample import shown_grid
+from ddpm_jax.sampling.ddim import ddim
+from ddpm_jax.sampling.editing import invert
+from ddpm_jax.sampling.noise import image_keys
+from ddpm_jax.training.step import from_pixels
 from tests.end_to_end.commands import RECIPE
 
 pytestmark = pytest.mark.xdist_group("edit")  # They share a run.
@@ -56,16 +67,8 @@ def pixels(files) -> np.ndarray:
     return np.stack([np.asarray(Image.open(files / f"{i}.png")) for i in range(3)])[..., None]
 
 
-def test_a_broken_off_call_goes_on_and_ends_with_the_same_images(workdir, monkeypatch, capsys):
-    assert sample(workdir, count=11, batch_size=4, seed=3) == 0
-    whole, folder = drawn(workdir), newest(workdir)
-    names = ["denoising.gif", "grid.png", "images", "samples.npz", "strip.png"]
-    assert sorted(path.name for path in folder.iterdir()) == names
-    pictures = {name: (folder / name).read_bytes() for name in ("grid.png", "strip.png", "denoising.gif")}
-    (folder / "grid.png").unlink()
-
-    from ddpm_jax.reporting.pixel_file import PixelFile
-
+def leave_a_broken_call(workdir, monkeypatch, **options):
+    """Interrupts a call once it has drawn 8 images; returns the folder that it leaves."""
     append = PixelFile.append
 
     def interrupted(self, images):
@@ -74,8 +77,21 @@ def test_a_broken_off_call_goes_on_and_ends_with_the_same_images(workdir, monkey
             raise KeyboardInterrupt
 
     monkeypatch.setattr(PixelFile, "append", interrupted)
-    assert sample(workdir, count=11, batch_size=4, seed=3) == 130
+    assert sample(workdir, **options) == 130
     monkeypatch.undo()
+    (building,) = (workdir / "samples").glob(".*.building")
+    return building
+
+
+def test_a_broken_off_call_goes_on_and_ends_with_the_same_images(workdir, monkeypatch, capsys):
+    assert sample(workdir, count=11, batch_size=4, seed=3) == 0
+    whole, folder = drawn(workdir), newest(workdir)
+    names = ["denoising.gif", "grid.png", "images", "samples.npz", "strip.png"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    pictures = {name: (folder / name).read_bytes() for name in ("grid.png", "strip.png", "denoising.gif")}
+    (folder / "grid.png").unlink()
+
+    leave_a_broken_call(workdir, monkeypatch, count=11, batch_size=4, seed=3)
     assert sample(workdir, count=11, batch_size=4, seed=3) == 0
     assert "Going on after 8 images that were drawn before" in capsys.readouterr().err
     np.testing.assert_array_equal(drawn(workdir), whole)
@@ -83,16 +99,35 @@ def test_a_broken_off_call_goes_on_and_ends_with_the_same_images(workdir, monkey
     assert [p for p in (workdir / "samples").iterdir() if p.name.startswith(".")] == []
 
 
-def test_what_another_call_left_is_not_gone_on_with(workdir):
-    assert sample(workdir, count=3, seed=4) == 0
-    expected, folder = drawn(workdir), newest(workdir)
-    building = folder.with_name(f".{folder.name}.building")
-    building.mkdir()
-    (building / "pixels.u8").write_bytes(bytes(3 * 64))
-    (building / "frames.npy").write_bytes(b"")
-    (building / "call.json").write_text(json.dumps({"seed": 4}))
-    assert sample(workdir, count=3, seed=4) == 0
-    np.testing.assert_array_equal(drawn(workdir), expected)
+def test_another_batch_size_goes_on_after_whole_batches_of_its_own(workdir, monkeypatch, capsys):
+    assert sample(workdir, count=11, batch_size=4, seed=5) == 0
+    whole = drawn(workdir)
+    leave_a_broken_call(workdir, monkeypatch, count=11, batch_size=4, seed=5)
+    assert sample(workdir, count=11, batch_size=3, seed=5) == 0
+    assert "Going on after 6 images" in capsys.readouterr().err
+    assert np.abs(drawn(workdir).astype(int) - whole).max() <= 1 and len(drawn(workdir)) == 11
+
+
+def test_what_other_parameters_drew_is_not_gone_on_with(workdir, monkeypatch, capsys):
+    building = leave_a_broken_call(workdir, monkeypatch, count=11, batch_size=4, seed=6)
+    call = json.loads((building / "call.json").read_text())
+    (building / "call.json").write_text(json.dumps(call | {"parameters": call["parameters"] + 1}, sort_keys=True))
+    assert sample(workdir, count=11, batch_size=4, seed=6) == 0
+    assert "Going on" not in capsys.readouterr().err
+
+
+def test_one_job_at_a_time_draws_into_a_folder(workdir, monkeypatch, capsys):
+    codes = []
+
+    def meanwhile(self, images):
+        monkeypatch.undo()
+        codes.append(sample(workdir, count=2, seed=7))
+        self.append(images)
+
+    monkeypatch.setattr(PixelFile, "append", meanwhile)
+    assert sample(workdir, count=2, seed=7) == 0
+    assert codes == [2] and "Another job is drawing" in capsys.readouterr().err
+    assert len(drawn(workdir)) == 2
 
 
 def test_frames_may_show_the_predictions(workdir):
@@ -112,7 +147,8 @@ def test_classes_in_turn_are_shown_a_row_each():
     pixels = (np.arange(8, dtype=np.uint8) * 30).reshape(8, 1, 1, 1).repeat(64, axis=1).repeat(64, axis=2)
     config = config_of({"model": {"classes": 3}})
     rows = shown_grid(config, pixels)[34::66, 34::66, 0]
-    assert rows.tolist() == [[0, 90], [30, 120], [60, 150]]
+    assert rows.tolist() == [[0, 90, 180], [30, 120, 210], [60, 150, 255]]
+    assert shown_grid(config, pixels[:5]).shape == (2 * 66 + 2, 3 * 66 + 2, 1)  # Too few for rows.
     one = config_of({"model": {"classes": 3}, "sample": {"label": "2"}})
     assert shown_grid(one, pixels).shape == (3 * 66 + 2, 3 * 66 + 2, 1)
 
@@ -127,7 +163,16 @@ def test_samplers_are_compared_from_the_same_noise(workdir, capsys):
 
 def test_reconstructions_stand_below_their_originals(workdir, files, capsys):
     assert sample(workdir, task="reconstruct", sampler="ddim", steps=8, images=files) == 0
-    assert drawn(workdir).shape == (3, 8, 8, 1) and "PSNR" in capsys.readouterr().err
+    run, schedule = load_run(workdir), build_schedule(load_run(workdir).config)
+    denoiser = bind(build_unet(run.config), run.params, schedule, run.config.diffusion.prediction)
+    settings = dataclasses.replace(run.config.sample, sampler="ddim", steps=8)
+    pairs = build_pairs(dataclasses.replace(run.config, sample=settings))
+    x_T = invert(denoiser, schedule, from_pixels(pixels(files)), pairs).images
+    again = to_pixels(ddim(denoiser, schedule, x_T, image_keys(0, np.arange(3)), pairs).images)
+    assert np.abs(drawn(workdir).astype(int) - again).max() <= 1
+    decibels = 10 * np.log10(255**2 / np.mean((again.astype(float) - pixels(files)) ** 2, axis=(1, 2, 3)))
+    said = re.search(r"PSNR ([\d.]+) dB, mean over 3 images", capsys.readouterr().err)
+    assert said and float(said[1]) == pytest.approx(decibels.mean(), abs=0.1)
     picture = np.asarray(Image.open(newest(workdir) / "grid.png"))
     np.testing.assert_array_equal(picture[2:66:8, 2:66:8], pixels(files)[0, ..., 0])
 
@@ -163,6 +208,49 @@ def test_variations_of_little_strength_stay_near(workdir, files):
     assert distances[0] < distances[1]
 
 
+def test_edits_heed_threshold_variance_and_batches(workdir, files):
+    def drawn_by(**options):
+        assert sample(workdir, images=files, count=6, seed=2, **options) == 0
+        return drawn(workdir).astype(int)
+
+    inpainting = {"task": "inpaint", "mask": files / "masks" / "right.png", "resamples": 2, "jump": 2}
+    for task in ({"task": "vary", "strength": 1.0}, inpainting):
+        plain = drawn_by(**task)
+        assert np.abs(drawn_by(**task, threshold="none") - plain).max() > 1
+        assert np.abs(drawn_by(**task, variance="fixed_small") - plain).max() > 1
+        assert np.abs(drawn_by(**task, batch_size=4) - plain).max() <= 1
+
+
+def test_masks_are_cropped_as_their_images_are(tmp_path, workdir, draw):
+    """The network sees the rows 8 to 15 of photos of 8x24 pixels; of these the mask opens the upper two."""
+    cropped = tmp_path / "run"
+    shutil.copytree(workdir, cropped, ignore=shutil.ignore_patterns("samples"))
+    config = json.loads((cropped / "config.json").read_text())
+    config["data"] |= {"crop": [0, 8, 8, 16], "source": "auto"}
+    (cropped / "config.json").write_text(json.dumps(config))
+    photo = draw.integers(0, 256, (24, 8), dtype=np.uint8)
+    mask = np.zeros((24, 8), np.uint8)
+    mask[:10] = 255
+    for name, picture in (("photo", photo), ("mask", mask), ("small", photo[8:16]), ("small-mask", mask[8:16])):
+        Image.fromarray(picture).save(tmp_path / f"{name}.png")
+    for prefix in ("", "small"):  # What has the network's size already is taken as it is.
+        names = {"images": prefix or "photo", "mask": f"{prefix}-mask".lstrip("-")}
+        options = {field: tmp_path / f"{name}.png" for field, name in names.items()}
+        assert sample(cropped, task="inpaint", count=4, resamples=1, **options) == 0
+        image = drawn(cropped)[:, ..., 0]
+        np.testing.assert_array_equal(image[:, 2:], np.tile(photo[10:16], (4, 1, 1)))
+        assert (image[:, :2] != photo[8:10]).any(axis=(0, 2)).all()
+
+
+def test_results_of_other_images_are_not_overwritten(workdir, files, tmp_path):
+    folders = set()
+    for name, source in (("a b", 0), ("a_b", 0), ("a_b", 1)):
+        (tmp_path / f"{name}.png").write_bytes((files / f"{source}.png").read_bytes())
+        assert sample(workdir, task="vary", images=tmp_path / f"{name}.png", count=1) == 0
+        folders.add(newest(workdir))
+    assert len(folders) == 3
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -178,6 +266,16 @@ def test_variations_of_little_strength_stay_near(workdir, files):
         ({"task": "compare", "compare": "ddim:many"}, "sample.compare names 'ddim:many'; expected a sampler"),
         ({"task": "compare", "compare": "ddim,dpm"}, "sample.sampler='dpm' does not exist"),
         ({"task": "compare", "compare": "ddim:9"}, "sample.steps=9 exceeds diffusion.steps=8"),
+        ({"task": "compare", "compare": "ddim,"}, "sample.compare='ddim,' holds an empty name"),
+        ({"task": "compare", "compare": "ddim,unipc", "steps": 3}, "sample.steps=3 is for sample.sampler='ddpm'"),
+        ({"task": "vary", "images": "FILES/0.png,"}, "holds an empty name; leave out the comma"),
+        ({"task": "vary", "images": "FILES", "count": 2}, "sample.count=2 leaves out some of the 3 images"),
+        ({"task": "vary", "images": "FILES", "timesteps": "(8,7)", "strength": 0.5}, "below 7, the lowest that is"),
+        ({"images": "FILES"}, "has no effect with sample.task='generate'; set the task to 'reconstruct' or"),
+        ({"strength": 0.3}, "has no effect with sample.task='generate'; set the task to 'vary'"),
+        ({"task": "reconstruct", "sampler": "ddim", "threshold": "dynamic"}, "could not be turned back"),
+        ({"count": 10**13}, "out of range; expected 1 to 10000000"),
+        ({"steps": "many"}, "sample.steps='many' has the wrong type; expected a whole number"),
         ({"task": "paint"}, "sample.task='paint' does not exist"),
     ],
 )

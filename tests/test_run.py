@@ -82,19 +82,27 @@ def test_another_sampler_starts_from_its_own_defaults(run, workdir):
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("call", "option"),
     [
-        {"sampler": "dpm_solver", "steps": 4, "spacing": "linspace_open", "final": "sigma_min"},
-        {"sampler": "unipc", "steps": 4, "order": 1, "threshold": "none"},
-        {"sampler": "ddim", "steps": 4, "threshold": "dynamic", "percentile": 0.9, "percentile_max": 2},
-        {"sampler": "ddim", "steps": 4, "eta": 1, "keep_eps": True},
-        {"label": 3, "guidance": 3, "guidance_interval": (2, 6), "guidance_rescale": 1},
+        ({"sampler": "dpm_solver", "steps": 4}, {"spacing": "linspace_open"}),
+        ({"sampler": "dpm_solver", "steps": 4}, {"final": "sigma_min"}),
+        ({"sampler": "dpm_solver", "steps": 4}, {"order": 1}),
+        ({"sampler": "unipc", "steps": 4}, {"order": 1}),
+        ({"sampler": "unipc", "steps": 4}, {"threshold": "none"}),
+        ({"sampler": "ddim", "steps": 4, "threshold": "dynamic"}, {"percentile": 0.5}),
+        ({"sampler": "ddim", "steps": 4, "threshold": "dynamic", "percentile": 1}, {"percentile_max": 1}),
+        ({"sampler": "ddim", "steps": 4}, {"eta": 1}),
+        ({"sampler": "ddim", "steps": 4}, {"keep_eps": True}),
+        ({"sampler": "ddpm"}, {"variance": "fixed_small"}),
+        ({"label": 3}, {"guidance": 3}),
+        ({"label": 3, "guidance": 3}, {"guidance_interval": (2, 6)}),
+        ({"label": 3, "guidance": 3}, {"guidance_rescale": 1}),
     ],
 )
-def test_every_option_of_sampling_draws_other_images(run, options):
-    images = run.sample(2, seed=4, **options)
+def test_every_option_of_sampling_makes_a_difference(run, call, option):
+    images = run.sample(4, seed=4, **call)
     assert images.dtype == np.uint8
-    assert np.abs(images.astype(int) - run.sample(2, seed=4)).max() > 0
+    assert np.abs(images.astype(int) - run.sample(4, seed=4, **call, **option)).max() > 0
 
 
 def test_mistakes_are_named(run, tmp_path):
@@ -108,8 +116,22 @@ def test_mistakes_are_named(run, tmp_path):
         run.sample(2, sampler="ddim", steps=1, final="sigma_min")
     with pytest.raises(UserError, match="no effect with sample.sampler='ddpm'; set the sampler to 'ddim'"):
         run.sample(2, eta=0.5)
+    with pytest.raises(UserError, match="sample.timesteps=.* has the wrong type"):
+        run.sample(2, timesteps=[[8, 4], [2, 1]])
+    for option in ({"task": "vary"}, {"images": "a.png"}, {"strength": 0.3}, {"frames": "x0"}):
+        with pytest.raises(UserError, match=r"sample\(\) has no option"):
+            run.sample(2, **option)
     with pytest.raises(UserError, match="holds no run"):
         load_run(tmp_path)
+
+
+def test_labels_of_the_denoiser_are_checked(run):
+    x_T = run.noise(2)
+    for labels in ([1, 10], [-2, 1], [0.5, 1.5]):
+        with pytest.raises(UserError, match=r"must hold a whole number in -1..9 for each of \[2\]"):
+            run._labels(labels, 2)
+    none = run.denoiser(x_T, [8, 8], [-1, -1]).x0
+    np.testing.assert_array_equal(none, run.denoiser(x_T, [8, 8]).x0)
 
 
 def test_sampling_a_run_without_checkpoints_is_refused(workdir, tmp_path, capsys):

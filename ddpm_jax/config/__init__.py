@@ -7,6 +7,7 @@ from ddpm_jax.config.convert import (
     differences,
     flatten,
     from_json,
+    optional_fields,
     to_config_dict,
     to_json,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "differences",
     "flatten",
     "from_json",
+    "optional_fields",
     "resolutions",
     "to_config_dict",
     "to_json",

@@ -195,8 +195,37 @@ def _check_sampling(config: Config) -> None:
         )
 
 
+TASK_FIELDS = {
+    "strip": ("generate",),
+    "gif": ("generate",),
+    "frames": ("generate",),
+    "compare": ("compare",),
+    "images": ("reconstruct", "interpolate", "inpaint", "vary"),
+    "mask": ("inpaint",),
+    "resamples": ("inpaint",),
+    "jump": ("inpaint",),
+    "strength": ("vary",),
+    "other_seed": ("interpolate",),
+}
+"""Fields of config.sample that only some tasks heed."""
+ALWAYS_FINE = ("strip", "gif")
+"""Of these, what a recipe sets for all that is drawn from it."""
+
+
 def _check_task(config: Config) -> None:
-    sample = config.sample
+    sample, default = config.sample, Sample()
+    for name, tasks in TASK_FIELDS.items():
+        value = getattr(sample, name)
+        if value != getattr(default, name) and sample.task not in tasks and name not in ALWAYS_FINE:
+            raise UserError(
+                f"sample.{name}={value} has no effect with sample.task={sample.task!r}; set the task to "
+                f"{' or '.join(map(repr, tasks))}."
+            )
+    if sample.task in ("reconstruct", "interpolate") and sample.threshold == "dynamic":
+        raise UserError(
+            f"sample.threshold='dynamic' has no effect with sample.task={sample.task!r}: what is cut off could not be "
+            "turned back. Leave it out."
+        )
     if sample.task in ("reconstruct", "interpolate") and (sample.sampler, sample.eta) != ("ddim", 0.0):
         raise UserError(
             f"sample.task={sample.task!r} needs sample.sampler='ddim' with sample.eta=0, which alone can be turned "
@@ -245,6 +274,9 @@ def _check_guidance(config: Config) -> None:
                     f"sample.{name}={value} needs a conditional model; this one has model.classes=0 and "
                     "model.attributes=0."
                 )
+    nobody = config.model.attributes or sample.task not in ("generate", "compare")
+    if sample.guidance != 1.0 and sample.label is None and nobody:
+        raise UserError(f"sample.guidance={sample.guidance} has no effect without a label; set sample.label too.")
     for name in ("guidance_interval", "guidance_rescale"):
         value = getattr(sample, name)
         if value != getattr(default, name) and sample.guidance == 1.0:

@@ -69,6 +69,17 @@ def _scalar_type(kind: Any) -> type:
     return str if typing.get_origin(kind) is typing.Literal else kind
 
 
+def optional_fields() -> dict[str, type]:
+    """The fields that may be None, by their dotted names, with the type that they have otherwise."""
+    return {
+        f"{section}.{name}": _scalar_type(hint)
+        for section, kind in typing.get_type_hints(Config).items()
+        if dataclasses.is_dataclass(kind)
+        for name, hint in typing.get_type_hints(kind).items()
+        if type(None) in typing.get_args(hint)
+    }
+
+
 def to_json(config: Config) -> str:
     """The Config as indented JSON, every field included."""
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"

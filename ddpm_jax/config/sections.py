@@ -21,6 +21,7 @@ Seed = Annotated[int, Range("0 to 2147483647", lambda value: 0 <= value < 2**31)
 Positive = Annotated[float, Range("more than 0", lambda value: value > 0)]
 NonNegative = Annotated[float, Range("at least 0", lambda value: value >= 0)]
 Share = Annotated[float, Range("at least 0 and less than 1", lambda value: 0 <= value < 1)]
+Frames = Annotated[int, Range("0 to 1000", lambda value: 0 <= value <= 1000)]
 Variance = Literal["fixed_small", "fixed_large", "learned"]
 
 
@@ -192,7 +193,7 @@ class Sample:
     keep_eps: bool = False
     """Leave the noise that DDIM adds back as the model gave it, as diffusers does, where the threshold changed x_0.
     By default it follows the image, as Ho et al.'s code and ADM do: otherwise strong guidance drifts into grey."""
-    count: Count = 64
+    count: Annotated[int, Range("1 to 10000000", lambda value: 1 <= value <= 10**7)] = 64
     batch_size: Count = 64
     seed: Seed = 0
     label: str | None = None
@@ -217,15 +218,15 @@ class Sample:
     """An image that is white where "inpaint" draws."""
     strength: Annotated[float, Range("more than 0 and at most 1", lambda value: 0 < value <= 1)] = 0.5
     """How far "vary" goes back into the noise, as a share of all steps."""
-    resamples: Count = 10
+    resamples: Annotated[int, Range("1 to 1000", lambda value: 1 <= value <= 1000)] = 10
     """How often "inpaint" walks each stretch of steps (RePaint)."""
     jump: Count = 10
     """The length of such a stretch, in steps of the sampler."""
     other_seed: Seed = 1
     """Where "interpolate" goes to from sample.seed, if no images are given."""
-    strip: Natural = 10
+    strip: Frames = 10
     """Columns of strip.png, from noise to image; 0 for none."""
-    gif: Natural = 40
+    gif: Frames = 40
     """Frames of denoising.gif; 0 for none."""
     frames: Literal["x_t", "x0"] = "x_t"
     """What strip and GIF show: the noisy images, or the clean ones that each step predicts."""

@@ -4,7 +4,6 @@ The key covers all that shapes the pixels. An entry is written under another nam
 interrupted preparation never passes for one; of two jobs that need the same set, one prepares it and the other waits.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -16,14 +15,15 @@ import zipfile
 import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
 from ddpm_jax.errors import UserError
+from ddpm_jax.locks import alone
 
 VERSION = 2
 CHUNK = 2**24
@@ -100,37 +100,17 @@ def cached(
 @contextmanager
 def _alone(folder: Path, key: str) -> Iterator[None]:
     """Lets one job at a time prepare a key, and tidies up what killed ones left."""
-    path = folder / f"{key}.lock"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = _lock(path)
-    except OSError as error:
-        raise UserError(
-            f"data.cache={folder} cannot be written ({error.strerror}); set data.cache to a folder that can."
-        ) from error
-    with lock:
+    waiting = partial(logger.info, "Another job prepares the same images; waiting for it")
+    with ExitStack() as held:
+        try:
+            held.enter_context(alone(folder / f"{key}.lock", waiting))
+        except OSError as error:
+            raise UserError(
+                f"data.cache={folder} cannot be written ({error.strerror}); set data.cache to a folder that can."
+            ) from error
         for left in folder.glob(f"{key}.building-{socket.gethostname()}-*"):
             shutil.rmtree(left, ignore_errors=True)
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-
-
-def _lock(path: Path) -> IO[str]:
-    """A file that only this job has locked, and that still has its name."""
-    while True:
-        lock = path.open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logger.info("Another job prepares the same images; waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        # The job that was waited for may have removed it, and a third one may have made another.
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
-                return lock
-        lock.close()
+        yield
 
 
 def _prepare(entry: Path, shape: tuple[int, int, int], decode: Callable[[], Iterator[Row]]) -> None:

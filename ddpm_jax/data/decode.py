@@ -72,6 +72,11 @@ def decode(raw: Raw, how: Decoding) -> UInt8[np.ndarray, "size size _"]:
     return np.asarray(image, np.uint8).reshape(how.image_size, how.image_size, how.channels)
 
 
+def size_of(raw: Raw) -> tuple[int, int]:
+    """Width and height of an image that stands upright; raises as `decode` does."""
+    return _open(raw).size
+
+
 def crop_box(size: tuple[int, int], crop: tuple[int, ...]) -> tuple[int, int, int, int]:
     """Left, top, right and bottom of config.data.crop in an image of this width and height."""
     width, height = size

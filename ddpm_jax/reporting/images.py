@@ -1,6 +1,7 @@
 """Pictures from arrays: grids, denoising strips and animations, as uint8 arrays or files."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,7 @@ def save_png(picture: Picture, path: Path) -> None:
     _image(picture).save(path)
 
 
-def save_gif(pictures: list[Picture], path: Path, *, milliseconds: int = 80, hold: int = 1500) -> None:
+def save_gif(pictures: Sequence[Picture], path: Path, *, milliseconds: int = 80, hold: int = 1500) -> None:
     """Writes an endless animation whose last picture stays for `hold` milliseconds."""
     durations = [milliseconds] * (len(pictures) - 1) + [hold]
     first, *rest = (_image(picture) for picture in pictures)

@@ -1,5 +1,6 @@
 """Images on their way to disk, batch by batch, so that memory does not grow and a broken-off call can go on."""
 
+import os
 import zipfile
 from pathlib import Path
 
@@ -24,6 +25,8 @@ class PixelFile:
         """Adds images at the end."""
         with self._path.open("ab") as file:
             file.write(np.ascontiguousarray(images).tobytes())
+            file.flush()
+            os.fsync(file.fileno())  # Else after a power cut the length might be right and the pixels not.
         self.count += len(images)
 
     def keep(self, count: int) -> None:
@@ -31,6 +34,10 @@ class PixelFile:
         with self._path.open("ab") as file:
             file.truncate(count * self._bytes)
         self.count = count
+
+    def delete(self) -> None:
+        """Removes the file."""
+        self._path.unlink()
 
     def images(self) -> UInt8[np.ndarray, "N height width channels"]:
         """All images, memory-mapped."""

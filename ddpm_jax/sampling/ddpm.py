@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ddpm_jax.diffusion.denoiser import Denoiser
+from ddpm_jax.diffusion.denoiser import Denoiser, Prediction
 from ddpm_jax.diffusion.likelihood import Variance
 from ddpm_jax.diffusion.process import posterior
 from ddpm_jax.diffusion.schedule import Schedule
@@ -42,6 +42,15 @@ def ddpm_rows(schedule: Schedule, pairs: Pairs) -> Row:
     return Row(jnp.asarray(t), *(jnp.asarray(column, jnp.float32) for column in columns))
 
 
+def ancestral_step(row: Row, prediction: Prediction, x: Images, noise: Images, variance: Variance) -> Images:
+    """x_s drawn from the posterior, by its mean and so much standard normal noise."""
+    log_variance = row.log_small if variance == "fixed_small" else row.log_large
+    if variance == "learned":
+        assert prediction.variance is not None
+        log_variance = prediction.variance * row.log_large + (1.0 - prediction.variance) * row.log_small
+    return row.x0 * prediction.x0 + row.x_t * x + jnp.exp(0.5 * log_variance) * row.noisy * noise
+
+
 def ddpm(
     denoiser: Denoiser,
     schedule: Schedule,
@@ -60,11 +69,7 @@ def ddpm(
 
     def step(x: Images, row: Row) -> tuple[Images, Images]:
         prediction = denoiser(x, jnp.full(x.shape[:1], row.t))
-        log_variance = row.log_small if variance == "fixed_small" else row.log_large
-        if variance == "learned":
-            assert prediction.variance is not None
-            log_variance = prediction.variance * row.log_large + (1.0 - prediction.variance) * row.log_small
-        noise = row.noisy * draw_noise(keys, row.t, x.shape[1:])
-        return row.x0 * prediction.x0 + row.x_t * x + jnp.exp(0.5 * log_variance) * noise, prediction.x0
+        noise = draw_noise(keys, row.t, x.shape[1:])
+        return ancestral_step(row, prediction, x, noise, variance), prediction.x0
 
     return walk(step, x_T, ddpm_rows(schedule, pairs), watch)

@@ -13,10 +13,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ddpm_jax.diffusion.denoiser import Denoiser
+from ddpm_jax.diffusion.likelihood import Variance
 from ddpm_jax.diffusion.process import q_sample
 from ddpm_jax.diffusion.schedule import Schedule
 from ddpm_jax.sampling.ddpm import Row as DdpmRow
-from ddpm_jax.sampling.ddpm import ddpm_rows
+from ddpm_jax.sampling.ddpm import ancestral_step, ddpm_rows
 from ddpm_jax.sampling.noise import draw_noise
 from ddpm_jax.sampling.timesteps import Pairs
 from ddpm_jax.sampling.trajectory import UNWATCHED, Samples, Watch, walk
@@ -105,6 +106,16 @@ def resampled(pairs: Pairs, jump: int, repeats: int) -> tuple[Int[np.ndarray, "w
     return pairs[order], np.array(back)
 
 
+def inpaint_rows(schedule: Schedule, pairs: Pairs, jump: int, repeats: int) -> InpaintRow:
+    """Coefficients of every step of the walk, computed in float64."""
+    walked, back = resampled(pairs, jump, repeats)
+    s = walked[:, 1]
+    ratio = schedule.signal[back] / schedule.signal[s]
+    columns = (schedule.signal[s], schedule.noise[s], ratio, np.sqrt(np.maximum(1.0 - ratio**2, 0.0)))
+    numbers, ddpm = jnp.arange(len(walked)), ddpm_rows(schedule, walked)
+    return InpaintRow(numbers, ddpm, *(jnp.asarray(column, jnp.float32) for column in columns))
+
+
 def inpaint(
     denoiser: Denoiser,
     schedule: Schedule,
@@ -116,22 +127,15 @@ def inpaint(
     *,
     jump: int = 10,
     repeats: int = 10,
+    variance: Variance = "fixed_small",
     watch: Watch = UNWATCHED,
 ) -> Samples:
-    """Draws the pixels where mask is 1 and leaves the others as `known` has them, to the last bit.
+    """Draws the pixels where mask is 1; the others end as `known` has them, to the last bit where the walk ends at 0.
 
-    known: in [-1, 1]; mask: 0 or 1, of the same shape or with one channel. Known pixels are noised to each level, so
-    that the drawn ones see them; going back up `repeats` times over every `jump` steps lets the two agree.
+    known: in [-1, 1]; mask: 0 or 1, of the same shape or with one channel; variance: as for `ddpm`. Known pixels are
+    noised to each level, so that the drawn ones see them; going back up `repeats` times over every `jump` steps lets
+    the two agree. Unlike Lugmayr et al.'s, every such stretch is repeated, the first one too.
     """
-    walked, back = resampled(pairs, jump, repeats)
-    s = walked[:, 1]
-    ratio = schedule.signal[back] / schedule.signal[s]
-    columns = (schedule.signal[s], schedule.noise[s], ratio, np.sqrt(np.maximum(1.0 - ratio**2, 0.0)))
-    rows = InpaintRow(
-        jnp.arange(len(walked)),
-        ddpm_rows(schedule, walked),
-        *(jnp.asarray(column, jnp.float32) for column in columns),
-    )
 
     def step(x: Images, row: InpaintRow) -> tuple[Images, Images]:
         def noise(purpose: int) -> Images:
@@ -139,10 +143,9 @@ def inpaint(
             return draw_noise(keys, 1 + 3 * row.number + purpose, x.shape[1:])
 
         prediction = denoiser(x, jnp.full(x.shape[:1], row.ddpm.t))
-        drawn = row.ddpm.x0 * prediction.x0 + row.ddpm.x_t * x
-        drawn = drawn + row.ddpm.noisy * jnp.exp(0.5 * row.ddpm.log_small) * noise(STEP)
+        drawn = ancestral_step(row.ddpm, prediction, x, noise(STEP), variance)
         kept = row.signal_s * known + row.noise_s * noise(KNOWN)
         x_s = jnp.where(mask > 0.5, drawn, kept)
         return jnp.where(row.back < 1.0, row.back * x_s + row.back_noise * noise(BACK), x_s), prediction.x0
 
-    return walk(step, x_T, rows, watch)
+    return walk(step, x_T, inpaint_rows(schedule, pairs, jump, repeats), watch)

@@ -3,9 +3,9 @@
     clip      x_0 cut to [-1, 1]                                              (Ho et al. 2020's code)
     dynamic   x_0 cut to [-c, c] and divided by c, the percentile of |x_0|    (Saharia et al. 2022, section 2.3)
 
-By default eps stays as the model gave it, though x_t is then no longer signal_t x_0 + noise_t eps: so do Song et al.'s
-code and diffusers, the samples of published models were drawn so, and the direction that DDIM walks in is the one that
-was learned. `rederive_eps` restores the sum instead, as ADM's code does. Only DDIM looks at eps.
+eps follows x_0, so that x_t stays signal_t x_0 + noise_t eps, as in Ho et al.'s and ADM's code. With keep_eps it stays
+as the model gave it, as in diffusers; what strong guidance adds to it then remains in the image though x_0 was cut. Of
+the samplers only DDIM looks at eps.
 """
 
 from collections.abc import Callable
@@ -39,13 +39,13 @@ def dynamic(percentile: float = 0.995, maximum: float | None = None) -> Threshol
     return threshold
 
 
-def constrain(denoiser: Denoiser, schedule: Schedule, threshold: Threshold, rederive_eps: bool = False) -> Denoiser:
-    """The same denoiser with its x_0 put through the threshold, and eps to match if rederive_eps."""
+def constrain(denoiser: Denoiser, schedule: Schedule, threshold: Threshold, *, keep_eps: bool = False) -> Denoiser:
+    """The same denoiser with its x_0 put through the threshold, and eps to match unless keep_eps."""
 
     def denoise(x_t: Images, t: Steps) -> Prediction:
         prediction = denoiser(x_t, t)
         x0 = threshold(prediction.x0)
-        eps = eps_from_x0(schedule, x_t, t, x0) if rederive_eps else prediction.eps
+        eps = prediction.eps if keep_eps else eps_from_x0(schedule, x_t, t, x0)
         return prediction._replace(x0=x0, eps=eps)
 
     return denoise

@@ -77,6 +77,7 @@ CONTRADICTIONS = [
     ({"sampler": "unipc", "variance": "fixed_small"}, "sample.variance=fixed_small has no effect with"),
     ({"sampler": "unipc", "order": 3}, "sample.order=3 is too high for sample.sampler='unipc'; expected 1 or 2"),
     ({"percentile_max": 2}, "sample.percentile_max=2.0 has no effect; set sample.threshold='dynamic'."),
+    ({"task": "vary", "guidance": 3.0}, "sample.guidance=3.0 has no effect without a label; set sample.label too."),
     ({"sampler": "ddim", "threshold": "none", "keep_eps": True}, "sample.keep_eps=True has no effect"),
     ({"timesteps": [1001, 5]}, "must fall from step to step, within 1000 to 1"),
     ({"timesteps": [5, 0]}, "must fall from step to step, within 1000 to 1"),

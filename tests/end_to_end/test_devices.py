@@ -3,12 +3,16 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
-from ddpm_jax import load_run
+from ddpm_jax import cli, load_run
+from ddpm_jax.config.sections import Data
+from ddpm_jax.data.sources.digits import load_digits
 from ddpm_jax.sampling.noise import draw_noise, image_keys
 from ddpm_jax.training.sharding import along_batch, data_mesh
 from tests.end_to_end.commands import RECIPE, ROOT, finish, scalars, start
@@ -50,6 +54,10 @@ def draw_everything(workdir: str, target: str) -> None:
             options = {"eta": 1.0} if sampler == "ddim" else {}
             images = run.sample(COUNT, sampler=sampler, steps=4, seed=5, batch_size=batch, **options)
             drawn[f"{sampler} {batch}"] = images.astype(int)
+    flags = ["--mode=sample", f"--workdir={workdir}", "--config.sample.task=vary", "--config.sample.count=6"]
+    assert cli.main(["main.py", *flags, f"--config.sample.images={Path(workdir).parent}"]) == 0
+    (folder,) = (Path(workdir) / "samples").iterdir()
+    drawn["vary"] = np.load(folder / "samples.npz")["arr_0"].astype(int)
     np.savez(target, **drawn)
 
 
@@ -57,6 +65,8 @@ def draw_everything(workdir: str, target: str) -> None:
 def test_every_sampler_draws_the_same_images_in_any_batch_on_any_device(tmp_path):
     code, printed = finish(start(RECIPE, f"--workdir={tmp_path}/run", *LENGTH))
     assert code == 0, printed
+    for i, image in enumerate(load_digits(Data()).decoded[:3]):
+        Image.fromarray(image[..., 0]).save(tmp_path / f"{i}.png")
     drawn = {}
     for devices in (1, 4):
         target = tmp_path / f"{devices}.npz"
@@ -67,6 +77,7 @@ def test_every_sampler_draws_the_same_images_in_any_batch_on_any_device(tmp_path
         assert drawn[devices]["devices"] == devices
     for name in ("x_T", "noise"):
         np.testing.assert_array_equal(drawn[4][name], drawn[1][name])
+    assert np.abs(drawn[4]["vary"] - drawn[1]["vary"]).max() <= 1
     for sampler in SAMPLERS:
         expected = drawn[1][f"{sampler} 1"]
         assert expected.std() > 1

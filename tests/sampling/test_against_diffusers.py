@@ -95,7 +95,7 @@ def test_ddim(linear, model, x_T, kind, steps, spacing, constraint):
     denoiser = denoiser_of(linear, kind, model)
     if constraint != "none":
         threshold = dynamic(0.9, 1.5) if constraint == "dynamic" else clip
-        denoiser = constrain(denoiser, linear, threshold, rederive_eps=constraint == "rederived")
+        denoiser = constrain(denoiser, linear, threshold, keep_eps=constraint != "rederived")
     assert_equal(ddim(denoiser, linear, x_T, KEYS, pairs).images, expected)
 
 

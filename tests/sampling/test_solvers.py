@@ -17,7 +17,7 @@ from ddpm_jax.sampling.noise import draw_noise, image_keys
 from ddpm_jax.sampling.threshold import clip, constrain
 from ddpm_jax.sampling.timesteps import listed_pairs, step_pairs
 from ddpm_jax.sampling.unipc import corrected_integral, corrector_weights, unipc
-from tests.analytic import gaussian_denoiser
+from tests.analytic import gaussian_denoiser, two_values_denoiser
 
 MEAN, STD = 0.3, 0.25
 KEYS = image_keys(0, np.arange(4))
@@ -151,3 +151,19 @@ def test_steps_that_do_not_follow_each_other_are_refused(linear, solver):
     x_T = draw_noise(KEYS, 0, (4, 4, 1))
     with pytest.raises(ValueError, match="must start where the one before it ended"):
         solver(gaussian_denoiser(linear, MEAN, STD), linear, x_T, KEYS, np.array([[900, 500], [400, 0]]))
+
+
+def test_the_spacings_that_solvers_have_by_default_serve_them_best(linear):
+    """Pixels near -0.5 or 0.5, exactly denoised, against the true solution: assemble.py cites these distances."""
+    denoiser = two_values_denoiser(linear, 0.5, 0.05)
+    x_T = jnp.asarray(np.random.default_rng(0).normal(size=(4, 16, 16, 1)), jnp.float32)
+    keys = image_keys(0, np.arange(4))
+    true = dpm_solver(denoiser, linear, x_T, keys, step_pairs("linspace", 1000, 1000)).images
+
+    def distance(solve, spacing):
+        return float(jnp.abs(solve(denoiser, linear, x_T, keys, step_pairs(spacing, 1000, 20)).images - true).mean())
+
+    for solve in (dpm_solver, unipc):
+        distances = [distance(solve, spacing) for spacing in ("quadratic", "linspace_open", "leading")]
+        assert distances[0] < 0.005 and 0.02 < distances[1] < 0.04 and 0.1 < distances[2] < 0.2
+    assert 0.015 < distance(ddim, "leading") < 0.03

@@ -29,8 +29,8 @@ def test_dynamic_thresholding_divides_each_image_by_its_own_percentile(draw):
 @pytest.mark.parametrize("threshold", [clip, dynamic(0.9)])
 def test_eps_stays_as_it_was_or_adds_up_to_x_t(linear, x_t, threshold):
     t, free = jnp.array([1, 500, 1000]), point_denoiser(linear, 1.5)
-    kept = constrain(free, linear, threshold)(x_t, t)
-    rederived = constrain(free, linear, threshold, rederive_eps=True)(x_t, t)
+    kept = constrain(free, linear, threshold, keep_eps=True)(x_t, t)
+    rederived = constrain(free, linear, threshold)(x_t, t)
     np.testing.assert_array_equal(kept.eps, free(x_t, t).eps)
     for prediction in (kept, rederived):
         np.testing.assert_allclose(prediction.x0, 1.0, atol=1e-6)
@@ -48,8 +48,8 @@ def test_constrained_images_stay_in_range_and_free_ones_need_not(linear, sampler
         return sampler(denoiser, linear, draw_noise(keys, 0, (4, 4, 1)), keys, pairs).images
 
     np.testing.assert_allclose(images(free), 1.5, atol=1e-5)
-    assert np.abs(images(constrain(free, linear, clip))).max() < 1.1
-    np.testing.assert_allclose(images(constrain(free, linear, clip, rederive_eps=True)), 1.0, atol=1e-5)
+    assert np.abs(images(constrain(free, linear, clip, keep_eps=True))).max() < 1.1
+    np.testing.assert_allclose(images(constrain(free, linear, clip)), 1.0, atol=1e-5)
 
 
 def test_compiled_and_interpreted_agree(linear, x_t):

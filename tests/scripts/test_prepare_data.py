@@ -67,3 +67,14 @@ def test_the_benchmark_of_the_data_prints_one_json_object():
     done = run("benchmark.py", "data", "--images=512", "--files=64", "--rounds=1", "--steps=0", "--json")
     facts = json.loads(done.stdout)
     assert facts["cache_to_device_images_per_second"] > 0 and facts["prepare_ratio"] > 0
+
+
+def test_the_benchmark_of_the_samplers_prints_one_json_object():
+    done = run(
+        "benchmark.py", "sample", f"--config={ROOT}/configs/digits.py:smoke", "--batch=2", "--rounds=1", "--json"
+    )
+    facts = json.loads(done.stdout)
+    rates = [name for name in facts if name.endswith("images_per_second")]
+    assert [name.split("_8_")[0] for name in rates[:2]] == ["ddpm", "ddim"] and len(rates) == 4
+    ratio = facts["ddim_8_images_per_second"] / facts["ddpm_8_images_per_second"]
+    assert facts["ddim_over_ddpm"] == ratio > 0
