@@ -54,7 +54,7 @@ Trains a diffusion model, resumes it, or samples from it.
 
   --mode=train|sample     train by default
   --workdir=FOLDER        where the run lives: configuration, checkpoints, samples, TensorBoard's event files
-  --config=FILE[:VARIANT] the recipe to train; sampling takes it from the workdir
+  --config=FILE[:VARIANT] the recipe to train; a run that goes on, and sampling, take it from the workdir
   --config.FIELD=VALUE    sets one field, such as --config.data.batch_size=64 or --config.model.multipliers="(1,2,4)"
   --help                  this text
 
@@ -98,8 +98,10 @@ def run(argv: list[str]) -> None:
         print(USAGE, end="")
         return
     mode, recipe, workdir, overrides = parse_flags(argv)
-    if mode == "train":
+    if mode == "train" and (recipe or not (workdir / "config.json").exists()):
         config = config_of(override(load_recipe(recipe), overrides))
+    elif mode == "train":  # A run goes on as it is.
+        config = config_of(override(to_config_dict(read_config(workdir)), overrides))
     else:
         if recipe:
             raise UserError(f"--config={recipe} is for training; --mode={mode} takes the configuration from {workdir}.")

@@ -6,11 +6,16 @@
 import json
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from ddpm_jax.config import Config, differences, flatten, from_json, to_json
+from ddpm_jax.config import Config, differences, flatten, from_json, mismatches, to_json
 from ddpm_jax.data.dataset import Traits
 from ddpm_jax.errors import UserError
+
+OF_THE_OPTIMIZER = ("optimizer.name", "optimizer.clip")
+"""Fields that the state of the optimiser is made for."""
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +44,18 @@ def refuse_another_run(workdir: Path, config: Config) -> None:
         raise UserError(f"--workdir={workdir} is a file; give a folder.")
     if not (workdir / "config.json").exists():
         return
-    changed = differences(read_config(workdir), config)
+    before = read_config(workdir)
+    # Parameters that came from elsewhere have seen no data here yet, so only what they were made with is settled.
+    changed = differences(before, config) if (workdir / "data.json").exists() else unfit(before, config)
     if changed:
         listed = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changed.items())
         raise UserError(f"{workdir} holds a run with another configuration ({listed}); choose another --workdir.")
+
+
+def unfit(before: Config, now: Config) -> dict[str, tuple[Any, Any]]:
+    """The fields in which a run cannot change before its first step: those of its parameters and of its optimiser."""
+    kept = {name: (value, flatten(now)[name]) for name, value in flatten(before).items() if name in OF_THE_OPTIMIZER}
+    return mismatches(before, now) | {name: values for name, values in kept.items() if values[0] != values[1]}
 
 
 def claim(workdir: Path, config: Config, data: Traits) -> None:
@@ -55,9 +68,14 @@ def claim(workdir: Path, config: Config, data: Traits) -> None:
         for name in (name for name in now if now[name] != before[name]):
             follows = "; the learning-rate schedule follows the new length" if name == "train.steps" else ""
             logger.info("%s was %r and is now %r%s", name, before[name], now[name], follows)
-    _write(workdir / "config.json", to_json(config))
-    _write(workdir / "labels.json", json.dumps(data.names, ensure_ascii=False) + "\n")
+    write_config(workdir, config, data.names)
     _write(workdir / "data.json", json.dumps({"images": data.images, "crc32": data.crc32}) + "\n")
+
+
+def write_config(workdir: Path, config: Config, names: Sequence[str]) -> None:
+    """The configuration, and the names of the classes or attributes."""
+    _write(workdir / "config.json", to_json(config))
+    _write(workdir / "labels.json", json.dumps(names, ensure_ascii=False) + "\n")
 
 
 def _refuse_other_data(workdir: Path, now: Traits) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from ddpm_jax.config.checks import checked
-from ddpm_jax.config.sections import Config
+from ddpm_jax.config.sections import Config, Model
 from ddpm_jax.errors import UserError, nearest
 
 
@@ -127,3 +127,17 @@ def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     before, after = flatten(old), flatten(new)
     changed = {name: (before[name], after[name]) for name in before if before[name] != after[name]}
     return {name: values for name, values in changed.items() if not name.startswith(MAY_CHANGE)}
+
+
+MADE_WITH = (
+    *("data.image_size", "data.channels", "diffusion.steps", "diffusion.schedule", "diffusion.beta_"),
+    *("diffusion.zero_terminal_snr", "diffusion.prediction", "diffusion.variance"),
+    *(f"model.{field.name}" for field in dataclasses.fields(Model) if field.name not in ("dropout", "dtype", "remat")),
+)
+"""Fields that parameters are good for one value of: another would make another network of them, or noise of images."""
+
+
+def mismatches(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """The fields of MADE_WITH in which two configurations differ, as {name: (old, new)}."""
+    before, after = flatten(old), flatten(new)
+    return {n: (before[n], after[n]) for n in before if before[n] != after[n] and n.startswith(MADE_WITH)}

@@ -40,10 +40,16 @@ def init_state(
     unet: UNet, optimizer: optax.GradientTransformation, seed: int, image_size: int, image_channels: int
 ) -> TrainState:
     """The state before the first step."""
-    params = init_params(unet, purpose_key(seed, INIT), image_size, image_channels)
+    return first_state(init_params(unet, purpose_key(seed, INIT), image_size, image_channels), optimizer)
+
+
+def first_state(params: PyTree, optimizer: optax.GradientTransformation, ema: PyTree | None = None) -> TrainState:
+    """The state before the first step, from these parameters; ema: their average, where there is one."""
     # One buffer each: a shared one cannot be donated.
     zero = [jnp.zeros((), jnp.int32) for _ in range(3)]
-    return TrainState(*zero, params=params, ema=start_ema(params), opt_state=optimizer.init(params))
+    return TrainState(
+        *zero, params=params, ema=start_ema(params) if ema is None else ema, opt_state=optimizer.init(params)
+    )
 
 
 def is_finite(state: TrainState) -> bool:

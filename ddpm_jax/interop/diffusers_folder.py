@@ -1,0 +1,241 @@
+"""Folders as diffusers keeps them: a DDPMPipeline (or DDIMPipeline), or a UNet2DModel by itself.
+
+    model_index.json  unet/config.json  unet/diffusion_pytorch_model.safetensors  scheduler/scheduler_config.json
+
+All of them may also lie beside each other, as in google/ddpm-*. What is written besides is a model card, a grid of
+samples and labels.json, the names of the classes.
+"""
+
+import dataclasses
+import json
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import PyTree
+
+from ddpm_jax.config import Config, to_json
+from ddpm_jax.errors import UserError
+from ddpm_jax.interop.diffusers import params_of, tensors_of
+from ddpm_jax.interop.diffusers_options import checked_options, fields_of, has_null_class, options_of
+from ddpm_jax.interop.diffusers_scheduler import noise_of, scheduler_of
+from ddpm_jax.interop.runs import numbered, refuse_full, shapes_of
+from ddpm_jax.interop.tensors import PICKLED, TensorFile, refuse_pickle, write_tensors
+from ddpm_jax.reporting.images import Picture, save_png
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+PIPELINES = ("DDPMPipeline", "DDIMPipeline")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """A model in a folder: the fields of a configuration that it settles, and its parameters, still on disk."""
+
+    fields: dict[str, Any]
+    options: dict[str, Any]
+    file: TensorFile
+    names: Sequence[str] | None
+
+    def params(self, config: Config) -> PyTree:
+        """The parameters, float32."""
+        return params_of(self.file, self.options, shapes_of(config))
+
+    def labels(self, config: Config) -> Sequence[str]:
+        """Names of the classes, or their numbers."""
+        known = self.names is not None and len(self.names) == config.model.classes
+        return self.names if known and self.names is not None else numbered(config)
+
+
+def local_copy(name: str) -> Path:
+    """The folder of this name, or of the model of this name on the Hugging Face hub, which is fetched."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    refuse_pickle(folder)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise UserError(
+            f"{name} is no folder; give one that diffusers wrote, or a name of the hub such as owner/model."
+        )
+    try:
+        from huggingface_hub import errors, snapshot_download  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise UserError(
+            f"{name} is no folder, and fetching it needs huggingface_hub: pip install huggingface_hub"
+        ) from error
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
+    except (OSError, ValueError, errors.HfHubHTTPError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{name} is no folder, and cannot be fetched from the hub ({reason}).") from error
+
+
+def read_folder(folder: Path) -> Found:
+    """The model in a folder; raises UserError for what our network does not have."""
+    index = folder / "model_index.json"
+    if index.exists():
+        pipeline = read_json(index).get("_class_name")
+        if pipeline not in PIPELINES:
+            raise UserError(f"{index} describes a {pipeline}; only {' and '.join(PIPELINES)} can be imported.")
+    unet = folder / "unet" if (folder / "unet").is_dir() else folder
+    options = checked_options(read_json(unet / "config.json"), str(unet / "config.json"))
+    file = TensorFile(_weights(unet))
+    learned = options["out_channels"] > options["in_channels"]
+    classes = _classes(options, file)
+    fields = fields_of(options, classes) | noise_of(*_scheduler(folder, learned), learned)
+    if options["num_class_embeds"] == classes:  # It has not learned what to make of no label.
+        fields["train.label_dropout"] = 0.0
+    return Found(fields, options, file, _names(folder))
+
+
+def _weights(unet: Path) -> Path:
+    path = unet / WEIGHTS
+    if not path.exists():
+        for pickled in sorted(unet.glob("diffusion_pytorch_model.*")):
+            if pickled.suffix in PICKLED:
+                refuse_pickle(pickled)
+        others = ", ".join(sorted(other.name for other in unet.glob("*.safetensors*"))) or "none"
+        raise UserError(f"{unet} holds no {WEIGHTS}; .safetensors files there: {others}.")
+    return path
+
+
+def _classes(options: Mapping[str, Any], file: TensorFile) -> int:
+    """The number of classes; a last one that adds nothing stands for no label."""
+    rows = options["num_class_embeds"] or 0
+    name = "class_embedding.weight"
+    if rows < 2 or name not in file.shapes:
+        return rows
+    return rows - 1 if not np.any(file.load(name)[-1]) else rows
+
+
+def _scheduler(folder: Path, learned: bool) -> tuple[dict[str, Any], str]:
+    for path in (folder / "scheduler" / "scheduler_config.json", folder / "scheduler_config.json"):
+        if path.exists():
+            return read_json(path), str(path)
+    logger.warning("%s says nothing of the noise (scheduler_config.json); taking DDPM's linear 1,000 steps", folder)
+    return {"variance_type": "learned_range" if learned else "fixed_large"}, str(folder / "scheduler_config.json")
+
+
+def _names(folder: Path) -> Sequence[str] | None:
+    path = folder / "labels.json"
+    names = json.loads(path.read_text()) if path.exists() else None
+    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A table of a JSON file."""
+    try:
+        table = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing; expected a folder that diffusers' save_pretrained wrote.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read ({error}); expected JSON.") from error
+    if not isinstance(table, dict):
+        raise UserError(f"{path} holds {type(table).__name__}; expected a table of options.")
+    return table
+
+
+def write_folder(
+    config: Config, params: PyTree, out: Path, *, names: Sequence[str], card: str, grid: Picture | None
+) -> None:
+    """Writes what diffusers' from_pretrained reads: a DDPMPipeline, or a UNet2DModel where the model knows classes."""
+    options, scheduler = options_of(config), scheduler_of(config)
+    refuse_full(out)
+    building = out.with_name(f".{out.name}.building")
+    tensors = tensors_of(params, len(config.model.multipliers), has_null_class(config))
+    pipeline = not config.model.classes  # Which could not be told a class.
+    unet, noise = (building / "unet", building / "scheduler") if pipeline else (building, building)
+    for folder in (unet, noise):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_tensors(unet / WEIGHTS, tensors, {"format": "pt"})
+    tables: dict[Path, Any] = {unet / "config.json": options, noise / "scheduler_config.json": scheduler}
+    if pipeline:
+        parts = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDPMScheduler"]}
+        tables[building / "model_index.json"] = {"_class_name": "DDPMPipeline", **parts}
+    else:
+        tables[building / "labels.json"] = list(names)
+    for path, table in tables.items():
+        path.write_text(json.dumps(table, indent=2, ensure_ascii=False) + "\n")
+    (building / "README.md").write_text(card)
+    if grid is not None:
+        save_png(grid, building / "grid.png")
+    if out.exists():
+        out.rmdir()
+    building.rename(out)
+
+
+def model_card(config: Config, step: int, images: int | None, drawn: str | None) -> str:
+    """README.md of an exported model: what it is, how to draw from it, the recipe; drawn: how its grid was."""
+    data, diffusion, model = config.data, config.diffusion, config.model
+    source = data.name or (Path(data.path).name if data.path else data.source)
+    rows = {
+        "images": f"{source}, {data.image_size}x{data.image_size}x{data.channels}"
+        + (f", {images:,}" if images else ""),
+        "training steps": f"{step:,} of {data.batch_size} images",
+        "network": f"UNet2DModel, {model.channels} channels x {model.multipliers}, {model.blocks} blocks",
+        "noise": f"{diffusion.schedule}, {diffusion.steps} steps, predicts {diffusion.prediction}",
+        "parameters": "averaged over training (EMA)" if config.sample.ema else "as trained",
+    }
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    picture = f"![{drawn}](grid.png)\n\n{drawn}.\n\n" if drawn else ""
+    use = CLASSES_USE if model.classes else PIPELINE_USE
+    return CARD.format(
+        table=table,
+        picture=picture,
+        use=use.format(steps=diffusion.steps, classes=model.classes, null=_null(config)),
+        config=to_json(config).rstrip(),
+    )
+
+
+def _null(config: Config) -> str:
+    return f"; {config.model.classes} means no label" if has_null_class(config) else ""
+
+
+CARD = """\
+---
+library_name: diffusers
+tags:
+- ddpm
+- unconditional-image-generation
+---
+# A denoising diffusion model
+
+{picture}{table_head}{table}
+
+## Use
+
+{use}
+
+## The whole configuration
+
+It was trained with ddpm_jax and this configuration:
+
+```json
+{config}
+```
+""".replace("{table_head}", "| | |\n|---|---|\n")
+
+PIPELINE_USE = """\
+```python
+from diffusers import DDPMPipeline
+
+images = DDPMPipeline.from_pretrained("this/folder")(batch_size=4, num_inference_steps={steps}).images
+```"""
+
+CLASSES_USE = """\
+```python
+import torch
+from diffusers import DDPMScheduler, UNet2DModel
+
+unet, scheduler = UNet2DModel.from_pretrained("this/folder"), DDPMScheduler.from_pretrained("this/folder")
+labels = torch.arange(4)  # Classes 0 to {classes} (labels.json names them{null}).
+x = torch.randn(4, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
+scheduler.set_timesteps({steps})
+with torch.no_grad():
+    for t in scheduler.timesteps:
+        x = scheduler.step(unet(x, t, class_labels=labels).sample, t, x).prev_sample
+```"""

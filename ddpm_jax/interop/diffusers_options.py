@@ -1,0 +1,242 @@
+"""The options of diffusers' UNet2DModel, and the fields of a configuration that say the same.
+
+    unet/config.json  <->  data.image_size, data.channels, model.*
+
+An option that our network does not have is refused by name, and so is one that nobody has heard of.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ddpm_jax.config import Config
+from ddpm_jax.config.checks import resolutions
+from ddpm_jax.errors import UserError, nearest
+
+DEFAULTS: dict[str, Any] = {
+    "sample_size": None,
+    "in_channels": 3,
+    "out_channels": 3,
+    "center_input_sample": False,
+    "time_embedding_type": "positional",
+    "time_embedding_dim": None,
+    "freq_shift": 0,
+    "flip_sin_to_cos": True,
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+    "mid_block_type": "UNetMidBlock2D",
+    "up_block_types": ("AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+    "block_out_channels": (224, 448, 672, 896),
+    "layers_per_block": 2,
+    "mid_block_scale_factor": 1,
+    "downsample_padding": 1,
+    "downsample_type": "conv",
+    "upsample_type": "conv",
+    "dropout": 0.0,
+    "act_fn": "silu",
+    "attention_head_dim": 8,
+    "norm_num_groups": 32,
+    "attn_norm_num_groups": None,
+    "norm_eps": 1e-5,
+    "resnet_time_scale_shift": "default",
+    "add_attention": True,
+    "class_embed_type": None,
+    "num_class_embeds": None,
+    "num_train_timesteps": None,
+}
+"""What an option means that a file leaves out."""
+SUPPORTED: dict[str, tuple[Any, ...]] = {
+    "center_input_sample": (False,),
+    "time_embedding_type": ("positional",),
+    "freq_shift": (0, 1),
+    "mid_block_type": ("UNetMidBlock2D",),
+    "mid_block_scale_factor": (1,),
+    "downsample_padding": (0, 1),
+    "downsample_type": ("conv", "resnet"),
+    "upsample_type": ("conv", "resnet"),
+    "act_fn": ("silu", "swish"),
+    "resnet_time_scale_shift": ("default", "scale_shift"),
+    "add_attention": (True,),
+    "class_embed_type": (None,),
+}
+"""Options of which our network has some values only."""
+BLOCKS = {
+    "DownBlock2D": "conv",
+    "AttnDownBlock2D": "downsample_type",
+    "ResnetDownsampleBlock2D": "resnet",
+    "UpBlock2D": "conv",
+    "AttnUpBlock2D": "upsample_type",
+    "ResnetUpsampleBlock2D": "resnet",
+}
+"""How each type of block changes the size, where it does: itself, or as that option says."""
+KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("sample_size", "in_channels", "out_channels", "layers_per_block", "norm_num_groups"), (int,)),
+    **dict.fromkeys(("attention_head_dim", "num_class_embeds", "attn_norm_num_groups"), (int, type(None))),
+    **dict.fromkeys(("dropout", "norm_eps"), (int, float)),
+    **dict.fromkeys(("down_block_types", "up_block_types", "block_out_channels"), (list, tuple)),
+    "flip_sin_to_cos": (bool,),
+}
+"""What kind of value an option takes; whole numbers count from 1."""
+
+
+def checked_options(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Every option of a config.json, those left out at their defaults; refuses what our network does not have."""
+    if config.get("_class_name", "UNet2DModel") != "UNet2DModel":
+        raise UserError(f"{where} describes a {config['_class_name']}; only UNet2DModel can be imported.")
+    given = {name: value for name, value in config.items() if not name.startswith("_")}
+    for name in given.keys() - DEFAULTS.keys():
+        raise UserError(f"{where}: {name}={given[name]!r} is not an option of UNet2DModel; {nearest(name, DEFAULTS)}")
+    options = DEFAULTS | given
+    size = options["sample_size"]
+    if isinstance(size, list | tuple) and len(size) == 2 and size[0] == size[1]:
+        options["sample_size"] = size[0]
+    for name, values in SUPPORTED.items():
+        if options[name] not in values:
+            expected = " or ".join(repr(value) for value in values)
+            raise UserError(f"{where}: {name}={options[name]!r} is not supported; expected {expected}.")
+    for name, kinds in KINDS.items():
+        value = options[name]
+        if type(value) not in kinds or (type(value) is int and value < 1 and float not in kinds) or value in ([], ()):
+            expected = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
+            raise UserError(f"{where}: {name}={value!r} is not supported; expected a value of type {expected}.")
+    _check_blocks(options, where)
+    _check_widths(options, where)
+    return options
+
+
+def _check_blocks(options: Mapping[str, Any], where: str) -> None:
+    down, up, widths = (options[name] for name in ("down_block_types", "up_block_types", "block_out_channels"))
+    if not len(down) == len(up) == len(widths):
+        raise UserError(f"{where}: down_block_types, up_block_types and block_out_channels differ in length.")
+    for name, word in (("down_block_types", "Down"), ("up_block_types", "Up")):
+        known = [block for block in BLOCKS if word in block]
+        for block in options[name]:
+            if block not in known:
+                raise UserError(f"{where}: {name} holds {block!r}; supported are {', '.join(known)}.")
+    if _attention(down) != _attention(up)[::-1]:
+        raise UserError(
+            f"{where}: attention on the way down ({list(down)}) and up ({list(up)}) differs; expected the same stages."
+        )
+    if len(_resampling(options)) > 1:
+        raise UserError(
+            f"{where}: down_block_types, up_block_types, downsample_type and upsample_type resample in some places by "
+            "convolutions and in others by residual blocks; expected one of them throughout."
+        )
+
+
+def _check_widths(options: Mapping[str, Any], where: str) -> None:
+    widths, groups = options["block_out_channels"], options["norm_num_groups"]
+    if not all(type(width) is int and width > 0 and width % widths[0] == 0 for width in widths):
+        raise UserError(f"{where}: block_out_channels={list(widths)} must be whole multiples of the first.")
+    if options["time_embedding_dim"] not in (None, 4 * widths[0]):
+        raise UserError(
+            f"{where}: time_embedding_dim={options['time_embedding_dim']} is not supported; expected {4 * widths[0]}."
+        )
+    expected = (groups,) if options["resnet_time_scale_shift"] == "scale_shift" else (None, groups)
+    if options["attn_norm_num_groups"] not in expected:  # Without, diffusers' middle attention has no norm at all.
+        raise UserError(
+            f"{where}: attn_norm_num_groups={options['attn_norm_num_groups']} with resnet_time_scale_shift="
+            f"{options['resnet_time_scale_shift']!r} is not supported; expected {groups}, norm_num_groups."
+        )
+    channels = options["in_channels"]
+    if options["out_channels"] not in (channels, 2 * channels):
+        raise UserError(
+            f"{where}: out_channels={options['out_channels']} is not supported; expected {channels}, in_channels, or "
+            f"{2 * channels} where the variance is learned."
+        )
+
+
+def _attention(blocks: Sequence[str]) -> list[bool]:
+    return [block.startswith("Attn") for block in blocks]
+
+
+def _resampling(options: Mapping[str, Any]) -> set[str]:
+    """How the size changes, over all stages that change it: all but the last of each way."""
+    kinds = [BLOCKS[block] for name in ("down_block_types", "up_block_types") for block in options[name][:-1]]
+    return {options.get(kind, kind) for kind in kinds}
+
+
+def fields_of(options: Mapping[str, Any], classes: int) -> dict[str, Any]:
+    """The fields of a configuration that describe a UNet2DModel; classes: without a null class."""
+    widths, size = options["block_out_channels"], options["sample_size"]
+    sizes = [size // 2**stage for stage in range(len(widths))]
+    attends = _attention(options["down_block_types"])
+    return {
+        "data.image_size": size,
+        "data.channels": options["in_channels"],
+        "model.channels": widths[0],
+        "model.multipliers": tuple(width // widths[0] for width in widths),
+        "model.blocks": options["layers_per_block"],
+        "model.attention_resolutions": tuple(s for s, attended in zip(sizes, attends, strict=True) if attended),
+        "model.heads": 1,
+        "model.head_channels": options["attention_head_dim"],
+        "model.dropout": float(options["dropout"]),
+        "model.norm_groups": options["norm_num_groups"],
+        "model.norm_eps": float(options["norm_eps"]),
+        "model.scale_shift": options["resnet_time_scale_shift"] == "scale_shift",
+        "model.resampling": "residual" if _resampling(options) == {"resnet"} else "conv",
+        "model.downsample_padding": options["downsample_padding"],
+        "model.frequency_shift": options["freq_shift"],
+        "model.classes": classes,
+        "model.attributes": 0,
+    }
+
+
+def options_of(config: Config) -> dict[str, Any]:
+    """The config.json of the UNet2DModel that a configuration describes; refuses what diffusers does not have."""
+    model, data = config.model, config.data
+    if model.attributes:
+        raise UserError(f"model.attributes={model.attributes}: UNet2DModel knows classes, but no attributes.")
+    if model.resampling == "pool":
+        raise UserError("model.resampling='pool': UNet2DModel halves images by convolutions or residual blocks only.")
+    if model.multipliers[0] != 1:
+        raise UserError(
+            f"model.multipliers={model.multipliers}: the first stage of a UNet2DModel is as wide as its first "
+            "convolution; expected 1 first."
+        )
+    attends = [size in model.attention_resolutions for size in resolutions(data, model)]
+    plain_down, plain_up, kind = ("DownBlock2D", "UpBlock2D", "conv")
+    if model.resampling == "residual":
+        plain_down, plain_up, kind = ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D", "resnet")
+    return {
+        "_class_name": "UNet2DModel",
+        **DEFAULTS,
+        "sample_size": data.image_size,
+        "in_channels": data.channels,
+        "out_channels": data.channels * (2 if config.diffusion.variance == "learned" else 1),
+        "freq_shift": model.frequency_shift,
+        "flip_sin_to_cos": False,
+        "down_block_types": ["AttnDownBlock2D" if attended else plain_down for attended in attends],
+        "up_block_types": ["AttnUpBlock2D" if attended else plain_up for attended in reversed(attends)],
+        "block_out_channels": [model.channels * m for m in model.multipliers],
+        "layers_per_block": model.blocks,
+        "downsample_padding": model.downsample_padding,
+        "downsample_type": kind,
+        "upsample_type": kind,
+        "dropout": model.dropout,
+        "attention_head_dim": _head_channels(config),
+        "norm_num_groups": model.norm_groups,
+        "attn_norm_num_groups": model.norm_groups if model.scale_shift else None,
+        "norm_eps": model.norm_eps,
+        "resnet_time_scale_shift": "scale_shift" if model.scale_shift else "default",
+        "num_class_embeds": model.classes + has_null_class(config) if model.classes else None,
+    }
+
+
+def has_null_class(config: Config) -> bool:
+    """Whether the model knows images without a label, which diffusers can only be told by one more class."""
+    return bool(config.model.classes) and config.train.label_dropout > 0.0
+
+
+def _head_channels(config: Config) -> int | None:
+    """attention_head_dim, one number for all stages; None for a single head."""
+    model = config.model
+    if model.head_channels or model.heads == 1:
+        return model.head_channels
+    stages = zip(model.multipliers, resolutions(config.data, model), strict=True)
+    attended = {m for m, size in stages if size in model.attention_resolutions} | {model.multipliers[-1]}
+    widths = sorted(model.channels * m // model.heads for m in attended)
+    if len(widths) > 1:
+        raise UserError(
+            f"model.heads={model.heads} makes heads of {' and '.join(map(str, widths))} channels; those of a "
+            "UNet2DModel all have as many (model.head_channels)."
+        )
+    return widths[0]

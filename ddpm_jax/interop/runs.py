@@ -1,0 +1,70 @@
+"""Parameters that were trained elsewhere, as a run at step 0 that samples, and trains on, like any other."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from ddpm_jax.assemble import build_unet
+from ddpm_jax.config import Config, flatten
+from ddpm_jax.errors import UserError
+from ddpm_jax.network.unet import init_params
+from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.optimizer import build_optimizer
+from ddpm_jax.training.state import first_state
+from ddpm_jax.workdir import checkpoint_folder, write_config
+
+CHANGEABLE = ("sample.", "train.", "model.dropout")
+"""Fields that come with parameters, but may be set otherwise."""
+
+logger = logging.getLogger(__name__)
+
+
+def shapes_of(config: Config) -> PyTree:
+    """The shapes of a configuration's parameters."""
+    unet, data = build_unet(config), config.data
+    return jax.eval_shape(lambda: init_params(unet, jax.random.key(0), data.image_size, data.channels))
+
+
+def refuse_contradictions(fields: Mapping[str, Any], config: Config) -> None:
+    """Fields that come with the parameters cannot be set to anything else."""
+    given = flatten(config)
+    for name, value in fields.items():
+        if given[name] != value and not name.startswith(CHANGEABLE):
+            raise UserError(f"{name} is {value!r} in the imported model and cannot be set to {given[name]!r}.")
+
+
+def start_run(
+    config: Config, workdir: Path, params: PyTree, names: Sequence[str], *, ema: PyTree | None = None
+) -> None:
+    """Writes a new run whose step 0 has these parameters; ema: their average, by default the same.
+
+    names: of the classes or attributes. The workdir appears when it is complete.
+    """
+    building = workdir.with_name(f".{workdir.name}.building")
+    refuse_full(workdir)
+    params, ema = jax.tree.map(jnp.asarray, (params, ema))
+    state = first_state(params, build_optimizer(config.optimizer, config.train.steps), ema)
+    with Checkpoints(checkpoint_folder(building)) as checkpoints:
+        checkpoints.save(state, asdict(config))
+    write_config(building, config, names)
+    if workdir.exists():
+        workdir.rmdir()
+    building.rename(workdir)
+    logger.info("Wrote %s. Next: python main.py --mode=sample --workdir=%s", workdir, workdir)
+
+
+def refuse_full(folder: Path) -> None:
+    """Nothing that is there is written over."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is not empty; choose a new folder, or remove what is there.")
+
+
+def numbered(config: Config) -> list[str]:
+    """Names for classes that have none: their numbers."""
+    return [str(number) for number in range(config.model.classes or config.model.attributes)]

@@ -1,0 +1,104 @@
+"""Tensors by name, in safetensors files: a format that holds numbers and text, and nothing that could run.
+
+params tree  <->  {"down_0_block_0.conv_in.kernel": array, ...}  <->  model.safetensors
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from ddpm_jax.errors import UserError
+
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+Load = Callable[[str], np.ndarray]
+"""Reads the tensor of a name."""
+
+
+class TensorFile:
+    """An open safetensors file; `load` reads one tensor at a time, so a model need not fit into memory twice."""
+
+    def __init__(self, path: Path) -> None:
+        refuse_pickle(path)
+        try:
+            self._file = safe_open(path, framework="np")
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path} cannot be read as safetensors ({error}).") from error
+        self.path = path
+        self.metadata: dict[str, str] = self._file.metadata() or {}
+        self.shapes = {name: tuple(self._file.get_slice(name).get_shape()) for name in self._file.keys()}  # noqa: SIM118
+
+    def load(self, name: str) -> np.ndarray:
+        """The tensor as float32, whatever float it was stored as."""
+        tensor = np.asarray(self._file.get_tensor(name))
+        if not tensor.dtype.name.startswith(("float", "bfloat")):
+            raise UserError(f"{self.path}: {name} holds {tensor.dtype.name}; expected floating-point numbers.")
+        return tensor.astype(np.float32)
+
+
+def refuse_pickle(path: Path) -> None:
+    """Files of pickled Python can run anything when they are opened, so none is."""
+    if path.suffix in PICKLED:
+        raise UserError(
+            f"{path} is a pickle, which can run code when it is opened, so it is not read. Where it is trusted, "
+            "convert it: python -c \"import torch, safetensors.torch as s; s.save_file(torch.load('"
+            f"{path.name}', weights_only=True), '{path.stem}.safetensors')\""
+        )
+
+
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Writes a new safetensors file, whole or not at all."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, unfinished, dict(metadata))
+        unfinished.replace(path)
+    except (OSError, SafetensorError) as error:
+        unfinished.unlink(missing_ok=True)
+        raise UserError(f"{path} cannot be written ({error}); choose another place, or free some space.") from error
+
+
+def by_path(tree: PyTree) -> dict[str, Any]:
+    """Every leaf by its path, joined by dots, such as "down_0_block_0.conv_in.kernel"."""
+    return {dotted(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def flat(params: PyTree) -> dict[str, np.ndarray]:
+    """Every parameter by its path, in the host's memory."""
+    return {path: np.asarray(leaf) for path, leaf in by_path(jax.device_get(params)).items()}
+
+
+def dotted(path: Sequence[Any]) -> str:
+    """The path of a leaf, which are keys of dictionaries, as text."""
+    return ".".join(str(part.key) for part in path)
+
+
+def fill(shapes: PyTree, load: Load) -> PyTree:
+    """A tree of those shapes whose leaves are loaded by their dotted names."""
+    return jax.tree.map_with_path(lambda path, _: load(dotted(path)), shapes)
+
+
+def check_names(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """Raises UserError unless exactly the expected tensors are there, in the expected shapes; lists all that differ."""
+    missing, extra = expected.keys() - found.keys(), found.keys() - expected.keys()
+    wrong = {name for name in found.keys() & expected.keys() if found[name] != expected[name]}
+    complaints = []
+    if missing:
+        complaints.append(f"missing: {_listed(missing)}")
+    if extra:
+        complaints.append(f"not expected: {_listed(extra)}")
+    if wrong:
+        complaints.append(
+            f"of the wrong shape: {_listed(f'{name} {found[name]}, expected {expected[name]}' for name in wrong)}"
+        )
+    if complaints:
+        raise UserError(f"{where} does not hold this network's tensors; {'; '.join(complaints)}.")
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))

@@ -1,0 +1,62 @@
+"""Writes a trained run as a folder that diffusers loads.
+
+    python scripts/export_diffusers.py runs/x exported
+
+DDPMPipeline.from_pretrained("exported") then samples from it; a model of classes is loaded by UNet2DModel and
+DDPMScheduler, as the model card in the folder shows.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+STEPS = 50
+
+
+def main() -> None:
+    """Reads the flags and the run, draws a grid, writes the folder."""
+    import logging
+
+    from ddpm_jax.errors import UserError
+    from ddpm_jax.interop.diffusers_folder import model_card, write_folder
+    from ddpm_jax.interop.diffusers_options import options_of
+    from ddpm_jax.interop.runs import refuse_full
+    from ddpm_jax.reporting.images import grid
+    from ddpm_jax.run import load_run
+    from ddpm_jax.workdir import read_label_names
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("workdir", type=Path, help="of the run")
+    parser.add_argument("out", type=Path, help="a new folder")
+    parser.add_argument("--step", type=int, help="of the checkpoint (default: the newest)")
+    parser.add_argument("--raw", action="store_true", help="the parameters themselves instead of their average")
+    parser.add_argument("--images", type=int, default=16, help="in the grid of the model card (default 16; 0: no grid)")
+    flags = parser.parse_args()
+    if flags.images < 0:
+        raise UserError(f"--images={flags.images} is out of range; expected 0 or more.")
+    out = flags.out.expanduser().resolve()
+    refuse_full(out)
+    run = load_run(flags.workdir, step=flags.step, ema=not flags.raw)
+    options_of(run.config)  # Refuses what diffusers lacks before images are drawn.
+    drawn = picture = None
+    if flags.images:
+        steps = min(STEPS, run.config.diffusion.steps)
+        picture = grid(run.sample(flags.images, sampler="ddim", steps=steps, seed=0))
+        drawn = f"{flags.images} samples, DDIM with {steps} steps, seed 0"
+    about = run.workdir / "data.json"
+    images = json.loads(about.read_text())["images"] if about.exists() else None
+    card = model_card(run.config, run.step, images, drawn)
+    names = read_label_names(run.workdir)
+    write_folder(run.config, run.params, out, names=names, card=card, grid=picture)
+    logging.getLogger("ddpm_jax").info("Wrote %s", out)
+
+
+if __name__ == "__main__":
+    from ddpm_jax.cli import exit_code
+
+    sys.exit(exit_code(main))

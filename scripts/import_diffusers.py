@@ -1,0 +1,46 @@
+"""Makes a run of a model that diffusers saved: a UNet2DModel, DDPMPipeline or DDIMPipeline.
+
+    python scripts/import_diffusers.py MODEL_DIR runs/imported
+    python main.py --mode=sample --workdir=runs/imported
+    python main.py --workdir=runs/imported --config.data.path=photos/ --config.train.steps=1000
+
+MODEL_DIR is a folder with config.json and safetensors, or a name of the Hugging Face hub such as google/ddpm-cat-256.
+--config names a recipe for what the model does not settle (optimiser, length, log); --config.FIELD=VALUE sets a field.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+
+def main() -> None:
+    """Reads the flags, the model, and writes the run."""
+    from ddpm_jax.cli import check_overrides, load_recipe, override
+    from ddpm_jax.config import config_of, defaults
+    from ddpm_jax.interop.diffusers_folder import local_copy, read_folder
+    from ddpm_jax.interop.runs import refuse_contradictions, refuse_full, start_run
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("model", help="a folder, or a name of the hub")
+    parser.add_argument("workdir", type=Path, help="of the new run")
+    parser.add_argument("--config", metavar="FILE", help="a recipe; without one, the defaults")
+    flags, overrides = parser.parse_known_args()
+    check_overrides(overrides, ["config", "help"])
+    workdir = flags.workdir.expanduser().resolve()
+    refuse_full(workdir)
+    found = read_folder(local_copy(flags.model))
+    recipe = load_recipe(flags.config) if flags.config else defaults()
+    recipe.update_from_flattened_dict(found.fields)
+    config = config_of(override(recipe, overrides))
+    refuse_contradictions(found.fields, config)
+    start_run(config, workdir, found.params(config), found.labels(config))
+
+
+if __name__ == "__main__":
+    from ddpm_jax.cli import exit_code
+
+    sys.exit(exit_code(main))

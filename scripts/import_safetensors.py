@@ -1,0 +1,41 @@
+"""Makes a run of a file that scripts/export_safetensors.py wrote.
+
+    python scripts/import_safetensors.py model.safetensors runs/imported
+    python main.py --mode=sample --workdir=runs/imported
+
+The run begins at step 0: the state of the optimiser is not in the file. --config.FIELD=VALUE sets a field.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+
+def main() -> None:
+    """Reads the flags and the file, writes the run."""
+    from ddpm_jax.cli import check_overrides, override
+    from ddpm_jax.config import config_of, to_config_dict
+    from ddpm_jax.interop.runs import refuse_contradictions, refuse_full, start_run
+    from ddpm_jax.interop.safetensors_file import read_file
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("file", type=Path, help="a .safetensors file")
+    parser.add_argument("workdir", type=Path, help="of the new run")
+    flags, overrides = parser.parse_known_args()
+    check_overrides(overrides, ["help"])
+    workdir = flags.workdir.expanduser().resolve()
+    refuse_full(workdir)
+    saved = read_file(flags.file.expanduser())
+    config = config_of(override(to_config_dict(saved.config), overrides))
+    refuse_contradictions(saved.fields, config)
+    start_run(config, workdir, saved.tree("params"), saved.names, ema=saved.tree("ema"))
+
+
+if __name__ == "__main__":
+    from ddpm_jax.cli import exit_code
+
+    sys.exit(exit_code(main))

@@ -1,0 +1,261 @@
+"""UNet2DModels with random weights, here and in diffusers: the same outputs, in both directions, and the same files.
+
+Needs requirements-peers.txt, and is skipped without it.
+"""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from ddpm_jax import load_run
+from ddpm_jax.assemble import build_schedule, build_unet
+from ddpm_jax.config import config_of, defaults, flatten
+from ddpm_jax.diffusion.schedule import sigmoid_betas
+from ddpm_jax.interop.diffusers_folder import read_folder, write_folder
+from ddpm_jax.interop.runs import start_run
+from ddpm_jax.network.bind import apply_unet
+from tests.end_to_end.commands import ROOT, assert_same_bits
+
+REASON = "needs PyTorch and diffusers: pip install -r requirements-peers.txt"
+torch = pytest.importorskip("torch", reason=REASON)
+diffusers = pytest.importorskip("diffusers", reason=REASON)
+
+DDPM = {  # Ho et al. 2020, as google/ddpm-* have it; the widths are reduced.
+    "attention_head_dim": None,
+    "downsample_padding": 0,
+    "flip_sin_to_cos": False,
+    "freq_shift": 1,
+    "norm_eps": 1e-6,
+}
+SMALL = {"sample_size": 16, "norm_num_groups": 8, "block_out_channels": (16, 32)}
+
+
+def blocks(down: str, attention: str) -> dict:
+    """Types of blocks from a string such as ".A": a dot for a plain stage, A for one with attention."""
+    plain = {"conv": ("DownBlock2D", "UpBlock2D"), "resnet": ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D")}[down]
+    return {
+        "down_block_types": tuple("AttnDownBlock2D" if a == "A" else plain[0] for a in attention),
+        "up_block_types": tuple("AttnUpBlock2D" if a == "A" else plain[1] for a in reversed(attention)),
+        "downsample_type": down,
+        "upsample_type": down,
+    }
+
+
+MODELS = {
+    "cifar10": DDPM | {"sample_size": 32, "block_out_channels": (32, 64, 64, 64)} | blocks("conv", ".A.."),
+    "celebahq": DDPM | {"sample_size": 64, "block_out_channels": (32, 32, 64, 64, 128, 128)} | blocks("conv", "....A."),
+    "church": DDPM | {"sample_size": 32, "block_out_channels": (32, 32, 64, 64)} | blocks("conv", "..A."),
+    "butterflies": {"sample_size": 32, "block_out_channels": (32, 32, 64, 64), "norm_num_groups": 16}
+    | blocks("conv", "..A."),
+    "classes": SMALL | blocks("conv", ".A") | {"num_class_embeds": 7},
+    "grey": SMALL | blocks("conv", ".A") | {"in_channels": 1, "out_channels": 1},
+    "three heads": SMALL | blocks("conv", "AA") | {"block_out_channels": (24, 24), "attention_head_dim": 8},
+    "attention first": SMALL | blocks("conv", "A.") | {"downsample_padding": 0},
+    "no attention, one block": SMALL | blocks("conv", "..") | {"layers_per_block": 1, "attention_head_dim": 16},
+    "dropout": SMALL | blocks("conv", "AA") | {"dropout": 0.3, "act_fn": "swish"},
+    "scale and shift": SMALL
+    | blocks("conv", ".A")
+    | {"resnet_time_scale_shift": "scale_shift", "norm_eps": 1e-3}
+    | {"attn_norm_num_groups": 8},
+    "adm": SMALL
+    | blocks("resnet", ".A")
+    | {"resnet_time_scale_shift": "scale_shift", "attn_norm_num_groups": 8}
+    | {"out_channels": 6, "num_class_embeds": 5},
+    "one stage": SMALL | blocks("conv", "A") | {"block_out_channels": (16,)},
+}
+
+
+def random_model(name: str, seed: int = 0):
+    """diffusers' own initial weights leave out whatever begins at zero or one."""
+    torch.manual_seed(seed)
+    model = diffusers.UNet2DModel(**MODELS[name]).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter += 0.3 * torch.randn_like(parameter)
+    return model
+
+
+def inputs(model, seed: int = 1):
+    """x_t, steps counted from 0, and class numbers where the model wants some."""
+    draw = np.random.default_rng(seed)
+    size, channels = model.config.sample_size, model.config.in_channels
+    x = draw.normal(size=(4, channels, size, size)).astype(np.float32)
+    labels = None if model.config.num_class_embeds is None else draw.integers(0, model.config.num_class_embeds, 4)
+    return x, np.array([0, 1, 500, 999]), labels
+
+
+def theirs(model, x, n, labels):
+    with torch.no_grad():
+        told = {} if labels is None else {"class_labels": torch.from_numpy(labels)}
+        return model(torch.from_numpy(x), torch.from_numpy(n), **told).sample.numpy()
+
+
+def ours(config, params, x, n, labels):
+    unet = build_unet(config)
+    x = jnp.asarray(x.transpose(0, 2, 3, 1))
+    output = jax.jit(lambda p: apply_unet(unet, p, x, jnp.asarray(n + 1), labels))(params)
+    return np.asarray(output).transpose(0, 3, 1, 2)
+
+
+def imported(folder):
+    found = read_folder(folder)
+    recipe = defaults()
+    recipe.update_from_flattened_dict(found.fields)
+    config = config_of(recipe)
+    return config, found.params(config)
+
+
+def largest_difference(a, b):
+    return np.abs(a - b).max() / np.abs(b).max()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_of_theirs_gives_the_same_output_here(name, tmp_path):
+    model = random_model(name)
+    model.save_pretrained(tmp_path)
+    config, params = imported(tmp_path)
+    assert flatten(config)["model.dropout"] == MODELS[name].get("dropout", 0.0)
+    asked = inputs(model)
+    assert largest_difference(ours(config, params, *asked), theirs(model, *asked)) < 5e-5
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_of_ours_gives_the_same_output_there(name, tmp_path):
+    model = random_model(name, seed=2)
+    model.save_pretrained(tmp_path / "there")
+    config, params = imported(tmp_path / "there")
+    write_folder(config, params, tmp_path / "here", names=[], card="", grid=None)
+    unet = tmp_path / "here" / ("" if config.model.classes else "unet")
+    again = diffusers.UNet2DModel.from_pretrained(unet)
+    asked = inputs(model)
+    assert largest_difference(theirs(again, *asked), theirs(model, *asked)) < 5e-6
+    assert largest_difference(theirs(again, *asked), ours(config, params, *asked)) < 5e-5
+    config_again, params_again = imported(tmp_path / "here")
+    assert_same_bits(params_again, params)
+    assert config_again == config
+
+
+def test_files_of_the_old_names_of_attention_are_read(tmp_path):
+    model = random_model("cifar10")
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    for now, former in (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")):
+        tensors = {name.replace(f".{now}.", f".{former}."): tensor for name, tensor in tensors.items()}
+    save_file(tensors, path)
+    config, params = imported(tmp_path)
+    asked = inputs(model)
+    assert largest_difference(ours(config, params, *asked), theirs(model, *asked)) < 5e-5
+
+
+SCHEDULERS = {
+    "DDPM's": diffusers.DDPMScheduler(variance_type="fixed_large"),
+    "100 steps": diffusers.DDPMScheduler(num_train_timesteps=100, beta_end=0.2, clip_sample=False),
+    "cosine, v": diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction"),
+    "scaled linear": diffusers.DDPMScheduler(beta_schedule="scaled_linear", timestep_spacing="trailing"),
+    "zero terminal SNR": diffusers.DDPMScheduler(rescale_betas_zero_snr=True, prediction_type="sample"),
+    "dynamic": diffusers.DDPMScheduler(thresholding=True, sample_max_value=2.0, dynamic_thresholding_ratio=0.9),
+    "DDIM's": diffusers.DDIMScheduler(),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_noise_schedule_survives_both_directions(name, tmp_path):
+    scheduler = SCHEDULERS[name]
+    diffusers.DDPMPipeline(random_model("grey"), scheduler).save_pretrained(tmp_path / "there")
+    config, params = imported(tmp_path / "there")
+    alpha_bar = scheduler.alphas_cumprod.numpy()
+    np.testing.assert_allclose(build_schedule(config).alpha_bar[1:], alpha_bar, rtol=1e-4, atol=1e-7)
+    write_folder(config, params, tmp_path / "here", names=[], card="", grid=None)
+    again = diffusers.DDPMPipeline.from_pretrained(tmp_path / "here").scheduler
+    np.testing.assert_allclose(again.alphas_cumprod, alpha_bar, rtol=1e-4, atol=1e-7)
+    for option in ("prediction_type", "clip_sample", "thresholding", "timestep_spacing", "num_train_timesteps"):
+        assert again.config[option] == scheduler.config[option], option
+
+
+def test_sigmoid_noise_is_listed_and_recognised(tmp_path):
+    model = random_model("grey")
+    diffusers.DDPMPipeline(model, SCHEDULERS["DDPM's"]).save_pretrained(tmp_path / "there")
+    config, params = imported(tmp_path / "there")
+    config = dataclasses.replace(config, diffusion=dataclasses.replace(config.diffusion, schedule="sigmoid"))
+    write_folder(config, params, tmp_path / "here", names=[], card="", grid=None)
+    betas = diffusers.DDPMPipeline.from_pretrained(tmp_path / "here").scheduler.betas.numpy()
+    np.testing.assert_allclose(betas, sigmoid_betas(1000), rtol=1e-5)
+    assert imported(tmp_path / "here")[0].diffusion.schedule == "sigmoid"
+
+
+def script(name: str, *argv: object) -> str:
+    done = subprocess.run([sys.executable, ROOT / name, *map(str, argv)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def ddim_there(folder, x_T: np.ndarray) -> np.ndarray:
+    """uint8 images of DDIM-20 in diffusers, whose eps follows the clipped x_0 as ours does."""
+    pipeline = diffusers.DDPMPipeline.from_pretrained(folder)
+    scheduler = diffusers.DDIMScheduler.from_config(pipeline.scheduler.config)
+    scheduler.set_timesteps(20)
+    x = torch.from_numpy(x_T.transpose(0, 3, 1, 2).copy())
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            output = pipeline.unet(x, t).sample
+            x = scheduler.step(output, t, x, use_clipped_model_output=True).prev_sample
+    return np.round((x.numpy().transpose(0, 2, 3, 1).clip(-1, 1) + 1) * 127.5).astype(int)
+
+
+@pytest.mark.slow
+def test_imported_trained_and_exported_it_draws_the_same_images(tmp_path):
+    diffusers.DDPMPipeline(random_model("grey"), SCHEDULERS["DDPM's"]).save_pretrained(tmp_path / "there")
+    run = tmp_path / "run"
+    overrides = {"data.source": "synthetic", "data.batch_size": 8, "train.steps": 20, "optimizer.learning_rate": 1e-3}
+    flags = [f"--config.{name}={value}" for name, value in overrides.items()]
+    said = script("scripts/import_diffusers.py", tmp_path / "there", run, *flags)
+    assert f"Next: python main.py --mode=sample --workdir={run}" in said
+    before = load_run(run)
+    assert before.step == 0
+    said = script(
+        "main.py", f"--workdir={run}", "--config.log.preview_every=0", f"--config.data.cache={tmp_path}/cache"
+    )
+    assert "Resuming from step 0" in said and load_run(run).step == 20
+    script("scripts/export_diffusers.py", run, tmp_path / "here", "--images=2")
+    after = load_run(run)
+    with pytest.raises(AssertionError):
+        assert_same_bits(after.params, before.params)
+    x_T = after.noise(4, seed=3)
+    drawn = after.sample(4, sampler="ddim", steps=20, seed=3).astype(int)
+    assert drawn.std() > 5
+    assert np.abs(ddim_there(tmp_path / "here", x_T) - drawn).max() <= 1
+    images = diffusers.DDPMPipeline.from_pretrained(tmp_path / "here")(
+        batch_size=2, num_inference_steps=5, output_type="np"
+    ).images
+    assert images.shape == (2, 16, 16, 1)
+    card = (tmp_path / "here" / "README.md").read_text()
+    assert "20 of 8 images" in card and "samples, DDIM with 50 steps" in card
+    assert json.loads((tmp_path / "here" / "model_index.json").read_text())["_class_name"] == "DDPMPipeline"
+
+
+def test_classes_are_told_by_number_and_none_by_one_more(tmp_path):
+    model = random_model("classes")
+    model.save_pretrained(tmp_path / "there")
+    config, params = imported(tmp_path / "there")
+    assert config.model.classes == 7 and config.train.label_dropout == 0.0
+    dropped = dataclasses.replace(config, train=dataclasses.replace(config.train, label_dropout=0.1))
+    write_folder(dropped, params, tmp_path / "here", names=list("abcdefg"), card="", grid=None)
+    again = diffusers.UNet2DModel.from_pretrained(tmp_path / "here")
+    assert again.config.num_class_embeds == 8
+    x, n, _ = inputs(model)
+    none = theirs(again, x, n, np.full(4, 7))
+    assert largest_difference(none, ours(config, params, x, n, np.full(4, -1))) < 5e-5
+    config, params = imported(tmp_path / "here")
+    assert config.model.classes == 7 and config.train.label_dropout > 0.0
+    start_run(config, tmp_path / "run", params, read_folder(tmp_path / "here").labels(config))
+    images = load_run(tmp_path / "run").sample(2, sampler="ddim", steps=2, label="c")
+    assert images.shape == (2, 16, 16, 3)
