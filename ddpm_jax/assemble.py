@@ -4,7 +4,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
 from ddpm_jax.config import Config
 from ddpm_jax.config.sections import Variance
@@ -13,7 +15,7 @@ from ddpm_jax.diffusion.guidance import Guidance
 from ddpm_jax.diffusion.objective import Objective, absolute_error, huber, min_snr, p2, squared_error, uniform
 from ddpm_jax.diffusion.schedule import BETAS, Schedule, schedule_of_betas
 from ddpm_jax.errors import UserError
-from ddpm_jax.network.unet import UNet
+from ddpm_jax.network.unet import UNet, init_params
 from ddpm_jax.sampling.ddim import ddim
 from ddpm_jax.sampling.ddpm import ddpm
 from ddpm_jax.sampling.dpm_solver import dpm_solver
@@ -76,6 +78,12 @@ def build_unet(config: Config) -> UNet:
         dtype=jnp.dtype(model.dtype),
         remat=model.remat,
     )
+
+
+def shapes_of(config: Config) -> PyTree:
+    """The shapes of the network's parameters."""
+    unet, data = build_unet(config), config.data
+    return jax.eval_shape(lambda: init_params(unet, jax.random.key(0), data.image_size, data.channels))
 
 
 DEFAULT_STEPS = {"ddim": 50, "dpm_solver": 20, "unipc": 20}

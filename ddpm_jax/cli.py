@@ -3,6 +3,7 @@
 Exit codes: 0 done; 1 training diverged; 2 something for the user to mend, said in one line; 130 and 143 stopped.
 """
 
+import dataclasses
 import difflib
 import errno
 import importlib.util
@@ -21,14 +22,15 @@ from ddpm_jax.config import WORDS, Config, config_of, flatten, optional_fields, 
 from ddpm_jax.data.cache import user_cache
 from ddpm_jax.edit import TASKS
 from ddpm_jax.errors import TrainingDiverged, UserError, nearest
+from ddpm_jax.evaluate import evaluate
 from ddpm_jax.reporting.console import start_log
-from ddpm_jax.sample import sample
+from ddpm_jax.sample import for_sampler, sample
 from ddpm_jax.train import train
 from ddpm_jax.training.sharding import join_cluster
 from ddpm_jax.workdir import read_config, refuse_another_run
 
-MODES = {"train": train, "sample": sample}
-SAMPLING_MAY_SET = ("sample.", "log.")
+MODES = {"train": train, "sample": sample, "evaluate": evaluate}
+SAMPLING_MAY_SET = ("sample.", "evaluate.", "log.", "data.path", "data.cache")
 DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 DISK_TROUBLE |= {errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
 RECIPE_FAULTS = (
@@ -45,14 +47,16 @@ RECIPE_FAULTS = (
     ValueError,
 )
 USAGE = """\
-Trains a diffusion model, resumes it, or samples from it.
+Trains a diffusion model, resumes it, samples from it, or measures its samples.
 
   python main.py --config=configs/digits.py --workdir=runs/digits           train, or go on where it stopped
   python main.py --config=configs/folder.py --config.data.path=photos/ --workdir=runs/mine
   python main.py --config=configs/cifar10.py:smoke --workdir=runs/try       a quick check of a recipe, on a CPU
   python main.py --mode=sample --workdir=runs/digits --config.sample.sampler=ddim --config.sample.steps=50
+  python main.py --mode=evaluate --workdir=runs/digits --config.evaluate.features=pixels
 
-  --mode=train|sample     train by default
+  --mode=train|sample|evaluate
+                          train by default
   --workdir=FOLDER        where the run lives: configuration, checkpoints, samples, TensorBoard's event files
   --config=FILE[:VARIANT] the recipe to train; a run that goes on, and sampling, take it from the workdir
   --config.FIELD=VALUE    sets one field, such as --config.data.batch_size=64 or --config.model.multipliers="(1,2,4)"
@@ -106,7 +110,7 @@ def run(argv: list[str]) -> None:
         if recipe:
             raise UserError(f"--config={recipe} is for training; --mode={mode} takes the configuration from {workdir}.")
         trained = read_config(workdir)
-        config = config_of(override(to_config_dict(trained), overrides))
+        config = config_of(override(to_config_dict(_with_its_sampler(trained, overrides)), overrides))
         _refuse_retraining(trained, config)
     _use_compilation_cache()
     join_cluster()
@@ -220,12 +224,20 @@ def _mistyped(overrides: list[str], known: dict[str, Any], message: str) -> User
     return UserError(" ".join(message.split()))
 
 
+def _with_its_sampler(trained: Config, overrides: list[str]) -> Config:
+    """The run's configuration, where another sampler is asked for with that sampler's own defaults."""
+    asked = [arg.partition("=")[2] for arg in overrides if re.match(r"--?config\.sample\.sampler=", arg)]
+    if not asked:
+        return trained
+    return dataclasses.replace(trained, sample=for_sampler(trained.sample, asked[-1]))
+
+
 def _refuse_retraining(trained: Config, config: Config) -> None:
     before, now = flatten(trained), flatten(config)
     for name in (name for name in now if now[name] != before[name] and not name.startswith(SAMPLING_MAY_SET)):
         raise UserError(
             f"{name} was {before[name]!r} when the run was trained and cannot be set to {now[name]!r} for sampling; "
-            "only sample.* can."
+            "only sample.* and evaluate.* can."
         )
 
 

@@ -27,7 +27,7 @@ from ddpm_jax.assemble import (
     build_unet,
     sampling_variance,
 )
-from ddpm_jax.config import Config, checked
+from ddpm_jax.config import Config
 from ddpm_jax.config.sections import Sample
 from ddpm_jax.data.decode import UNREADABLE, Decoding, decode, decoding_of, size_of
 from ddpm_jax.data.sources.folder import SUFFIXES
@@ -43,10 +43,11 @@ from ddpm_jax.sample import (
     choose_labels,
     compile_sampler,
     draw_all,
-    for_sampler,
     load_params,
+    names_in,
     publish,
     sample_name,
+    with_sampler,
     write_images,
 )
 from ddpm_jax.sampling.ddim import ddim
@@ -168,7 +169,8 @@ def compare(config: Config, workdir: Path) -> Path:
     """Draws the same few images with several samplers, a row each, from the same noise."""
     mesh, rows, names = data_mesh(), [], []
     columns = min(config.sample.count, COMPARED)
-    kinds = [compared(config, name, columns) for name in listed(config, "compare")]
+    field = "sample.compare"
+    kinds = [with_sampler(config, name, columns, field) for name in names_in(config.sample.compare, field)]
     if config.sample.sampler not in {one.sample.sampler for one in kinds}:
         _refuse_unused(config)
     params, step = load_params(config, workdir, mesh)
@@ -192,19 +194,6 @@ def _refuse_unused(config: Config) -> None:
                 f"sample.{name}={getattr(settings, name)} is for sample.sampler={settings.sampler!r}, which "
                 f"sample.compare={settings.compare!r} does not name; compare it too, or write sampler:steps."
             )
-
-
-def compared(config: Config, name: str, count: int) -> Config:
-    """The configuration of one row: of sampler, or sampler:steps."""
-    sampler, _, steps = name.partition(":")
-    if steps and not steps.isdecimal():
-        raise UserError(f"sample.compare names {name!r}; expected a sampler, or sampler:steps.")
-    settings = dataclasses.replace(for_sampler(config.sample, sampler), count=count)
-    if steps:
-        settings = dataclasses.replace(settings, steps=int(steps), timesteps=Sample().timesteps)
-    one = checked(dataclasses.replace(config, sample=settings))
-    build_pairs(one)  # Raises now what would be found out after the rows before were drawn.
-    return one
 
 
 TASKS: dict[str, Callable[[Config, Path], Path]] = {
@@ -249,20 +238,12 @@ def read_images(config: Config) -> Pixels:
             "joined by commas."
         )
     files: list[Path] = []
-    for name in listed(config, "images"):
+    for name in names_in(config.sample.images, "sample.images"):
         path = Path(name).expanduser()
         files += sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
     if not files:
         raise UserError(f"sample.images={config.sample.images!r} holds no image; expected PNG, JPEG or the like.")
     return np.stack([_read(path, decoding_of(config.data), "sample.images") for path in files])
-
-
-def listed(config: Config, field: str) -> list[str]:
-    """The names in a field of config.sample, which commas part."""
-    names = [name.strip() for name in getattr(config.sample, field).split(",")]
-    if not all(names):
-        raise UserError(f"sample.{field}={','.join(names)!r} holds an empty name; leave out the comma.")
-    return names
 
 
 def read_mask(config: Config) -> np.ndarray:
@@ -319,7 +300,7 @@ def write(
     pixels = np.asarray(pixels)
     target = workdir / "samples" / sample_name(config, step, len(pixels), given)
     if jax.process_index() == 0:
-        with building_of(target) as building:
+        with building_of(target, wait=True) as building:
             shutil.rmtree(building, ignore_errors=True)
             building.mkdir(parents=True)
             save_png(picture, building / "grid.png")

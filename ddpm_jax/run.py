@@ -19,13 +19,12 @@ from numpy.typing import ArrayLike
 
 from ddpm_jax.assemble import build_schedule, build_unet
 from ddpm_jax.config import Config, checked
-from ddpm_jax.config.checks import TASK_FIELDS
 from ddpm_jax.config.sections import Sample
 from ddpm_jax.diffusion.denoiser import Prediction
 from ddpm_jax.errors import UserError, nearest
 from ddpm_jax.network.bind import bind
 from ddpm_jax.reporting.images import to_pixels
-from ddpm_jax.sample import Draw, choose_labels, compile_sampler, draw_all, for_sampler, load_params
+from ddpm_jax.sample import Draw, choose_labels, compile_sampler, draw_all, for_sampler, load_params, only_images
 from ddpm_jax.sampling.noise import draw_noise, image_keys
 from ddpm_jax.shapes import Images, Labels, Pixels, Steps
 from ddpm_jax.training.sharding import data_mesh
@@ -82,9 +81,7 @@ class Run:
         given comes from the run's configuration; where the sampler is another one, its steps, timesteps, spacing,
         order, eta, variance and eps are the defaults.
         """
-        settings = for_sampler(self.config.sample, sampler or self.config.sample.sampler)
-        of_tasks = {name: getattr(Sample(), name) for name in ("task", *TASK_FIELDS)}
-        settings = dataclasses.replace(settings, **of_tasks)
+        settings = only_images(for_sampler(self.config.sample, sampler or self.config.sample.sampler))
         given = {"steps": steps, "seed": seed, "label": None if label is None else str(label)}
         options |= {name: value for name, value in given.items() if value is not None}
         for name in options.keys() - set(OPTIONS):

@@ -21,14 +21,13 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, PyTree
 
-from ddpm_jax.assemble import build_guidance, build_pairs, build_sampler, build_schedule, build_unet
-from ddpm_jax.config import Config
+from ddpm_jax.assemble import build_guidance, build_pairs, build_sampler, build_schedule, build_unet, shapes_of
+from ddpm_jax.config import Config, checked
 from ddpm_jax.config.checks import TASK_FIELDS
 from ddpm_jax.config.sections import Sample
 from ddpm_jax.errors import UserError, nearest
 from ddpm_jax.locks import alone
 from ddpm_jax.network.bind import bind
-from ddpm_jax.network.unet import init_params
 from ddpm_jax.reporting.images import evenly_spaced, grid, save_gif, save_png, strip, to_pixels
 from ddpm_jax.reporting.pixel_file import PixelFile
 from ddpm_jax.reporting.progress import progress
@@ -62,25 +61,14 @@ def sample(config: Config, workdir: Path) -> Path:
 
     Images go to disk batch by batch; the same call after an interruption goes on where it stopped.
     """
-    mesh, settings = data_mesh(), config.sample
-    labels = choose_labels(config, workdir, np.arange(settings.count))
-    params, step = load_params(config, workdir, mesh)
+    settings = config.sample
+    choose_labels(config, workdir, np.arange(1))  # Refuses an unknown label before anything is read.
+    params, step = load_params(config, workdir, data_mesh())
     target = workdir / "samples" / sample_name(config, step, settings.count)
     logger.info("Sampling %d images, %s, from step %d", settings.count, target.name.split("-", 1)[1], step)
     watch = Watch(max(settings.strip, settings.gif), max(STRIP_IMAGES, GIF_IMAGES), settings.frames == "x0")
-    draw = compile_sampler(config, mesh, watch)
     with building_of(target) as building:
-        store = start_store(building, config, params)
-        done = agreed_by_all(store.count // batch_size(config, mesh) * batch_size(config, mesh) if store else 0)
-        if store:
-            store.keep(done)
-        if done:
-            logger.info("Going on after %d images that were drawn before", done)
-        for samples in draw_all(config, draw, params, labels, mesh, start=done):
-            if store:
-                if not store.count:
-                    save_frames(building / "frames.npy", to_pixels(samples.frames))
-                store.append(to_pixels(samples.images))
+        store = draw_to_disk(config, workdir, params, building, watch)
         if store:
             _draw_pictures(building, config, store)
             write_images(building, store)
@@ -90,12 +78,38 @@ def sample(config: Config, workdir: Path) -> Path:
     return target
 
 
+def draw_to_disk(
+    config: Config, workdir: Path, params: PyTree, building: Path, watch: Watch = UNWATCHED
+) -> PixelFile | None:
+    """Draws sample.count images into a folder, or what an interrupted call left out; None on other processes."""
+    mesh = data_mesh()
+    labels = choose_labels(config, workdir, np.arange(config.sample.count))
+    draw = compile_sampler(config, mesh, watch)
+    store = start_store(building, config, params)
+    done = agreed_by_all(store.count // batch_size(config, mesh) * batch_size(config, mesh) if store else 0)
+    if store:
+        store.keep(done)
+    if done:
+        logger.info("Going on after %d images that were drawn before", done)
+    for samples in draw_all(config, draw, params, labels, mesh, start=done):
+        if store:
+            if not store.count:
+                save_frames(building / "frames.npy", to_pixels(samples.frames))
+            store.append(to_pixels(samples.images))
+    return store
+
+
 @contextmanager
-def building_of(target: Path) -> Iterator[Path]:
-    """The hidden folder that a target is built in, for the one process that writes; refuses to share it with a job."""
+def building_of(target: Path, *, wait: bool = False) -> Iterator[Path]:
+    """The hidden folder that a target is built in, for the one process that writes.
+
+    Where another job has it, this one waits for it, or refuses, before anything is drawn.
+    """
 
     def busy() -> None:
-        raise UserError(f"Another job is drawing {target}; wait for it, or set another sample.seed.")
+        if not wait:
+            raise UserError(f"Another job is drawing {target}; wait for it, or set another sample.seed.")
+        logger.info("Another job is writing %s; waiting for it", target)
 
     with ExitStack() as held:
         if jax.process_index() == 0:
@@ -128,8 +142,7 @@ def start_store(building: Path, config: Config, params: PyTree) -> PixelFile | N
 
 def load_params(config: Config, workdir: Path, mesh: Mesh) -> tuple[PyTree, int]:
     """The parameters that sample.ema and sample.checkpoint name, on every device, and the step they are from."""
-    unet, data = build_unet(config), config.data
-    shapes = jax.eval_shape(lambda: init_params(unet, jax.random.key(0), data.image_size, data.channels))
+    shapes = shapes_of(config)
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), shapes)
     with Checkpoints(checkpoint_folder(workdir)) as checkpoints:
         found = checkpoints.restore_params(like, ema=config.sample.ema, step=config.sample.checkpoint)
@@ -218,6 +231,12 @@ def _label_number(name: str, names: tuple[str, ...], width: int) -> int:
     raise UserError(f"sample.label={name!r} is not a label of this run; {nearest(name, names)}")
 
 
+def only_images(settings: Sample) -> Sample:
+    """The same settings for new images, whatever task they were for."""
+    of_tasks = {name: getattr(Sample(), name) for name in ("task", *TASK_FIELDS)}
+    return dataclasses.replace(settings, **of_tasks)
+
+
 def for_sampler(settings: Sample, sampler: str) -> Sample:
     """The same settings with another sampler, to whose defaults the fields fall that are a sampler's own."""
     if sampler == settings.sampler:
@@ -226,13 +245,36 @@ def for_sampler(settings: Sample, sampler: str) -> Sample:
     return dataclasses.replace(settings, sampler=sampler, **own)
 
 
+def names_in(text: str, field: str) -> list[str]:
+    """The names in a field, which commas part; none may be empty."""
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise UserError(f"{field}={text!r} holds an empty name; leave out the comma.")
+    return names
+
+
+def with_sampler(config: Config, name: str, count: int, field: str) -> Config:
+    """The configuration with another sampler, given as "ddim" or with its steps as "ddim:20"; field: it stands in."""
+    sampler, _, steps = name.partition(":")
+    if steps and not steps.isdecimal():
+        raise UserError(f"{field} names {name!r}; expected a sampler, or sampler:steps.")
+    settings = dataclasses.replace(for_sampler(config.sample, sampler), count=count)
+    if steps:
+        settings = dataclasses.replace(settings, steps=int(steps), timesteps=Sample().timesteps)
+    one = checked(dataclasses.replace(config, sample=settings))
+    build_pairs(one)  # Raises now what would be found out after others were drawn.
+    return one
+
+
 def sample_name(config: Config, step: int, count: int, given: bytes = b"") -> str:
     """A folder name that tells apart any two calls that could differ in a pixel.
 
     count: of the images that it will hold; given: the pixels of the images that they are made from.
     """
     s, default = config.sample, Sample()
-    sampler = [] if s.task == "compare" else [s.sampler, f"{len(build_pairs(config))}steps"]
+    # A comparison heeds these settings in the row of this sampler, if it has one.
+    of_the_sampler = s.task != "compare" or any(getattr(s, name) != getattr(default, name) for name in OF_THE_SAMPLER)
+    sampler = [s.sampler, f"{len(build_pairs(config))}steps"] if of_the_sampler else []
     task = [] if s.task == "generate" else [s.task]
     parts = [str(step), *task, *sampler, f"seed{s.seed}", f"n{count}"]
     if s.timesteps:  # A list may be longer than a file name.

@@ -46,10 +46,16 @@ def refuse_another_run(workdir: Path, config: Config) -> None:
         return
     before = read_config(workdir)
     # Parameters that came from elsewhere have seen no data here yet, so only what they were made with is settled.
-    changed = differences(before, config) if (workdir / "data.json").exists() else unfit(before, config)
+    changed = differences(before, config) if has_begun(workdir) else unfit(before, config)
     if changed:
         listed = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changed.items())
         raise UserError(f"{workdir} holds a run with another configuration ({listed}); choose another --workdir.")
+
+
+def has_begun(workdir: Path) -> bool:
+    """Whether a run has trained here, or is about to: it knows its data, or has a checkpoint of a later step."""
+    later = (path.name for path in checkpoint_folder(workdir).glob("*") if path.name.isdecimal() and int(path.name))
+    return (workdir / "data.json").exists() or any(later)
 
 
 def unfit(before: Config, now: Config) -> dict[str, tuple[Any, Any]]:
@@ -80,12 +86,7 @@ def write_config(workdir: Path, config: Config, names: Sequence[str]) -> None:
 
 def _refuse_other_data(workdir: Path, now: Traits) -> None:
     """A run that goes on with other images would be neither the one nor the other."""
-    path = workdir / "data.json"
-    try:
-        before = json.loads(path.read_text())
-        images, crc32 = before["images"], before["crc32"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({error!r}); remove it if the data is what it was.") from error
+    images, crc32 = _read_traits(workdir / "data.json")
     names = read_label_names(workdir)
     if (images, names, crc32) != (now.images, now.names, now.crc32):
         what = f"{images:,} images, now {now.images:,}" if images != now.images else "other images or labels"
@@ -99,18 +100,45 @@ def read_label_names(workdir: Path) -> tuple[str, ...]:
     """The names of the classes, in the order of their numbers."""
     path = workdir / "labels.json"
     try:
-        names = json.loads(path.read_text())
+        text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); it lists the names of the classes as JSON.") from error
+    return parse_label_names(text, str(path))
+
+
+def parse_label_names(text: str, where: str) -> tuple[str, ...]:
+    """The names in a JSON list of texts."""
+    try:
+        names = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where} cannot be read ({error}); it lists the names of the classes as JSON.") from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{path} holds {names!r}; expected a list of names.")
+        raise UserError(f"{where} holds {str(names)[:80]}; expected a list of names.")
+    try:
+        "".join(names).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where} holds a name that is no text ({error}).") from error
     return tuple(names)
+
+
+def images_trained_on(workdir: Path) -> int | None:
+    """How many images a run has for training, or None where it has seen none yet."""
+    path = workdir / "data.json"
+    return _read_traits(path)[0] if path.exists() else None
+
+
+def _read_traits(path: Path) -> tuple[int, int]:
+    try:
+        table = json.loads(path.read_text())
+        return int(table["images"]), int(table["crc32"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error!r}); remove it if the data is what it was.") from error
 
 
 def _write(path: Path, text: str) -> None:
     """Whole or not at all: written under another name, then renamed."""
     unfinished = path.with_suffix(".tmp")
-    with unfinished.open("w") as file:
+    with unfinished.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -89,7 +89,7 @@ def from_json(text: str, name: str) -> Config:
     """The Config of `to_json`'s text; `name` says in errors where it came from."""
     try:
         tree = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{name} is not valid JSON ({error}); every checkpoint of the run holds a copy.") from error
     try:
         return config_of(tree)

@@ -233,6 +233,35 @@ class Sample:
 
 
 @dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """What --mode=evaluate measures (docs/evaluation.md)."""
+
+    samplers: str | None = None
+    """Those to measure, each with its number of steps if it is not the default, as in "ddpm,ddim:20,ddim:50"; None for
+    sample.sampler with all that sample.* says."""
+    count: Annotated[int, Range("2 to 10000000", lambda value: 2 <= value <= 10**7)] = 50_000
+    """Images that are drawn with each sampler."""
+    features: Literal["inception", "inception-2048", "inception-768", "inception-192", "inception-64", "pixels"] = (
+        "inception"
+    )
+    """What images are compared by; "pixels" for tiny ones such as digits."""
+    weights: str | None = None
+    """Inception's, a .safetensors or .pth file named as pytorch-fid's; None for the standard file, which is fetched."""
+    reference: str | None = None
+    """Statistics to compare with, an .npz with mu and sigma; None for those of all images of data.split."""
+    neighbours: Annotated[int, Range("at least 10", lambda value: value >= 10)] = 10_000
+    """At most so many images of each set for KID, precision, recall, density and coverage."""
+    every_checkpoint: bool = False
+    """Measure all checkpoints that are kept, instead of sample.checkpoint."""
+    bound_images: Natural = 0
+    """Held-out images whose bits per dimension are measured (diffusion.steps passes each); 0 for none."""
+    every: Natural = 0
+    """While training, measure light_count images of light_sampler every so many steps; 0 for never."""
+    light_count: Annotated[int, Range("at least 10", lambda value: value >= 10)] = 1000
+    light_sampler: str = "ddim:20"
+
+
+@dataclasses.dataclass(frozen=True)
 class Checkpoint:
     """When checkpoints are written and which are kept."""
 
@@ -268,5 +297,6 @@ class Config:
     optimizer: Optimizer = Optimizer()
     train: Train = Train()
     sample: Sample = Sample()
+    evaluate: Evaluate = Evaluate()
     checkpoint: Checkpoint = Checkpoint()
     log: Log = Log()

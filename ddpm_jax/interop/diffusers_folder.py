@@ -17,14 +17,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import PyTree
 
+from ddpm_jax.assemble import shapes_of
 from ddpm_jax.config import Config, to_json
 from ddpm_jax.errors import UserError
 from ddpm_jax.interop.diffusers import params_of, tensors_of
 from ddpm_jax.interop.diffusers_options import checked_options, fields_of, has_null_class, options_of
 from ddpm_jax.interop.diffusers_scheduler import noise_of, scheduler_of
-from ddpm_jax.interop.runs import numbered, refuse_full, shapes_of
+from ddpm_jax.interop.runs import built, numbered
 from ddpm_jax.interop.tensors import PICKLED, TensorFile, refuse_pickle, write_tensors
 from ddpm_jax.reporting.images import Picture, save_png
+from ddpm_jax.workdir import read_label_names
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 PIPELINES = ("DDPMPipeline", "DDIMPipeline")
@@ -68,7 +70,9 @@ def local_copy(name: str) -> Path:
             f"{name} is no folder, and fetching it needs huggingface_hub: pip install huggingface_hub"
         ) from error
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
+        described = Path(snapshot_download(name, allow_patterns=["*.json"]))
+        _refuse_other_pipelines(described)  # Before gigabytes of weights are fetched in vain.
+        return Path(snapshot_download(name, allow_patterns=["*.json", f"*{WEIGHTS}"]))
     except (OSError, ValueError, errors.HfHubHTTPError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{name} is no folder, and cannot be fetched from the hub ({reason}).") from error
@@ -76,11 +80,7 @@ def local_copy(name: str) -> Path:
 
 def read_folder(folder: Path) -> Found:
     """The model in a folder; raises UserError for what our network does not have."""
-    index = folder / "model_index.json"
-    if index.exists():
-        pipeline = read_json(index).get("_class_name")
-        if pipeline not in PIPELINES:
-            raise UserError(f"{index} describes a {pipeline}; only {' and '.join(PIPELINES)} can be imported.")
+    _refuse_other_pipelines(folder)
     unet = folder / "unet" if (folder / "unet").is_dir() else folder
     options = checked_options(read_json(unet / "config.json"), str(unet / "config.json"))
     file = TensorFile(_weights(unet))
@@ -89,7 +89,17 @@ def read_folder(folder: Path) -> Found:
     fields = fields_of(options, classes) | noise_of(*_scheduler(folder, learned), learned)
     if options["num_class_embeds"] == classes:  # It has not learned what to make of no label.
         fields["train.label_dropout"] = 0.0
+        if classes:
+            logger.warning("Its %d classes hold none that means no label, so sample.guidance has no use", classes)
     return Found(fields, options, file, _names(folder))
+
+
+def _refuse_other_pipelines(folder: Path) -> None:
+    index = folder / "model_index.json"
+    if index.exists():
+        pipeline = read_json(index).get("_class_name")
+        if pipeline not in PIPELINES:
+            raise UserError(f"{index} describes a {pipeline}; only {' and '.join(PIPELINES)} can be imported.")
 
 
 def _weights(unet: Path) -> Path:
@@ -107,7 +117,7 @@ def _classes(options: Mapping[str, Any], file: TensorFile) -> int:
     """The number of classes; a last one that adds nothing stands for no label."""
     rows = options["num_class_embeds"] or 0
     name = "class_embedding.weight"
-    if rows < 2 or name not in file.shapes:
+    if rows < 2 or file.shapes.get(name) != (rows, 4 * options["block_out_channels"][0]):
         return rows
     return rows - 1 if not np.any(file.load(name)[-1]) else rows
 
@@ -121,15 +131,13 @@ def _scheduler(folder: Path, learned: bool) -> tuple[dict[str, Any], str]:
 
 
 def _names(folder: Path) -> Sequence[str] | None:
-    path = folder / "labels.json"
-    names = json.loads(path.read_text()) if path.exists() else None
-    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
+    return read_label_names(folder) if (folder / "labels.json").exists() else None
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A table of a JSON file."""
     try:
-        table = json.loads(path.read_text())
+        table = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; expected a folder that diffusers' save_pretrained wrote.") from error
     except (OSError, ValueError, RecursionError) as error:
@@ -144,34 +152,31 @@ def write_folder(
 ) -> None:
     """Writes what diffusers' from_pretrained reads: a DDPMPipeline, or a UNet2DModel where the model knows classes."""
     options, scheduler = options_of(config), scheduler_of(config)
-    refuse_full(out)
-    building = out.with_name(f".{out.name}.building")
     tensors = tensors_of(params, len(config.model.multipliers), has_null_class(config))
-    pipeline = not config.model.classes  # Which could not be told a class.
-    unet, noise = (building / "unet", building / "scheduler") if pipeline else (building, building)
-    for folder in (unet, noise):
-        folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(unet / WEIGHTS, tensors, {"format": "pt"})
-    tables: dict[Path, Any] = {unet / "config.json": options, noise / "scheduler_config.json": scheduler}
-    if pipeline:
-        parts = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDPMScheduler"]}
-        tables[building / "model_index.json"] = {"_class_name": "DDPMPipeline", **parts}
-    else:
-        tables[building / "labels.json"] = list(names)
-    for path, table in tables.items():
-        path.write_text(json.dumps(table, indent=2, ensure_ascii=False) + "\n")
-    (building / "README.md").write_text(card)
-    if grid is not None:
-        save_png(grid, building / "grid.png")
-    if out.exists():
-        out.rmdir()
-    building.rename(out)
+    with built(out) as building:
+        pipeline = not config.model.classes  # Which could not be told a class.
+        unet, noise = (building / "unet", building / "scheduler") if pipeline else (building, building)
+        tables: dict[Path, Any] = {unet / "config.json": options, noise / "scheduler_config.json": scheduler}
+        if pipeline:
+            parts = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDPMScheduler"]}
+            tables[building / "model_index.json"] = {"_class_name": "DDPMPipeline", **parts}
+        else:
+            tables[building / "labels.json"] = list(names)
+        for path, table in tables.items():
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(json.dumps(table, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_tensors(unet / WEIGHTS, tensors, {"format": "pt"})
+        (building / "README.md").write_text(card, encoding="utf-8")
+        if grid is not None:
+            save_png(grid, building / "grid.png")
 
 
 def model_card(config: Config, step: int, images: int | None, drawn: str | None) -> str:
     """README.md of an exported model: what it is, how to draw from it, the recipe; drawn: how its grid was."""
     data, diffusion, model = config.data, config.diffusion, config.model
     source = data.name or (Path(data.path).name if data.path else data.source)
+    if not step:
+        source = "trained elsewhere"
     rows = {
         "images": f"{source}, {data.image_size}x{data.image_size}x{data.channels}"
         + (f", {images:,}" if images else ""),
@@ -186,7 +191,9 @@ def model_card(config: Config, step: int, images: int | None, drawn: str | None)
     return CARD.format(
         table=table,
         picture=picture,
-        use=use.format(steps=diffusion.steps, classes=model.classes, null=_null(config)),
+        use=use.format(steps=diffusion.steps, classes=model.classes, last=model.classes - 1, null=_null(config)),
+        kind="class-conditional" if model.classes else "unconditional-image-generation",
+        origin="It was trained" if step else "It came from elsewhere, and was kept",
         config=to_json(config).rstrip(),
     )
 
@@ -200,7 +207,7 @@ CARD = """\
 library_name: diffusers
 tags:
 - ddpm
-- unconditional-image-generation
+- {kind}
 ---
 # A denoising diffusion model
 
@@ -212,7 +219,7 @@ tags:
 
 ## The whole configuration
 
-It was trained with ddpm_jax and this configuration:
+{origin} with ddpm_jax and this configuration:
 
 ```json
 {config}
@@ -232,7 +239,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
 unet, scheduler = UNet2DModel.from_pretrained("this/folder"), DDPMScheduler.from_pretrained("this/folder")
-labels = torch.arange(4)  # Classes 0 to {classes} (labels.json names them{null}).
+labels = torch.arange(4) % {classes}  # Classes 0 to {last}, which labels.json names{null}.
 x = torch.randn(4, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
 scheduler.set_timesteps({steps})
 with torch.no_grad():

@@ -48,7 +48,7 @@ SUPPORTED: dict[str, tuple[Any, ...]] = {
     "time_embedding_type": ("positional",),
     "freq_shift": (0, 1),
     "mid_block_type": ("UNetMidBlock2D",),
-    "mid_block_scale_factor": (1,),
+    "mid_block_scale_factor": (1, 1.0),
     "downsample_padding": (0, 1),
     "downsample_type": ("conv", "resnet"),
     "upsample_type": ("conv", "resnet"),
@@ -70,11 +70,12 @@ BLOCKS = {
 KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("sample_size", "in_channels", "out_channels", "layers_per_block", "norm_num_groups"), (int,)),
     **dict.fromkeys(("attention_head_dim", "num_class_embeds", "attn_norm_num_groups"), (int, type(None))),
-    **dict.fromkeys(("dropout", "norm_eps"), (int, float)),
     **dict.fromkeys(("down_block_types", "up_block_types", "block_out_channels"), (list, tuple)),
     "flip_sin_to_cos": (bool,),
 }
 """What kind of value an option takes; whole numbers count from 1."""
+LARGEST = 2**16
+"""Above any number of channels, layers, pixels or classes that a network has."""
 
 
 def checked_options(config: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -85,21 +86,31 @@ def checked_options(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     for name in given.keys() - DEFAULTS.keys():
         raise UserError(f"{where}: {name}={given[name]!r} is not an option of UNet2DModel; {nearest(name, DEFAULTS)}")
     options = DEFAULTS | given
+    for name in ("dropout", "norm_eps"):
+        options[name] = checked_float(options[name], f"{where}: {name}")
     size = options["sample_size"]
     if isinstance(size, list | tuple) and len(size) == 2 and size[0] == size[1]:
         options["sample_size"] = size[0]
     for name, values in SUPPORTED.items():
-        if options[name] not in values:
+        if (type(options[name]), options[name]) not in [(type(value), value) for value in values]:
             expected = " or ".join(repr(value) for value in values)
             raise UserError(f"{where}: {name}={options[name]!r} is not supported; expected {expected}.")
     for name, kinds in KINDS.items():
         value = options[name]
-        if type(value) not in kinds or (type(value) is int and value < 1 and float not in kinds) or value in ([], ()):
+        too_large = type(value) is int and not 1 <= value < LARGEST
+        if type(value) not in kinds or too_large or value in ([], ()):
             expected = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
-            raise UserError(f"{where}: {name}={value!r} is not supported; expected a value of type {expected}.")
+            raise UserError(f"{where}: {name}={str(value)[:80]} is not supported; expected a value of type {expected}.")
     _check_blocks(options, where)
     _check_widths(options, where)
     return options
+
+
+def checked_float(value: Any, what: str) -> float:
+    """A number of a JSON file, which may hold whole ones beyond every float."""
+    if type(value) not in (int, float) or not -1e30 < value < 1e30:
+        raise UserError(f"{what}={str(value)[:80]} is not supported; expected a number.")
+    return float(value)
 
 
 def _check_blocks(options: Mapping[str, Any], where: str) -> None:
@@ -124,7 +135,7 @@ def _check_blocks(options: Mapping[str, Any], where: str) -> None:
 
 def _check_widths(options: Mapping[str, Any], where: str) -> None:
     widths, groups = options["block_out_channels"], options["norm_num_groups"]
-    if not all(type(width) is int and width > 0 and width % widths[0] == 0 for width in widths):
+    if not all(type(width) is int and 0 < width < LARGEST and width % widths[0] == 0 for width in widths):
         raise UserError(f"{where}: block_out_channels={list(widths)} must be whole multiples of the first.")
     if options["time_embedding_dim"] not in (None, 4 * widths[0]):
         raise UserError(
@@ -168,9 +179,9 @@ def fields_of(options: Mapping[str, Any], classes: int) -> dict[str, Any]:
         "model.attention_resolutions": tuple(s for s, attended in zip(sizes, attends, strict=True) if attended),
         "model.heads": 1,
         "model.head_channels": options["attention_head_dim"],
-        "model.dropout": float(options["dropout"]),
+        "model.dropout": options["dropout"],
         "model.norm_groups": options["norm_num_groups"],
-        "model.norm_eps": float(options["norm_eps"]),
+        "model.norm_eps": options["norm_eps"],
         "model.scale_shift": options["resnet_time_scale_shift"] == "scale_shift",
         "model.resampling": "residual" if _resampling(options) == {"resnet"} else "conv",
         "model.downsample_padding": options["downsample_padding"],

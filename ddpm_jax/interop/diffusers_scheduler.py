@@ -5,6 +5,7 @@
 DDPM and DDIM are told with all their settings. Of other schedulers only the noise is taken, which they share.
 """
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,8 +13,10 @@ import numpy as np
 
 from ddpm_jax.assemble import sampling_variance
 from ddpm_jax.config import Config
-from ddpm_jax.diffusion.schedule import BETAS
+from ddpm_jax.config.sections import Sample
+from ddpm_jax.diffusion.schedule import BETAS, MAX_BETA
 from ddpm_jax.errors import UserError
+from ddpm_jax.interop.diffusers_options import checked_float
 
 SAMPLERS = {"DDPMScheduler": "ddpm", "DDIMScheduler": "ddim"}
 SAME_NOISE = (
@@ -57,11 +60,18 @@ DEFAULTS: dict[str, Any] = {
     "rescale_betas_zero_snr": False,
 }
 """DDPMScheduler's options, and what one means that a file leaves out."""
+NOISE = ("prediction_type",)
+"""Of these, what says something of the noise, whatever the sampler."""
+WITH_ENDS = ("linear", "quadratic")
+"""Schedules that beta_start and beta_end belong to."""
+MOST_STEPS = 10**6
 NUMBERS = ("beta_start", "beta_end", "dynamic_thresholding_ratio", "sample_max_value")
 ALSO = ("set_alpha_to_one",)
 """DDIMScheduler's own option."""
 UNBOUNDED = 1e6
 """sample_max_value, where dynamic thresholding may divide by any number."""
+
+logger = logging.getLogger(__name__)
 
 
 def noise_of(scheduler: Mapping[str, Any], where: str, learned: bool) -> dict[str, Any]:
@@ -69,22 +79,21 @@ def noise_of(scheduler: Mapping[str, Any], where: str, learned: bool) -> dict[st
     name = scheduler.get("_class_name", "DDPMScheduler")
     if name not in (*SAMPLERS, *SAME_NOISE):
         raise UserError(f"{where} describes a {name}; supported are {', '.join((*SAMPLERS, *SAME_NOISE))}.")
-    options = DEFAULTS | {key: value for key, value in scheduler.items() if not key.startswith("_")}
-    if name in SAMPLERS:
-        for option in options.keys() - DEFAULTS.keys() - set(ALSO):
-            raise UserError(f"{where}: {option}={options[option]!r} is not an option of {name}.")
-        for option, values in SUPPORTED.items():
-            if options.get(option, values[0]) not in values:
-                expected = " or ".join(repr(value) for value in values)
-                raise UserError(f"{where}: {option}={options[option]!r} is not supported; expected {expected}.")
-    elif options["prediction_type"] not in PREDICTIONS:
-        raise UserError(
-            f"{where}: prediction_type={options['prediction_type']!r} is not supported; expected one of "
-            f"{', '.join(PREDICTIONS)}."
-        )
+    options = DEFAULTS | _present({key: value for key, value in scheduler.items() if not key.startswith("_")})
+    foreign = sorted(options.keys() - DEFAULTS.keys() - set(ALSO))
+    if options.get("use_flow_sigmas"):
+        raise UserError(f"{where}: use_flow_sigmas=True is not supported; expected False.")
+    if foreign:
+        logger.warning("%s: %s have no meaning here and are left out", where, ", ".join(foreign))
+    for option, values in SUPPORTED.items():
+        heeded = name in SAMPLERS if option not in NOISE else True
+        if name == "DDIMScheduler" and option == "variance_type":
+            heeded = False
+        if heeded and options.get(option, values[0]) not in values:
+            expected = " or ".join(repr(value) for value in values)
+            raise UserError(f"{where}: {option}={options[option]!r} is not supported; expected {expected}.")
     for option in NUMBERS:
-        if type(options[option]) not in (int, float):
-            raise UserError(f"{where}: {option}={options[option]!r} is not supported; expected a number.")
+        options[option] = checked_float(options[option], f"{where}: {option}")
     fields = {
         **_betas_of(options, where),
         "diffusion.prediction": PREDICTIONS[options["prediction_type"]],
@@ -94,28 +103,41 @@ def noise_of(scheduler: Mapping[str, Any], where: str, learned: bool) -> dict[st
     return fields | (_sampling_of(name, options) if name in SAMPLERS else {})
 
 
+def _present(options: dict[str, Any]) -> dict[str, Any]:
+    """The options in today's terms: files of 2022 have some that are gone."""
+    for name in ("tensor_format", "timestep_values"):
+        options.pop(name, None)
+    predicts_eps = options.pop("predict_epsilon", None)
+    if predicts_eps is not None:
+        options.setdefault("prediction_type", "epsilon" if predicts_eps else "sample")
+    return options
+
+
 def _betas_of(options: Mapping[str, Any], where: str) -> dict[str, Any]:
-    steps, kind, trained = (options[name] for name in ("num_train_timesteps", "beta_schedule", "trained_betas"))
-    if type(steps) is not int or steps < 2:
-        raise UserError(f"{where}: num_train_timesteps={steps!r} is not supported; expected a whole number from 2 on.")
-    if trained is not None:
-        return {"diffusion.steps": steps, "diffusion.schedule": _named(trained, steps, where)}
-    if kind not in SCHEDULES:
+    steps, kind = options["num_train_timesteps"], options["beta_schedule"]
+    if type(steps) is not int or not 2 <= steps < MOST_STEPS:
+        raise UserError(
+            f"{where}: num_train_timesteps={str(steps)[:80]} is not supported; expected a number from 2 on."
+        )
+    if options["trained_betas"] is None and kind not in tuple(SCHEDULES):
         raise UserError(f"{where}: beta_schedule={kind!r} is not supported; expected one of {', '.join(SCHEDULES)}.")
-    fields = {"diffusion.steps": steps, "diffusion.schedule": SCHEDULES[kind]}
-    if kind == "squaredcos_cap_v2":
-        return fields
     # Our ends are those of 1,000 steps, theirs those of the steps that there are.
-    ends = {f"diffusion.{end}": float(options[end]) * steps / 1000 for end in ("beta_start", "beta_end")}
-    return fields | ends
+    ends = {f"diffusion.{end}": options[end] * steps / 1000 for end in ("beta_start", "beta_end")}
+    if options["trained_betas"] is not None:
+        name = _named(options["trained_betas"], steps, tuple(ends.values()), where)
+    else:
+        name = SCHEDULES[kind]
+    return {"diffusion.steps": steps, "diffusion.schedule": name} | (ends if name in WITH_ENDS else {})
 
 
-def _named(betas: Any, steps: int, where: str) -> str:
+def _named(betas: Any, steps: int, ends: tuple[float, ...], where: str) -> str:
     """The schedule whose betas are listed."""
-    numbers = isinstance(betas, list) and all(type(beta) in (int, float) for beta in betas)
+    numbers = isinstance(betas, list) and all(type(beta) in (int, float) and 0 <= beta <= 1 for beta in betas)
     listed = np.array(betas if numbers else [], np.float64)
     for name, make in BETAS.items():
-        if listed.shape == (steps,) and np.allclose(listed, make(steps), rtol=1e-5, atol=1e-9):
+        if listed.shape == (steps,) and np.allclose(
+            listed, make(steps, *(ends if name in WITH_ENDS else ())), rtol=1e-5
+        ):
             return name
     raise UserError(
         f"{where}: trained_betas lists {listed.size} betas of no schedule that is known here; expected none, or those "
@@ -147,8 +169,8 @@ def _sampling_of(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         "sample.keep_eps": name == "DDIMScheduler" and threshold != "none",
     }
     if threshold == "dynamic":
-        largest = float(options["sample_max_value"])
-        fields["sample.percentile"] = float(options["dynamic_thresholding_ratio"])
+        largest = options["sample_max_value"]
+        fields["sample.percentile"] = options["dynamic_thresholding_ratio"]
         fields["sample.percentile_max"] = None if largest >= UNBOUNDED else largest
     return fields
 
@@ -165,17 +187,34 @@ def scheduler_of(config: Config) -> dict[str, Any]:
         "prediction_type": prediction,
         "thresholding": sample.threshold == "dynamic",
         "dynamic_thresholding_ratio": sample.percentile,
-        "sample_max_value": sample.percentile_max or UNBOUNDED,
+        "sample_max_value": (sample.percentile_max or UNBOUNDED) if sample.threshold == "dynamic" else 1.0,
         "timestep_spacing": sample.spacing if sample.spacing in SPACINGS else "leading",
         "rescale_betas_zero_snr": diffusion.zero_terminal_snr,
     }
+    if diffusion.schedule in WITH_ENDS:
+        ends = (diffusion.beta_start, diffusion.beta_end)
+        options |= {"beta_start": ends[0] * 1000 / diffusion.steps, "beta_end": ends[1] * 1000 / diffusion.steps}
+    else:
+        ends = ()
     if diffusion.schedule in theirs:
         options["beta_schedule"] = theirs[diffusion.schedule]
-        options["beta_start"] = diffusion.beta_start * 1000 / diffusion.steps
-        options["beta_end"] = diffusion.beta_end * 1000 / diffusion.steps
-    else:
-        options["trained_betas"] = BETAS[diffusion.schedule](diffusion.steps).tolist()
+    if diffusion.schedule not in theirs or options["beta_end"] > MAX_BETA:  # They do not cap what is too steep.
+        options["trained_betas"] = BETAS[diffusion.schedule](diffusion.steps, *ends).tolist()
+    warn_of_losses(config)
     return {"_class_name": "DDPMScheduler", **options}
+
+
+def warn_of_losses(config: Config) -> None:
+    """Says which choices of the sampler a DDPMScheduler cannot hold."""
+    sample, default = config.sample, Sample()
+    lost = [
+        name for name in ("sampler", "steps", "timesteps", "final") if getattr(sample, name) != getattr(default, name)
+    ]
+    lost += ["spacing"] if sample.spacing not in (None, *SPACINGS) else []
+    lost += ["variance"] if config.diffusion.variance == "learned" and sample.variance not in (None, "learned") else []
+    if lost:
+        words = ", ".join(f"sample.{name}={getattr(sample, name)}" for name in lost)
+        logger.warning("%s have no place in a DDPMScheduler and are left out", words)
 
 
 def _variance_type(config: Config) -> str:

@@ -1,7 +1,9 @@
 """Parameters that were trained elsewhere, as a run at step 0 that samples, and trains on, like any other."""
 
 import logging
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from ddpm_jax.assemble import build_unet
 from ddpm_jax.config import Config, flatten
 from ddpm_jax.errors import UserError
-from ddpm_jax.network.unet import init_params
+from ddpm_jax.locks import alone
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.optimizer import build_optimizer
 from ddpm_jax.training.state import first_state
@@ -23,12 +24,6 @@ CHANGEABLE = ("sample.", "train.", "model.dropout")
 """Fields that come with parameters, but may be set otherwise."""
 
 logger = logging.getLogger(__name__)
-
-
-def shapes_of(config: Config) -> PyTree:
-    """The shapes of a configuration's parameters."""
-    unet, data = build_unet(config), config.data
-    return jax.eval_shape(lambda: init_params(unet, jax.random.key(0), data.image_size, data.channels))
 
 
 def refuse_contradictions(fields: Mapping[str, Any], config: Config) -> None:
@@ -46,17 +41,35 @@ def start_run(
 
     names: of the classes or attributes. The workdir appears when it is complete.
     """
-    building = workdir.with_name(f".{workdir.name}.building")
-    refuse_full(workdir)
-    params, ema = jax.tree.map(jnp.asarray, (params, ema))
-    state = first_state(params, build_optimizer(config.optimizer, config.train.steps), ema)
-    with Checkpoints(checkpoint_folder(building)) as checkpoints:
-        checkpoints.save(state, asdict(config))
-    write_config(building, config, names)
-    if workdir.exists():
-        workdir.rmdir()
-    building.rename(workdir)
+    with built(workdir) as building:
+        params, ema = jax.tree.map(jnp.asarray, (params, ema))
+        state = first_state(params, build_optimizer(config.optimizer, config.train.steps), ema)
+        with Checkpoints(checkpoint_folder(building)) as checkpoints:
+            checkpoints.save(state, asdict(config))
+        write_config(building, config, names)
     logger.info("Wrote %s. Next: python main.py --mode=sample --workdir=%s", workdir, workdir)
+
+
+@contextmanager
+def built(target: Path) -> Iterator[Path]:
+    """A hidden folder to fill, which becomes the target when the block ends well, and is removed where it does not.
+
+    Nothing that is there is written over.
+    """
+
+    def busy() -> None:
+        raise UserError(f"Another job is writing {target}; wait for it, or choose another folder.")
+
+    building = target.with_name(f".{target.name}.building")
+    with alone(target.with_name(f".{target.name}.lock"), busy):
+        refuse_full(target)
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir(parents=True)
+        try:
+            yield building
+            building.rename(target)  # Also onto an empty folder.
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
 
 
 def refuse_full(folder: Path) -> None:

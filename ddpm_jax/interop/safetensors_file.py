@@ -11,11 +11,13 @@ from pathlib import Path
 
 from jaxtyping import PyTree
 
+from ddpm_jax.assemble import shapes_of
 from ddpm_jax.config import Config, flatten, from_json, to_json
 from ddpm_jax.config.convert import MADE_WITH
 from ddpm_jax.errors import UserError
-from ddpm_jax.interop.runs import numbered, shapes_of
+from ddpm_jax.interop.runs import numbered
 from ddpm_jax.interop.tensors import TensorFile, by_path, check_names, fill, flat, write_tensors
+from ddpm_jax.workdir import parse_label_names
 
 FORMAT = "ddpm_jax"
 SETS = ("params", "ema")
@@ -28,7 +30,6 @@ class Saved:
     file: TensorFile
     config: Config
     names: Sequence[str]
-    step: int
 
     @property
     def fields(self) -> dict[str, object]:
@@ -51,11 +52,13 @@ def read_file(path: Path) -> Saved:
     shapes = {name: leaf.shape for name, leaf in by_path(shapes_of(config)).items()}
     expected = {f"{which}.{name}": shape for which in SETS for name, shape in shapes.items()}
     check_names(file.shapes, expected, str(path))
-    return Saved(file, config, _names(file.metadata, config, path), _step(file.metadata, path))
+    return Saved(file, config, _names(file.metadata, config, path))
 
 
 def write_file(path: Path, config: Config, params: PyTree, ema: PyTree, *, names: Sequence[str], step: int) -> None:
     """Writes both sets of parameters, whole or not at all; refuses to replace a file."""
+    if path.suffix != ".safetensors":
+        raise UserError(f"{path.name} should end in .safetensors, as its kind is told by.")
     if path.exists():
         raise UserError(f"{path} exists; choose another name, or remove it.")
     trees = {"params": params, "ema": ema}
@@ -65,17 +68,7 @@ def write_file(path: Path, config: Config, params: PyTree, ema: PyTree, *, names
 
 
 def _names(metadata: Mapping[str, str], config: Config, path: Path) -> Sequence[str]:
-    try:
-        names = json.loads(metadata.get("labels", "[]"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: its labels are not JSON ({error}).") from error
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{path}: its labels are {names!r}; expected a list of names.")
+    names = parse_label_names(metadata.get("labels", "[]"), f"{path}'s labels")
+    if names and len(names) != len(numbered(config)):
+        raise UserError(f"{path} names {len(names)} labels; expected {len(numbered(config))}, as many as it has.")
     return names or numbered(config)
-
-
-def _step(metadata: Mapping[str, str], path: Path) -> int:
-    step = metadata.get("step", "0")
-    if not (step.isascii() and step.isdecimal()):
-        raise UserError(f"{path}: its step is {step!r}; expected a whole number.")
-    return int(step)

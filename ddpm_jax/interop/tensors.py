@@ -36,10 +36,10 @@ class TensorFile:
 
     def load(self, name: str) -> np.ndarray:
         """The tensor as float32, whatever float it was stored as."""
-        tensor = np.asarray(self._file.get_tensor(name))
-        if not tensor.dtype.name.startswith(("float", "bfloat")):
-            raise UserError(f"{self.path}: {name} holds {tensor.dtype.name}; expected floating-point numbers.")
-        return tensor.astype(np.float32)
+        kind = self._file.get_slice(name).get_dtype()
+        if kind not in ("F16", "BF16", "F32", "F64"):
+            raise UserError(f"{self.path}: {name} holds {kind}; expected numbers of type F16, BF16, F32 or F64.")
+        return np.asarray(self._file.get_tensor(name)).astype(np.float32)
 
 
 def refuse_pickle(path: Path) -> None:

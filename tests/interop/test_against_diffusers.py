@@ -5,8 +5,6 @@ Needs requirements-peers.txt, and is skipped without it.
 
 import dataclasses
 import json
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -16,16 +14,17 @@ from safetensors.numpy import load_file, save_file
 
 from ddpm_jax import load_run
 from ddpm_jax.assemble import build_schedule, build_unet
-from ddpm_jax.config import config_of, defaults, flatten
+from ddpm_jax.config import flatten
 from ddpm_jax.diffusion.schedule import sigmoid_betas
 from ddpm_jax.interop.diffusers_folder import read_folder, write_folder
 from ddpm_jax.interop.runs import start_run
 from ddpm_jax.network.bind import apply_unet
-from tests.end_to_end.commands import ROOT, assert_same_bits
+from tests.end_to_end.commands import assert_same_bits
+from tests.interop.toy import config, imported, random_params, script
+from tests.peers import peer
 
-REASON = "needs PyTorch and diffusers: pip install -r requirements-peers.txt"
-torch = pytest.importorskip("torch", reason=REASON)
-diffusers = pytest.importorskip("diffusers", reason=REASON)
+torch = peer("torch")
+diffusers = peer("diffusers")
 
 DDPM = {  # Ho et al. 2020, as google/ddpm-* have it; the widths are reduced.
     "attention_head_dim": None,
@@ -105,14 +104,6 @@ def ours(config, params, x, n, labels):
     return np.asarray(output).transpose(0, 3, 1, 2)
 
 
-def imported(folder):
-    found = read_folder(folder)
-    recipe = defaults()
-    recipe.update_from_flattened_dict(found.fields)
-    config = config_of(recipe)
-    return config, found.params(config)
-
-
 def largest_difference(a, b):
     return np.abs(a - b).max() / np.abs(b).max()
 
@@ -158,6 +149,7 @@ def test_files_of_the_old_names_of_attention_are_read(tmp_path):
 
 SCHEDULERS = {
     "DDPM's": diffusers.DDPMScheduler(variance_type="fixed_large"),
+    "8 steps": diffusers.DDPMScheduler(num_train_timesteps=8, beta_start=0.0125, beta_end=0.9),
     "100 steps": diffusers.DDPMScheduler(num_train_timesteps=100, beta_end=0.2, clip_sample=False),
     "cosine, v": diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction"),
     "scaled linear": diffusers.DDPMScheduler(beta_schedule="scaled_linear", timestep_spacing="trailing"),
@@ -177,8 +169,13 @@ def test_a_noise_schedule_survives_both_directions(name, tmp_path):
     write_folder(config, params, tmp_path / "here", names=[], card="", grid=None)
     again = diffusers.DDPMPipeline.from_pretrained(tmp_path / "here").scheduler
     np.testing.assert_allclose(again.alphas_cumprod, alpha_bar, rtol=1e-4, atol=1e-7)
-    for option in ("prediction_type", "clip_sample", "thresholding", "timestep_spacing", "num_train_timesteps"):
-        assert again.config[option] == scheduler.config[option], option
+    options = ["prediction_type", "clip_sample", "thresholding", "timestep_spacing", "num_train_timesteps"]
+    options += ["rescale_betas_zero_snr"]
+    if isinstance(scheduler, diffusers.DDPMScheduler):
+        options += ["variance_type"]
+    if scheduler.config.thresholding:
+        options += ["dynamic_thresholding_ratio", "sample_max_value"]
+    assert {name: again.config[name] for name in options} == {name: scheduler.config[name] for name in options}
 
 
 def test_sigmoid_noise_is_listed_and_recognised(tmp_path):
@@ -192,8 +189,8 @@ def test_sigmoid_noise_is_listed_and_recognised(tmp_path):
     assert imported(tmp_path / "here")[0].diffusion.schedule == "sigmoid"
 
 
-def script(name: str, *argv: object) -> str:
-    done = subprocess.run([sys.executable, ROOT / name, *map(str, argv)], capture_output=True, text=True)
+def run_script(name: str, *argv: object) -> str:
+    done = script(name, *argv)
     assert done.returncode == 0, done.stderr
     return done.stderr
 
@@ -217,15 +214,15 @@ def test_imported_trained_and_exported_it_draws_the_same_images(tmp_path):
     run = tmp_path / "run"
     overrides = {"data.source": "synthetic", "data.batch_size": 8, "train.steps": 20, "optimizer.learning_rate": 1e-3}
     flags = [f"--config.{name}={value}" for name, value in overrides.items()]
-    said = script("scripts/import_diffusers.py", tmp_path / "there", run, *flags)
+    said = run_script("scripts/import_diffusers.py", tmp_path / "there", run, *flags)
     assert f"Next: python main.py --mode=sample --workdir={run}" in said
     before = load_run(run)
     assert before.step == 0
-    said = script(
+    said = run_script(
         "main.py", f"--workdir={run}", "--config.log.preview_every=0", f"--config.data.cache={tmp_path}/cache"
     )
     assert "Resuming from step 0" in said and load_run(run).step == 20
-    script("scripts/export_diffusers.py", run, tmp_path / "here", "--images=2")
+    run_script("scripts/export_diffusers.py", run, tmp_path / "here", "--images=2")
     after = load_run(run)
     with pytest.raises(AssertionError):
         assert_same_bits(after.params, before.params)
@@ -259,3 +256,19 @@ def test_classes_are_told_by_number_and_none_by_one_more(tmp_path):
     start_run(config, tmp_path / "run", params, read_folder(tmp_path / "here").labels(config))
     images = load_run(tmp_path / "run").sample(2, sampler="ddim", steps=2, label="c")
     assert images.shape == (2, 16, 16, 3)
+
+
+def test_few_steps_are_as_noisy_there_as_here(tmp_path):
+    settings = config()  # 8 steps, whose linear betas are capped.
+    write_folder(settings, random_params(settings), tmp_path / "model", names=[], card="", grid=None)
+    scheduler = diffusers.DDPMPipeline.from_pretrained(tmp_path / "model").scheduler
+    # Their tables are float32.
+    np.testing.assert_allclose(scheduler.alphas_cumprod, build_schedule(settings).alpha_bar[1:], rtol=1e-3)
+
+
+def test_half_precision_weights_are_widened(tmp_path):
+    model = random_model("grey").to(torch.bfloat16)
+    model.save_pretrained(tmp_path)
+    _, params = imported(tmp_path)
+    expected = model.conv_in.bias.detach().float().numpy()
+    np.testing.assert_array_equal(params["conv_in"]["bias"], expected)

@@ -1,32 +1,27 @@
 """A model in one file of our own: there and back, and what is refused."""
 
-import subprocess
-import sys
+import json
 
 import numpy as np
 import pytest
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from ddpm_jax import UserError, load_run
 from ddpm_jax.interop.safetensors_file import read_file, write_file
-from tests.end_to_end.commands import ROOT, assert_same_bits
-from tests.interop.toy import config, random_params, random_run
-
-
-def script(name: str, *argv: object) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, ROOT / "scripts" / name, *map(str, argv)], capture_output=True, text=True)
+from tests.end_to_end.commands import assert_same_bits
+from tests.interop.toy import config, random_params, random_run, script
 
 
 def test_parameters_and_average_leave_and_come_back_to_the_last_bit(tmp_path):
     settings, params, ema = random_run(tmp_path / "run", names=["u", "v"], model={"attributes": 2})
-    done = script("export_safetensors.py", tmp_path / "run", tmp_path / "model.safetensors")
+    done = script("scripts/export_safetensors.py", tmp_path / "run", tmp_path / "model.safetensors")
     assert done.returncode == 0, done.stderr
     with safe_open(tmp_path / "model.safetensors", framework="np") as file:
         assert file.metadata()["format"] == "ddpm_jax"
         np.testing.assert_array_equal(file.get_tensor("ema.conv_in.kernel"), ema["conv_in"]["kernel"])
     done = script(
-        "import_safetensors.py", tmp_path / "model.safetensors", tmp_path / "again", "--config.sample.steps=4"
+        "scripts/import_safetensors.py", tmp_path / "model.safetensors", tmp_path / "again", "--config.sample.steps=4"
     )
     assert done.returncode == 0, done.stderr
     again, raw = load_run(tmp_path / "again"), load_run(tmp_path / "again", ema=False)
@@ -34,10 +29,10 @@ def test_parameters_and_average_leave_and_come_back_to_the_last_bit(tmp_path):
     assert_same_bits(raw.params, params)
     assert again.config.sample.steps == 4 and again.config.model == settings.model
     assert again.sample(2, label="v").shape == (2, 8, 8, 1)
-    done = script("export_safetensors.py", tmp_path / "run", tmp_path / "model.safetensors")
+    done = script("scripts/export_safetensors.py", tmp_path / "run", tmp_path / "model.safetensors")
     assert done.returncode == 2 and "exists; choose another name" in done.stderr
     flag = "--config.diffusion.steps=9"
-    done = script("import_safetensors.py", tmp_path / "model.safetensors", tmp_path / "other", flag)
+    done = script("scripts/import_safetensors.py", tmp_path / "model.safetensors", tmp_path / "other", flag)
     assert done.returncode == 2 and "diffusion.steps is 8 in the imported model" in done.stderr
 
 
@@ -57,9 +52,29 @@ def test_other_files_are_refused(tmp_path):
     for metadata, words in (
         ({"config": "{"}, "is not valid JSON"),
         ({"config": '{"model": {"chanels": 3}}'}, "model.chanels is not a field"),
+        ({"config": '{"seed": ' + "9" * 5000 + "}"}, "is not valid JSON"),
     ):
         save_file({"a": np.zeros(2, np.float32)}, path, {"format": "ddpm_jax", **metadata})
         with pytest.raises(UserError, match=words):
             read_file(path)
     with pytest.raises(UserError, match="is a pickle"):
         read_file(tmp_path / "model.ckpt")
+
+
+def test_labels_that_do_not_fit_are_refused(tmp_path):
+    settings = config(model={"classes": 3})
+    params, path = random_params(settings), tmp_path / "model.safetensors"
+    for names, words in (
+        (list("abcd"), "names 4 labels; expected 3"),
+        (["a", "b", "\ud800"], "a name that is no text"),
+    ):
+        write_file(path, settings, params, params, names=[], step=3)
+        file = load_file(path)
+        with safe_open(path, framework="np") as opened:
+            metadata = opened.metadata()
+        save_file(file, path, metadata | {"labels": json.dumps(names)})
+        with pytest.raises(UserError, match=words):
+            read_file(path)
+        path.unlink()
+    with pytest.raises(UserError, match="should end in .safetensors"):
+        write_file(tmp_path / "model.bin", settings, params, params, names=[], step=3)

@@ -1,10 +1,16 @@
 """A small network with random parameters, and its run."""
 
+import subprocess
+import sys
+
 import jax
 import numpy as np
 
-from ddpm_jax.config import config_of
-from ddpm_jax.interop.runs import shapes_of, start_run
+from ddpm_jax.assemble import shapes_of
+from ddpm_jax.config import config_of, defaults
+from ddpm_jax.interop.diffusers_folder import read_folder
+from ddpm_jax.interop.runs import start_run
+from tests.end_to_end.commands import ROOT
 
 SMALL = {
     "data": {"image_size": 8, "channels": 1, "batch_size": 4, "source": "digits"},
@@ -28,3 +34,17 @@ def random_run(workdir, names=(), **sections):
     params, ema = random_params(settings, 1), random_params(settings, 2)
     start_run(settings, workdir, params, names, ema=ema)
     return settings, params, ema
+
+
+def imported(folder, recipe=None):
+    """Configuration and parameters of a model in diffusers' folder."""
+    found = read_folder(folder)
+    recipe = recipe or defaults()
+    recipe.update_from_flattened_dict(found.fields)
+    settings = config_of(recipe)
+    return settings, found.params(settings)
+
+
+def script(name: str, *argv: object) -> subprocess.CompletedProcess:
+    """A command of the project, such as scripts/import_diffusers.py, in a process of its own."""
+    return subprocess.run([sys.executable, ROOT / name, *map(str, argv)], capture_output=True, text=True)

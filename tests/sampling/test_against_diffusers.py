@@ -19,10 +19,10 @@ from ddpm_jax.sampling.noise import image_keys
 from ddpm_jax.sampling.threshold import clip, constrain, dynamic
 from ddpm_jax.sampling.timesteps import listed_pairs, step_pairs
 from ddpm_jax.sampling.unipc import unipc
+from tests.peers import peer
 
-REASON = "needs PyTorch and diffusers: pip install -r requirements-peers.txt"
-torch = pytest.importorskip("torch", reason=REASON)
-diffusers = pytest.importorskip("diffusers", reason=REASON)
+torch = peer("torch")
+diffusers = peer("diffusers")
 
 KINDS = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
 OURS = {"leading": "leading_open", "trailing": "trailing", "linspace": "linspace_open"}

@@ -1,0 +1,88 @@
+"""What images are compared by: features of Inception, or for tiny images the pixels themselves.
+
+uint8 images -> batches over all devices -> features float32 [N, D] (-> logits [N, 1008])
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from ddpm_jax.errors import UserError, nearest
+from ddpm_jax.evaluation.inception import Inception, Layer, prepared
+from ddpm_jax.evaluation.weights import fingerprint, read_weights
+from ddpm_jax.reporting.progress import progress
+from ddpm_jax.training.sharding import along_batch, replicated
+
+BATCH = 64
+"""Images at once on each device."""
+INCEPTION: dict[str, Layer] = {
+    "inception": 2048,
+    "inception-2048": 2048,
+    "inception-768": 768,
+    "inception-192": 192,
+    "inception-64": 64,
+}
+EXTRACTORS = (*INCEPTION, "pixels")
+Batch = tuple[Float[np.ndarray, "batch D"], Float[np.ndarray, "batch classes"] | None]
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A frozen function from images to features."""
+
+    name: str
+    """Such as "inception-768"."""
+    weights: str | None
+    """The SHA-256 of its weights' file."""
+    extract: Callable[[UInt8[np.ndarray, "batch height width channels"]], tuple[Array, Array | None]]
+    """Features, and logits where it has a classifier."""
+
+    @property
+    def distance(self) -> str:
+        """What the Fréchet distance of these features is called: plain FID is of 2,048 features only."""
+        return {"inception-2048": "FID", "pixels": "FID-pixels"}.get(self.name, f"FID-{self.name.partition('-')[2]}")
+
+
+def open_extractor(name: str, weights: Path | None) -> Extractor:
+    """The extractor of that name; weights: of Inception, the standard ones where None."""
+    if name not in EXTRACTORS:
+        raise UserError(f"evaluate.features={name!r} does not exist; {nearest(name, EXTRACTORS)}")
+    if name == "pixels":
+        return Extractor(name, None, lambda pixels: (flattened(pixels), None))
+    layer = INCEPTION[name]
+    params = read_weights(weights, "logits" if layer == 2048 else layer)
+    # This process's own devices: only the process that holds the images has work to do.
+    mesh = jax.sharding.Mesh(jax.local_devices(), ("data",))
+    params = jax.device_put(params, replicated(mesh))
+
+    def extract(params: Any, pixels: Array) -> tuple[Array, Array | None]:
+        features = Inception(layer).apply({"params": params}, prepared(pixels))
+        assert isinstance(features, jax.Array)
+        return features, features @ params["fc"]["kernel"] if layer == 2048 else None
+
+    compiled = jax.jit(extract, in_shardings=(replicated(mesh), along_batch(mesh)), out_shardings=replicated(mesh))
+    return Extractor(f"inception-{layer}", fingerprint(weights), lambda pixels: compiled(params, pixels))
+
+
+def flattened(pixels: UInt8[np.ndarray, "batch height width channels"]) -> Float[Any, "batch D"]:
+    """Each pixel in [0, 1] as a feature."""
+    return pixels.reshape(len(pixels), -1).astype(np.float32) / 255.0
+
+
+def features_of(extractor: Extractor, images: Any, what: str) -> Iterator[Batch]:
+    """Features (and logits) of images [N, height, width, channels], batch by batch, in order.
+
+    images: anything with a length whose slices are uint8 arrays, such as a memory-mapped file; what: for the progress.
+    """
+    count, size = len(images), BATCH * jax.local_device_count()
+    for start in progress(range(0, count, size), what, total=-(-count // size)):
+        batch = np.asarray(images[np.arange(start, min(start + size, count))])
+        # One shape is compiled; the rest of the last batch is thrown away.
+        padded = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
+        features, logits = jax.device_get(extractor.extract(padded))
+        yield features[: len(batch)], None if logits is None else logits[: len(batch)]

@@ -1,0 +1,79 @@
+"""Mean and covariance of features, gathered batch by batch in float64, and the Fréchet distance between two of them.
+
+FID = |mu_1 - mu_2|^2 + tr(S_1) + tr(S_2) - 2 tr sqrt(S_1 S_2)                (Heusel et al. 2017, Eq. 6)
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from ddpm_jax.errors import UserError
+
+Features = Float[np.ndarray, "_ D"]
+
+
+class Moments(NamedTuple):
+    """Of a set of features: its size, mean and unbiased covariance."""
+
+    images: int
+    mean: Float[np.ndarray, "D"]
+    covariance: Float[np.ndarray, "D D"]
+
+
+class MomentSums:
+    """Sums that moments follow from; they take memory for D x D numbers, however many features are added."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._shift = self._sum = self._products = np.zeros(())
+
+    def add(self, features: Features) -> None:
+        """Adds some features; raises UserError where one is not finite."""
+        refuse_nan(features)
+        if not self.count:
+            # Squares of what is left after a shift to about the mean keep their digits.
+            self._shift = features.astype(np.float64).mean(axis=0)
+            self._sum, self._products = np.zeros(len(self._shift)), np.zeros((len(self._shift),) * 2)
+        centred = features.astype(np.float64) - self._shift
+        self._sum = self._sum + centred.sum(axis=0)
+        self._products = self._products + centred.T @ centred
+        self.count += len(features)
+
+    def moments(self) -> Moments:
+        """The moments of all that was added; raises UserError for fewer than two."""
+        if self.count < 2:
+            raise UserError(
+                f"{self.count} image(s) have no covariance; expected at least 2, and thousands for a figure."
+            )
+        offset = self._sum / self.count
+        covariance = (self._products - self.count * np.outer(offset, offset)) / (self.count - 1)
+        return Moments(self.count, self._shift + offset, covariance)
+
+
+def frechet_distance(a: Moments, b: Moments) -> float:
+    """The squared distance between two Gaussians, FID where the features are Inception's; also of singular covariances.
+
+    Raises UserError for features of different dimension.
+    """
+    if a.mean.shape != b.mean.shape:
+        raise UserError(
+            f"statistics of {len(a.mean)} and {len(b.mean)} dimensions cannot be compared; use one feature extractor."
+        )
+    # sqrt(S_1) S_2 sqrt(S_1) has the eigenvalues of S_1 S_2, and is symmetric: none of them is complex.
+    root = _square_root(a.covariance)
+    eigenvalues = np.linalg.eigvalsh(root @ b.covariance @ root)
+    cross = np.sqrt(np.maximum(eigenvalues, 0.0)).sum()
+    shift = ((a.mean - b.mean) ** 2).sum()
+    return float(max(shift + np.trace(a.covariance) + np.trace(b.covariance) - 2.0 * cross, 0.0))
+
+
+def _square_root(covariance: Float[np.ndarray, "D D"]) -> Float[np.ndarray, "D D"]:
+    values, vectors = np.linalg.eigh(covariance)
+    return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
+
+
+def refuse_nan(features: Features) -> None:
+    """A figure of features that are no numbers would be none either."""
+    if not np.isfinite(features).all():
+        raise UserError("A feature is not finite; the images or the weights of the extractor are damaged.")

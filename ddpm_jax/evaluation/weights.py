@@ -1,0 +1,169 @@
+"""The weights of Inception: where they come from, and that they are the right ones.
+
+    pt_inception-2015-12-05-6726825d.pth  ->  .safetensors of the same names  ->  batch norms folded in, Flax's layout
+
+The standard file is pytorch-fid's. It is a pickle of PyTorch, so it is read by torch.load(weights_only=True), which
+runs nothing, and only to be converted, once. A file without the last layers serves the features before them.
+"""
+
+import hashlib
+import logging
+import shutil
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from ddpm_jax.data.cache import user_cache
+from ddpm_jax.errors import UserError
+from ddpm_jax.evaluation.inception import LAYERS, SIZE, Inception, Layer
+from ddpm_jax.interop.tensors import TensorFile, by_path, fill, write_tensors
+
+NAME = "pt_inception-2015-12-05-6726825d"
+URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{NAME}.pth"
+CHECKSUM = "6726825d"
+"""The first digits of the standard file's SHA-256, which stand in its name."""
+BN_EPS = 0.001
+
+logger = logging.getLogger(__name__)
+
+
+def read_weights(path: Path | None, layer: Layer) -> PyTree:
+    """Parameters of Inception up to a layer, float32, from a file or, without one, from the standard one.
+
+    Raises UserError for layers that the file does not hold, and says which features it serves.
+    """
+    file = TensorFile(safe_file(path))
+    expected = {name: leaf.shape for name, leaf in by_path(shapes_of(layer)).items()}
+    missing = [name for name in expected if not _there(file.shapes, name, expected[name])]
+    if missing:
+        served = [known for known in LAYERS if all(_there(file.shapes, *item) for item in _shapes(known).items())]
+        raise UserError(
+            f"{file.path} lacks {_source(missing[0])}, or has it in another shape, which inception-{layer} needs; it "
+            f"serves {', '.join(f'inception-{known}' for known in served) or 'no features'}."
+        )
+    return fill(shapes_of(layer), lambda path: _folded(file, path))
+
+
+def shapes_of(layer: Layer) -> PyTree:
+    """The shapes of the parameters up to a layer."""
+    images = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.float32)
+    return jax.eval_shape(lambda x: Inception(layer).init(jax.random.key(0), x)["params"], images)
+
+
+def fingerprint(path: Path | None) -> str:
+    """The SHA-256 of the weights' file."""
+    with safe_file(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def safe_file(path: Path | None) -> Path:
+    """The weights as safetensors: the file itself, or the conversion of a .pth (of the standard one for None)."""
+    if path is None:
+        kept = user_cache("inception") / f"{NAME}.safetensors"
+        return kept if kept.exists() else convert(download(), kept)
+    if not path.is_file():
+        raise UserError(f"evaluate.weights={path} is no file; give Inception's weights, or leave it out to fetch them.")
+    if path.suffix != ".pth":
+        return path
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    kept = user_cache("inception") / f"{digest[:16]}.safetensors"
+    return kept if kept.exists() else convert(path, kept)
+
+
+def download() -> Path:
+    """Fetches the standard file once, and verifies it."""
+    target = user_cache("inception") / f"{NAME}.pth"
+    if not target.exists():
+        unfinished = target.with_suffix(".part")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        logger.info("Fetching %s", URL)
+        try:
+            with urllib.request.urlopen(URL, timeout=60) as source, unfinished.open("wb") as file:
+                shutil.copyfileobj(source, file)
+        except OSError as error:
+            raise UserError(
+                f"Inception's weights cannot be fetched from {URL} ({error}); fetch them elsewhere and set "
+                "evaluate.weights, or measure with evaluate.features=pixels."
+            ) from error
+        unfinished.rename(target)
+    verify(target)
+    return target
+
+
+def verify(path: Path) -> None:
+    """Refuses a file that is not the standard one."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if not digest.startswith(CHECKSUM):
+        raise UserError(
+            f"{path} has the checksum {digest[:8]}…, expected {CHECKSUM}…: it is damaged or another file; remove it and"
+            " start again."
+        )
+
+
+def convert(pickled: Path, target: Path) -> Path:
+    """A .pth of tensors as safetensors of the same names."""
+    try:
+        import torch  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise UserError(
+            f"{pickled} is in PyTorch's format, and converting it needs torch: pip install -r requirements-peers.txt "
+            "(or convert it where torch is, and set evaluate.weights to the .safetensors)."
+        ) from error
+    try:
+        tensors = torch.load(pickled, map_location="cpu", weights_only=True)
+        arrays = {name: tensor.numpy() for name, tensor in tensors.items() if tensor.is_floating_point()}
+    except (RuntimeError, OSError, EOFError, ValueError, AttributeError, *_unpickling_errors()) as error:
+        raise UserError(f"{pickled} holds no tensors that can be read safely ({error}).") from error
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_tensors(target, arrays, {"format": "pt"})
+    return target
+
+
+def _unpickling_errors() -> tuple[type[Exception], ...]:
+    from pickle import UnpicklingError
+
+    return (UnpicklingError,)
+
+
+def _source(path: str) -> str:
+    """What the file calls the tensor that a parameter begins with."""
+    module = path.rpartition(".")[0]
+    return f"{module}.weight" if module.endswith(".conv") else "fc.weight"
+
+
+def _shapes(layer: Layer) -> dict[str, tuple[int, ...]]:
+    return {name: leaf.shape for name, leaf in by_path(shapes_of(layer)).items()}
+
+
+def _there(found: Mapping[str, tuple[int, ...]], path: str, shape: tuple[int, ...]) -> bool:
+    """Whether a file holds what a parameter is made of, in the right shapes."""
+    module, _, leaf = path.rpartition(".")
+    if module == "fc":
+        return found.get("fc.weight") == shape[::-1]
+    if leaf == "kernel":
+        height, width, inputs, outputs = shape
+        return found.get(f"{module}.weight") == (outputs, inputs, height, width)
+    norm = module.removesuffix(".conv") + ".bn"
+    return all(found.get(f"{norm}.{part}") == shape for part in ("weight", "bias", "running_mean", "running_var"))
+
+
+def _folded(file: TensorFile, path: str) -> np.ndarray:
+    """A parameter, with the batch norm of its convolution folded in, in float64."""
+    module, _, leaf = path.rpartition(".")
+    if module == "fc":
+        return file.load("fc.weight").T
+    norm = module.removesuffix(".conv") + ".bn"
+    scale, shift, mean, variance = (
+        file.load(f"{norm}.{part}").astype(np.float64) for part in ("weight", "bias", "running_mean", "running_var")
+    )
+    gain = scale / np.sqrt(variance + BN_EPS)
+    if leaf == "bias":
+        return (shift - mean * gain).astype(np.float32)
+    return (file.load(f"{module}.weight").transpose(2, 3, 1, 0) * gain).astype(np.float32)
