@@ -10,13 +10,14 @@ import dataclasses
 import json
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from ddpm_jax.assemble import build_pairs, build_schedule, build_unet, sampling_variance
 from ddpm_jax.config import Config, checked
@@ -26,11 +27,23 @@ from ddpm_jax.data.open import open_dataset
 from ddpm_jax.diffusion.likelihood import bits_per_dim
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.features import Extractor, open_extractor
-from ddpm_jax.evaluation.statistics import Statistics, compare, load_statistics, measure, save_statistics
+from ddpm_jax.evaluation.statistics import Statistics, compare, few_images, load_statistics, measure, save_statistics
 from ddpm_jax.network.bind import bind
 from ddpm_jax.reporting.charts import line_chart
+from ddpm_jax.reporting.images import to_pixels
 from ddpm_jax.reporting.writer import TensorBoard
-from ddpm_jax.sample import building_of, draw_to_disk, load_params, names_in, only_images, sample_name, with_sampler
+from ddpm_jax.sample import (
+    building_of,
+    choose_labels,
+    compile_sampler,
+    draw_all,
+    draw_to_disk,
+    load_params,
+    names_in,
+    only_images,
+    sample_name,
+    with_sampler,
+)
 from ddpm_jax.sampling.noise import image_keys
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.sharding import along_batch, data_mesh, replicated, wait_for_all
@@ -64,6 +77,26 @@ def evaluate(config: Config, workdir: Path) -> Path:
         logger.info("%s", table(folder))
         logger.info("Wrote %s", folder)
     return folder
+
+
+def build_light_evaluation(config: Config, workdir: Path, dataset: Dataset) -> Callable[[PyTree], dict[str, float]]:
+    """A function from parameters to the figures of a few images of one sampler, for curves while training."""
+    settings, mesh = config.evaluate, data_mesh()
+    extractor = open_extractor(settings.features, Path(settings.weights).expanduser() if settings.weights else None)
+    reference = reference_statistics(config, extractor, dataset) if jax.process_index() == 0 else None
+    plain = dataclasses.replace(config, sample=only_images(config.sample))
+    one = with_sampler(plain, settings.light_sampler, settings.light_count, "evaluate.light_sampler")
+    draw, labels = compile_sampler(one, mesh), choose_labels(one, workdir, np.arange(settings.light_count))
+
+    def figures(params: PyTree) -> dict[str, float]:
+        batches = draw_all(one, draw, params, labels, mesh, quiet=True)
+        images = np.concatenate([to_pixels(samples.images) for samples in batches])
+        if reference is None:
+            return {}
+        fake = measure(extractor, images, "Drawn images", limit=settings.neighbours)
+        return {name: value for name, value in compare(reference, fake).items() if value is not None}
+
+    return figures
 
 
 def sampler_configs(config: Config) -> list[Config]:
@@ -127,7 +160,7 @@ def evaluate_sampler(
         if store and reference:
             fake = measure(extractor, store.images(), "Drawn images", limit=config.evaluate.neighbours)
             figures = compare(reference, fake)
-            warn_of_few(reference, fake)
+            few_images(reference, fake)
             add_result(workdir, step, name, {**figures, "protocol": protocol})
             shutil.rmtree(building)
     wait_for_all(name)
@@ -137,7 +170,7 @@ def protocol_of(config: Config, step: int, extractor: Extractor, reference: Stat
     """All that a figure depends on, so that it can be compared with others, or cannot."""
     data, sample = config.data, dataclasses.asdict(config.sample)
     drawn = {name: sample[name] for name in PROTOCOL_FIELDS}
-    return {
+    protocol = {
         "features": extractor.name,
         "weights_sha256": extractor.weights,
         "real": {
@@ -149,26 +182,15 @@ def protocol_of(config: Config, step: int, extractor: Extractor, reference: Stat
             "crop": list(data.crop),
         },
         "drawn": {"images": sample["count"], "training_step": step, **drawn, "steps": len(build_pairs(config))},
-        "some_images": config.evaluate.neighbours,
+        "neighbours": config.evaluate.neighbours,
     }
+    return json.loads(json.dumps(protocol))  # As it is read again, without tuples.
 
 
 PROTOCOL_FIELDS = (
     *("sampler", "spacing", "timesteps", "final", "order", "eta", "variance", "threshold", "percentile"),
     *("percentile_max", "keep_eps", "seed", "label", "guidance", "guidance_interval", "guidance_rescale", "ema"),
 )
-
-
-def warn_of_few(reference: Statistics, fake: Statistics) -> None:
-    """Says what a figure of few images is worth."""
-    dimensions = len(fake.moments.mean)
-    for what, moments in (("real", reference.moments), ("drawn", fake.moments)):
-        if 0 < moments.images <= dimensions:
-            logger.warning(
-                "%d %s images are fewer than the %d dimensions of a feature: their covariance is singular, and the "
-                "Fréchet distance comes out far too large. Compare it only with others of as many images.",
-                *(moments.images, what, dimensions),
-            )
 
 
 def evaluate_bound(config: Config, workdir: Path, step: int, dataset: Dataset) -> None:

@@ -24,6 +24,7 @@ from ddpm_jax.data.batches import Batch, Batches, prefetch
 from ddpm_jax.data.dataset import Dataset, hold_out, traits
 from ddpm_jax.data.open import open_dataset
 from ddpm_jax.errors import TrainingDiverged, UserError
+from ddpm_jax.evaluate import build_light_evaluation
 from ddpm_jax.reporting.images import grid, strip, to_pixels
 from ddpm_jax.reporting.progress import progress
 from ddpm_jax.reporting.throughput import Throughput
@@ -245,6 +246,14 @@ def build_watchers(
                 logger.debug("step %d: %s", step, losses)
 
         watchers.append(report_validation)
+    if config.evaluate.every:
+        figures = build_light_evaluation(config, workdir, dataset)
+
+        def report_figures(step: int, state: TrainState) -> None:
+            if due(step, config.evaluate.every, config.train.steps):
+                writer.scalars(step, {f"evaluation/{name}": value for name, value in figures(state.ema).items()})
+
+        watchers.append(report_figures)
     if config.log.preview_every:
         watchers.append(build_preview(config, learner, writer, workdir))
     return watchers

@@ -46,10 +46,12 @@ def refuse_another_run(workdir: Path, config: Config) -> None:
         return
     before = read_config(workdir)
     # Parameters that came from elsewhere have seen no data here yet, so only what they were made with is settled.
-    changed = differences(before, config) if has_begun(workdir) else unfit(before, config)
+    begun = has_begun(workdir)
+    changed = differences(before, config) if begun else unfit(before, config)
     if changed:
         listed = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changed.items())
-        raise UserError(f"{workdir} holds a run with another configuration ({listed}); choose another --workdir.")
+        remedy = "choose another --workdir." if begun else "what parameters need is settled when they are imported."
+        raise UserError(f"{workdir} holds a run with another configuration ({listed}); {remedy}")
 
 
 def has_begun(workdir: Path) -> bool:

@@ -19,6 +19,7 @@ def main() -> None:
     """Reads the flags, the model, and writes the run."""
     from ddpm_jax.cli import check_overrides, load_recipe, override
     from ddpm_jax.config import config_of, defaults
+    from ddpm_jax.errors import UserError
     from ddpm_jax.interop.diffusers_folder import local_copy, read_folder
     from ddpm_jax.interop.runs import refuse_contradictions, refuse_full, start_run
 
@@ -35,6 +36,10 @@ def main() -> None:
     found = read_folder(local_copy(flags.model))
     recipe = load_recipe(flags.config) if flags.config else defaults()
     recipe.update_from_flattened_dict(found.fields)
+    try:
+        config_of(recipe)
+    except UserError as error:
+        raise UserError(f"{flags.model} is beyond what can be configured here: {error}") from error
     config = config_of(override(recipe, overrides))
     refuse_contradictions(found.fields, config)
     start_run(config, workdir, found.params(config), found.labels(config))

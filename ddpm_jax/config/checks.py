@@ -30,6 +30,7 @@ def checked(config: Config) -> Config:
     _check_task(config)
     _check_timesteps(config)
     _check_guidance(config)
+    _check_evaluation(config)
     return config
 
 
@@ -164,6 +165,19 @@ def _check_batches(config: Config) -> None:
         )
 
 
+def _check_evaluation(config: Config) -> None:
+    evaluate = config.evaluate
+    if evaluate.features == "pixels" and evaluate.weights:
+        raise UserError(f"evaluate.weights={evaluate.weights} has no effect with evaluate.features='pixels'.")
+    pixels = config.data.image_size**2 * config.data.channels
+    if evaluate.features == "pixels" and pixels > MOST_PIXELS:
+        raise UserError(
+            f"evaluate.features='pixels' is for tiny images, of at most {MOST_PIXELS:,} pixels and channels, got "
+            f"{pixels:,}; set it to 'inception'."
+        )
+
+
+MOST_PIXELS = 4096
 ONLY_FOR = {"eta": ("ddim",), "variance": ("ddpm",), "order": ("dpm_solver", "unipc")}
 """Fields of config.sample that only some samplers heed."""
 

@@ -82,16 +82,16 @@ def cached(
     shape: of an image. Where another job prepares the same images, this one waits for them.
     """
     entry = folder / f"{key}-v{VERSION}"
-    if (found := _read(entry)) is not None:
+    if (found := read_entry(entry)) is not None:
         return found
     others = [path.name for path in folder.glob(f"{key}-v*") if re.fullmatch(r"\w+-v\d+", path.name)]
     if others and entry.name not in others:
         logger.warning("%s was prepared by another version of the cache and is made anew", folder / others[0])
     with _alone(folder, key):
-        if (found := _read(entry, quietly=True)) is not None:
+        if (found := read_entry(entry, quietly=True)) is not None:
             return found
         _prepare(entry, shape, decode)
-    found = _read(entry)
+    found = read_entry(entry)
     if found is None:
         raise UserError(f"{entry} was removed while it was prepared; start again.")
     return found
@@ -173,7 +173,7 @@ def _write(building: Path, shape: tuple[int, int, int], rows: Iterator[Row]) -> 
         (building / "about.json").write_text(json.dumps(about) + "\n")
 
 
-def _read(entry: Path, *, quietly: bool = False) -> tuple[np.ndarray, np.ndarray] | None:
+def read_entry(entry: Path, *, quietly: bool = False) -> tuple[np.ndarray, np.ndarray] | None:
     """The images and numbers of an entry; None, and a line in the log, if it is not there or not sound."""
     if not entry.is_dir():
         return None

@@ -60,16 +60,27 @@ def decoding_of(data: Data) -> Decoding:
 
 def decode(raw: Raw, how: Decoding) -> UInt8[np.ndarray, "size size _"]:
     """The pixels of an image file's bytes or of an array; raises one of UNREADABLE for what is no sound image."""
+    image = _flat(raw, how.channels, how.background)
+    image = image.crop(crop_box(image.size, how.crop))
+    if image.size != (how.image_size, how.image_size):
+        image = image.resize((how.image_size, how.image_size), FILTERS[how.resize])
+    return np.asarray(image, np.uint8).reshape(how.image_size, how.image_size, how.channels)
+
+
+def decode_whole(raw: Raw) -> UInt8[np.ndarray, "height width 3"]:
+    """The same in colour, neither cropped nor resized."""
+    return np.asarray(_flat(raw, 3, Decoding.background), np.uint8)
+
+
+def _flat(raw: Raw, channels: int, background: tuple[int, ...]) -> Image.Image:
+    """Upright, 8 bits a channel, nothing transparent, in grey or colour."""
     image = _open(raw)
     if image.mode.startswith(("I", "F")):
         image = _eight_bit(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (*how.background, 255)), image)
-    image = image.convert("L" if how.channels == 1 else "RGB").crop(crop_box(image.size, how.crop))
-    if image.size != (how.image_size, how.image_size):
-        image = image.resize((how.image_size, how.image_size), FILTERS[how.resize])
-    return np.asarray(image, np.uint8).reshape(how.image_size, how.image_size, how.channels)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (*background, 255)), image)
+    return image.convert("L" if channels == 1 else "RGB")
 
 
 def size_of(raw: Raw) -> tuple[int, int]:

@@ -7,6 +7,7 @@ whose features are kept.
 """
 
 import dataclasses
+import logging
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ FIGURES = (
     *("fid", "kid_mean", "kid_std", "inception_score_mean", "inception_score_std"),
     *("precision", "recall", "density", "coverage"),
 )
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +76,18 @@ def compare(real: Statistics, fake: Statistics) -> dict[str, float | None]:
     return figures
 
 
+def few_images(real: Statistics, fake: Statistics) -> None:
+    """Warns of sets whose figures are worth little, and says why."""
+    dimensions = len(fake.moments.mean)
+    for what, moments in (("real", real.moments), ("drawn", fake.moments)):
+        if 0 < moments.images <= dimensions:
+            logger.warning(
+                "%d %s images are fewer than the %d dimensions of a feature: their covariance is singular, and the "
+                "Fréchet distance comes out far too large. Compare it only with others of as many images.",
+                *(moments.images, what, dimensions),
+            )
+
+
 def save_statistics(path: Path, statistics: Statistics) -> None:
     """Writes mu and sigma under pytorch-fid's names, and what is known besides under names of our own."""
     moments = statistics.moments
@@ -91,7 +107,8 @@ def load_statistics(path: Path, extractor: str) -> Statistics:
         with np.load(path, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} holds no statistics ({error}); expected an .npz with mu and sigma.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} holds no statistics ({reason}); expected an .npz with mu and sigma.") from error
     if not {"mu", "sigma"} <= found.keys():
         raise UserError(f"{path} holds {', '.join(found) or 'nothing'}; expected mu and sigma, as pytorch-fid writes.")
     mean, covariance = (found[name].astype(np.float64) for name in ("mu", "sigma"))

@@ -49,8 +49,10 @@ class Found:
 
     def labels(self, config: Config) -> Sequence[str]:
         """Names of the classes, or their numbers."""
-        known = self.names is not None and len(self.names) == config.model.classes
-        return self.names if known and self.names is not None else numbered(config)
+        if self.names is None or len(self.names) == config.model.classes:
+            return self.names or numbered(config)
+        logger.warning("labels.json has %d names for %d classes; taking numbers", len(self.names), config.model.classes)
+        return numbered(config)
 
 
 def local_copy(name: str) -> Path:
@@ -109,7 +111,10 @@ def _weights(unet: Path) -> Path:
             if pickled.suffix in PICKLED:
                 refuse_pickle(pickled)
         others = ", ".join(sorted(other.name for other in unet.glob("*.safetensors*"))) or "none"
-        raise UserError(f"{unet} holds no {WEIGHTS}; .safetensors files there: {others}.")
+        raise UserError(
+            f"{unet} holds no {WEIGHTS}; .safetensors files there: {others}. Save the model in one file, without a "
+            "variant."
+        )
     return path
 
 

@@ -83,7 +83,11 @@ def checked_options(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     if config.get("_class_name", "UNet2DModel") != "UNet2DModel":
         raise UserError(f"{where} describes a {config['_class_name']}; only UNet2DModel can be imported.")
     given = {name: value for name, value in config.items() if not name.startswith("_")}
-    for name in given.keys() - DEFAULTS.keys():
+    if isinstance(given.get("model"), dict):
+        raise UserError(
+            f"{where} is the configuration of a run; import a folder of diffusers, or use the run as it is."
+        )
+    for name in sorted(given.keys() - DEFAULTS.keys()):
         raise UserError(f"{where}: {name}={given[name]!r} is not an option of UNet2DModel; {nearest(name, DEFAULTS)}")
     options = DEFAULTS | given
     for name in ("dropout", "norm_eps"):

@@ -66,6 +66,7 @@ WITH_ENDS = ("linear", "quadratic")
 """Schedules that beta_start and beta_end belong to."""
 MOST_STEPS = 10**6
 NUMBERS = ("beta_start", "beta_end", "dynamic_thresholding_ratio", "sample_max_value")
+SWITCHES = ("clip_sample", "thresholding", "rescale_betas_zero_snr")
 ALSO = ("set_alpha_to_one",)
 """DDIMScheduler's own option."""
 UNBOUNDED = 1e6
@@ -92,6 +93,9 @@ def noise_of(scheduler: Mapping[str, Any], where: str, learned: bool) -> dict[st
         if heeded and options.get(option, values[0]) not in values:
             expected = " or ".join(repr(value) for value in values)
             raise UserError(f"{where}: {option}={options[option]!r} is not supported; expected {expected}.")
+    for option in SWITCHES:
+        if type(options[option]) is not bool:
+            raise UserError(f"{where}: {option}={options[option]!r} is not supported; expected true or false.")
     for option in NUMBERS:
         options[option] = checked_float(options[option], f"{where}: {option}")
     fields = {

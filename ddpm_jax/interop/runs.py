@@ -61,6 +61,10 @@ def built(target: Path) -> Iterator[Path]:
         raise UserError(f"Another job is writing {target}; wait for it, or choose another folder.")
 
     building = target.with_name(f".{target.name}.building")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{target} cannot be made ({error.strerror}); choose a folder that can be written.") from error
     with alone(target.with_name(f".{target.name}.lock"), busy):
         refuse_full(target)
         shutil.rmtree(building, ignore_errors=True)
@@ -73,9 +77,12 @@ def built(target: Path) -> Iterator[Path]:
 
 
 def refuse_full(folder: Path) -> None:
-    """Nothing that is there is written over."""
+    """Nothing that is there is written over, and nothing can be made inside a file."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not empty; choose a new folder, or remove what is there.")
+    nearest = next(parent for parent in folder.parents if parent.exists())
+    if not nearest.is_dir():
+        raise UserError(f"{folder} cannot be made: {nearest} is a file; choose another folder.")
 
 
 def numbered(config: Config) -> list[str]:

@@ -61,6 +61,8 @@ def write_file(path: Path, config: Config, params: PyTree, ema: PyTree, *, names
         raise UserError(f"{path.name} should end in .safetensors, as its kind is told by.")
     if path.exists():
         raise UserError(f"{path} exists; choose another name, or remove it.")
+    if not path.parent.is_dir():
+        raise UserError(f"{path.parent} is no folder; make it, or choose another place.")
     trees = {"params": params, "ema": ema}
     tensors = {f"{which}.{name}": leaf for which, tree in trees.items() for name, leaf in flat(tree).items()}
     texts = {"config": to_json(config), "labels": json.dumps(list(names), ensure_ascii=False), "step": str(step)}

@@ -3,6 +3,7 @@
 params tree  <->  {"down_0_block_0.conv_in.kernel": array, ...}  <->  model.safetensors
 """
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ class TensorFile:
     """An open safetensors file; `load` reads one tensor at a time, so a model need not fit into memory twice."""
 
     def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise UserError(f"{path} is {'a folder' if path.is_dir() else 'no file'}; expected a .safetensors file.")
         refuse_pickle(path)
         try:
             self._file = safe_open(path, framework="np")
@@ -39,7 +42,10 @@ class TensorFile:
         kind = self._file.get_slice(name).get_dtype()
         if kind not in ("F16", "BF16", "F32", "F64"):
             raise UserError(f"{self.path}: {name} holds {kind}; expected numbers of type F16, BF16, F32 or F64.")
-        return np.asarray(self._file.get_tensor(name)).astype(np.float32)
+        tensor = np.asarray(self._file.get_tensor(name)).astype(np.float32)
+        if not np.isfinite(tensor).all():
+            raise UserError(f"{self.path}: {name} holds numbers that are not finite; the file is damaged.")
+        return tensor
 
 
 def refuse_pickle(path: Path) -> None:
@@ -48,7 +54,7 @@ def refuse_pickle(path: Path) -> None:
         raise UserError(
             f"{path} is a pickle, which can run code when it is opened, so it is not read. Where it is trusted, "
             "convert it: python -c \"import torch, safetensors.torch as s; s.save_file(torch.load('"
-            f"{path.name}', weights_only=True), '{path.stem}.safetensors')\""
+            f"{path}', weights_only=True), '{path.with_suffix('.safetensors')}')\""
         )
 
 
@@ -57,6 +63,9 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mappi
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:
         save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, unfinished, dict(metadata))
+        mask = os.umask(0)
+        os.umask(mask)
+        unfinished.chmod(0o666 & ~mask)  # safetensors makes files that only their owner can read.
         unfinished.replace(path)
     except (OSError, SafetensorError) as error:
         unfinished.unlink(missing_ok=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-Points = Sequence[tuple[float, float]]
+Points = Sequence[tuple[float | int, float]]
 
 
 def line_chart(path: Path, curves: Mapping[str, Points], x_label: str, y_label: str, *, log_x: bool = False) -> None:

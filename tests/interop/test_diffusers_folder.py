@@ -103,6 +103,7 @@ def test_options_that_our_network_lacks_are_refused_by_name(name, folder):
 
 SCHEDULER_MISTAKES = {
     "another class": ({"_class_name": "ScoreSdeVeScheduler"}, "describes a ScoreSdeVeScheduler; supported are DDPM"),
+    "switch": ({"clip_sample": "no"}, "clip_sample='no' is not supported; expected true or false"),
     "flow": ({"use_flow_sigmas": True}, "use_flow_sigmas=True is not supported; expected False"),
     "list": ({"prediction_type": ["epsilon"]}, "is not supported; expected 'epsilon' or"),
     "huge": ({"beta_end": 10**400}, "beta_end=1000"),
@@ -312,3 +313,21 @@ def test_an_imported_ddim_lets_go_of_its_ways_with_another_sampler(tmp_path):
     random_run(workdir, sample={"sampler": "ddim", "keep_eps": True, "count": 2, "strip": 0, "gif": 0})
     sampling = ["main.py", "--mode=sample", f"--workdir={workdir}", "--config.sample.sampler=dpm_solver"]
     assert cli.main([*sampling, "--config.sample.steps=3"]) == 0
+
+
+def test_weights_that_are_no_numbers_are_refused(folder):
+    tensors = load_file(folder / WEIGHTS)
+    tensors["conv_in.bias"][0] = np.nan
+    save_file(tensors, folder / WEIGHTS)
+    with pytest.raises(UserError, match="conv_in.bias holds numbers that are not finite; the file is damaged"):
+        imported(folder)
+
+
+def test_what_is_written_can_be_read_by_others(folder):
+    assert (folder / WEIGHTS).stat().st_mode == (folder / "README.md").stat().st_mode
+
+
+def test_nothing_is_made_inside_a_file(folder):
+    settings = config()
+    with pytest.raises(UserError, match="a cannot be made"):
+        write_folder(settings, random_params(settings), folder / "README.md" / "a", names=[], card="", grid=None)

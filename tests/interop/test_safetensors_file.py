@@ -40,6 +40,9 @@ def test_other_files_are_refused(tmp_path):
     settings = config()
     params = random_params(settings)
     path = tmp_path / "model.safetensors"
+    with pytest.raises(UserError, match="is no file; expected a .safetensors file"):
+        read_file(path)
+    path.write_bytes(b"no tensors")
     with pytest.raises(UserError, match="cannot be read as safetensors"):
         read_file(path)
     save_file({"a": np.zeros(2, np.float32)}, path)
@@ -57,8 +60,11 @@ def test_other_files_are_refused(tmp_path):
         save_file({"a": np.zeros(2, np.float32)}, path, {"format": "ddpm_jax", **metadata})
         with pytest.raises(UserError, match=words):
             read_file(path)
+    (tmp_path / "model.ckpt").write_bytes(b"")
     with pytest.raises(UserError, match="is a pickle"):
         read_file(tmp_path / "model.ckpt")
+    with pytest.raises(UserError, match="is a folder; expected a .safetensors file"):
+        read_file(tmp_path)
 
 
 def test_labels_that_do_not_fit_are_refused(tmp_path):

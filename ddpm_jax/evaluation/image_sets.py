@@ -1,0 +1,80 @@
+"""Sets of images that are compared without a run: folders, zips, arrays, the cache, or saved statistics."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from ddpm_jax.config.sections import Data
+from ddpm_jax.data.cache import read_entry
+from ddpm_jax.data.collection import Collection
+from ddpm_jax.data.decode import UNREADABLE, decode_whole
+from ddpm_jax.data.open import FILES, kind_of
+from ddpm_jax.data.prepare import cores
+from ddpm_jax.errors import UserError, printable
+from ddpm_jax.evaluation.features import Extractor
+from ddpm_jax.evaluation.statistics import Statistics, load_statistics, measure
+
+
+class ImageSet:
+    """Images of one size that are decoded when they are asked for, as if they were an array [N, height, width, 3]."""
+
+    def __init__(self, collection: Collection) -> None:
+        self._collection = collection
+        self._pool = ThreadPoolExecutor(cores(), thread_name_prefix="decode")
+        self._size = self._decode(0).shape
+
+    def __len__(self) -> int:
+        return len(self._collection.names)
+
+    def __getitem__(self, numbers: Int[np.ndarray, "batch"]) -> UInt8[np.ndarray, "batch height width 3"]:
+        images = list(self._pool.map(self._decode, numbers.tolist()))
+        for place, image in enumerate(images):
+            if image.shape != self._size:
+                name = printable(self._collection.names[int(numbers[place])])
+                size, first = (f"{shape[1]}x{shape[0]}" for shape in (image.shape, self._size))
+                raise UserError(
+                    f"{self._collection.origin}: {name} is {size}, the first image is {first}; expected one size."
+                )
+        return np.stack(images)
+
+    def _decode(self, number: int) -> UInt8[np.ndarray, "height width 3"]:
+        try:
+            return decode_whole(self._collection.read(number))
+        except UNREADABLE as error:
+            name = printable(self._collection.names[number])
+            raise UserError(
+                f"{self._collection.origin}: {name} cannot be read ({error}); mend or remove it."
+            ) from error
+
+
+def open_statistics(path: Path, extractor: Extractor, split: str | None, limit: int) -> Statistics:
+    """The statistics of a set, measured or, from an .npz with mu and sigma, read."""
+    path = path.expanduser()
+    if path.suffix == ".npz" and _holds_statistics(path):
+        return load_statistics(path, extractor.name)
+    return measure(extractor, open_images(path, split), path.name, limit=limit)
+
+
+def open_images(path: Path, split: str | None) -> Any:
+    """The images of a set: an array, or what can be indexed like one."""
+    if not path.exists():
+        raise UserError(f"{path} does not exist; give a folder, zip, .npz or .npy of images, or statistics.")
+    if (path / "images.u8").exists():
+        entry = read_entry(path)
+        if entry is None:
+            raise UserError(f"{path} is no sound folder of the cache; prepare it again.")
+        return entry[0]
+    data = Data(path=str(path), split=split or "all")
+    collection = FILES[kind_of(data)](data)
+    return collection.decoded if collection.decoded is not None else ImageSet(collection)
+
+
+def _holds_statistics(path: Path) -> bool:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {"mu", "sigma"} <= set(arrays.files)
+    except (OSError, ValueError, EOFError):
+        return False  # What is wrong with it is said by who reads it as images.

@@ -1,0 +1,158 @@
+"""--mode=evaluate and scripts/evaluate_images.py, on a run that the command line trained and on made-up sets."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddpm_jax import cli
+from ddpm_jax.config.sections import Data
+from ddpm_jax.data.sources.digits import load_digits
+from ddpm_jax.evaluation.features import open_extractor
+from ddpm_jax.evaluation.statistics import compare, load_statistics, measure, save_statistics
+from ddpm_jax.reporting.pixel_file import PixelFile
+from tests.end_to_end.commands import RECIPE, ROOT, scalars
+
+pytestmark = pytest.mark.xdist_group("evaluate")  # They share a run.
+PIXELS = ("--config.evaluate.features=pixels", "--config.evaluate.count=40")
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "digits"
+    options = ["--config.log.preview_every=0", "--config.log.validate_every=0", "--config.train.steps=4"]
+    options += [f"--config.data.cache={workdir.parent}/cache", "--config.evaluate.every=2"]
+    options += ["--config.evaluate.light_count=12", "--config.evaluate.light_sampler=ddim:2", PIXELS[0]]
+    assert cli.main(["main.py", RECIPE, f"--workdir={workdir}", *options]) == 0
+    return workdir
+
+
+def evaluate(workdir, *flags) -> int:
+    return cli.main(["main.py", "--mode=evaluate", f"--workdir={workdir}", *PIXELS, *flags])
+
+
+def test_a_few_images_are_measured_while_training(workdir):
+    assert list(scalars(workdir, "evaluation/fid")) == [2, 4]
+    assert 0 <= scalars(workdir, "evaluation/recall")[4] <= 1
+
+
+def test_samplers_are_measured_once_and_compared(workdir, capsys):
+    assert evaluate(workdir, "--config.evaluate.samplers=ddim:2,ddim:4") == 0
+    folder = workdir / "evaluation"
+    results = json.loads((folder / "4.json").read_text())
+    assert list(results) == ["ddim-2steps-seed0-n40", "ddim-4steps-seed0-n40"]
+    result = results["ddim-2steps-seed0-n40"]
+    drawn = result["protocol"]["drawn"]
+    assert (drawn["images"], drawn["steps"], drawn["training_step"], drawn["ema"]) == (40, 2, 4, True)
+    assert result["protocol"]["real"]["images"] == 1797 and result["inception_score_mean"] is None
+    assert (folder / "fid-by-sampling-steps.png").stat().st_size > 1000
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+    printed = capsys.readouterr().err
+    assert f"{result['fid']:.4g}" in printed and "Fréchet" in printed
+    assert "40 drawn images are fewer than the 64 dimensions" in printed
+    # The figure is that of the very images that --mode=sample draws.
+    sampling = ["--config.sample.sampler=ddim", "--config.sample.steps=2", "--config.sample.count=40"]
+    assert cli.main(["main.py", "--mode=sample", f"--workdir={workdir}", *sampling]) == 0
+    (samples,) = (workdir / "samples").glob("4-ddim-2steps-*/samples.npz")
+    extractor = open_extractor("pixels", None)
+    real, fake = (
+        measure(extractor, x, "", limit=10_000) for x in (load_digits(Data()).decoded, np.load(samples)["arr_0"])
+    )
+    assert compare(real, fake)["fid"] == pytest.approx(result["fid"], rel=1e-9)
+    assert evaluate(workdir, "--config.evaluate.samplers=ddim:2") == 0
+    assert "ddim-2steps-seed0-n40 of step 4 was measured before" in capsys.readouterr().err
+
+
+def test_a_broken_off_evaluation_goes_on(workdir, monkeypatch, capsys):
+    flags = ("--config.sample.sampler=ddim", "--config.sample.steps=3", "--config.sample.batch_size=8")
+    append = PixelFile.append
+
+    def interrupted(self, images):
+        append(self, images)
+        if self.count > 20:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(PixelFile, "append", interrupted)
+    assert evaluate(workdir, *flags) == 130
+    monkeypatch.undo()
+    assert evaluate(workdir, *flags) == 0
+    assert "Going on after 24 images" in capsys.readouterr().err
+    assert "ddim-3steps-seed0-n40" in json.loads((workdir / "evaluation" / "4.json").read_text())
+
+
+def test_all_checkpoints_are_measured_and_the_bound_is_drawn(workdir):
+    flags = ("--config.evaluate.every_checkpoint=True", "--config.evaluate.samplers=ddim:2")
+    assert evaluate(workdir, *flags, "--config.evaluate.bound_images=5") == 0
+    folder = workdir / "evaluation"
+    steps = sorted(int(path.stem) for path in folder.glob("*.json"))
+    assert steps == [2, 4] and (folder / "fid-by-training-steps.png").exists()
+    bound = json.loads((folder / "2.json").read_text())["bound"]
+    parts = bound["L_0"] + bound["L_1_to_T-1"] + bound["L_T"]
+    assert bound["bits_per_dim"] == pytest.approx(parts, rel=1e-6) and (folder / "2-bound.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--config.evaluate.samplers=ddim:2,"], "evaluate.samplers='ddim:2,' holds an empty name"),
+        (["--config.evaluate.samplers=ddim:9"], "sample.steps=9 exceeds diffusion.steps=8"),
+        (["--config.evaluate.count=1"], "evaluate.count=1 is out of range; expected 2 to 10000000"),
+        (["--config.evaluate.weights=x"], "evaluate.weights=x has no effect with evaluate.features='pixels'"),
+        (["--config.evaluate.features=inceptoin"], "evaluate.features='inceptoin' does not exist; did you mean"),
+        (["--config.evaluate.reference=none.npz"], "none.npz holds no statistics (No such file"),
+        (["--config.sample.checkpoint=3"], "keeps no checkpoint of step 3"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(workdir, capsys, flags, words):
+    capsys.readouterr()
+    assert evaluate(workdir, *flags) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_statistics_are_kept_and_read_as_pytorch_fid_has_them(tmp_path, draw):
+    extractor = open_extractor("pixels", None)
+    images = draw.integers(0, 256, (60, 3, 3, 1), dtype=np.uint8)
+    statistics = measure(extractor, images, "", limit=20)
+    save_statistics(tmp_path / "own.npz", statistics)
+    again = load_statistics(tmp_path / "own.npz", "pixels")
+    np.testing.assert_array_equal(again.moments.covariance, statistics.moments.covariance)
+    np.testing.assert_array_equal(again.some, statistics.some)
+    assert len(statistics.some) == 20 and again.moments.images == 60
+    np.savez(tmp_path / "theirs.npz", mu=statistics.moments.mean, sigma=statistics.moments.covariance)
+    figures = compare(load_statistics(tmp_path / "theirs.npz", "pixels"), statistics)
+    assert figures["fid"] == pytest.approx(0.0, abs=1e-9) and figures["precision"] is None
+
+
+def script(*argv: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, ROOT / "scripts" / "evaluate_images.py", *map(str, argv), "--features=pixels"]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_sets_of_images_are_compared_whatever_holds_them(tmp_path, draw):
+    images = draw.integers(0, 256, (30, 4, 4, 3), dtype=np.uint8)
+    (tmp_path / "folder").mkdir()
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / "folder" / f"{i:02d}.png")
+    np.savez(tmp_path / "array.npz", images)
+    done = script(tmp_path / "folder", tmp_path / "array.npz", "--json", f"--save={tmp_path}/kept.npz")
+    figures = json.loads(done.stdout)
+    assert figures["fid"] == pytest.approx(0.0, abs=1e-9) and figures["precision"] == 1.0
+    assert figures["protocol"]["fake"]["images"] == 30 and figures["inception_score_mean"] is None
+    keys = {"fid", "kid_mean", "kid_std", "inception_score_mean", "inception_score_std", "precision", "recall"}
+    assert figures.keys() == keys | {"density", "coverage", "protocol"}
+    done = script(tmp_path / "kept.npz", tmp_path / "array.npz")
+    assert "FID-pixels" in done.stdout and "30 images of" in done.stdout
+    Image.fromarray(images[0, :3]).save(tmp_path / "folder" / "99.png")
+    done = script(tmp_path / "folder", tmp_path / "array.npz")
+    assert done.returncode == 2 and "99.png is 4x3, the first image is 4x4; expected one size" in done.stderr
+    np.savez(tmp_path / "one.npz", images[:1])
+    done = script(tmp_path / "array.npz", tmp_path / "one.npz")
+    assert done.returncode == 2 and "1 image(s) have no covariance" in done.stderr
+    done = script(tmp_path / "array.npz", tmp_path / "nothing")
+    assert done.returncode == 2 and "does not exist; give a folder" in done.stderr
+    np.savez(tmp_path / "small.npz", images[:, :2])
+    done = script(tmp_path / "array.npz", tmp_path / "small.npz")
+    assert done.returncode == 2 and "of 48 and 24 dimensions cannot be compared" in done.stderr
