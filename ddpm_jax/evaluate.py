@@ -231,7 +231,9 @@ def evaluate_bound(config: Config, workdir: Path, step: int, dataset: Dataset) -
         }
         add_result(workdir, step, "bound", figures)
         curve = [(t, float(value)) for t, value in enumerate(terms.mean(axis=0), start=1)]
-        line_chart(workdir / "evaluation" / f"{step}-bound.png", {"": curve}, "t", "bits per dimension at t")
+        line_chart(
+            workdir / "evaluation" / f"{step}-bound.png", {"": curve}, "t", "bits per dimension at t", log_x=True
+        )
 
 
 def read_results(workdir: Path, step: int) -> Results:

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from ddpm_jax.diffusion.denoiser import Prediction
 from ddpm_jax.diffusion.likelihood import (
@@ -75,3 +76,59 @@ def test_learned_variance_needs_a_prediction_of_it(linear):
     x = jnp.zeros((1, 2, 2, 1))
     with pytest.raises(ValueError, match="predicts none"):
         bound_term(linear, "learned", Prediction(x, x), x, x, jnp.array([5]))
+
+
+MEAN, STD = 0.3, 0.25
+
+
+def gaussian_grid(points: int = 24) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """x_0 ~ N(MEAN, STD^2), eps ~ N(0, 1) and weights such that weighted sums are expectations (Gauss-Hermite)."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(points)
+    weights = weights / weights.sum()
+    x0, eps = (grid.reshape(-1, 1, 1, 1).astype(np.float32) for grid in np.meshgrid(MEAN + STD * nodes, nodes))
+    return x0, eps, np.outer(weights, weights).ravel()
+
+
+@pytest.mark.parametrize("t", [2, 10, 100, 500, 1000])
+def test_each_term_of_the_exact_gaussian_model_has_its_closed_form(linear, t):
+    """KL = c_0^2 Var(x_0 | x_t) / (2 posterior variance), since the exact model errs by the spread of x_0 alone."""
+    x0, eps, weights = gaussian_grid()
+    steps = jnp.full(len(x0), t)
+    x_t = q_sample(linear, x0, steps, eps)
+    prediction = gaussian_denoiser(linear, MEAN, STD)(x_t, steps)
+    measured = float(weights @ np.asarray(bound_term(linear, "fixed_small", prediction, x0, x_t, steps), np.float64))
+    abar, before = linear.alpha_bar[t], linear.alpha_bar[t - 1]
+    beta = 1.0 - abar / before
+    variance = beta * (1.0 - before) / (1.0 - abar)
+    c_0 = np.sqrt(before) * beta / (1.0 - abar)
+    spread = STD**2 * (1.0 - abar) / (abar * STD**2 + 1.0 - abar)
+    assert measured == pytest.approx(c_0**2 * spread / (2.0 * variance) / np.log(2.0), rel=1e-3)
+
+
+def test_the_prior_of_gaussian_data_has_its_closed_form(linear):
+    x0, _, weights = gaussian_grid()
+    abar = linear.alpha_bar[-1]
+    expected = 0.5 * (abar * (MEAN**2 + STD**2) - abar - np.log1p(-abar)) / np.log(2.0)
+    assert float(weights @ np.asarray(prior_bits(linear, jnp.asarray(x0)), np.float64)) == pytest.approx(
+        expected, rel=1e-3
+    )
+
+
+@pytest.mark.parametrize("level", [0, 1, 128, 165, 254, 255])
+def test_the_decoder_equals_quadrature(linear, level):
+    """-log of the mass that p(x_0 | x_1) puts on a grey level, averaged over the noise of x_1."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(40)
+    x0 = np.full((40, 1, 1, 1), level / 127.5 - 1.0, np.float32)
+    steps = jnp.ones(40, int)
+    x_1 = q_sample(linear, x0, steps, nodes.reshape(-1, 1, 1, 1).astype(np.float32))
+    prediction = gaussian_denoiser(linear, MEAN, STD)(x_1, steps)
+    terms = np.asarray(bound_term(linear, "fixed_small", prediction, x0, x_1, steps), np.float64)
+    mean = np.asarray(prediction.x0, np.float64).ravel()
+    std = np.exp(0.5 * log_variance_bounds(linear)[0][1])
+    centre = level / 127.5 - 1.0
+    upper = np.inf if level == 255 else (centre + 1 / 255 - mean) / std
+    lower = -np.inf if level == 0 else (centre - 1 / 255 - mean) / std
+    inside = np.log(np.maximum(scipy.stats.norm.cdf(upper) - scipy.stats.norm.cdf(lower), 1e-12))
+    log_mass = inside if 0 < level < 255 else scipy.stats.norm.logsf(lower) if level else scipy.stats.norm.logcdf(upper)
+    expected = -(weights @ log_mass) / weights.sum() / np.log(2.0)
+    assert weights @ terms / weights.sum() == pytest.approx(expected, rel=1e-3)
