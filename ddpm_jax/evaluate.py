@@ -1,39 +1,52 @@
 """--mode=evaluate: how near a run's samples come to its images, and what figures say so, each with its protocol.
 
     checkpoints x samplers -> images on disk -> statistics -> compared with those of the training split
-        -> <workdir>/evaluation/<step>.json, a table, TensorBoard, FID against training and against sampling steps
+        -> <workdir>/evaluation/<step>.json, a table, TensorBoard, charts (evaluation/results.py)
 
-A figure that was measured before is not measured again; images of a call that was broken off are not drawn again.
+What was measured under the same protocol is not measured again, nor are images drawn again after an interruption.
 """
 
 import dataclasses
+import hashlib
 import json
 import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Float, PyTree
 
-from ddpm_jax.assemble import build_pairs, build_schedule, build_unet, sampling_variance
+from ddpm_jax.assemble import build_constraint, build_pairs, build_schedule, build_unet, sampling_variance
 from ddpm_jax.config import Config, checked
-from ddpm_jax.data.cache import cache_folder, key_of
+from ddpm_jax.data.cache import cache_folder, key_of, remembered
 from ddpm_jax.data.dataset import Dataset, hold_out, traits
 from ddpm_jax.data.open import open_dataset
 from ddpm_jax.diffusion.likelihood import bits_per_dim
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.features import Extractor, open_extractor
-from ddpm_jax.evaluation.statistics import Statistics, compare, few_images, load_statistics, measure, save_statistics
+from ddpm_jax.evaluation.kernel import SUBSET_SIZE, SUBSETS
+from ddpm_jax.evaluation.manifold import DENSITY_K, PRECISION_K
+from ddpm_jax.evaluation.results import add_result, draw_charts, read_results, result_name, table
+from ddpm_jax.evaluation.statistics import (
+    Statistics,
+    arrays_of,
+    compare,
+    load_statistics,
+    measure,
+    statistics_of,
+    warn_of_few,
+)
 from ddpm_jax.network.bind import bind
 from ddpm_jax.reporting.charts import line_chart
 from ddpm_jax.reporting.images import to_pixels
-from ddpm_jax.reporting.writer import TensorBoard
+from ddpm_jax.reporting.progress import progress
 from ddpm_jax.sample import (
     building_of,
+    checksum,
     choose_labels,
     compile_sampler,
     draw_all,
@@ -46,13 +59,18 @@ from ddpm_jax.sample import (
 )
 from ddpm_jax.sampling.noise import image_keys
 from ddpm_jax.training.checkpoint import Checkpoints
-from ddpm_jax.training.sharding import along_batch, data_mesh, replicated, wait_for_all
+from ddpm_jax.training.sharding import agreed_by_all, along_batch, data_mesh, replicated, wait_for_all
 from ddpm_jax.training.step import from_pixels
 from ddpm_jax.workdir import checkpoint_folder
 
+VERSION = "1"
+"""Of how statistics are measured; what another version measured and kept is not used."""
 BOUND_BATCH = 16
-Results = dict[str, dict[str, Any]]
-"""What <step>.json holds: figures and protocol by the name of the sampler."""
+PROTOCOL_FIELDS = (
+    *("sampler", "spacing", "timesteps", "final", "order", "eta", "variance", "threshold", "percentile"),
+    *("percentile_max", "keep_eps", "seed", "label", "guidance", "guidance_interval", "guidance_rescale", "ema"),
+)
+"""Of config.sample, what figures depend on besides the number of images and steps."""
 
 logger = logging.getLogger(__name__)
 
@@ -60,43 +78,22 @@ logger = logging.getLogger(__name__)
 def evaluate(config: Config, workdir: Path) -> Path:
     """Measures what config.evaluate asks for; returns the folder with the results."""
     settings, folder = config.evaluate, workdir / "evaluation"
-    kinds = sampler_configs(config)
-    weights = Path(settings.weights).expanduser() if settings.weights else None
-    extractor = open_extractor(settings.features, weights)
+    kinds, steps = sampler_configs(config), chosen_steps(config, workdir)
     dataset = open_dataset(config) if settings.reference is None or settings.bound_images else None
+    rows = held_out_rows(config, dataset) if settings.bound_images and dataset else np.arange(0)
     folder.mkdir(parents=True, exist_ok=True)
-    reference = reference_statistics(config, extractor, dataset) if jax.process_index() == 0 else None
-    for step in chosen_steps(config, workdir):
+    gauge = open_gauge(config, dataset, settings.count)
+    for step in steps:
         for one in kinds:
             at = dataclasses.replace(one, sample=dataclasses.replace(one.sample, checkpoint=step))
-            evaluate_sampler(at, workdir, step, extractor, reference)
-        if settings.bound_images and dataset is not None:
-            evaluate_bound(config, workdir, step, dataset)
+            evaluate_sampler(at, workdir, step, gauge)
+        if dataset is not None and len(rows):
+            evaluate_bound(config, workdir, step, dataset, rows)
     if jax.process_index() == 0:
         draw_charts(folder)
         logger.info("%s", table(folder))
         logger.info("Wrote %s", folder)
     return folder
-
-
-def build_light_evaluation(config: Config, workdir: Path, dataset: Dataset) -> Callable[[PyTree], dict[str, float]]:
-    """A function from parameters to the figures of a few images of one sampler, for curves while training."""
-    settings, mesh = config.evaluate, data_mesh()
-    extractor = open_extractor(settings.features, Path(settings.weights).expanduser() if settings.weights else None)
-    reference = reference_statistics(config, extractor, dataset) if jax.process_index() == 0 else None
-    plain = dataclasses.replace(config, sample=only_images(config.sample))
-    one = with_sampler(plain, settings.light_sampler, settings.light_count, "evaluate.light_sampler")
-    draw, labels = compile_sampler(one, mesh), choose_labels(one, workdir, np.arange(settings.light_count))
-
-    def figures(params: PyTree) -> dict[str, float]:
-        batches = draw_all(one, draw, params, labels, mesh, quiet=True)
-        images = np.concatenate([to_pixels(samples.images) for samples in batches])
-        if reference is None:
-            return {}
-        fake = measure(extractor, images, "Drawn images", limit=settings.neighbours)
-        return {name: value for name, value in compare(reference, fake).items() if value is not None}
-
-    return figures
 
 
 def sampler_configs(config: Config) -> list[Config]:
@@ -122,96 +119,180 @@ def chosen_steps(config: Config, workdir: Path) -> list[int]:
     return [steps[-1] if config.sample.checkpoint is None else config.sample.checkpoint]
 
 
-def reference_statistics(config: Config, extractor: Extractor, dataset: Dataset | None) -> Statistics:
-    """Of evaluate.reference, or of all images of the run's split; those are kept beside the decoded images."""
+class Gauge(NamedTuple):
+    """What images are compared by, and with."""
+
+    extractor: Extractor
+    reference: Statistics
+    identity: str
+    """What tells the reference from others."""
+
+
+def open_gauge(config: Config, dataset: Dataset | None, count: int) -> Gauge | None:
+    """For the process that measures; None on others. Refuses, before anything is drawn, what could not be compared."""
+    if jax.process_index():
+        return None
+    settings, data = config.evaluate, config.data
+    extractor = open_extractor(settings.features, Path(settings.weights).expanduser() if settings.weights else None)
+    reference, identity = reference_statistics(config, extractor, dataset)
+    dimensions, found = extractor.dimensions or data.image_size**2 * data.channels, len(reference.moments.mean)
+    if (reference.extractor, found) != (extractor.name, dimensions):
+        raise UserError(
+            f"evaluate.reference holds statistics of {reference.extractor} with {found} dimensions; expected "
+            f"{extractor.name} with {dimensions}."
+        )
+    warn_of_few(reference.moments.images, count, dimensions)
+    return Gauge(extractor, reference, identity)
+
+
+def reference_statistics(config: Config, extractor: Extractor, dataset: Dataset | None) -> tuple[Statistics, str]:
+    """Of evaluate.reference, or of all images of the run's split, which are kept; and what tells them from others."""
     settings = config.evaluate
     if settings.reference is not None:
-        return load_statistics(Path(settings.reference).expanduser(), extractor.name)
+        path = Path(settings.reference).expanduser()
+        return load_statistics(path, extractor.name), hashlib.sha256(path.read_bytes()).hexdigest()
     assert dataset is not None
-    parts = (
-        extractor.name,
-        extractor.weights or "",
-        repr(traits(dataset)),
-        repr(config.data),
-        str(settings.neighbours),
-    )
-    path = cache_folder(config.data.cache) / f"statistics-{key_of(parts)}.npz"
-    if path.exists():
-        return load_statistics(path, extractor.name)
-    statistics = measure(extractor, dataset.images, "Real images", limit=settings.neighbours)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_statistics(path, statistics)
-    return statistics
+    real = dataset.images
+    # The name of a folder of the cache covers all that shapes its pixels.
+    images = str(real.filename) if isinstance(real, np.memmap) else ""
+    parts = (extractor.name, extractor.weights or "", images, repr(traits(dataset)), str(settings.neighbours), VERSION)
+
+    def measured() -> dict[str, np.ndarray]:
+        return arrays_of(measure(extractor, real, "Real images", limit=settings.neighbours))
+
+    key = key_of(parts)
+    kept = remembered(cache_folder(config.data.cache), f"statistics-{key}", measured)
+    return statistics_of(kept, extractor.name, "The cache"), key
 
 
-def evaluate_sampler(
-    config: Config, workdir: Path, step: int, extractor: Extractor, reference: Statistics | None
-) -> None:
+def evaluate_sampler(config: Config, workdir: Path, step: int, gauge: Gauge | None) -> None:
     """Draws images from a checkpoint, measures them, and adds the figures to <step>.json."""
     params, step = load_params(config, workdir, data_mesh())
-    name = sample_name(config, step, config.sample.count).partition("-")[2]
-    protocol = protocol_of(config, step, extractor, reference)
-    if read_results(workdir, step).get(name, {}).get("protocol") == protocol:
+    folder, name = workdir / "evaluation", sample_name(config, step, config.sample.count).partition("-")[2]
+    protocol = protocol_of(config, step, params, gauge) if gauge else {}
+    target = folder / f"{step}-{result_name(name, protocol)}"
+    if agreed_by_all(int(result_name(name, protocol) in read_results(folder, step))):
         logger.info("%s of step %d was measured before", name, step)
         return
     logger.info("Drawing %d images, %s, from step %d", config.sample.count, name, step)
-    with building_of(workdir / "evaluation" / f"{step}-{name}") as building:
+    with building_of(target) as building:
         store = draw_to_disk(config, workdir, params, building)
-        if store and reference:
-            fake = measure(extractor, store.images(), "Drawn images", limit=config.evaluate.neighbours)
-            figures = compare(reference, fake)
-            few_images(reference, fake)
-            add_result(workdir, step, name, {**figures, "protocol": protocol})
+        if store and gauge:
+            fake = measure(gauge.extractor, store.images(), "Drawn images", limit=config.evaluate.neighbours)
+            add_result(folder, step, name, {**compare(gauge.reference, fake), "protocol": protocol})
             shutil.rmtree(building)
     wait_for_all(name)
 
 
-def protocol_of(config: Config, step: int, extractor: Extractor, reference: Statistics | None) -> dict[str, Any]:
+def protocol_of(config: Config, step: int, params: PyTree, gauge: Gauge) -> dict[str, Any]:
     """All that a figure depends on, so that it can be compared with others, or cannot."""
-    data, sample = config.data, dataclasses.asdict(config.sample)
-    drawn = {name: sample[name] for name in PROTOCOL_FIELDS}
+    data, sample, other = config.data, dataclasses.asdict(config.sample), config.evaluate.reference
+    own = {"split": data.split or "training", "image_size": data.image_size, "resize": data.resize, "crop": data.crop}
+    some = gauge.reference.some
     protocol = {
-        "features": extractor.name,
-        "weights_sha256": extractor.weights,
+        "distance": gauge.extractor.distance,
+        "features": gauge.extractor.name,
+        "weights_sha256": gauge.extractor.weights,
+        "resize": "to 299x299, bilinear without antialiasing" if gauge.extractor.dimensions else None,
         "real": {
-            "images": reference.moments.images if reference else None,
-            "from": config.evaluate.reference or data.path or data.name or data.source,
-            "split": data.split or "train",
-            "image_size": data.image_size,
-            "resize": data.resize,
-            "crop": list(data.crop),
+            "images": gauge.reference.moments.images,
+            "from": other or data.path or data.name or data.source,
+            "identity": gauge.identity,
+            **(dict.fromkeys(own) if other else own),
         },
-        "drawn": {"images": sample["count"], "training_step": step, **drawn, "steps": len(build_pairs(config))},
-        "neighbours": config.evaluate.neighbours,
+        "drawn": {
+            "images": sample["count"],
+            "training_step": step,
+            "parameters_crc32": checksum(params),
+            **{name: sample[name] for name in PROTOCOL_FIELDS},
+            "steps": len(build_pairs(config)),
+        },
+        "neighbours": {"real": None if some is None else len(some), "most": config.evaluate.neighbours},
+        "kid": {"subsets": SUBSETS, "size": SUBSET_SIZE},
+        "k": {"precision": PRECISION_K, "density": DENSITY_K},
     }
     return json.loads(json.dumps(protocol))  # As it is read again, without tuples.
 
 
-PROTOCOL_FIELDS = (
-    *("sampler", "spacing", "timesteps", "final", "order", "eta", "variance", "threshold", "percentile"),
-    *("percentile_max", "keep_eps", "seed", "label", "guidance", "guidance_interval", "guidance_rescale", "ema"),
-)
+def build_light_evaluation(config: Config, workdir: Path, dataset: Dataset) -> Callable[[PyTree], dict[str, float]]:
+    """A function from parameters to the figures of a few images of one sampler, for curves while training."""
+    settings, mesh = config.evaluate, data_mesh()
+    gauge = open_gauge(config, dataset, settings.light_count)
+    plain = dataclasses.replace(config, sample=only_images(config.sample))
+    one = with_sampler(plain, settings.light_sampler, settings.light_count, "evaluate.light_sampler")
+    draw, labels = compile_sampler(one, mesh), choose_labels(one, workdir, np.arange(settings.light_count))
+
+    def figures(params: PyTree) -> dict[str, float]:
+        images = np.concatenate([s.images for s in draw_all(one, draw, params, labels, mesh, quiet=True)])
+        if gauge is None or not np.isfinite(images).all():
+            return {}
+        fake = measure(gauge.extractor, to_pixels(images), "Drawn images", limit=settings.neighbours)
+        found = compare(gauge.reference, fake)
+        found[gauge.extractor.distance] = found.pop("fid")
+        return {name: value for name, value in found.items() if value is not None}
+
+    return figures
 
 
-def evaluate_bound(config: Config, workdir: Path, step: int, dataset: Dataset) -> None:
-    """Measures bits per dimension of held-out images, with its parts, and draws the terms by t."""
+def held_out_rows(config: Config, dataset: Dataset) -> np.ndarray:
+    """The images whose bits per dimension are measured."""
     _, held = hold_out(dataset, config.data.holdout)
-    rows = held[: config.evaluate.bound_images]
-    if not len(rows):
+    if not len(held):
         raise UserError("evaluate.bound_images needs held-out images; data.holdout=0 left none.")
-    at = dataclasses.replace(config, sample=dataclasses.replace(config.sample, checkpoint=step))
-    params, _ = load_params(at, workdir, data_mesh())
-    mesh, unet, schedule = data_mesh(), build_unet(config), build_schedule(config)
-    told = config.model.classes or config.model.attributes
+    return held[: config.evaluate.bound_images]
 
-    def work(params: Any, x0: Array, indices: Array, labels: Array | None) -> tuple[Array, Array, Array]:
+
+def evaluate_bound(config: Config, workdir: Path, step: int, dataset: Dataset, rows: np.ndarray) -> None:
+    """Measures bits per dimension of held-out images, with its parts, and draws the terms by t."""
+    folder, sample = workdir / "evaluation", dataclasses.replace(config.sample, checkpoint=step)
+    config = dataclasses.replace(config, sample=sample)
+    params, _ = load_params(config, workdir, data_mesh())
+    protocol = {
+        "images": len(rows),
+        "split": "held out",
+        "training_step": step,
+        "parameters_crc32": checksum(params),
+        "ema": sample.ema,
+        "seed": sample.seed,
+        "threshold": sample.threshold,
+        "variance": sampling_variance(config),
+        "steps": config.diffusion.steps,
+    }
+    if agreed_by_all(int(result_name("bound", protocol) in read_results(folder, step))):
+        logger.info("The bound of step %d was measured before", step)
+        return
+    total, terms, prior = bound_of(config, params, dataset, rows)
+    if jax.process_index() == 0:
+        by_t = terms.mean(axis=0)
+        figures = {
+            "bits_per_dim": float(total.mean()),
+            "standard_error": float(total.std(ddof=1) / np.sqrt(len(total))) if len(total) > 1 else None,
+            "L_0": float(by_t[0]),
+            "L_1_to_T-1": float(by_t[1:].sum()),
+            "L_T": float(prior.mean()),
+            "L_by_t": by_t.tolist(),
+        }
+        add_result(folder, step, "bound", {**figures, "protocol": protocol})
+        curve = [(t, float(value)) for t, value in enumerate(by_t, start=1)]
+        line_chart(folder / f"{step}-bound.png", {"": curve}, "t", "bits per dimension at t", log_x=True)
+
+
+def bound_of(
+    config: Config, params: PyTree, dataset: Dataset, rows: np.ndarray
+) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N T"], Float[np.ndarray, "N"]]:
+    """Bits per dimension, its terms by t = 1..T, and L_T, of each image; x_0 is kept in range as in sampling."""
+    mesh, unet, schedule = data_mesh(), build_unet(config), build_schedule(config)
+    told, constraint = config.model.classes or config.model.attributes, build_constraint(config)
+
+    def work(params: PyTree, x0: Array, indices: Array, labels: Array | None) -> tuple[Array, Array, Array]:
         x0, indices, labels = jax.lax.with_sharding_constraint((x0, indices, labels), along_batch(mesh))
-        denoiser = bind(unet, params, schedule, config.diffusion.prediction, labels)
+        denoiser = constraint(bind(unet, params, schedule, config.diffusion.prediction, labels))
         keys = image_keys(config.sample.seed, indices)
         return bits_per_dim(denoiser, schedule, x0, keys, variance=sampling_variance(config))
 
     compiled, size, parts = jax.jit(work, out_shardings=replicated(mesh)), BOUND_BATCH * mesh.size, []
-    for start in range(0, len(rows), size):
+    starts = range(0, len(rows), size)
+    for start in progress(starts, "Bits per dimension", total=len(starts)):
         chosen = rows[np.minimum(np.arange(start, start + size), len(rows) - 1)]
         labels = jnp.asarray(dataset.labels[chosen]) if told else None
         total, terms, prior = jax.device_get(
@@ -220,95 +301,4 @@ def evaluate_bound(config: Config, workdir: Path, step: int, dataset: Dataset) -
         kept = len(rows) - start
         parts.append((total[:kept], terms.T[:kept], prior[:kept]))
     total, terms, prior = (np.concatenate(column).astype(np.float64) for column in zip(*parts, strict=True))
-    if jax.process_index() == 0:
-        figures = {
-            "bits_per_dim": float(total.mean()),
-            "standard_error": float(total.std(ddof=1) / np.sqrt(len(total))) if len(total) > 1 else None,
-            "L_0": float(terms[:, 0].mean()),
-            "L_1_to_T-1": float(terms[:, 1:].sum(axis=1).mean()),
-            "L_T": float(prior.mean()),
-            "protocol": {"images": len(rows), "split": "held out", "ema": config.sample.ema, "training_step": step},
-        }
-        add_result(workdir, step, "bound", figures)
-        curve = [(t, float(value)) for t, value in enumerate(terms.mean(axis=0), start=1)]
-        line_chart(
-            workdir / "evaluation" / f"{step}-bound.png", {"": curve}, "t", "bits per dimension at t", log_x=True
-        )
-
-
-def read_results(workdir: Path, step: int) -> Results:
-    """What was measured of a checkpoint so far."""
-    path = workdir / "evaluation" / f"{step}.json"
-    if not path.exists():
-        return {}
-    try:
-        results = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); move it away to measure anew.") from error
-    return results if isinstance(results, dict) else {}
-
-
-def add_result(workdir: Path, step: int, name: str, result: dict[str, Any]) -> None:
-    """Writes a result to <step>.json, whole or not at all, and its figures to TensorBoard."""
-    path = workdir / "evaluation" / f"{step}.json"
-    results = read_results(workdir, step) | {name: result}
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(results, indent=2) + "\n")
-    unfinished.replace(path)
-    numbers = {f"evaluation-{name}/{key}": value for key, value in result.items() if isinstance(value, float)}
-    writer = TensorBoard(workdir / "evaluation", step - 1)
-    writer.scalars(step, numbers)
-    writer.close()
-
-
-def draw_charts(folder: Path) -> None:
-    """FID against training steps, and against sampling steps, of all that was measured under the same protocol."""
-    by_training: dict[str, list[tuple[float, float]]] = {}
-    by_sampling: dict[str, list[tuple[float, float]]] = {}
-    for step, name, result in all_results(folder):
-        protocol = result["protocol"]
-        label = f"{name} ({protocol['features']})"
-        by_training.setdefault(label, []).append((step, result["fid"]))
-        sampler = f"{protocol['drawn']['sampler']}, step {step} ({protocol['features']})"
-        by_sampling.setdefault(sampler, []).append((protocol["drawn"]["steps"], result["fid"]))
-    for curves, x_label, name in (
-        (by_training, "training step", "training-steps"),
-        (by_sampling, "sampling steps", "sampling-steps"),
-    ):
-        if any(len(points) > 1 for points in curves.values()):
-            line_chart(
-                folder / f"fid-by-{name}.png", curves, x_label, "Fréchet distance", log_x=name == "sampling-steps"
-            )
-
-
-def all_results(folder: Path) -> list[tuple[int, str, dict[str, Any]]]:
-    """Step, name and result of all samplers that were measured, in order."""
-    steps = sorted(int(path.stem) for path in folder.glob("*.json") if path.stem.isdecimal())
-    return [
-        (step, name, result)
-        for step in steps
-        for name, result in read_results(folder.parent, step).items()
-        if "fid" in result
-    ]
-
-
-COLUMNS = {
-    "fid": "Fréchet",
-    "kid_mean": "KID x1000",
-    "inception_score_mean": "IS",
-    "precision": "precision",
-    "recall": "recall",
-    "density": "density",
-    "coverage": "coverage",
-}
-
-
-def table(folder: Path) -> str:
-    """All that was measured, a line each."""
-    rows = [["step", "sampler", "features", *COLUMNS.values()]]
-    for step, name, result in all_results(folder):
-        scaled = {**result, "kid_mean": None if result["kid_mean"] is None else 1000 * result["kid_mean"]}
-        figures = ["-" if scaled[key] is None else f"{scaled[key]:.4g}" for key in COLUMNS]
-        rows.append([str(step), name, result["protocol"]["features"], *figures])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return total, terms, prior

@@ -92,6 +92,10 @@ def draw_to_disk(
     if done:
         logger.info("Going on after %d images that were drawn before", done)
     for samples in draw_all(config, draw, params, labels, mesh, start=done):
+        if not np.isfinite(samples.images).all():
+            raise UserError(
+                "The model draws numbers that are not finite; take an earlier checkpoint (sample.checkpoint)."
+            )
         if store:
             if not store.count:
                 save_frames(building / "frames.npy", to_pixels(samples.frames))
@@ -124,10 +128,7 @@ def start_store(building: Path, config: Config, params: PyTree) -> PixelFile | N
     """
     if jax.process_index():
         return None
-    checksum = 0
-    for leaf in jax.tree.leaves(params):
-        checksum = zlib.crc32(np.ascontiguousarray(jax.device_get(leaf)).tobytes(), checksum)
-    wanted = {**dataclasses.asdict(config.sample), "batch_size": None, "parameters": checksum}
+    wanted = {**dataclasses.asdict(config.sample), "batch_size": None, "parameters": checksum(params)}
     call = json.dumps(wanted, sort_keys=True)
     if not (building / "call.json").is_file() or (building / "call.json").read_text() != call:
         shutil.rmtree(building, ignore_errors=True)
@@ -138,6 +139,14 @@ def start_store(building: Path, config: Config, params: PyTree) -> PixelFile | N
     if not (building / "frames.npy").is_file():
         store.keep(0)
     return store
+
+
+def checksum(params: PyTree) -> int:
+    """CRC-32 of all parameters."""
+    total = 0
+    for leaf in jax.tree.leaves(params):
+        total = zlib.crc32(np.ascontiguousarray(jax.device_get(leaf)).tobytes(), total)
+    return total
 
 
 def load_params(config: Config, workdir: Path, mesh: Mesh) -> tuple[PyTree, int]:

@@ -25,7 +25,7 @@ def main() -> None:
     from ddpm_jax.errors import UserError
     from ddpm_jax.evaluation.features import EXTRACTORS, open_extractor
     from ddpm_jax.evaluation.image_sets import open_statistics
-    from ddpm_jax.evaluation.statistics import compare, few_images, save_statistics
+    from ddpm_jax.evaluation.statistics import compare, save_statistics, warn_of_few
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -45,7 +45,9 @@ def main() -> None:
         raise UserError(f"--neighbours={flags.neighbours} is too few; expected 10 or more.")
     if flags.save and (flags.save.suffix != ".npz" or flags.save.exists() or not flags.save.absolute().parent.is_dir()):
         raise UserError(f"--save={flags.save} should be a new .npz file in a folder that is there.")
-    extractor = open_extractor(flags.features, flags.weights)
+    if flags.features == "pixels" and flags.weights:
+        raise UserError(f"--weights={flags.weights} has no effect with --features=pixels.")
+    extractor = open_extractor(flags.features, flags.weights and flags.weights.expanduser())
     sets = {"real": flags.real, "fake": flags.fake}
     found = {
         name: open_statistics(path, extractor, flags.split, flags.neighbours) for name, path in sets.items() if path
@@ -54,7 +56,8 @@ def main() -> None:
         save_statistics(flags.save, found["real"])
     if "fake" not in found:
         return
-    few_images(found["real"], found["fake"])
+    numbers = [found[name].moments.images for name in ("real", "fake")]
+    warn_of_few(numbers[0], numbers[1], len(found["fake"].moments.mean))
     figures: dict[str, Any] = dict(compare(found["real"], found["fake"]))
     figures["protocol"] = {
         "features": extractor.name,
@@ -77,7 +80,7 @@ def show(figures: dict[str, Any], distance: str, as_json: bool) -> None:
             print(f"{distance if name == 'fid' else name:22}{'-' if value is None else f'{value:.6g}'}")
     for name in ("real", "fake"):
         side = figures["protocol"][name]
-        print(f"{name:22}{side['images']:,} images of {side['from']}")
+        print(f"{name:22}{side['images'] or 'an unknown number of'} images of {side['from']}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """--mode=evaluate and scripts/evaluate_images.py, on a run that the command line trained and on made-up sets."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm_jax import cli
+from ddpm_jax import UserError, cli
 from ddpm_jax.config.sections import Data
 from ddpm_jax.data.sources.digits import load_digits
 from ddpm_jax.evaluation.features import open_extractor
@@ -35,7 +36,7 @@ def evaluate(workdir, *flags) -> int:
 
 
 def test_a_few_images_are_measured_while_training(workdir):
-    assert list(scalars(workdir, "evaluation/fid")) == [2, 4]
+    assert list(scalars(workdir, "evaluation/FID-pixels")) == [2, 4]
     assert 0 <= scalars(workdir, "evaluation/recall")[4] <= 1
 
 
@@ -43,16 +44,19 @@ def test_samplers_are_measured_once_and_compared(workdir, capsys):
     assert evaluate(workdir, "--config.evaluate.samplers=ddim:2,ddim:4") == 0
     folder = workdir / "evaluation"
     results = json.loads((folder / "4.json").read_text())
-    assert list(results) == ["ddim-2steps-seed0-n40", "ddim-4steps-seed0-n40"]
-    result = results["ddim-2steps-seed0-n40"]
+    assert [name.rpartition("-")[0] for name in results] == ["ddim-2steps-seed0-n40", "ddim-4steps-seed0-n40"]
+    result = next(iter(results.values()))
     drawn = result["protocol"]["drawn"]
     assert (drawn["images"], drawn["steps"], drawn["training_step"], drawn["ema"]) == (40, 2, 4, True)
     assert result["protocol"]["real"]["images"] == 1797 and result["inception_score_mean"] is None
     assert (folder / "fid-by-sampling-steps.png").stat().st_size > 1000
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
     printed = capsys.readouterr().err
-    assert f"{result['fid']:.4g}" in printed and "Fréchet" in printed
-    assert "40 drawn images are fewer than the 64 dimensions" in printed
+    assert f"{result['fid']:.4g}" in printed and "FID-pixels" in printed
+    assert "40 other images are no more than the 64 dimensions" in printed
+    for name, figures in results.items():
+        tag = f"evaluation-{name.rpartition('-')[0]}/FID-pixels"
+        assert scalars(folder / "tensorboard" / name, tag)[4] == pytest.approx(figures["fid"], rel=1e-6)
     # The figure is that of the very images that --mode=sample draws.
     sampling = ["--config.sample.sampler=ddim", "--config.sample.steps=2", "--config.sample.count=40"]
     assert cli.main(["main.py", "--mode=sample", f"--workdir={workdir}", *sampling]) == 0
@@ -68,6 +72,12 @@ def test_samplers_are_measured_once_and_compared(workdir, capsys):
 
 def test_a_broken_off_evaluation_goes_on(workdir, monkeypatch, capsys):
     flags = ("--config.sample.sampler=ddim", "--config.sample.steps=3", "--config.sample.batch_size=8")
+    assert evaluate(workdir, *flags) == 0
+    path = workdir / "evaluation" / "4.json"
+    results = json.loads(path.read_text())
+    (name,) = (name for name in results if name.startswith("ddim-3steps"))
+    expected = results.pop(name)
+    path.write_text(json.dumps(results))
     append = PixelFile.append
 
     def interrupted(self, images):
@@ -80,7 +90,7 @@ def test_a_broken_off_evaluation_goes_on(workdir, monkeypatch, capsys):
     monkeypatch.undo()
     assert evaluate(workdir, *flags) == 0
     assert "Going on after 24 images" in capsys.readouterr().err
-    assert "ddim-3steps-seed0-n40" in json.loads((workdir / "evaluation" / "4.json").read_text())
+    assert json.loads(path.read_text())[name] == expected
 
 
 def test_all_checkpoints_are_measured_and_the_bound_is_drawn(workdir):
@@ -89,7 +99,9 @@ def test_all_checkpoints_are_measured_and_the_bound_is_drawn(workdir):
     folder = workdir / "evaluation"
     steps = sorted(int(path.stem) for path in folder.glob("*.json"))
     assert steps == [2, 4] and (folder / "fid-by-training-steps.png").exists()
-    bound = json.loads((folder / "2.json").read_text())["bound"]
+    results = json.loads((folder / "2.json").read_text())
+    bound = next(result for name, result in results.items() if name.startswith("bound"))
+    assert len(bound["L_by_t"]) == 8 and bound["L_by_t"][0] == bound["L_0"]
     parts = bound["L_0"] + bound["L_1_to_T-1"] + bound["L_T"]
     assert bound["bits_per_dim"] == pytest.approx(parts, rel=1e-6) and (folder / "2-bound.png").exists()
 
@@ -103,12 +115,17 @@ def test_all_checkpoints_are_measured_and_the_bound_is_drawn(workdir):
         (["--config.evaluate.weights=x"], "evaluate.weights=x has no effect with evaluate.features='pixels'"),
         (["--config.evaluate.features=inceptoin"], "evaluate.features='inceptoin' does not exist; did you mean"),
         (["--config.evaluate.reference=none.npz"], "none.npz holds no statistics (No such file"),
+        (
+            ["--config.evaluate.reference=OTHER"],
+            "holds statistics of pixels with 9 dimensions; expected pixels with 64",
+        ),
         (["--config.sample.checkpoint=3"], "keeps no checkpoint of step 3"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(workdir, capsys, flags, words):
+def test_a_mistake_is_one_line_and_exit_code_2(workdir, tmp_path, capsys, flags, words):
+    np.savez(tmp_path / "other.npz", mu=np.zeros(9), sigma=np.eye(9))
     capsys.readouterr()
-    assert evaluate(workdir, *flags) == 2
+    assert evaluate(workdir, *(flag.replace("OTHER", str(tmp_path / "other.npz")) for flag in flags)) == 2
     assert words in capsys.readouterr().err
 
 
@@ -124,6 +141,38 @@ def test_statistics_are_kept_and_read_as_pytorch_fid_has_them(tmp_path, draw):
     np.savez(tmp_path / "theirs.npz", mu=statistics.moments.mean, sigma=statistics.moments.covariance)
     figures = compare(load_statistics(tmp_path / "theirs.npz", "pixels"), statistics)
     assert figures["fid"] == pytest.approx(0.0, abs=1e-9) and figures["precision"] is None
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"mu": np.zeros(3)}, "expected mu and sigma, as pytorch-fid writes"),
+        ({"mu": np.zeros(3), "sigma": np.eye(2)}, "are no mean and covariance"),
+        ({"mu": np.full(3, np.nan), "sigma": np.eye(3)}, "are no mean and covariance"),
+        ({"mu": np.array(["a", "b"]), "sigma": np.eye(2)}, "are no mean and covariance"),
+        ({"mu": np.zeros(2), "sigma": -np.eye(2)}, "without negative variances"),
+        ({"mu": np.zeros(2), "sigma": np.array([[1.0, 2.0], [0.0, 1.0]])}, "must be symmetric"),
+    ],
+)
+def test_statistics_that_are_none_are_refused(tmp_path, arrays, words):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(UserError, match=words):
+        load_statistics(tmp_path / "a.npz", "pixels")
+
+
+def test_damaged_statistics_and_other_weights_are_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", mu=np.zeros(3), sigma=np.eye(3))
+    (tmp_path / "b.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:100])
+    np.save(tmp_path / "c.npy", np.zeros(3))
+    (tmp_path / "c.npy").rename(tmp_path / "c.npz")
+    for name in "bc":
+        with pytest.raises(UserError, match="holds no statistics"):
+            load_statistics(tmp_path / f"{name}.npz", "pixels")
+    own = load_statistics(tmp_path / "a.npz", "inception-64")
+    assert own.moments.images is None
+    one, other = (dataclasses.replace(own, weights=weights) for weights in ("1", "2"))
+    with pytest.raises(UserError, match="of other weights"):
+        compare(one, other)
 
 
 def script(*argv: object) -> subprocess.CompletedProcess:

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from ddpm_jax.config.checks import MOST_PIXELS
 from ddpm_jax.errors import UserError, nearest
 from ddpm_jax.evaluation.inception import Inception, Layer, prepared
-from ddpm_jax.evaluation.weights import fingerprint, read_weights
+from ddpm_jax.evaluation.weights import fingerprint, has_classifier, read_weights
 from ddpm_jax.reporting.progress import progress
 from ddpm_jax.training.sharding import along_batch, replicated
 
@@ -39,6 +41,8 @@ class Extractor:
     """Such as "inception-768"."""
     weights: str | None
     """The SHA-256 of its weights' file."""
+    dimensions: int | None
+    """Of its features; None where they are those of the images."""
     extract: Callable[[UInt8[np.ndarray, "batch height width channels"]], tuple[Array, Array | None]]
     """Features, and logits where it has a classifier."""
 
@@ -53,9 +57,10 @@ def open_extractor(name: str, weights: Path | None) -> Extractor:
     if name not in EXTRACTORS:
         raise UserError(f"evaluate.features={name!r} does not exist; {nearest(name, EXTRACTORS)}")
     if name == "pixels":
-        return Extractor(name, None, lambda pixels: (flattened(pixels), None))
+        return Extractor(name, None, None, lambda pixels: (flattened(pixels), None))
     layer = INCEPTION[name]
-    params = read_weights(weights, "logits" if layer == 2048 else layer)
+    classifies = layer == 2048 and has_classifier(weights)
+    params = read_weights(weights, "logits" if classifies else layer)
     # This process's own devices: only the process that holds the images has work to do.
     mesh = jax.sharding.Mesh(jax.local_devices(), ("data",))
     params = jax.device_put(params, replicated(mesh))
@@ -63,10 +68,12 @@ def open_extractor(name: str, weights: Path | None) -> Extractor:
     def extract(params: Any, pixels: Array) -> tuple[Array, Array | None]:
         features = Inception(layer).apply({"params": params}, prepared(pixels))
         assert isinstance(features, jax.Array)
-        return features, features @ params["fc"]["kernel"] if layer == 2048 else None
+        if not classifies:
+            return features, None
+        return features, jnp.matmul(features, params["fc"]["kernel"], precision=jax.lax.Precision.HIGHEST)
 
     compiled = jax.jit(extract, in_shardings=(replicated(mesh), along_batch(mesh)), out_shardings=replicated(mesh))
-    return Extractor(f"inception-{layer}", fingerprint(weights), lambda pixels: compiled(params, pixels))
+    return Extractor(f"inception-{layer}", fingerprint(weights), int(layer), lambda pixels: compiled(params, pixels))
 
 
 def flattened(pixels: UInt8[np.ndarray, "batch height width channels"]) -> Float[Any, "batch D"]:
@@ -80,6 +87,9 @@ def features_of(extractor: Extractor, images: Any, what: str) -> Iterator[Batch]
     images: anything with a length whose slices are uint8 arrays, such as a memory-mapped file; what: for the progress.
     """
     count, size = len(images), BATCH * jax.local_device_count()
+    pixels = np.prod(np.shape(images[np.arange(1)])[1:])
+    if extractor.name == "pixels" and pixels > MOST_PIXELS:
+        raise UserError(f"features 'pixels' are for images of at most {MOST_PIXELS:,} numbers, got {pixels:,}.")
     for start in progress(range(0, count, size), what, total=-(-count // size)):
         batch = np.asarray(images[np.arange(start, min(start + size, count))])
         # One shape is compiled; the rest of the last batch is thrown away.

@@ -1,5 +1,6 @@
 """Sets of images that are compared without a run: folders, zips, arrays, the cache, or saved statistics."""
 
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -76,5 +77,5 @@ def _holds_statistics(path: Path) -> bool:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {"mu", "sigma"} <= set(arrays.files)
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):
         return False  # What is wrong with it is said by who reads it as images.

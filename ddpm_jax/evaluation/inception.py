@@ -21,6 +21,7 @@ Layer = Literal[64, 192, 768, 2048, "logits"]
 LAYERS: tuple[Layer, ...] = (64, 192, 768, 2048, "logits")
 """What may be asked for: features after the stem's halves, Mixed_6e and Mixed_7c, and the classifier's logits."""
 SIZE = 299
+HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class Conv(nn.Module):
@@ -34,7 +35,8 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: Features) -> Features:
         padding = [(k // 2, k // 2) if self.padded else (0, 0) for k in self.kernel]
-        conv = nn.Conv(self.channels, self.kernel, strides=self.stride, padding=padding, name="conv")
+        # Accelerators would take half the digits by default, and the figures would not be those of a CPU.
+        conv = nn.Conv(self.channels, self.kernel, strides=self.stride, padding=padding, precision=HIGHEST, name="conv")
         return nn.relu(conv(x))
 
 
@@ -154,7 +156,9 @@ class Inception(nn.Module):
             return jnp.mean(x, axis=(1, 2))
         x = MixedE(name="Mixed_7b")(MixedD(name="Mixed_7a")(x))
         features = jnp.mean(MixedE(maximum=True, name="Mixed_7c")(x), axis=(1, 2))
-        return features if self.layer == 2048 else nn.Dense(1008, use_bias=False, name="fc")(features)
+        return (
+            features if self.layer == 2048 else nn.Dense(1008, use_bias=False, precision=HIGHEST, name="fc")(features)
+        )
 
 
 def prepared(pixels: UInt8[AnyArray, "batch height width channels"]) -> Float[Array, "batch 299 299 3"]:

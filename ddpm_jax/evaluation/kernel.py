@@ -5,9 +5,11 @@ from jaxtyping import Float
 
 from ddpm_jax.evaluation.moments import Features
 
+SUBSETS, SUBSET_SIZE = 100, 1000
+
 
 def kernel_distance(
-    real: Features, fake: Features, *, subsets: int = 100, size: int = 1000, seed: int = 2020
+    real: Features, fake: Features, *, subsets: int = SUBSETS, size: int = SUBSET_SIZE, seed: int = 2020
 ) -> tuple[float, float]:
     """Mean and standard deviation over random subsets of so many features (of all, where there are fewer)."""
     draw = np.random.default_rng(seed)
@@ -22,7 +24,8 @@ def kernel_distance(
 def squared_mmd(a: Features, b: Features) -> float:
     """The unbiased estimate from two sets of the same size, Gretton et al. 2012, Eq. 3; may be below zero."""
     a, b = a.astype(np.float64), b.astype(np.float64)
-    within = sum((_kernel(x, x).sum() - np.trace(_kernel(x, x))) / (len(x) * (len(x) - 1)) for x in (a, b))
+    own = [_kernel(x, x) for x in (a, b)]
+    within = sum((k.sum() - np.trace(k)) / (len(k) * (len(k) - 1)) for k in own)
     return float(within - 2.0 * _kernel(a, b).mean())
 
 

@@ -43,7 +43,7 @@ def manifold(real: Features, fake: Features) -> Manifold:
     for rows, distances in _blocks(real, fake):
         inside_real |= (distances <= real_radii[PRECISION_K][rows, None]).any(axis=0)
         inside_fake[rows] = (distances <= fake_radii[PRECISION_K][None]).any(axis=1)
-        near = distances <= real_radii[DENSITY_K][rows, None]
+        near = distances < real_radii[DENSITY_K][rows, None]
         density += int(near.sum())
         covered[rows] = near.any(axis=1)
     return Manifold(

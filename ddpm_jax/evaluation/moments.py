@@ -16,7 +16,8 @@ Features = Float[np.ndarray, "_ D"]
 class Moments(NamedTuple):
     """Of a set of features: its size, mean and unbiased covariance."""
 
-    images: int
+    images: int | None
+    """None where it is not known."""
     mean: Float[np.ndarray, "D"]
     covariance: Float[np.ndarray, "D D"]
 

@@ -9,6 +9,8 @@ whose features are kept.
 import dataclasses
 import logging
 import zipfile
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,6 @@ FIGURES = (
     *("precision", "recall", "density", "coverage"),
 )
 
-
 logger = logging.getLogger(__name__)
 
 
@@ -41,6 +42,8 @@ class Statistics:
     """Features of some of the images; None where only moments are known, as in pytorch-fid's files."""
     score: tuple[float, float] | None = None
     """Inception Score, mean and standard deviation over ten parts."""
+    weights: str | None = None
+    """The SHA-256 of the extractor's weights, where they are known."""
 
 
 def measure(extractor: Extractor, images: Any, what: str, *, limit: int, seed: int = 0) -> Statistics:
@@ -57,15 +60,16 @@ def measure(extractor: Extractor, images: Any, what: str, *, limit: int, seed: i
             scored = True
         some.append(features[kept[seen : seen + len(features)]])
         seen += len(features)
-    return Statistics(extractor.name, sums.moments(), np.concatenate(some), scores.score() if scored else None)
+    score = scores.score() if scored else None
+    return Statistics(extractor.name, sums.moments(), np.concatenate(some), score, extractor.weights)
 
 
 def compare(real: Statistics, fake: Statistics) -> dict[str, float | None]:
     """Every figure by its name in FIGURES; None for those that what is known of the sets cannot give."""
     if real.extractor != fake.extractor:
-        raise UserError(
-            f"statistics of {real.extractor} and of {fake.extractor} cannot be compared; use one extractor."
-        )
+        raise UserError(f"statistics of {real.extractor} and {fake.extractor} cannot be compared; use one extractor.")
+    if real.weights and fake.weights and real.weights != fake.weights:
+        raise UserError("The statistics are of other weights of the extractor; measure both sets with the same.")
     figures: dict[str, float | None] = dict.fromkeys(FIGURES)
     figures["fid"] = frechet_distance(real.moments, fake.moments)
     if fake.score is not None:
@@ -76,28 +80,22 @@ def compare(real: Statistics, fake: Statistics) -> dict[str, float | None]:
     return figures
 
 
-def few_images(real: Statistics, fake: Statistics) -> None:
-    """Warns of sets whose figures are worth little, and says why."""
-    dimensions = len(fake.moments.mean)
-    for what, moments in (("real", real.moments), ("drawn", fake.moments)):
-        if 0 < moments.images <= dimensions:
+def warn_of_few(real: int | None, fake: int | None, dimensions: int) -> None:
+    """Says what figures of few images are worth; None where their number is not known."""
+    for what, images in (("real", real), ("other", fake)):
+        if images is not None and images <= dimensions:
             logger.warning(
-                "%d %s images are fewer than the %d dimensions of a feature: their covariance is singular, and the "
+                "%d %s images are no more than the %d dimensions of a feature: their covariance is singular, and the "
                 "Fréchet distance comes out far too large. Compare it only with others of as many images.",
-                *(moments.images, what, dimensions),
+                *(images, what, dimensions),
             )
 
 
 def save_statistics(path: Path, statistics: Statistics) -> None:
-    """Writes mu and sigma under pytorch-fid's names, and what is known besides under names of our own."""
-    moments = statistics.moments
-    arrays = {"mu": moments.mean, "sigma": moments.covariance, "count": np.array(moments.images)}
-    arrays["extractor"] = np.array(statistics.extractor)
-    if statistics.some is not None:
-        arrays["features"] = statistics.some
+    """Writes an .npz, whole or not at all."""
     unfinished = path.with_name(f".{path.name}.unfinished")
     with unfinished.open("wb") as file:
-        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
+        np.savez(file, **arrays_of(statistics))  # pyright: ignore[reportArgumentType]
     unfinished.replace(path)
 
 
@@ -106,14 +104,47 @@ def load_statistics(path: Path, extractor: str) -> Statistics:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path} holds no statistics ({reason}); expected an .npz with mu and sigma.") from error
-    if not {"mu", "sigma"} <= found.keys():
-        raise UserError(f"{path} holds {', '.join(found) or 'nothing'}; expected mu and sigma, as pytorch-fid writes.")
-    mean, covariance = (found[name].astype(np.float64) for name in ("mu", "sigma"))
-    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
-        raise UserError(f"{path}: mu {mean.shape} and sigma {covariance.shape} are no mean and covariance.")
-    name = str(found.get("extractor", extractor))
-    moments = Moments(int(found.get("count", 0)), mean, covariance)
-    return Statistics(name, moments, found.get("features"))
+    return statistics_of(found, extractor, str(path))
+
+
+def arrays_of(statistics: Statistics) -> dict[str, np.ndarray]:
+    """Statistics as arrays by name: pytorch-fid's mu and sigma, and what else is known."""
+    moments = statistics.moments
+    arrays = {"mu": moments.mean, "sigma": moments.covariance, "extractor": np.array(statistics.extractor)}
+    if moments.images is not None:
+        arrays["count"] = np.array(moments.images)
+    if statistics.some is not None:
+        arrays["features"] = statistics.some
+    if statistics.score is not None:
+        arrays["score"] = np.array(statistics.score)
+    if statistics.weights is not None:
+        arrays["weights"] = np.array(statistics.weights)
+    return arrays
+
+
+def statistics_of(arrays: Mapping[str, np.ndarray], extractor: str, where: str) -> Statistics:
+    """Statistics from `arrays_of`'s arrays or pytorch-fid's; raises UserError for what are none."""
+    if not {"mu", "sigma"} <= arrays.keys():
+        raise UserError(
+            f"{where} holds {', '.join(arrays) or 'nothing'}; expected mu and sigma, as pytorch-fid writes."
+        )
+    mean, covariance, some = arrays["mu"], arrays["sigma"], arrays.get("features")
+    numbers = [array for array in (mean, covariance, some) if array is not None]
+    sound = all(array.dtype.kind == "f" and np.isfinite(array).all() for array in numbers)
+    if not sound or mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+        raise UserError(f"{where}: mu {mean.shape} and sigma {covariance.shape} are no mean and covariance.")
+    mean, covariance = mean.astype(np.float64), covariance.astype(np.float64)
+    scale = max(np.abs(covariance).max(), 1e-12)
+    if not np.allclose(covariance, covariance.T, atol=1e-6 * scale) or np.diag(covariance).min() < -1e-6 * scale:
+        raise UserError(f"{where}: sigma is no covariance; it must be symmetric, without negative variances.")
+    count, score, weights = (arrays.get(name) for name in ("count", "score", "weights"))
+    return Statistics(
+        str(arrays.get("extractor", extractor)),
+        Moments(None if count is None or count.ndim else int(count), mean, covariance),
+        some,
+        None if score is None or score.shape != (2,) else (float(score[0]), float(score[1])),
+        None if weights is None else str(weights),
+    )

@@ -7,6 +7,7 @@ runs nothing, and only to be converted, once. A file without the last layers ser
 """
 
 import hashlib
+import http.client
 import logging
 import shutil
 import urllib.request
@@ -49,6 +50,11 @@ def read_weights(path: Path | None, layer: Layer) -> PyTree:
     return fill(shapes_of(layer), lambda path: _folded(file, path))
 
 
+def has_classifier(path: Path | None) -> bool:
+    """Whether the file goes on to the logits, which the Inception Score is made of."""
+    return TensorFile(safe_file(path)).shapes.get("fc.weight") == (1008, 2048)
+
+
 def shapes_of(layer: Layer) -> PyTree:
     """The shapes of the parameters up to a layer."""
     images = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.float32)
@@ -86,13 +92,13 @@ def download() -> Path:
         try:
             with urllib.request.urlopen(URL, timeout=60) as source, unfinished.open("wb") as file:
                 shutil.copyfileobj(source, file)
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             raise UserError(
                 f"Inception's weights cannot be fetched from {URL} ({error}); fetch them elsewhere and set "
                 "evaluate.weights, or measure with evaluate.features=pixels."
             ) from error
+        verify(unfinished)
         unfinished.rename(target)
-    verify(target)
     return target
 
 
@@ -119,7 +125,7 @@ def convert(pickled: Path, target: Path) -> Path:
     try:
         tensors = torch.load(pickled, map_location="cpu", weights_only=True)
         arrays = {name: tensor.numpy() for name, tensor in tensors.items() if tensor.is_floating_point()}
-    except (RuntimeError, OSError, EOFError, ValueError, AttributeError, *_unpickling_errors()) as error:
+    except (RuntimeError, OSError, EOFError, ValueError, AttributeError, TypeError, *_unpickling_errors()) as error:
         raise UserError(f"{pickled} holds no tensors that can be read safely ({error}).") from error
     target.parent.mkdir(parents=True, exist_ok=True)
     write_tensors(target, arrays, {"format": "pt"})

@@ -25,18 +25,20 @@ class Writer(Protocol):
 
 
 class TensorBoard:
-    """Event files in a folder; what an earlier, interrupted run wrote after step `start` is hidden.
+    """Event files in a folder; what an earlier, interrupted run wrote after step `start` is hidden (None: nothing is).
 
     Written at once, not through SummaryWriter's thread: its flush leaves queued points behind, which a killed process
     loses, and on a full disk the thread dies and the next call waits forever.
     """
 
-    def __init__(self, folder: Path, start: int) -> None:
+    def __init__(self, folder: Path, start: int | None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._events = EventsWriter(str(folder / "events"), f".{start}")
-        self._events.write_event(Event(wall_time=time.time(), step=start + 1, file_version="brain.Event:2"))
-        session = SessionLog(status=SessionLog.START)
-        self._events.write_event(Event(wall_time=time.time(), step=start + 1, session_log=session))
+        self._events = EventsWriter(str(folder / "events"), f".{start or 0}")
+        first = 0 if start is None else start + 1
+        self._events.write_event(Event(wall_time=time.time(), step=first, file_version="brain.Event:2"))
+        if start is not None:
+            session = SessionLog(status=SessionLog.START)
+            self._events.write_event(Event(wall_time=time.time(), step=first, session_log=session))
 
     def _write(self, step: int, record: Any) -> None:
         self._events.write_event(Event(wall_time=time.time(), step=step, summary=record))

@@ -115,8 +115,8 @@ def test_nested_and_disjoint_sets_have_their_precision_and_recall(draw):
     assert manifold(real, real + 100.0) == (0.0, 0.0, 0.0, 0.0)
     itself = manifold(real, real)
     assert (itself.precision, itself.recall, itself.coverage) == (1.0, 1.0, 1.0)
-    # Each image lies in its own neighbourhood, and on average in k others'.
-    assert itself.density == pytest.approx((DENSITY_K + 1) / DENSITY_K, rel=1e-12)
+    # Each image lies in its own neighbourhood and, on average, in those of k - 1 others: the k-th bounds it.
+    assert itself.density == pytest.approx(1.0, rel=1e-12)
 
 
 def test_neighbours_and_shares_are_the_definitions_over_more_than_a_block(draw):
@@ -129,7 +129,7 @@ def test_neighbours_and_shares_are_the_definitions_over_more_than_a_block(draw):
     for k, found in neighbour_distances(real).items():
         np.testing.assert_allclose(found, radii[k], rtol=1e-8, atol=1e-12)
     inside = distances(real, fake) <= radii[PRECISION_K][:, None]
-    near = distances(real, fake) <= radii[DENSITY_K][:, None]
+    near = distances(real, fake) < radii[DENSITY_K][:, None]
     found = manifold(real, fake)
     assert found.precision == inside.any(axis=0).mean() and found.coverage == near.any(axis=1).mean()
     assert found.density == near.sum() / (DENSITY_K * len(fake))
