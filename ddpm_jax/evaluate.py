@@ -84,11 +84,12 @@ def evaluate(config: Config, workdir: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     gauge = open_gauge(config, dataset, settings.count)
     for step in steps:
+        at = dataclasses.replace(config, sample=dataclasses.replace(config.sample, checkpoint=step))
+        params, _ = load_params(at, workdir, data_mesh())
         for one in kinds:
-            at = dataclasses.replace(one, sample=dataclasses.replace(one.sample, checkpoint=step))
-            evaluate_sampler(at, workdir, step, gauge)
+            evaluate_sampler(one, workdir, step, params, gauge)
         if dataset is not None and len(rows):
-            evaluate_bound(config, workdir, step, dataset, rows)
+            evaluate_bound(config, workdir, step, params, dataset, rows)
     if jax.process_index() == 0:
         draw_charts(folder)
         logger.info("%s", table(folder))
@@ -165,9 +166,8 @@ def reference_statistics(config: Config, extractor: Extractor, dataset: Dataset 
     return statistics_of(kept, extractor.name, "The cache"), key
 
 
-def evaluate_sampler(config: Config, workdir: Path, step: int, gauge: Gauge | None) -> None:
-    """Draws images from a checkpoint, measures them, and adds the figures to <step>.json."""
-    params, step = load_params(config, workdir, data_mesh())
+def evaluate_sampler(config: Config, workdir: Path, step: int, params: PyTree, gauge: Gauge | None) -> None:
+    """Draws images from a checkpoint's parameters, measures them, and adds the figures to <step>.json."""
     folder, name = workdir / "evaluation", sample_name(config, step, config.sample.count).partition("-")[2]
     protocol = protocol_of(config, step, params, gauge) if gauge else {}
     target = folder / f"{step}-{result_name(name, protocol)}"
@@ -242,11 +242,11 @@ def held_out_rows(config: Config, dataset: Dataset) -> np.ndarray:
     return held[: config.evaluate.bound_images]
 
 
-def evaluate_bound(config: Config, workdir: Path, step: int, dataset: Dataset, rows: np.ndarray) -> None:
+def evaluate_bound(
+    config: Config, workdir: Path, step: int, params: PyTree, dataset: Dataset, rows: np.ndarray
+) -> None:
     """Measures bits per dimension of held-out images, with its parts, and draws the terms by t."""
-    folder, sample = workdir / "evaluation", dataclasses.replace(config.sample, checkpoint=step)
-    config = dataclasses.replace(config, sample=sample)
-    params, _ = load_params(config, workdir, data_mesh())
+    folder, sample = workdir / "evaluation", config.sample
     protocol = {
         "images": len(rows),
         "split": "held out",

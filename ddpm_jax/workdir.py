@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ddpm_jax.config import Config, differences, flatten, from_json, mismatches, to_json
+from ddpm_jax.config import MADE_WITH, Config, changes, differences, from_json, to_json
 from ddpm_jax.data.dataset import Traits
 from ddpm_jax.errors import UserError
 
@@ -62,8 +62,8 @@ def has_begun(workdir: Path) -> bool:
 
 def unfit(before: Config, now: Config) -> dict[str, tuple[Any, Any]]:
     """The fields in which a run cannot change before its first step: those of its parameters and of its optimiser."""
-    kept = {name: (value, flatten(now)[name]) for name, value in flatten(before).items() if name in OF_THE_OPTIMIZER}
-    return mismatches(before, now) | {name: values for name, values in kept.items() if values[0] != values[1]}
+    settled = (*MADE_WITH, *OF_THE_OPTIMIZER)
+    return {name: values for name, values in changes(before, now).items() if name.startswith(settled)}
 
 
 def claim(workdir: Path, config: Config, data: Traits) -> None:
@@ -72,10 +72,9 @@ def claim(workdir: Path, config: Config, data: Traits) -> None:
     if (workdir / "data.json").exists():
         _refuse_other_data(workdir, data)
     if (workdir / "config.json").exists():
-        before, now = flatten(read_config(workdir)), flatten(config)
-        for name in (name for name in now if now[name] != before[name]):
+        for name, (before, now) in changes(read_config(workdir), config).items():
             follows = "; the learning-rate schedule follows the new length" if name == "train.steps" else ""
-            logger.info("%s was %r and is now %r%s", name, before[name], now[name], follows)
+            logger.info("%s was %r and is now %r%s", name, before, now, follows)
     write_config(workdir, config, data.names)
     _write(workdir / "data.json", json.dumps({"images": data.images, "crc32": data.crc32}) + "\n")
 

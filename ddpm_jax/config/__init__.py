@@ -2,12 +2,13 @@
 
 from ddpm_jax.config.checks import WORDS, checked, resolutions
 from ddpm_jax.config.convert import (
+    MADE_WITH,
+    changes,
     config_of,
     defaults,
     differences,
     flatten,
     from_json,
-    mismatches,
     optional_fields,
     to_config_dict,
     to_json,
@@ -16,17 +17,18 @@ from ddpm_jax.config.sections import Config
 from ddpm_jax.config.variants import Recipe, apply_variant
 
 __all__ = [
+    "MADE_WITH",
     "WORDS",
     "Config",
     "Recipe",
     "apply_variant",
+    "changes",
     "checked",
     "config_of",
     "defaults",
     "differences",
     "flatten",
     "from_json",
-    "mismatches",
     "optional_fields",
     "resolutions",
     "to_config_dict",

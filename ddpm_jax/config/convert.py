@@ -122,11 +122,15 @@ MAY_CHANGE = (
 """Fields that a run may resume with differently: they leave alone what was learned and what it was learned from."""
 
 
-def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """The fields outside MAY_CHANGE in which two configurations differ, as {name: (old, new)}."""
+def changes(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """The fields in which two configurations differ, as {name: (old, new)}."""
     before, after = flatten(old), flatten(new)
-    changed = {name: (before[name], after[name]) for name in before if before[name] != after[name]}
-    return {name: values for name, values in changed.items() if not name.startswith(MAY_CHANGE)}
+    return {name: (before[name], after[name]) for name in before if before[name] != after[name]}
+
+
+def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """Those changes that are not of MAY_CHANGE."""
+    return {name: values for name, values in changes(old, new).items() if not name.startswith(MAY_CHANGE)}
 
 
 MADE_WITH = (
@@ -135,9 +139,3 @@ MADE_WITH = (
     *(f"model.{field.name}" for field in dataclasses.fields(Model) if field.name not in ("dropout", "dtype", "remat")),
 )
 """Fields that parameters are good for one value of: another would make another network of them, or noise of images."""
-
-
-def mismatches(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """The fields of MADE_WITH in which two configurations differ, as {name: (old, new)}."""
-    before, after = flatten(old), flatten(new)
-    return {n: (before[n], after[n]) for n in before if before[n] != after[n] and n.startswith(MADE_WITH)}

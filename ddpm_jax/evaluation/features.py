@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, UInt8
 from ddpm_jax.config.checks import MOST_PIXELS
 from ddpm_jax.errors import UserError, nearest
 from ddpm_jax.evaluation.inception import Inception, Layer, prepared
-from ddpm_jax.evaluation.weights import fingerprint, has_classifier, read_weights
+from ddpm_jax.evaluation.weights import has_classifier, read_weights, safe_file, sha256
 from ddpm_jax.reporting.progress import progress
 from ddpm_jax.training.sharding import along_batch, replicated
 
@@ -58,7 +58,7 @@ def open_extractor(name: str, weights: Path | None) -> Extractor:
         raise UserError(f"evaluate.features={name!r} does not exist; {nearest(name, EXTRACTORS)}")
     if name == "pixels":
         return Extractor(name, None, None, lambda pixels: (flattened(pixels), None))
-    layer = INCEPTION[name]
+    layer, weights = INCEPTION[name], safe_file(weights)  # Looked for, and converted, only once.
     classifies = layer == 2048 and has_classifier(weights)
     params = read_weights(weights, "logits" if classifies else layer)
     # This process's own devices: only the process that holds the images has work to do.
@@ -73,7 +73,7 @@ def open_extractor(name: str, weights: Path | None) -> Extractor:
         return features, jnp.matmul(features, params["fc"]["kernel"], precision=jax.lax.Precision.HIGHEST)
 
     compiled = jax.jit(extract, in_shardings=(replicated(mesh), along_batch(mesh)), out_shardings=replicated(mesh))
-    return Extractor(f"inception-{layer}", fingerprint(weights), int(layer), lambda pixels: compiled(params, pixels))
+    return Extractor(f"inception-{layer}", sha256(weights), int(layer), lambda pixels: compiled(params, pixels))
 
 
 def flattened(pixels: UInt8[np.ndarray, "batch height width channels"]) -> Float[Any, "batch D"]:

@@ -66,19 +66,19 @@ def all_results(folder: Path) -> list[tuple[int, str, Result]]:
 
 def draw_charts(folder: Path) -> None:
     """The Fréchet distance against training steps and against sampling steps: a line for each protocol."""
+    measured = [(step, name, result) for step, name, result in all_results(folder) if "fid" in result]
     for varied, x_label, file in (
         ("training_step", "training step", "fid-by-training-steps.png"),
         ("steps", "sampling steps", "fid-by-sampling-steps.png"),
     ):
         curves: dict[str, list[tuple[float, float]]] = defaultdict(list)
         labels: dict[str, str] = {}
-        for step, name, result in all_results(folder):
-            if "fid" in result:
-                line, label = _line(name, step, result["protocol"], varied)
-                curves[line].append((result["protocol"]["drawn"][varied], result["fid"]))
-                labels[line] = label
+        for step, name, result in measured:
+            line, label = _line(name, step, result["protocol"], varied)
+            curves[line].append((result["protocol"]["drawn"][varied], result["fid"]))
+            labels[line] = label
         if any(len(points) > 1 for points in curves.values()):
-            named = {f"{labels[line]}": points for line, points in curves.items()}
+            named = {labels[line]: points for line, points in curves.items()}
             line_chart(folder / file, named, x_label, "Fréchet distance", log_x=varied == "steps")
 
 

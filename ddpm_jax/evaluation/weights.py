@@ -13,6 +13,7 @@ import shutil
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +40,7 @@ def read_weights(path: Path | None, layer: Layer) -> PyTree:
     Raises UserError for layers that the file does not hold, and says which features it serves.
     """
     file = TensorFile(safe_file(path))
-    expected = {name: leaf.shape for name, leaf in by_path(shapes_of(layer)).items()}
+    expected = _shapes(layer)
     missing = [name for name in expected if not _there(file.shapes, name, expected[name])]
     if missing:
         served = [known for known in LAYERS if all(_there(file.shapes, *item) for item in _shapes(known).items())]
@@ -50,9 +51,9 @@ def read_weights(path: Path | None, layer: Layer) -> PyTree:
     return fill(shapes_of(layer), lambda path: _folded(file, path))
 
 
-def has_classifier(path: Path | None) -> bool:
+def has_classifier(path: Path) -> bool:
     """Whether the file goes on to the logits, which the Inception Score is made of."""
-    return TensorFile(safe_file(path)).shapes.get("fc.weight") == (1008, 2048)
+    return TensorFile(path).shapes.get("fc.weight") == (1008, 2048)
 
 
 def shapes_of(layer: Layer) -> PyTree:
@@ -61,9 +62,9 @@ def shapes_of(layer: Layer) -> PyTree:
     return jax.eval_shape(lambda x: Inception(layer).init(jax.random.key(0), x)["params"], images)
 
 
-def fingerprint(path: Path | None) -> str:
-    """The SHA-256 of the weights' file."""
-    with safe_file(path).open("rb") as file:
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -76,9 +77,7 @@ def safe_file(path: Path | None) -> Path:
         raise UserError(f"evaluate.weights={path} is no file; give Inception's weights, or leave it out to fetch them.")
     if path.suffix != ".pth":
         return path
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    kept = user_cache("inception") / f"{digest[:16]}.safetensors"
+    kept = user_cache("inception") / f"{sha256(path)[:16]}.safetensors"
     return kept if kept.exists() else convert(path, kept)
 
 
@@ -104,8 +103,7 @@ def download() -> Path:
 
 def verify(path: Path) -> None:
     """Refuses a file that is not the standard one."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256(path)
     if not digest.startswith(CHECKSUM):
         raise UserError(
             f"{path} has the checksum {digest[:8]}…, expected {CHECKSUM}…: it is damaged or another file; remove it and"
@@ -125,17 +123,11 @@ def convert(pickled: Path, target: Path) -> Path:
     try:
         tensors = torch.load(pickled, map_location="cpu", weights_only=True)
         arrays = {name: tensor.numpy() for name, tensor in tensors.items() if tensor.is_floating_point()}
-    except (RuntimeError, OSError, EOFError, ValueError, AttributeError, TypeError, *_unpickling_errors()) as error:
+    except (RuntimeError, OSError, EOFError, ValueError, AttributeError, TypeError, UnpicklingError) as error:
         raise UserError(f"{pickled} holds no tensors that can be read safely ({error}).") from error
     target.parent.mkdir(parents=True, exist_ok=True)
     write_tensors(target, arrays, {"format": "pt"})
     return target
-
-
-def _unpickling_errors() -> tuple[type[Exception], ...]:
-    from pickle import UnpicklingError
-
-    return (UnpicklingError,)
 
 
 def _source(path: str) -> str:

@@ -12,8 +12,7 @@ from pathlib import Path
 from jaxtyping import PyTree
 
 from ddpm_jax.assemble import shapes_of
-from ddpm_jax.config import Config, flatten, from_json, to_json
-from ddpm_jax.config.convert import MADE_WITH
+from ddpm_jax.config import MADE_WITH, Config, flatten, from_json, to_json
 from ddpm_jax.errors import UserError
 from ddpm_jax.interop.runs import numbered
 from ddpm_jax.interop.tensors import TensorFile, by_path, check_names, fill, flat, write_tensors
