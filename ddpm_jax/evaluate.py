@@ -58,6 +58,7 @@ from ddpm_jax.sample import (
     with_sampler,
 )
 from ddpm_jax.sampling.noise import image_keys
+from ddpm_jax.shapes import Labels
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.sharding import agreed_by_all, along_batch, data_mesh, replicated, wait_for_all
 from ddpm_jax.training.step import from_pixels
@@ -79,7 +80,9 @@ def evaluate(config: Config, workdir: Path) -> Path:
     """Measures what config.evaluate asks for; returns the folder with the results."""
     settings, folder = config.evaluate, workdir / "evaluation"
     kinds, steps = sampler_configs(config), chosen_steps(config, workdir)
-    dataset = open_dataset(config) if settings.reference is None or settings.bound_images else None
+    as_data = bool(config.model.classes or config.model.attributes) and config.sample.label is None
+    needed = settings.reference is None or settings.bound_images or as_data
+    dataset = open_dataset(config) if needed else None
     rows = held_out_rows(config, dataset) if settings.bound_images and dataset else np.arange(0)
     folder.mkdir(parents=True, exist_ok=True)
     gauge = open_gauge(config, dataset, settings.count)
@@ -87,7 +90,7 @@ def evaluate(config: Config, workdir: Path) -> Path:
         at = dataclasses.replace(config, sample=dataclasses.replace(config.sample, checkpoint=step))
         params, _ = load_params(at, workdir, data_mesh())
         for one in kinds:
-            evaluate_sampler(one, workdir, step, params, gauge)
+            evaluate_sampler(one, workdir, step, params, labels_to_draw(one, workdir, dataset), gauge)
         if dataset is not None and len(rows):
             evaluate_bound(config, workdir, step, params, dataset, rows)
     if jax.process_index() == 0:
@@ -166,17 +169,32 @@ def reference_statistics(config: Config, extractor: Extractor, dataset: Dataset 
     return statistics_of(kept, extractor.name, "The cache"), key
 
 
-def evaluate_sampler(config: Config, workdir: Path, step: int, params: PyTree, gauge: Gauge | None) -> None:
+def labels_to_draw(config: Config, workdir: Path, dataset: Dataset | None) -> Labels | None:
+    """Those of sample.label, or else as the data has them: each image's in a shuffled order, over and over.
+
+    Images of other classes, or of the same in other shares, would be far from the data however good the model is.
+    """
+    count = config.sample.count
+    if not (config.model.classes or config.model.attributes) or config.sample.label is not None:
+        return choose_labels(config, workdir, np.arange(count))
+    assert dataset is not None
+    order = np.random.default_rng(config.sample.seed).permutation(len(dataset.labels))
+    return dataset.labels[np.resize(order, count)]
+
+
+def evaluate_sampler(
+    config: Config, workdir: Path, step: int, params: PyTree, labels: Labels | None, gauge: Gauge | None
+) -> None:
     """Draws images from a checkpoint's parameters, measures them, and adds the figures to <step>.json."""
     folder, name = workdir / "evaluation", sample_name(config, step, config.sample.count).partition("-")[2]
-    protocol = protocol_of(config, step, params, gauge) if gauge else {}
+    protocol = protocol_of(config, step, params, labels, gauge) if gauge else {}
     target = folder / f"{step}-{result_name(name, protocol)}"
     if agreed_by_all(int(result_name(name, protocol) in read_results(folder, step))):
         logger.info("%s of step %d was measured before", name, step)
         return
     logger.info("Drawing %d images, %s, from step %d", config.sample.count, name, step)
     with building_of(target) as building:
-        store = draw_to_disk(config, workdir, params, building)
+        store = draw_to_disk(config, params, labels, building)
         if store and gauge:
             fake = measure(gauge.extractor, store.images(), "Drawn images", limit=config.evaluate.neighbours)
             add_result(folder, step, name, {**compare(gauge.reference, fake), "protocol": protocol})
@@ -184,7 +202,7 @@ def evaluate_sampler(config: Config, workdir: Path, step: int, params: PyTree, g
     wait_for_all(name)
 
 
-def protocol_of(config: Config, step: int, params: PyTree, gauge: Gauge) -> dict[str, Any]:
+def protocol_of(config: Config, step: int, params: PyTree, labels: Labels | None, gauge: Gauge) -> dict[str, Any]:
     """All that a figure depends on, so that it can be compared with others, or cannot."""
     data, sample, other = config.data, dataclasses.asdict(config.sample), config.evaluate.reference
     own = {"split": data.split or "training", "image_size": data.image_size, "resize": data.resize, "crop": data.crop}
@@ -205,6 +223,7 @@ def protocol_of(config: Config, step: int, params: PyTree, gauge: Gauge) -> dict
             "training_step": step,
             "parameters_crc32": checksum(params),
             **{name: sample[name] for name in PROTOCOL_FIELDS},
+            "labels_crc32": None if labels is None else checksum(labels),
             "steps": len(build_pairs(config)),
         },
         "neighbours": {"real": None if some is None else len(some), "most": config.evaluate.neighbours},
@@ -220,7 +239,7 @@ def build_light_evaluation(config: Config, workdir: Path, dataset: Dataset) -> C
     gauge = open_gauge(config, dataset, settings.light_count)
     plain = dataclasses.replace(config, sample=only_images(config.sample))
     one = with_sampler(plain, settings.light_sampler, settings.light_count, "evaluate.light_sampler")
-    draw, labels = compile_sampler(one, mesh), choose_labels(one, workdir, np.arange(settings.light_count))
+    draw, labels = compile_sampler(one, mesh), labels_to_draw(one, workdir, dataset)
 
     def figures(params: PyTree) -> dict[str, float]:
         images = np.concatenate([s.images for s in draw_all(one, draw, params, labels, mesh, quiet=True)])

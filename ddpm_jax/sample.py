@@ -62,13 +62,13 @@ def sample(config: Config, workdir: Path) -> Path:
     Images go to disk batch by batch; the same call after an interruption goes on where it stopped.
     """
     settings = config.sample
-    choose_labels(config, workdir, np.arange(1))  # Refuses an unknown label before anything is read.
+    labels = choose_labels(config, workdir, np.arange(settings.count))
     params, step = load_params(config, workdir, data_mesh())
     target = workdir / "samples" / sample_name(config, step, settings.count)
     logger.info("Sampling %d images, %s, from step %d", settings.count, target.name.split("-", 1)[1], step)
     watch = Watch(max(settings.strip, settings.gif), max(STRIP_IMAGES, GIF_IMAGES), settings.frames == "x0")
     with building_of(target) as building:
-        store = draw_to_disk(config, workdir, params, building, watch)
+        store = draw_to_disk(config, params, labels, building, watch)
         if store:
             _draw_pictures(building, config, store)
             write_images(building, store)
@@ -79,13 +79,12 @@ def sample(config: Config, workdir: Path) -> Path:
 
 
 def draw_to_disk(
-    config: Config, workdir: Path, params: PyTree, building: Path, watch: Watch = UNWATCHED
+    config: Config, params: PyTree, labels: Labels | None, building: Path, watch: Watch = UNWATCHED
 ) -> PixelFile | None:
     """Draws sample.count images into a folder, or what an interrupted call left out; None on other processes."""
     mesh = data_mesh()
-    labels = choose_labels(config, workdir, np.arange(config.sample.count))
     draw = compile_sampler(config, mesh, watch)
-    store = start_store(building, config, params)
+    store = start_store(building, config, params, labels)
     done = agreed_by_all(store.count // batch_size(config, mesh) * batch_size(config, mesh) if store else 0)
     if store:
         store.keep(done)
@@ -121,14 +120,14 @@ def building_of(target: Path, *, wait: bool = False) -> Iterator[Path]:
         yield target.with_name(f".{target.name}.building")
 
 
-def start_store(building: Path, config: Config, params: PyTree) -> PixelFile | None:
+def start_store(building: Path, config: Config, params: PyTree, labels: Labels | None) -> PixelFile | None:
     """The images of a call that was broken off, or an empty file for them; None on processes that do not write.
 
-    Only a call for the same images from the same parameters goes on with them.
+    Only a call for the same images from the same parameters and labels goes on with them.
     """
     if jax.process_index():
         return None
-    wanted = {**dataclasses.asdict(config.sample), "batch_size": None, "parameters": checksum(params)}
+    wanted = {**dataclasses.asdict(config.sample), "batch_size": None, "inputs": checksum((params, labels))}
     call = json.dumps(wanted, sort_keys=True)
     if not (building / "call.json").is_file() or (building / "call.json").read_text() != call:
         shutil.rmtree(building, ignore_errors=True)
@@ -142,7 +141,7 @@ def start_store(building: Path, config: Config, params: PyTree) -> PixelFile | N
 
 
 def checksum(params: PyTree) -> int:
-    """CRC-32 of all parameters."""
+    """CRC-32 of all numbers in a tree, such as parameters."""
     total = 0
     for leaf in jax.tree.leaves(params):
         total = zlib.crc32(np.ascontiguousarray(jax.device_get(leaf)).tobytes(), total)

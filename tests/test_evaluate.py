@@ -11,11 +11,14 @@ from PIL import Image
 
 from ddpm_jax import UserError, cli
 from ddpm_jax.config.sections import Data
+from ddpm_jax.data.dataset import Dataset
 from ddpm_jax.data.sources.digits import load_digits
+from ddpm_jax.evaluate import labels_to_draw
 from ddpm_jax.evaluation.features import open_extractor
 from ddpm_jax.evaluation.statistics import compare, load_statistics, measure, save_statistics
 from ddpm_jax.reporting.pixel_file import PixelFile
 from tests.end_to_end.commands import RECIPE, ROOT, scalars
+from tests.training.toy import config_with
 
 pytestmark = pytest.mark.xdist_group("evaluate")  # They share a run.
 PIXELS = ("--config.evaluate.features=pixels", "--config.evaluate.count=40")
@@ -68,6 +71,18 @@ def test_samplers_are_measured_once_and_compared(workdir, capsys):
     assert compare(real, fake)["fid"] == pytest.approx(result["fid"], rel=1e-9)
     assert evaluate(workdir, "--config.evaluate.samplers=ddim:2") == 0
     assert "ddim-2steps-seed0-n40 of step 4 was measured before" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["classes", "attributes"])
+def test_conditional_models_draw_with_the_labels_of_the_data(kind, tmp_path):
+    labels = np.array([0, 2, 2, 2]) if kind == "classes" else np.eye(3, dtype=np.uint8)[[0, 2, 2, 2]]
+    dataset = Dataset(np.zeros((4, 8, 8, 1), np.uint8), labels, ("a", "b", "c"))
+    config = config_with(model={kind: 3}, sample={"count": 10})
+    drawn = labels_to_draw(config, tmp_path, dataset)
+    for whole in (drawn[:4], drawn[4:8]):
+        np.testing.assert_array_equal(np.sort(whole, axis=0), np.sort(labels, axis=0))
+    assert len(drawn) == 10
+    np.testing.assert_array_equal(drawn, labels_to_draw(config, tmp_path, dataset))
 
 
 def test_a_broken_off_evaluation_goes_on(workdir, monkeypatch, capsys):
