@@ -28,20 +28,18 @@ from ddpm_jax.data.open import open_dataset
 from ddpm_jax.diffusion.likelihood import bits_per_dim
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.features import Extractor, open_extractor
-from ddpm_jax.evaluation.kernel import SUBSET_SIZE, SUBSETS
-from ddpm_jax.evaluation.manifold import DENSITY_K, PRECISION_K
-from ddpm_jax.evaluation.results import add_result, draw_charts, read_results, result_name, table
+from ddpm_jax.evaluation.results import add_result, all_results, draw_charts, read_results, result_name, table
 from ddpm_jax.evaluation.statistics import (
     Statistics,
     arrays_of,
     compare,
+    figures_protocol,
     load_statistics,
     measure,
     statistics_of,
     warn_of_few,
 )
 from ddpm_jax.network.bind import bind
-from ddpm_jax.reporting.charts import line_chart
 from ddpm_jax.reporting.images import to_pixels
 from ddpm_jax.reporting.progress import progress
 from ddpm_jax.sample import (
@@ -84,18 +82,28 @@ def evaluate(config: Config, workdir: Path) -> Path:
     needed = settings.reference is None or settings.bound_images or as_data
     dataset = open_dataset(config) if needed else None
     rows = held_out_rows(config, dataset) if settings.bound_images and dataset else np.arange(0)
-    folder.mkdir(parents=True, exist_ok=True)
+    if not folder.exists():
+        folder.mkdir(parents=True)
+    elif not folder.is_dir():
+        raise UserError(f"{folder} is a file; it should be a folder for results. Move it away.")
+    found: list[tuple[int, str]] = []
     gauge = open_gauge(config, dataset, settings.count)
     for step in steps:
         at = dataclasses.replace(config, sample=dataclasses.replace(config.sample, checkpoint=step))
-        params, _ = load_params(at, workdir, data_mesh())
+        try:
+            params, _ = load_params(at, workdir, data_mesh())
+        except UserError as error:
+            if not settings.every_checkpoint:
+                raise
+            logger.warning("Step %d is passed over: %s", step, error)
+            continue
         for one in kinds:
-            evaluate_sampler(one, workdir, step, params, labels_to_draw(one, workdir, dataset), gauge)
+            found.append((step, evaluate_sampler(one, workdir, step, params, dataset, gauge)))
         if dataset is not None and len(rows):
-            evaluate_bound(config, workdir, step, params, dataset, rows)
+            found.append((step, evaluate_bound(config, workdir, step, params, dataset, rows)))
     if jax.process_index() == 0:
         draw_charts(folder)
-        logger.info("%s", table(folder))
+        print(table([row for row in all_results(folder) if (row.step, row.name) in found]))
         logger.info("Wrote %s", folder)
     return folder
 
@@ -143,9 +151,10 @@ def open_gauge(config: Config, dataset: Dataset | None, count: int) -> Gauge | N
     if (reference.extractor, found) != (extractor.name, dimensions):
         raise UserError(
             f"evaluate.reference holds statistics of {reference.extractor} with {found} dimensions; expected "
-            f"{extractor.name} with {dimensions}."
+            f"{extractor.name} with {dimensions}. scripts/evaluate_images.py --save makes them"
+            + (" (--grey for grey images)." if extractor.name == "pixels" and data.channels == 1 else ".")
         )
-    warn_of_few(reference.moments.images, count, dimensions)
+    warn_of_few(reference.moments.images, count, dimensions, "drawn")
     return Gauge(extractor, reference, identity)
 
 
@@ -183,35 +192,37 @@ def labels_to_draw(config: Config, workdir: Path, dataset: Dataset | None) -> La
 
 
 def evaluate_sampler(
-    config: Config, workdir: Path, step: int, params: PyTree, labels: Labels | None, gauge: Gauge | None
-) -> None:
-    """Draws images from a checkpoint's parameters, measures them, and adds the figures to <step>.json."""
+    config: Config, workdir: Path, step: int, params: PyTree, dataset: Dataset | None, gauge: Gauge | None
+) -> str:
+    """Draws images from a checkpoint's parameters, measures them, and adds the figures to <step>.json by a name."""
+    labels = labels_to_draw(config, workdir, dataset)
     folder, name = workdir / "evaluation", sample_name(config, step, config.sample.count).partition("-")[2]
     protocol = protocol_of(config, step, params, labels, gauge) if gauge else {}
-    target = folder / f"{step}-{result_name(name, protocol)}"
-    if agreed_by_all(int(result_name(name, protocol) in read_results(folder, step))):
-        logger.info("%s of step %d was measured before", name, step)
-        return
-    logger.info("Drawing %d images, %s, from step %d", config.sample.count, name, step)
-    with building_of(target) as building:
+    key = result_name(name, protocol)
+    # Where another job measures the same, this one waits, and finds the result.
+    with building_of(folder / f"{step}-{key}", wait=True) as building:
+        if agreed_by_all(int(key in read_results(folder, step))):
+            logger.info("%s of step %d was measured before", name, step)
+            shutil.rmtree(building, ignore_errors=True)
+            return key
+        logger.info("Drawing %d images, %s, from step %d", config.sample.count, name, step)
         store = draw_to_disk(config, params, labels, building)
         if store and gauge:
             fake = measure(gauge.extractor, store.images(), "Drawn images", limit=config.evaluate.neighbours)
             add_result(folder, step, name, {**compare(gauge.reference, fake), "protocol": protocol})
             shutil.rmtree(building)
     wait_for_all(name)
+    return key
 
 
 def protocol_of(config: Config, step: int, params: PyTree, labels: Labels | None, gauge: Gauge) -> dict[str, Any]:
     """All that a figure depends on, so that it can be compared with others, or cannot."""
     data, sample, other = config.data, dataclasses.asdict(config.sample), config.evaluate.reference
     own = {"split": data.split or "training", "image_size": data.image_size, "resize": data.resize, "crop": data.crop}
-    some = gauge.reference.some
+    some, most = gauge.reference.some, config.evaluate.neighbours
+    kept = None if some is None else len(some)
     protocol = {
-        "distance": gauge.extractor.distance,
-        "features": gauge.extractor.name,
-        "weights_sha256": gauge.extractor.weights,
-        "resize": "to 299x299, bilinear without antialiasing" if gauge.extractor.dimensions else None,
+        **figures_protocol(gauge.extractor, kept, min(sample["count"], most), most),
         "real": {
             "images": gauge.reference.moments.images,
             "from": other or data.path or data.name or data.source,
@@ -226,19 +237,20 @@ def protocol_of(config: Config, step: int, params: PyTree, labels: Labels | None
             "labels_crc32": None if labels is None else checksum(labels),
             "steps": len(build_pairs(config)),
         },
-        "neighbours": {"real": None if some is None else len(some), "most": config.evaluate.neighbours},
-        "kid": {"subsets": SUBSETS, "size": SUBSET_SIZE},
-        "k": {"precision": PRECISION_K, "density": DENSITY_K},
     }
     return json.loads(json.dumps(protocol))  # As it is read again, without tuples.
+
+
+def light_config(config: Config) -> Config:
+    """The configuration that a few images are drawn with while training."""
+    plain = dataclasses.replace(config, sample=only_images(config.sample))
+    return with_sampler(plain, config.evaluate.light_sampler, config.evaluate.light_count, "evaluate.light_sampler")
 
 
 def build_light_evaluation(config: Config, workdir: Path, dataset: Dataset) -> Callable[[PyTree], dict[str, float]]:
     """A function from parameters to the figures of a few images of one sampler, for curves while training."""
     settings, mesh = config.evaluate, data_mesh()
-    gauge = open_gauge(config, dataset, settings.light_count)
-    plain = dataclasses.replace(config, sample=only_images(config.sample))
-    one = with_sampler(plain, settings.light_sampler, settings.light_count, "evaluate.light_sampler")
+    one, gauge = light_config(config), open_gauge(config, dataset, settings.light_count)
     draw, labels = compile_sampler(one, mesh), labels_to_draw(one, workdir, dataset)
 
     def figures(params: PyTree) -> dict[str, float]:
@@ -261,10 +273,8 @@ def held_out_rows(config: Config, dataset: Dataset) -> np.ndarray:
     return held[: config.evaluate.bound_images]
 
 
-def evaluate_bound(
-    config: Config, workdir: Path, step: int, params: PyTree, dataset: Dataset, rows: np.ndarray
-) -> None:
-    """Measures bits per dimension of held-out images, with its parts, and draws the terms by t."""
+def evaluate_bound(config: Config, workdir: Path, step: int, params: PyTree, dataset: Dataset, rows: np.ndarray) -> str:
+    """Measures bits per dimension of held-out images, with its parts and terms by t, and adds them by a name."""
     folder, sample = workdir / "evaluation", config.sample
     protocol = {
         "images": len(rows),
@@ -277,9 +287,10 @@ def evaluate_bound(
         "variance": sampling_variance(config),
         "steps": config.diffusion.steps,
     }
-    if agreed_by_all(int(result_name("bound", protocol) in read_results(folder, step))):
+    key = result_name("bound", protocol)
+    if agreed_by_all(int(key in read_results(folder, step))):
         logger.info("The bound of step %d was measured before", step)
-        return
+        return key
     total, terms, prior = bound_of(config, params, dataset, rows)
     if jax.process_index() == 0:
         by_t = terms.mean(axis=0)
@@ -292,8 +303,7 @@ def evaluate_bound(
             "L_by_t": by_t.tolist(),
         }
         add_result(folder, step, "bound", {**figures, "protocol": protocol})
-        curve = [(t, float(value)) for t, value in enumerate(by_t, start=1)]
-        line_chart(folder / f"{step}-bound.png", {"": curve}, "t", "bits per dimension at t", log_x=True)
+    return key
 
 
 def bound_of(

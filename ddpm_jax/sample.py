@@ -269,8 +269,11 @@ def with_sampler(config: Config, name: str, count: int, field: str) -> Config:
     settings = dataclasses.replace(for_sampler(config.sample, sampler), count=count)
     if steps:
         settings = dataclasses.replace(settings, steps=int(steps), timesteps=Sample().timesteps)
-    one = checked(dataclasses.replace(config, sample=settings))
-    build_pairs(one)  # Raises now what would be found out after others were drawn.
+    try:
+        one = checked(dataclasses.replace(config, sample=settings))
+        build_pairs(one)  # Raises now what would be found out after others were drawn.
+    except UserError as error:
+        raise UserError(f"{field} names {name!r}: {error}") from error
     return one
 
 

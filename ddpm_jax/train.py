@@ -24,7 +24,7 @@ from ddpm_jax.data.batches import Batch, Batches, prefetch
 from ddpm_jax.data.dataset import Dataset, hold_out, traits
 from ddpm_jax.data.open import open_dataset
 from ddpm_jax.errors import TrainingDiverged, UserError
-from ddpm_jax.evaluate import build_light_evaluation
+from ddpm_jax.evaluate import build_light_evaluation, light_config
 from ddpm_jax.reporting.images import grid, strip, to_pixels
 from ddpm_jax.reporting.progress import progress
 from ddpm_jax.reporting.throughput import Throughput
@@ -53,6 +53,8 @@ def train(config: Config, workdir: Path) -> None:
     refuse_to_shorten(workdir, config)
     mesh = data_mesh()
     check_divisible(mesh, config.data.batch_size, config.train.accumulate, "data.batch_size")
+    if config.evaluate.every:
+        light_config(config)  # Raises now what would be found out after the run was begun.
     dataset = open_dataset(config)
     rows, held = hold_out(dataset, config.data.holdout)
     if jax.process_index() == 0:

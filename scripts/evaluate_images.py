@@ -7,8 +7,8 @@
     python scripts/evaluate_images.py real-statistics.npz fake/
 
 A set is a folder or zip of images of one size, an .npz or .npy (uint8, [N, height, width, channels]), a folder of the
-cache of decoded images, or statistics (mu and sigma) that this command or pytorch-fid saved. Inception Score and the
-fakes' side of precision are those of the second set.
+cache of decoded images, a folder that --mode=sample wrote, or statistics (mu and sigma) that this command or pytorch-fid
+saved. Inception Score and the fakes' side of precision are those of the second set.
 """
 
 import argparse
@@ -23,9 +23,16 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 def main() -> None:
     """Reads the flags, measures both sets, prints the figures."""
     from ddpm_jax.errors import UserError
-    from ddpm_jax.evaluation.features import EXTRACTORS, open_extractor
-    from ddpm_jax.evaluation.image_sets import open_statistics
-    from ddpm_jax.evaluation.statistics import compare, save_statistics, warn_of_few
+    from ddpm_jax.evaluation.features import EXTRACTORS, full_name, open_extractor
+    from ddpm_jax.evaluation.image_sets import open_set
+    from ddpm_jax.evaluation.statistics import (
+        Statistics,
+        compare,
+        figures_protocol,
+        measure,
+        save_statistics,
+        warn_of_few,
+    )
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -37,6 +44,7 @@ def main() -> None:
     parser.add_argument("--split", help="of a set that has splits, such as train; default: all of it")
     parser.add_argument("--neighbours", type=int, default=10_000, help="most images for all but FID and IS (10000)")
     parser.add_argument("--save", type=Path, metavar="NPZ", help="where to keep the statistics of the first set")
+    parser.add_argument("--grey", action="store_true", help="with --features=pixels: one number for each pixel")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     flags = parser.parse_args()
     if flags.fake is None and flags.save is None:
@@ -47,27 +55,45 @@ def main() -> None:
         raise UserError(f"--save={flags.save} should be a new .npz file in a folder that is there.")
     if flags.features == "pixels" and flags.weights:
         raise UserError(f"--weights={flags.weights} has no effect with --features=pixels.")
-    extractor = open_extractor(flags.features, flags.weights and flags.weights.expanduser())
-    sets = {"real": flags.real, "fake": flags.fake}
-    found = {
-        name: open_statistics(path, extractor, flags.split, flags.neighbours) for name, path in sets.items() if path
+    if flags.grey and flags.features != "pixels":
+        raise UserError(f"--grey has no effect with --features={flags.features}, which see grey in all colours.")
+    name = full_name(flags.features)
+    # Both are opened before one is measured, which may take hours.
+    sets = {
+        side: open_set(path, name, flags.split)
+        for side, path in (("real", flags.real), ("fake", flags.fake))
+        if path is not None
     }
-    if flags.save:
-        save_statistics(flags.save, found["real"])
+    if flags.save and isinstance(sets["real"], Statistics):
+        raise UserError(f"{flags.real} holds statistics already; --save would copy them.")
+    extractor = open_extractor(flags.features, flags.weights and flags.weights.expanduser(), grey=flags.grey)
+    found: dict[str, Statistics] = {}
+    for side, path in (("real", flags.real), ("fake", flags.fake)):
+        if side in sets:
+            images = sets[side]
+            is_known = isinstance(images, Statistics)
+            found[side] = images if is_known else measure(extractor, images, path.name, limit=flags.neighbours)
+        if flags.save and side == "real":
+            save_statistics(flags.save, found["real"])
     if "fake" not in found:
         return
-    numbers = [found[name].moments.images for name in ("real", "fake")]
-    warn_of_few(numbers[0], numbers[1], len(found["fake"].moments.mean))
-    figures: dict[str, Any] = dict(compare(found["real"], found["fake"]))
+    real, fake = found["real"], found["fake"]
+    warn_of_few(real.moments.images, fake.moments.images, len(fake.moments.mean))
+    figures: dict[str, Any] = dict(compare(real, fake))
+    kept = [None if side.some is None else len(side.some) for side in (real, fake)]
     figures["protocol"] = {
-        "features": extractor.name,
-        "weights_sha256": extractor.weights,
-        "real": {"from": str(flags.real), "images": found["real"].moments.images},
-        "fake": {"from": str(flags.fake), "images": found["fake"].moments.images},
-        "split": flags.split,
-        "neighbours": flags.neighbours,
+        **figures_protocol(extractor, kept[0], kept[1], flags.neighbours),
+        "real": about(flags.real, sets["real"], real, flags.split),
+        "fake": about(flags.fake, sets["fake"], fake, flags.split),
     }
     show(figures, extractor.distance, flags.json)
+
+
+def about(path: Path, images: Any, statistics: Any, split: str | None) -> dict[str, Any]:
+    """What is known of one side."""
+    shape = getattr(images, "shape", None)
+    known = {"size": list(shape[1:3]), "split": split} if shape else {}
+    return {"from": str(path), "images": statistics.moments.images, **known}
 
 
 def show(figures: dict[str, Any], distance: str, as_json: bool) -> None:

@@ -54,12 +54,13 @@ def test_samplers_are_measured_once_and_compared(workdir, capsys):
     assert result["protocol"]["real"]["images"] == 1797 and result["inception_score_mean"] is None
     assert (folder / "fid-by-sampling-steps.png").stat().st_size > 1000
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
-    printed = capsys.readouterr().err
-    assert f"{result['fid']:.4g}" in printed and "FID-pixels" in printed
-    assert "40 other images are no more than the 64 dimensions" in printed
+    printed, said = capsys.readouterr()
+    assert f"{result['fid']:.4g}" in printed and "FID-pixels" in printed and "1797 of digits" not in printed
+    assert "40 drawn images are no more than the 64 dimensions" in said
     for name, figures in results.items():
-        tag = f"evaluation-{name.rpartition('-')[0]}/FID-pixels"
-        assert scalars(folder / "tensorboard" / name, tag)[4] == pytest.approx(figures["fid"], rel=1e-6)
+        plain = name.rpartition("-")[0]
+        (curve,) = (folder / "tensorboard").glob(f"{plain}-*")
+        assert scalars(curve, f"evaluation-{plain}/FID-pixels")[4] == pytest.approx(figures["fid"], rel=1e-6)
     # The figure is that of the very images that --mode=sample draws.
     sampling = ["--config.sample.sampler=ddim", "--config.sample.steps=2", "--config.sample.count=40"]
     assert cli.main(["main.py", "--mode=sample", f"--workdir={workdir}", *sampling]) == 0
@@ -116,16 +117,22 @@ def test_all_checkpoints_are_measured_and_the_bound_is_drawn(workdir):
     assert steps == [2, 4] and (folder / "fid-by-training-steps.png").exists()
     results = json.loads((folder / "2.json").read_text())
     bound = next(result for name, result in results.items() if name.startswith("bound"))
+    # A curve by training step is one in TensorBoard, too.
+    (curve,) = (folder / "tensorboard").glob("ddim-2steps-seed0-n40-*")
+    assert list(scalars(curve, "evaluation-ddim-2steps-seed0-n40/FID-pixels")) == [2, 4]
     assert len(bound["L_by_t"]) == 8 and bound["L_by_t"][0] == bound["L_0"]
     parts = bound["L_0"] + bound["L_1_to_T-1"] + bound["L_T"]
-    assert bound["bits_per_dim"] == pytest.approx(parts, rel=1e-6) and (folder / "2-bound.png").exists()
+    assert bound["bits_per_dim"] == pytest.approx(parts, rel=1e-6) and len(list(folder.glob("2-bound-*.png"))) == 1
 
 
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
         (["--config.evaluate.samplers=ddim:2,"], "evaluate.samplers='ddim:2,' holds an empty name"),
-        (["--config.evaluate.samplers=ddim:9"], "sample.steps=9 exceeds diffusion.steps=8"),
+        (
+            ["--config.evaluate.samplers=ddim:9"],
+            "evaluate.samplers names 'ddim:9': sample.steps=9 exceeds diffusion.steps=8",
+        ),
         (["--config.evaluate.count=1"], "evaluate.count=1 is out of range; expected 2 to 10000000"),
         (["--config.evaluate.weights=x"], "evaluate.weights=x has no effect with evaluate.features='pixels'"),
         (["--config.evaluate.features=inceptoin"], "evaluate.features='inceptoin' does not exist; did you mean"),
@@ -163,8 +170,15 @@ def test_statistics_are_kept_and_read_as_pytorch_fid_has_them(tmp_path, draw):
     [
         ({"mu": np.zeros(3)}, "expected mu and sigma, as pytorch-fid writes"),
         ({"mu": np.zeros(3), "sigma": np.eye(2)}, "are no mean and covariance"),
-        ({"mu": np.full(3, np.nan), "sigma": np.eye(3)}, "are no mean and covariance"),
-        ({"mu": np.array(["a", "b"]), "sigma": np.eye(2)}, "are no mean and covariance"),
+        ({"mu": np.zeros(0), "sigma": np.zeros((0, 0))}, "are no mean and covariance"),
+        ({"mu": np.full(3, np.nan), "sigma": np.eye(3)}, "mu holds what is no number, or one that is not finite"),
+        ({"mu": np.array(["a", "b"]), "sigma": np.eye(2)}, "mu holds what is no number"),
+        ({"mu": np.full(3, 1e200), "sigma": np.eye(3)}, "mu holds .* beyond 1e"),
+        ({"mu": np.zeros(2), "sigma": np.array([[1.0, 5.0], [5.0, 1.0]])}, "without negative variances"),
+        ({"mu": np.zeros(2), "sigma": np.eye(2), "count": np.array(-5)}, "count=-5 is no number of images"),
+        ({"mu": np.zeros(2), "sigma": np.eye(2), "count": np.array("abc")}, "count=abc is no number of images"),
+        ({"mu": np.zeros(2), "sigma": np.eye(2), "score": np.array([np.nan, 1.0])}, "score holds"),
+        ({"mu": np.zeros(2), "sigma": np.eye(2), "features": np.zeros((5, 3))}, "other dimensions than mu"),
         ({"mu": np.zeros(2), "sigma": -np.eye(2)}, "without negative variances"),
         ({"mu": np.zeros(2), "sigma": np.array([[1.0, 2.0], [0.0, 1.0]])}, "must be symmetric"),
     ],
@@ -219,4 +233,13 @@ def test_sets_of_images_are_compared_whatever_holds_them(tmp_path, draw):
     assert done.returncode == 2 and "does not exist; give a folder" in done.stderr
     np.savez(tmp_path / "small.npz", images[:, :2])
     done = script(tmp_path / "array.npz", tmp_path / "small.npz")
-    assert done.returncode == 2 and "of 48 and 24 dimensions cannot be compared" in done.stderr
+    assert done.returncode == 2 and "pixels of 48 and 24 dimensions cannot be compared" in done.stderr
+    done = script(tmp_path / "array.npz", tmp_path / "nothing", f"--save={tmp_path}/none.npz")
+    assert done.returncode == 2 and "array.npz:" not in done.stderr and not (tmp_path / "none.npz").exists()
+
+
+def test_grey_images_in_three_colours_are_one_number_a_pixel(draw):
+    images = draw.integers(0, 256, (30, 4, 4, 1), dtype=np.uint8)
+    one = measure(open_extractor("pixels", None), images, "", limit=20)
+    other = measure(open_extractor("pixels", None, grey=True), np.repeat(images, 3, axis=-1), "", limit=20)
+    assert compare(one, other)["fid"] == pytest.approx(0.0, abs=1e-9)

@@ -52,12 +52,21 @@ class Extractor:
         return {"inception-2048": "FID", "pixels": "FID-pixels"}.get(self.name, f"FID-{self.name.partition('-')[2]}")
 
 
-def open_extractor(name: str, weights: Path | None) -> Extractor:
-    """The extractor of that name; weights: of Inception, the standard ones where None."""
+def full_name(name: str) -> str:
+    """The name of an Extractor that one of EXTRACTORS stands for."""
     if name not in EXTRACTORS:
-        raise UserError(f"evaluate.features={name!r} does not exist; {nearest(name, EXTRACTORS)}")
-    if name == "pixels":
-        return Extractor(name, None, None, lambda pixels: (flattened(pixels), None))
+        raise UserError(f"Features {name!r} do not exist; {nearest(name, EXTRACTORS)}")
+    return f"inception-{INCEPTION[name]}" if name in INCEPTION else name
+
+
+def open_extractor(name: str, weights: Path | None, *, grey: bool = False) -> Extractor:
+    """The extractor of that name; weights: of Inception, the standard ones where None.
+
+    grey: pixels are grey ones that may stand in three colours, and are one number each.
+    """
+    if full_name(name) == "pixels":
+        seen = slice(0, 1) if grey else slice(None)
+        return Extractor(name, None, None, lambda pixels: (flattened(pixels[..., seen]), None))
     layer, weights = INCEPTION[name], safe_file(weights)  # Looked for, and converted, only once.
     classifies = layer == 2048 and has_classifier(weights)
     params = read_weights(weights, "logits" if classifies else layer)
@@ -73,7 +82,7 @@ def open_extractor(name: str, weights: Path | None) -> Extractor:
         return features, jnp.matmul(features, params["fc"]["kernel"], precision=jax.lax.Precision.HIGHEST)
 
     compiled = jax.jit(extract, in_shardings=(replicated(mesh), along_batch(mesh)), out_shardings=replicated(mesh))
-    return Extractor(f"inception-{layer}", sha256(weights), int(layer), lambda pixels: compiled(params, pixels))
+    return Extractor(full_name(name), sha256(weights), int(layer), lambda pixels: compiled(params, pixels))
 
 
 def flattened(pixels: UInt8[np.ndarray, "batch height width channels"]) -> Float[Any, "batch D"]:

@@ -15,8 +15,7 @@ from ddpm_jax.data.decode import UNREADABLE, decode_whole
 from ddpm_jax.data.open import FILES, kind_of
 from ddpm_jax.data.prepare import cores
 from ddpm_jax.errors import UserError, printable
-from ddpm_jax.evaluation.features import Extractor
-from ddpm_jax.evaluation.statistics import Statistics, load_statistics, measure
+from ddpm_jax.evaluation.statistics import load_statistics
 
 
 class ImageSet:
@@ -26,6 +25,7 @@ class ImageSet:
         self._collection = collection
         self._pool = ThreadPoolExecutor(cores(), thread_name_prefix="decode")
         self._size = self._decode(0).shape
+        self.shape = (len(collection.names), *self._size)
 
     def __len__(self) -> int:
         return len(self._collection.names)
@@ -51,18 +51,20 @@ class ImageSet:
             ) from error
 
 
-def open_statistics(path: Path, extractor: Extractor, split: str | None, limit: int) -> Statistics:
-    """The statistics of a set, measured or, from an .npz with mu and sigma, read."""
+def open_set(path: Path, extractor: str, split: str | None) -> Any:
+    """What a path holds: the Statistics in an .npz with mu and sigma, or the images of `open_images`."""
     path = path.expanduser()
     if path.suffix == ".npz" and _holds_statistics(path):
-        return load_statistics(path, extractor.name)
-    return measure(extractor, open_images(path, split), path.name, limit=limit)
+        return load_statistics(path, extractor)
+    return open_images(path, split)
 
 
 def open_images(path: Path, split: str | None) -> Any:
     """The images of a set: an array, or what can be indexed like one."""
     if not path.exists():
         raise UserError(f"{path} does not exist; give a folder, zip, .npz or .npy of images, or statistics.")
+    if (path / "samples.npz").is_file():  # What --mode=sample wrote, beside pictures of it.
+        path = path / "samples.npz"
     if (path / "images.u8").exists():
         entry = read_entry(path)
         if entry is None:

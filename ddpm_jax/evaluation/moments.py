@@ -52,14 +52,15 @@ class MomentSums:
         return Moments(self.count, self._shift + offset, covariance)
 
 
-def frechet_distance(a: Moments, b: Moments) -> float:
+def frechet_distance(a: Moments, b: Moments, features: str = "features") -> float:
     """The squared distance between two Gaussians, FID where the features are Inception's; also of singular covariances.
 
-    Raises UserError for features of different dimension.
+    Raises UserError for features, which it calls by that name, of different dimension.
     """
     if a.mean.shape != b.mean.shape:
         raise UserError(
-            f"statistics of {len(a.mean)} and {len(b.mean)} dimensions cannot be compared; use one feature extractor."
+            f"{features} of {len(a.mean)} and {len(b.mean)} dimensions cannot be compared; expected images of one size "
+            "and number of channels, and one feature extractor."
         )
     # sqrt(S_1) S_2 sqrt(S_1) has the eigenvalues of S_1 S_2, and is symmetric: none of them is complex.
     root = _square_root(a.covariance)

@@ -1,22 +1,28 @@
 """What was measured of a run: <workdir>/evaluation/<step>.json, charts of it, a table, and curves for TensorBoard.
 
+Only figures of the same distance, reference and number of images share the axes of a chart.
+
 A result's name ends in a checksum of its protocol, so figures of another protocol stand beside it and never replace it.
 """
 
 import json
+import logging
+import shutil
 import zlib
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ddpm_jax.errors import UserError
 from ddpm_jax.locks import alone
-from ddpm_jax.reporting.charts import line_chart
+from ddpm_jax.reporting.charts import line_chart, panels
 from ddpm_jax.reporting.writer import TensorBoard
 
 Result = dict[str, Any]
 """Figures by name, and "protocol": all that they depend on."""
 COLUMNS = ("kid_mean", "inception_score_mean", "precision", "recall", "density", "coverage", "bits_per_dim")
+
+logger = logging.getLogger(__name__)
 
 
 def result_name(name: str, protocol: dict[str, Any]) -> str:
@@ -33,71 +39,142 @@ def read_results(folder: Path, step: int) -> dict[str, Result]:
         results = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); move it away to measure anew.") from error
-    if not isinstance(results, dict) or not all(isinstance(result, dict) for result in results.values()):
+    if not isinstance(results, dict) or not all(map(_is_result, results.values())):
         raise UserError(f"{path} holds no results; move it away to measure anew.")
     return results
 
 
+def _is_result(result: Any) -> bool:
+    protocol = result.get("protocol") if isinstance(result, dict) else None
+    if not isinstance(protocol, dict):
+        return False
+    return "fid" not in result or {"distance", "real", "drawn"} <= protocol.keys()
+
+
 def add_result(folder: Path, step: int, name: str, result: Result) -> None:
     """Adds a result to <step>.json, and its figures to TensorBoard; jobs that measure other samplers wait for it."""
-    path = folder / f"{step}.json"
-    key = result_name(name, result["protocol"])
+    path, protocol = folder / f"{step}.json", result["protocol"]
     with alone(folder / f".{step}.lock", lambda: None):
         unfinished = path.with_suffix(".tmp")
-        unfinished.write_text(json.dumps(read_results(folder, step) | {key: result}, indent=2) + "\n")
+        results = read_results(folder, step) | {result_name(name, protocol): result}
+        unfinished.write_text(json.dumps(results, indent=2) + "\n")
         unfinished.replace(path)
-    distance = result["protocol"].get("distance", "")
-    tags = {"fid": distance}
-    numbers = {
-        f"evaluation-{name}/{tags.get(figure, figure)}": value
-        for figure, value in result.items()
-        if isinstance(value, float)
-    }
+        _write_curve(folder, name, protocol)
+
+
+def _write_curve(folder: Path, name: str, protocol: Result) -> None:
+    """The figures of one protocol by training step for TensorBoard, all anew: it draws points in the order written."""
+    key = _curve(name, protocol)
+    tags = {"fid": protocol.get("distance", "")}
+    shutil.rmtree(folder / "tensorboard" / key, ignore_errors=True)
     writer = TensorBoard(folder / "tensorboard" / key, None)
-    writer.scalars(step, numbers)
+    for step, other, result in all_results(folder):
+        if _curve(other.rpartition("-")[0], result["protocol"]) == key:
+            numbers = {tags.get(figure, figure): value for figure, value in result.items() if isinstance(value, float)}
+            writer.scalars(step, {f"evaluation-{name}/{figure}": value for figure, value in numbers.items()})
     writer.close()
 
 
-def all_results(folder: Path) -> list[tuple[int, str, Result]]:
-    """Step, name and result of all that was measured, in order."""
-    steps = sorted(int(path.stem) for path in folder.glob("*.json") if path.stem.isdecimal())
-    return [(step, name, result) for step in steps for name, result in read_results(folder, step).items()]
+def _curve(name: str, protocol: dict[str, Any]) -> str:
+    """What results of several checkpoints under one protocol share."""
+    return result_name(name, _without(protocol, "training_step"))
+
+
+class Row(NamedTuple):
+    """A result, and where it stands."""
+
+    step: int
+    name: str
+    result: Result
+
+
+def all_results(folder: Path) -> list[Row]:
+    """All that was measured, in order; a damaged file is named and passed over."""
+    rows = []
+    for step in sorted(int(path.stem) for path in folder.glob("*.json") if path.stem.isdecimal()):
+        try:
+            rows += [Row(step, name, result) for name, result in read_results(folder, step).items()]
+        except UserError as error:
+            logger.warning("%s", error)
+    return rows
 
 
 def draw_charts(folder: Path) -> None:
-    """The Fréchet distance against training steps and against sampling steps: a line for each protocol."""
-    measured = [(step, name, result) for step, name, result in all_results(folder) if "fid" in result]
+    """The Fréchet distance against training steps and against sampling steps, and each bound by t."""
+    rows = all_results(folder)
+    measured = [row for row in rows if "fid" in row.result]
     for varied, x_label, file in (
         ("training_step", "training step", "fid-by-training-steps.png"),
         ("steps", "sampling steps", "fid-by-sampling-steps.png"),
     ):
-        curves: dict[str, list[tuple[float, float]]] = defaultdict(list)
-        labels: dict[str, str] = {}
-        for step, name, result in measured:
-            line, label = _line(name, step, result["protocol"], varied)
-            curves[line].append((result["protocol"]["drawn"][varied], result["fid"]))
-            labels[line] = label
-        if any(len(points) > 1 for points in curves.values()):
-            named = {labels[line]: points for line, points in curves.items()}
-            line_chart(folder / file, named, x_label, "Fréchet distance", log_x=varied == "steps")
+        found = _panels(measured, varied)
+        if found:
+            panels(folder / file, found, x_label, "Fréchet distance", log_x=varied == "steps")
+    for step, name, result in rows:
+        if "L_by_t" in result:
+            curve = {"": list(enumerate(result["L_by_t"], start=1))}
+            line_chart(folder / f"{step}-{name}.png", curve, "t", "bits per dimension at t", log_x=True)
 
 
-def _line(name: str, step: int, protocol: dict[str, Any], varied: str) -> tuple[str, str]:
-    """What tells the line of a result from others, and its label."""
-    # A checkpoint's own parameters tell it as its step does.
+def _panels(rows: list[Row], varied: str) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """The curves of figures that can be compared, by what they share; only where one curve has several points."""
+    grouped: dict[str, dict[str, list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
+    named: dict[str, str] = {}
+    for row in rows:
+        drawn = row.result["protocol"]["drawn"]
+        label, line = _label(row, varied), json.dumps(_without(row.result["protocol"], varied), sort_keys=True)
+        title = _compared(row.result["protocol"])
+        if named.setdefault(title + label, line) != line:
+            label += f" ({row.name.rpartition('-')[2]})"
+        grouped[title][label].append((drawn[varied], row.result["fid"]))
+    if varied == "training_step":  # Single points would say nothing of training.
+        grouped = {
+            title: {label: points for label, points in curves.items() if len(points) > 1}
+            for title, curves in grouped.items()
+        }
+    return {
+        title: dict(curves)
+        for title, curves in grouped.items()
+        if any(len({x for x, _ in points}) > 1 for points in curves.values())
+    }
+
+
+def _compared(protocol: dict[str, Any]) -> str:
+    """What figures must share to be compared, in words."""
+    real, drawn = protocol["real"], protocol["drawn"]
+    origin = Path(str(real["from"])).name
+    images = f"{real['images']:,} of" if real["images"] else "those of"
+    return f"{protocol['distance']} of {drawn['images']:,} images against {images} {origin} [{real['identity'][:8]}]"
+
+
+def _label(row: Row, varied: str) -> str:
+    """A curve's name: that of its results without what varies along it or stands above it."""
+    drawn = row.result["protocol"]["drawn"]
+    kept = [part for part in row.name.split("-")[:-1] if part != f"n{drawn['images']}"]
+    if varied == "training_step":
+        return "-".join(kept)
+    return "-".join(part for part in kept if part != f"{drawn['steps']}steps") + f", step {row.step}"
+
+
+def _without(protocol: dict[str, Any], varied: str) -> dict[str, Any]:
+    """A protocol without what varies along a curve; a checkpoint's own parameters tell it as its step does."""
     varying = {varied, "parameters_crc32"} if varied == "training_step" else {varied}
-    drawn = {key: value for key, value in protocol["drawn"].items() if key not in varying}
-    line = json.dumps({**protocol, "drawn": drawn}, sort_keys=True)
-    what = name.rpartition("-")[0] if varied == "training_step" else f"{drawn['sampler']} of step {step}"
-    return line, f"{what}, {protocol['distance']}, {zlib.crc32(line.encode()) % 1000:03d}"
+    drawn = protocol.get("drawn", {})
+    kept = {key: value for key, value in protocol.items() if key not in varying}
+    return {**kept, "drawn": {key: value for key, value in drawn.items() if key not in varying}}
 
 
-def table(folder: Path) -> str:
-    """All that was measured, a line each."""
-    rows = [["step", "what", "distance", "", *COLUMNS]]
-    for step, name, result in all_results(folder):
-        distance = result["protocol"].get("distance", "-")
+def table(rows: list[Row]) -> str:
+    """Results, a line each: the step, the name with the checksum of its protocol, and the figures."""
+    lines = [["step", "result", "reference", "distance", "is", *COLUMNS]]
+    for step, name, result in rows:
+        protocol = result["protocol"]
+        real, distance = protocol.get("real", {}), protocol.get("distance", "-")
+        reference = Path(str(real["from"])).name if real else f"{protocol['images']} held out"
         figures = ["-" if result.get(key) is None else f"{result[key]:.4g}" for key in ("fid", *COLUMNS)]
-        rows.append([str(step), name.rpartition("-")[0], distance, *figures])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+        lines.append([str(step), name, reference, distance, *figures])
+    # A figure that no row has would be a column of dashes.
+    columns = [column for column in zip(*lines, strict=True) if set(column[1:]) != {"-"}]
+    widths = [max(map(len, column)) for column in columns]
+    padded = ([cell.ljust(width) for cell in column] for column, width in zip(columns, widths, strict=True))
+    return "\n".join("  ".join(row).rstrip() for row in zip(*padded, strict=True))

@@ -20,14 +20,17 @@ from jaxtyping import Float
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.features import Extractor, features_of
 from ddpm_jax.evaluation.inception_score import ScoreSums, random_parts
-from ddpm_jax.evaluation.kernel import kernel_distance
-from ddpm_jax.evaluation.manifold import DENSITY_K, manifold
+from ddpm_jax.evaluation.kernel import SUBSET_SIZE, SUBSETS, kernel_distance
+from ddpm_jax.evaluation.manifold import DENSITY_K, PRECISION_K, manifold
 from ddpm_jax.evaluation.moments import Moments, MomentSums, frechet_distance
 
 FIGURES = (
     *("fid", "kid_mean", "kid_std", "inception_score_mean", "inception_score_std"),
     *("precision", "recall", "density", "coverage"),
 )
+
+LARGEST = 1e30
+"""Of the numbers in statistics; larger ones would overflow in a distance."""
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +52,8 @@ class Statistics:
 def measure(extractor: Extractor, images: Any, what: str, *, limit: int, seed: int = 0) -> Statistics:
     """The statistics of images [N, height, width, channels], uint8; limit: features that are kept."""
     count = len(images)
+    if count < 2:
+        raise UserError(f"{what}: {count} image(s) have no covariance; expected 2 or more, and thousands for a figure.")
     kept = np.zeros(count, bool)
     kept[np.random.default_rng(seed).permutation(count)[:limit]] = True
     sums, scores, some, seen = MomentSums(), ScoreSums(random_parts(count)), [], 0
@@ -71,7 +76,7 @@ def compare(real: Statistics, fake: Statistics) -> dict[str, float | None]:
     if real.weights and fake.weights and real.weights != fake.weights:
         raise UserError("The statistics are of other weights of the extractor; measure both sets with the same.")
     figures: dict[str, float | None] = dict.fromkeys(FIGURES)
-    figures["fid"] = frechet_distance(real.moments, fake.moments)
+    figures["fid"] = frechet_distance(real.moments, fake.moments, real.extractor)
     if fake.score is not None:
         figures["inception_score_mean"], figures["inception_score_std"] = fake.score
     if real.some is not None and fake.some is not None and min(len(real.some), len(fake.some)) > DENSITY_K:
@@ -80,9 +85,23 @@ def compare(real: Statistics, fake: Statistics) -> dict[str, float | None]:
     return figures
 
 
-def warn_of_few(real: int | None, fake: int | None, dimensions: int) -> None:
+def figures_protocol(extractor: Extractor, real: int | None, fake: int | None, most: int) -> dict[str, Any]:
+    """What the figures of two sets depend on besides the images; real and fake: features of each that are kept."""
+    kept = [number for number in (real, fake) if number is not None]
+    return {
+        "distance": extractor.distance,
+        "features": extractor.name,
+        "weights_sha256": extractor.weights,
+        "resize": "to 299x299, bilinear without antialiasing" if extractor.dimensions else None,
+        "neighbours": {"real": real, "fake": fake, "most": most},
+        "kid": {"subsets": SUBSETS, "size": min([SUBSET_SIZE, *kept])} if len(kept) == 2 else None,
+        "k": {"precision": PRECISION_K, "density": DENSITY_K},
+    }
+
+
+def warn_of_few(real: int | None, fake: int | None, dimensions: int, other: str = "other") -> None:
     """Says what figures of few images are worth; None where their number is not known."""
-    for what, images in (("real", real), ("other", fake)):
+    for what, images in (("real", real), (other, fake)):
         if images is not None and images <= dimensions:
             logger.warning(
                 "%d %s images are no more than the %d dimensions of a feature: their covariance is singular, and the "
@@ -132,19 +151,31 @@ def statistics_of(arrays: Mapping[str, np.ndarray], extractor: str, where: str) 
             f"{where} holds {', '.join(arrays) or 'nothing'}; expected mu and sigma, as pytorch-fid writes."
         )
     mean, covariance, some = arrays["mu"], arrays["sigma"], arrays.get("features")
-    numbers = [array for array in (mean, covariance, some) if array is not None]
-    sound = all(array.dtype.kind == "f" and np.isfinite(array).all() for array in numbers)
-    if not sound or mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+    if mean.ndim != 1 or not mean.size or covariance.shape != (len(mean), len(mean)):
         raise UserError(f"{where}: mu {mean.shape} and sigma {covariance.shape} are no mean and covariance.")
+    count, score, weights = (arrays.get(name) for name in ("count", "score", "weights"))
+    for name, array in (("mu", mean), ("sigma", covariance), ("features", some), ("score", score)):
+        if array is not None and not (array.dtype.kind == "f" and (np.abs(array) < LARGEST).all()):
+            raise UserError(f"{where}: {name} holds what is no number, or one that is not finite or beyond {LARGEST}.")
+    if some is not None and (some.ndim != 2 or some.shape[1] != len(mean)):
+        raise UserError(f"{where}: features {some.shape} have other dimensions than mu {mean.shape}.")
+    if score is not None and score.shape != (2,):
+        raise UserError(f"{where}: score {score.shape} should be a mean and a standard deviation.")
+    if count is not None and (count.ndim or count.dtype.kind not in "iu" or count < 2):
+        raise UserError(f"{where}: count={count} is no number of images.")
     mean, covariance = mean.astype(np.float64), covariance.astype(np.float64)
     scale = max(np.abs(covariance).max(), 1e-12)
-    if not np.allclose(covariance, covariance.T, atol=1e-6 * scale) or np.diag(covariance).min() < -1e-6 * scale:
+    if not np.allclose(covariance, covariance.T, atol=1e-6 * scale) or _least_variance(covariance) < -1e-5 * scale:
         raise UserError(f"{where}: sigma is no covariance; it must be symmetric, without negative variances.")
-    count, score, weights = (arrays.get(name) for name in ("count", "score", "weights"))
     return Statistics(
         str(arrays.get("extractor", extractor)),
-        Moments(None if count is None or count.ndim else int(count), mean, covariance),
+        Moments(None if count is None else int(count), mean, covariance),
         some,
-        None if score is None or score.shape != (2,) else (float(score[0]), float(score[1])),
+        None if score is None else (float(score[0]), float(score[1])),
         None if weights is None else str(weights),
     )
+
+
+def _least_variance(covariance: Float[np.ndarray, "D D"]) -> float:
+    """In any direction."""
+    return float(np.linalg.eigvalsh(covariance)[0])

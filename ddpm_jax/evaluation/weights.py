@@ -9,6 +9,7 @@ runs nothing, and only to be converted, once. A file without the last layers ser
 import hashlib
 import http.client
 import logging
+import os
 import shutil
 import urllib.request
 from collections.abc import Mapping
@@ -74,7 +75,7 @@ def safe_file(path: Path | None) -> Path:
         kept = user_cache("inception") / f"{NAME}.safetensors"
         return kept if kept.exists() else convert(download(), kept)
     if not path.is_file():
-        raise UserError(f"evaluate.weights={path} is no file; give Inception's weights, or leave it out to fetch them.")
+        raise UserError(f"{path} is no file; expected Inception's weights (without a path they are fetched).")
     if path.suffix != ".pth":
         return path
     kept = user_cache("inception") / f"{sha256(path)[:16]}.safetensors"
@@ -85,7 +86,7 @@ def download() -> Path:
     """Fetches the standard file once, and verifies it."""
     target = user_cache("inception") / f"{NAME}.pth"
     if not target.exists():
-        unfinished = target.with_suffix(".part")
+        unfinished = target.with_name(f".{target.name}.{os.getpid()}.part")  # Another job may be fetching, too.
         target.parent.mkdir(parents=True, exist_ok=True)
         logger.info("Fetching %s", URL)
         try:
@@ -93,8 +94,8 @@ def download() -> Path:
                 shutil.copyfileobj(source, file)
         except (OSError, http.client.HTTPException) as error:
             raise UserError(
-                f"Inception's weights cannot be fetched from {URL} ({error}); fetch them elsewhere and set "
-                "evaluate.weights, or measure with evaluate.features=pixels."
+                f"Inception's weights cannot be fetched from {URL} ({error}); fetch them elsewhere and give "
+                "their path as weights, or measure pixels as features."
             ) from error
         verify(unfinished)
         unfinished.rename(target)
@@ -118,7 +119,7 @@ def convert(pickled: Path, target: Path) -> Path:
     except ImportError as error:
         raise UserError(
             f"{pickled} is in PyTorch's format, and converting it needs torch: pip install -r requirements-peers.txt "
-            "(or convert it where torch is, and set evaluate.weights to the .safetensors)."
+            "(or convert it where torch is, and give the .safetensors as weights)."
         ) from error
     try:
         tensors = torch.load(pickled, map_location="cpu", weights_only=True)

@@ -1,32 +1,56 @@
 """Curves as PNG files."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 Points = Sequence[tuple[float | int, float]]
 
 FEW = 20
 """Points that are marked and named one by one."""
+STYLES = [(line, marker) for line in ("-", "--", ":", "-.") for marker in "osD^vX"]
+CLOSEST_TICKS = 1.12
+"""The ratio of two numbers on a logarithmic axis whose names do not overlap."""
 
 
 def line_chart(path: Path, curves: Mapping[str, Points], x_label: str, y_label: str, *, log_x: bool = False) -> None:
-    """Draws each curve and the names of the curves where there are several."""
-    figure = Figure(figsize=(7.0, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for name, points in curves.items():
+    """Draws each curve, and the names of the curves where there are several."""
+    panels(path, {"": curves}, x_label, y_label, log_x=log_x)
+
+
+def panels(
+    path: Path, charts: Mapping[str, Mapping[str, Points]], x_label: str, y_label: str, *, log_x: bool = False
+) -> None:
+    """Draws charts one below the other, each with a title and axes of its own."""
+    longest = max(len(name) for curves in charts.values() for name in curves)
+    several = any(len(curves) > 1 for curves in charts.values())
+    heights = [max(4.0, 1.0 + 0.24 * len(curves)) for curves in charts.values()]  # A legend fits beside its chart.
+    width = 7.0 + (0.085 * longest + 0.7 if several else 0.0)
+    figure = Figure(figsize=(width, sum(heights)), layout="constrained")
+    all_axes = figure.subplots(len(charts), squeeze=False, height_ratios=heights)[:, 0]
+    for axes, (title, curves) in zip(all_axes, charts.items(), strict=True):
+        _draw(axes, curves, log_x)
+        axes.set(title=title, xlabel=x_label, ylabel=y_label)
+        if len(curves) > 1:
+            axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
+    figure.savefig(path, dpi=120)
+
+
+def _draw(axes: Axes, curves: Mapping[str, Points], log_x: bool) -> None:
+    for (line, marker), (name, points) in zip(cycle(STYLES), curves.items(), strict=False):
         x, y = zip(*sorted(points), strict=True)
-        axes.plot(x, y, marker="o" if len(points) < FEW else "", label=name)
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
+        axes.plot(x, y, linestyle=line, marker=marker if len(points) < FEW else "", label=name)
     if log_x:
         axes.set_xscale("log")
-        ticks = sorted({x for points in curves.values() for x, _ in points})
-        if len(ticks) < FEW:
-            axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
+        everywhere = sorted({x for points in curves.values() for x, _ in points})
+        if len(everywhere) < FEW:
+            apart = everywhere[:1]
+            for tick in everywhere[1:]:
+                if tick >= CLOSEST_TICKS * apart[-1]:
+                    apart.append(tick)
+            axes.set_xticks(apart, [f"{tick:,.0f}" for tick in apart])
             axes.minorticks_off()
     axes.grid(alpha=0.3)
-    if len(curves) > 1:
-        axes.legend()
-    figure.savefig(path, dpi=120)

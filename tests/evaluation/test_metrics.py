@@ -59,7 +59,7 @@ def test_features_that_are_no_numbers_and_sets_that_do_not_fit_are_refused(draw)
         gathered(np.array([[1.0, np.nan]]))
     with pytest.raises(UserError, match="1 image.s. have no covariance"):
         gathered(np.ones((1, 3)))
-    with pytest.raises(UserError, match="statistics of 3 and 2 dimensions cannot be compared"):
+    with pytest.raises(UserError, match="features of 3 and 2 dimensions cannot be compared"):
         frechet_distance(gaussian(draw, np.zeros(3), np.eye(3)), gaussian(draw, np.zeros(2), np.eye(2)))
     with pytest.raises(UserError, match="5 images have no 5 neighbours each"):
         manifold(draw.normal(size=(5, 2)), draw.normal(size=(9, 2)))

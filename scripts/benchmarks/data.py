@@ -1,0 +1,117 @@
+"""How fast images are read, prepared and handed to the device, and how long training waits for them."""
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from scripts.benchmarks.timing import median, own_memory
+
+SIDE, BATCH = 64, 128
+
+
+def measure_data(flags: argparse.Namespace) -> dict[str, Any]:
+    """Rates in images/s at 64x64x3 in batches of 128 with flips; memory in MiB; the share of training spent waiting."""
+    from ddpm_jax.data.prepare import cores
+
+    with tempfile.TemporaryDirectory(prefix="ddpm_jax-benchmark-") as folder:
+        place = Path(folder)
+        small, large = (read_rate(place, count, flags.rounds) for count in (flags.images, 4 * flags.images))
+        one, all_cores = prepare_rates(place, flags.files, flags.rounds)
+        facts: dict[str, Any] = {
+            "cores": cores(),
+            "cache_to_device_images_per_second": large["rate"],
+            "memory_growth_mebibytes": small["growth"],
+            "memory_growth_of_4x_set_mebibytes": large["growth"],
+            "prepare_images_per_second": all_cores,
+            "prepare_one_process_images_per_second": one,
+            "prepare_ratio": all_cores / one,
+        }
+        if flags.steps:
+            facts |= waiting(place, flags.steps)
+    return facts
+
+
+def read_rate(place: Path, count: int, rounds: int) -> dict[str, float]:
+    """Batches of a cached set of `count` images, gathered, mirrored by chance and put on the device."""
+    import jax
+    import numpy as np
+
+    from ddpm_jax.data.batches import Batches, prefetch
+    from ddpm_jax.data.cache import cached
+    from ddpm_jax.data.dataset import Dataset
+    from ddpm_jax.training.sharding import data_mesh, to_devices
+
+    draw = np.random.default_rng(0)
+    blocks = draw.integers(0, 256, (64, SIDE, SIDE, 3), np.uint8)
+    images, numbers = cached(place, f"{count}", (SIDE, SIDE, 3), lambda: ((i, blocks[i % 64]) for i in range(count)))
+    dataset = Dataset(images, numbers.astype(np.int32), ())
+    batches, mesh = Batches(dataset, np.arange(count), BATCH, seed=0, flip=True), data_mesh()
+    steps = max(count // BATCH, 1)
+    before = own_memory()
+
+    def read() -> None:
+        for batch in prefetch(lambda step: to_devices(mesh, batches(step), axis=1), range(steps)):
+            jax.block_until_ready(batch)
+
+    read()
+    return {"rate": steps * BATCH / median(read, rounds), "growth": own_memory() - before}
+
+
+def prepare_rates(place: Path, count: int, rounds: int) -> tuple[float, float]:
+    """JPEG files of CelebA's size, decoded by one process and by all cores."""
+    import numpy as np
+    from PIL import Image
+
+    from ddpm_jax.config.sections import Data
+    from ddpm_jax.data.decode import Decoding, decode
+    from ddpm_jax.data.prepare import decode_all
+    from ddpm_jax.data.sources.folder import open_folder
+
+    folder = place / "photos"
+    folder.mkdir()
+    draw = np.random.default_rng(0)
+    for number in range(count):
+        coarse = Image.fromarray(draw.integers(0, 256, (28, 23, 3), np.uint8))
+        coarse.resize((178, 218), Image.Resampling.BICUBIC).save(folder / f"{number:06d}.jpg", quality=90)
+    collection, how = open_folder(Data(path=str(folder))), Decoding(SIDE, 3)
+
+    def by_one() -> None:
+        for number in range(count):
+            decode(collection.read(number), how)
+
+    def by_all() -> None:
+        for _ in decode_all(collection, np.arange(count), how):
+            pass
+
+    return count / median(by_one, rounds), count / median(by_all, rounds)
+
+
+def waiting(place: Path, steps: int) -> dict[str, float]:
+    """Trains the U-Net of configs/celeba64_small.py, at an eighth of its width, on the prepared files."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from ddpm_jax.cli import load_recipe, override
+    from ddpm_jax.config import config_of
+    from ddpm_jax.train import train
+
+    recipe = str(Path(__file__).parents[2] / "configs" / "celeba64_small.py")
+    settings = {
+        "data.path": place / "photos",
+        "data.cache": place,
+        "data.crop": "()",
+        "data.batch_size": 32,
+        "train.accumulate": 1,
+        "train.steps": steps,
+        "model.channels": 32,
+        "model.dtype": "float32",
+        "log.every": steps // 2,
+        "log.validate_every": 0,
+        "log.preview_every": 0,
+    }
+    flags = [f"--config.{name}={value}" for name, value in settings.items()]
+    train(config_of(override(load_recipe(recipe), flags)), place / "run")
+    events = EventAccumulator(str(place / "run")).Reload()
+    # The first reading holds the wait for the very first batch.
+    shares, rates = (events.Scalars(f"train/{name}")[-1].value for name in ("data_wait_share", "images_per_second"))
+    return {"training_images_per_second": rates, "training_data_wait_share": shares}

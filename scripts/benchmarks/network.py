@@ -1,0 +1,147 @@
+"""How fast a recipe's network trains and draws, against diffusers with the same weights."""
+
+import argparse
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ddpm_jax.assemble import build_pairs, build_unet
+from ddpm_jax.cli import load_recipe, override
+from ddpm_jax.config import Config, checked, config_of
+from ddpm_jax.config.sections import Sample
+from ddpm_jax.data.batches import Batch
+from ddpm_jax.errors import UserError
+from ddpm_jax.interop.diffusers_folder import write_folder
+from ddpm_jax.network.bind import apply_unet
+from ddpm_jax.network.unet import init_params
+from ddpm_jax.sample import compile_sampler
+from ddpm_jax.train import build_learner, compile_step
+from ddpm_jax.training.sharding import data_mesh, replicated, to_devices
+from ddpm_jax.training.state import first_state
+from ddpm_jax.training.step import empty_metrics
+from scripts.benchmarks.peer import Peer, comparison, in_turn, python_of
+from scripts.benchmarks.timing import median
+
+AGREEMENT = {"float32": 1e-4, "bfloat16": 0.05}
+"""Largest difference of the networks' outputs, relative to their largest."""
+
+
+def chosen_config(flags: argparse.Namespace) -> Config:
+    """The recipe with the flags' batch, type and overrides."""
+    settings = [f"--config.data.batch_size={flags.batch}", *flags.overrides]
+    if flags.dtype:
+        settings.append(f"--config.model.dtype={flags.dtype}")
+    return config_of(override(load_recipe(flags.config), settings))
+
+
+def random_params(config: Config) -> Any:
+    """Parameters none of which is zero, as if trained for a while: fresh ones would predict zero whatever happens."""
+    params = init_params(build_unet(config), jax.random.key(0), config.data.image_size, config.data.channels)
+    leaves, treedef = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    return treedef.unflatten([x + 0.02 * jax.random.normal(key, x.shape) for x, key in zip(leaves, keys, strict=True)])
+
+
+def measure_training(flags: argparse.Namespace) -> dict[str, Any]:
+    """Images/s of the training step: noise, loss, gradient, clip, Adam, moving average."""
+    config, mesh = chosen_config(flags), data_mesh()
+    params = jax.jit(lambda: random_params(config))()
+    with against(config, params, flags, {"work": "train", "learning_rate": config.optimizer.learning_rate}) as peers:
+        learner, pixels = build_learner(config, mesh), random_pixels(config)
+        images = pixels.reshape(config.train.accumulate, -1, *pixels.shape[1:])
+        batch = to_devices(mesh, Batch(images, np.zeros(images.shape[:2], np.int32)), axis=1)
+        state = jax.device_put(jax.jit(lambda p: first_state(p, learner.optimizer))(params), replicated(mesh))
+        start = time.perf_counter()
+        step = compile_step(learner, state, batch)
+        compiling = time.perf_counter() - start
+
+        def work() -> None:
+            nonlocal state
+            for _ in range(flags.repeat):
+                state, *_ = step(state, empty_metrics(), batch)
+            jax.block_until_ready(state)
+
+        work()
+        own, theirs = in_turn(work, peers, flags.rounds)
+    return {
+        **about(config, flags),
+        "compile_seconds": compiling,
+        **comparison(flags.batch * flags.repeat, own, theirs, peers),
+    }
+
+
+def measure_samplers(flags: argparse.Namespace) -> dict[str, Any]:
+    """Images/s of each sampler with its default steps; with a peer, of DDIM and of the peer's pipeline."""
+    config, mesh = chosen_config(flags), data_mesh()
+    params = jax.jit(lambda: random_params(config))()
+    facts, rates = about(config, flags), {}
+
+    def sampler(name: str) -> tuple[int, Callable[[], None]]:
+        settings = Sample(sampler=name, threshold=config.sample.threshold)
+        one = checked(dataclasses.replace(config, sample=settings))
+        draw, indices = compile_sampler(one, mesh), np.arange(flags.batch)
+
+        def work() -> None:
+            jax.device_get(draw(params, 0, indices, None))
+
+        work()
+        return len(build_pairs(one)), work
+
+    if flags.peer:
+        steps, work = sampler("ddim")
+        with against(config, params, flags, {"work": "sample", "batch": flags.batch, "steps": steps}) as peers:
+            own, theirs = in_turn(work, peers, flags.rounds)
+        return {**facts, "steps": steps, **comparison(flags.batch, own, theirs, peers)}
+    for name in ("ddpm", "ddim", "dpm_solver", "unipc"):
+        steps, work = sampler(name)
+        rates[name] = facts[f"{name}_{steps}_images_per_second"] = flags.batch / median(work, flags.rounds)
+    return {**facts, "ddim_over_ddpm": rates["ddim"] / rates["ddpm"]}
+
+
+def about(config: Config, flags: argparse.Namespace) -> dict[str, Any]:
+    """What was measured, and where."""
+    device = jax.devices()[0]
+    return {
+        "recipe": flags.config,
+        "batch": flags.batch,
+        "dtype": config.model.dtype,
+        "devices": f"{jax.device_count()} x {device.device_kind}, jax {jax.__version__}",
+    }
+
+
+def random_pixels(config: Config) -> np.ndarray:
+    """A batch of images."""
+    shape = (config.data.batch_size, config.data.image_size, config.data.image_size, config.data.channels)
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+@contextmanager
+def against(config: Config, params: Any, flags: argparse.Namespace, work: dict[str, Any]) -> Iterator[dict[str, Peer]]:
+    """The peer's variants, whose network holds the same weights and gives the same outputs; none unless asked."""
+    with tempfile.TemporaryDirectory(prefix="ddpm_jax-benchmark-") as folder, ExitStack() as stack:
+        peers: dict[str, Peer] = {}
+        if flags.peer:
+            model, inputs, outputs = Path(folder, "model"), Path(folder, "inputs.npz"), Path(folder, "outputs.npy")
+            write_folder(config, jax.device_get(params), model, names=(), card="", grid=None)
+            pixels = random_pixels(config)
+            x_t = np.random.default_rng(1).standard_normal((2, *pixels.shape[1:])).astype(np.float32)
+            t = np.array([1, config.diffusion.steps])
+            np.savez(inputs, pixels=pixels, x_t=x_t, t=t)
+            spec = {"model": str(model), "inputs": str(inputs), "outputs": str(outputs), "dtype": config.model.dtype}
+            for variant in flags.variants:
+                spec |= {**work, "variant": variant, "repeat": flags.repeat}
+                peers[variant] = stack.enter_context(Peer(python_of(flags), spec))
+            own = np.asarray(jax.jit(partial(apply_unet, build_unet(config)))(params, x_t, t))
+            theirs = np.load(outputs)
+            difference = np.abs(own - theirs).max() / np.abs(theirs).max()
+            if not difference < AGREEMENT[config.model.dtype]:
+                raise UserError(f"The peer's outputs differ by {difference:.1e} of the largest; nothing was measured.")
+        yield peers

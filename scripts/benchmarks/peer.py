@@ -1,0 +1,93 @@
+"""A process beside this one that does the same work with PyTorch (`pytorch.py`), a round at a time."""
+
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ddpm_jax.errors import UserError
+from scripts.benchmarks.timing import seconds_of
+
+Round = Callable[[], None]
+
+
+class Peer:
+    """Does the work that `spec` describes whenever it is asked; a context manager, since it holds a process."""
+
+    def __init__(self, python: str, spec: dict[str, Any]):
+        command = [python, str(Path(__file__).with_name("pytorch.py")), json.dumps(spec)]
+        try:
+            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        except OSError as error:
+            raise UserError(
+                f"--peer-python={python} cannot be run: {error.strerror}; expected a Python interpreter."
+            ) from error
+        self.facts = self._answer()
+
+    def __enter__(self) -> "Peer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.communicate()
+
+    def seconds(self) -> float:
+        """Does the work once; what it took."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        self.facts |= (answer := self._answer())
+        return answer["seconds"]
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise UserError(
+                f"The peer ended with exit code {self.process.wait()}, as it says above; it needs PyTorch and its "
+                "libraries: pip install -r requirements-peers.txt -r requirements-peers-fid.txt, or --peer-python=."
+            )
+        return json.loads(line)
+
+
+def in_turn(work: Round, peers: dict[str, Peer], rounds: int) -> tuple[list[float], dict[str, list[float]]]:
+    """Seconds of this process and of each peer, taken by turns, so that the machine's moods meet all of them."""
+    own: list[float] = []
+    theirs: dict[str, list[float]] = {name: [] for name in peers}
+    for _ in range(rounds):
+        own.append(seconds_of(work))
+        for name, peer in peers.items():
+            theirs[name].append(peer.seconds())
+    return own, theirs
+
+
+def rates(images: int, seconds: list[float]) -> dict[str, float]:
+    """Images/s by the median of the rounds, and how far they lie apart: (slowest - fastest) / median."""
+    middle = statistics.median(seconds)
+    return {"images_per_second": images / middle, "spread": (max(seconds) - min(seconds)) / middle}
+
+
+def comparison(images: int, own: list[float], theirs: dict[str, list[float]], peers: dict[str, Peer]) -> dict[str, Any]:
+    """What both did, and the ratio to the fastest of the peer's variants."""
+    facts: dict[str, Any] = {"ours": rates(images, own)}
+    if not peers:
+        return facts
+    variants = {name: rates(images, seconds) for name, seconds in theirs.items()}
+    best = max(variants, key=lambda name: variants[name]["images_per_second"])
+    about = peers[best].facts
+    facts["peer"] = {
+        "name": f"{about['name']}, torch {about['torch']}",
+        "variant": best,
+        **variants[best],
+        "peak_memory_mebibytes": about["memory"],
+        "variants": variants,
+    }
+    facts["ratio"] = facts["ours"]["images_per_second"] / variants[best]["images_per_second"]
+    return facts
+
+
+def python_of(flags: Any) -> str:
+    """The interpreter that has PyTorch."""
+    return flags.peer_python or sys.executable
