@@ -27,8 +27,11 @@ VARIANTS = ("eager", "eager channels_last", "compiled", "compiled channels_last"
 
 def main() -> None:
     """Reads the flags, measures, prints."""
+    from ddpm_jax.cli import keep_freed_memory
+
     flags, overrides = flag_parser().parse_known_args()
     flags.overrides = overrides
+    keep_freed_memory()  # As main.py does.
     facts = measure(flags)
     if flags.json:
         print(json.dumps(facts))

@@ -7,8 +7,8 @@
     python scripts/evaluate_images.py real-statistics.npz fake/
 
 A set is a folder or zip of images of one size, an .npz or .npy (uint8, [N, height, width, channels]), a folder of the
-cache of decoded images, a folder that --mode=sample wrote, or statistics (mu and sigma) that this command or pytorch-fid
-saved. Inception Score and the fakes' side of precision are those of the second set.
+cache of decoded images, a folder that --mode=sample wrote, or statistics (mu and sigma) that this command or
+pytorch-fid saved. Inception Score and the fakes' side of precision are those of the second set.
 """
 
 import argparse

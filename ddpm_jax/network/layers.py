@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from ddpm_jax.network.convolution import hook
 from ddpm_jax.shapes import Features
 
 Resample = Literal["none", "down", "up"]
@@ -59,7 +60,8 @@ RESAMPLE: dict[Resample, Callable[[Features], Features]] = {"none": lambda x: x,
 def conv3x3(channels: int, dtype: DTypeLike, name: str, *, last: bool = False) -> nn.Conv:
     """A 3x3 convolution that keeps the size; `last` starts at zero."""
     init = zero_init if last else kernel_init
-    return nn.Conv(channels, (3, 3), padding="SAME", dtype=dtype, kernel_init=init, name=name)
+    own = hook if jax.default_backend() == "cpu" else None
+    return nn.Conv(channels, (3, 3), padding="SAME", dtype=dtype, kernel_init=init, conv_general_dilated=own, name=name)
 
 
 def halving_conv3x3(channels: int, dtype: DTypeLike, name: str, padding: int) -> nn.Conv:
