@@ -21,16 +21,16 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from scripts.benchmarks.peer import VARIANTS  # noqa: E402
+
 RECIPE = str(Path(__file__).parents[1] / "configs" / "digits.py")
-VARIANTS = ("eager", "eager channels_last", "compiled", "compiled channels_last")
 
 
 def main() -> None:
     """Reads the flags, measures, prints."""
     from ddpm_jax.cli import keep_freed_memory
 
-    flags, overrides = flag_parser().parse_known_args()
-    flags.overrides = overrides
+    flags = checked_flags()
     keep_freed_memory()  # As main.py does.
     facts = measure(flags)
     if flags.json:
@@ -38,6 +38,26 @@ def main() -> None:
         return
     for name, value in lines_of(facts):
         print(f"{name:44}{value:>14,.4g}" if isinstance(value, float) else f"{name:44}{value!s:>14}")
+
+
+def checked_flags() -> argparse.Namespace:
+    """The flags, with the overrides of the recipe's fields apart; raises UserError for what would have no effect."""
+    from ddpm_jax.errors import UserError
+
+    flags, flags_left = flag_parser().parse_known_args()
+    flags.overrides = [flag for flag in flags_left if flag.startswith("--config.") and hasattr(flags, "config")]
+    for flag in flags_left:
+        if flag not in flags.overrides:
+            raise UserError(f"{flag} is no flag of {flags.command}; see scripts/benchmark.py {flags.command} --help.")
+    for name in ("rounds", "batch", "repeat"):
+        if getattr(flags, name, 1) < 1:
+            raise UserError(f"--{name}={getattr(flags, name)} is out of range; expected 1 or more.")
+    unknown = set(getattr(flags, "variants", None) or ()) - set(VARIANTS)
+    if unknown:
+        raise UserError(f"--variants={','.join(sorted(unknown))} do not exist; expected some of {', '.join(VARIANTS)}.")
+    if not getattr(flags, "peer", None) and (getattr(flags, "variants", None) or getattr(flags, "peer_python", None)):
+        raise UserError("--variants and --peer-python have no effect without --peer.")
+    return flags
 
 
 def flag_parser() -> argparse.ArgumentParser:
@@ -51,7 +71,7 @@ def flag_parser() -> argparse.ArgumentParser:
     everywhere.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     peers = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     peers.add_argument("--peer-python", metavar="PATH", help="the interpreter that has PyTorch (default: this one)")
-    peers.add_argument("--variants", type=lambda text: text.split(","), default=VARIANTS, help=f"of {VARIANTS}")
+    peers.add_argument("--variants", type=lambda text: text.split(","), help=f"some of {', '.join(VARIANTS)} (all)")
     network = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     network.add_argument("--config", default=RECIPE, help="a recipe (default configs/digits.py)")
     network.add_argument("--dtype", choices=("float32", "bfloat16"), help="of activations (default: the recipe's)")

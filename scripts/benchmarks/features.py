@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ddpm_jax.errors import UserError
-from scripts.benchmarks.peer import Peer, comparison, in_turn, python_of
+from scripts.benchmarks.peer import VARIANTS, Peer, comparison, in_turn, python_of
 
 AGREEMENT = 1e-4
 """Largest difference of features, relative to their largest."""
@@ -29,7 +29,7 @@ def measure_features(flags: argparse.Namespace) -> dict[str, Any]:
         spec = {"work": "features", "weights": str(flags.weights.resolve()), "dimensions": extractor.dimensions}
         spec |= {"inputs": str(inputs), "outputs": str(outputs)}
         peers = {}
-        for variant in flags.variants if flags.peer else ():
+        for variant in (flags.variants or VARIANTS) if flags.peer else ():
             peers[variant] = stack.enter_context(Peer(python_of(flags), {**spec, "variant": variant}))
         ((own, _),) = features_of(extractor, pixels, "Features")
         if peers:

@@ -27,7 +27,7 @@ from ddpm_jax.train import build_learner, compile_step
 from ddpm_jax.training.sharding import data_mesh, replicated, to_devices
 from ddpm_jax.training.state import first_state
 from ddpm_jax.training.step import empty_metrics
-from scripts.benchmarks.peer import Peer, comparison, in_turn, python_of
+from scripts.benchmarks.peer import VARIANTS, Peer, comparison, in_turn, python_of
 from scripts.benchmarks.timing import median
 
 AGREEMENT = {"float32": 1e-4, "bfloat16": 0.05}
@@ -136,7 +136,7 @@ def against(config: Config, params: Any, flags: argparse.Namespace, work: dict[s
             t = np.array([1, config.diffusion.steps])
             np.savez(inputs, pixels=pixels, x_t=x_t, t=t)
             spec = {"model": str(model), "inputs": str(inputs), "outputs": str(outputs), "dtype": config.model.dtype}
-            for variant in flags.variants:
+            for variant in flags.variants or VARIANTS:
                 spec |= {**work, "variant": variant, "repeat": flags.repeat}
                 peers[variant] = stack.enter_context(Peer(python_of(flags), spec))
             own = np.asarray(jax.jit(partial(apply_unet, build_unet(config)))(params, x_t, t))

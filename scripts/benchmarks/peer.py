@@ -12,6 +12,8 @@ from ddpm_jax.errors import UserError
 from scripts.benchmarks.timing import seconds_of
 
 Round = Callable[[], None]
+VARIANTS = ("eager", "eager channels_last", "compiled", "compiled channels_last")
+"""Of the peer's work; the fastest counts."""
 
 
 class Peer:

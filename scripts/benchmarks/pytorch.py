@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 Work = Callable[[], None]
-VARIANTS = ("eager", "eager channels_last", "compiled", "compiled channels_last")
 
 
 def main() -> None:

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ddpm_jax.errors import UserError
+from scripts.benchmark import checked_flags
 from tests.data.pictures import encoded, noise, write
 from tests.end_to_end.commands import ROOT
 
@@ -67,6 +69,40 @@ def test_the_benchmark_of_the_data_prints_one_json_object():
     done = run("benchmark.py", "data", "--images=512", "--files=64", "--rounds=1", "--steps=0", "--json")
     facts = json.loads(done.stdout)
     assert facts["cache_to_device_images_per_second"] > 0 and facts["prepare_ratio"] > 0
+
+
+def test_the_benchmark_of_training_says_what_and_how_fast():
+    done = run("benchmark.py", "train", f"--config={ROOT}/configs/digits.py:smoke", "--batch=4", "--rounds=2", "--json")
+    facts = json.loads(done.stdout)
+    assert facts["batch"] == 4 and facts["ours"]["images_per_second"] > 0 and facts["compile_seconds"] > 0
+    assert "peer" not in facts and "ratio" not in facts
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["data", "--config.seed=1"], "--config.seed=1 is no flag of data"),
+        (["train", "--rounds=0"], "--rounds=0 is out of range"),
+        (["train", "--variants=eager"], "no effect without --peer"),
+        (["train", "--peer=diffusers", "--variants=fast"], "--variants=fast do not exist; expected some of eager"),
+    ],
+)
+def test_flags_of_the_benchmark_that_mean_nothing_are_refused(flags, words, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *flags])
+    with pytest.raises(UserError, match=words):
+        checked_flags()
+
+
+def test_the_benchmark_says_what_a_peer_without_pytorch_lacks(tmp_path):
+    config = f"--config={ROOT}/configs/digits.py:smoke"
+    flags = ("train", config, "--batch=2", "--rounds=1", "--peer=diffusers", "--variants=eager")
+    done = run("benchmark.py", *flags, f"--peer-python={tmp_path}/none")
+    assert done.returncode == 2 and "cannot be run: No such file" in done.stderr
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexit 3\n")
+    python.chmod(0o755)
+    done = run("benchmark.py", *flags, f"--peer-python={python}")
+    assert done.returncode == 2 and "The peer ended with exit code 3" in done.stderr
 
 
 def test_the_benchmark_of_the_samplers_prints_one_json_object():

@@ -1,0 +1,18 @@
+"""scripts/benchmark.py with the peers themselves."""
+
+import json
+
+from tests.peers import peer
+from tests.scripts.test_scripts import ROOT, run
+
+peer("diffusers")
+
+
+def test_training_is_timed_by_turns_with_the_same_weights():
+    config = f"--config={ROOT}/configs/digits.py:smoke"
+    done = run(
+        "benchmark.py", "train", config, "--batch=2", "--rounds=2", "--peer=diffusers", "--variants=eager", "--json"
+    )
+    facts = json.loads(done.stdout)
+    assert facts["peer"]["variant"] == "eager" and facts["peer"]["name"].startswith("diffusers")
+    assert facts["ratio"] == facts["ours"]["images_per_second"] / facts["peer"]["images_per_second"] > 0
