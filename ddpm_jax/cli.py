@@ -274,7 +274,8 @@ def keep_freed_memory() -> None:
     next one: a tenth of its time (docs/benchmarks.md).
     """
     accelerated = find_spec("libtpu") or entry_points(group="jax_plugins")
-    if sys.platform == "linux" and not accelerated and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+    told = any(name.startswith("MALLOC_") for name in os.environ)  # By somebody who knows better.
+    if sys.platform == "linux" and not accelerated and not told and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         for option, value in (MALLOC_ARENA_MAX, 1), (MALLOC_MMAP_MAX, 0), (MALLOC_TRIM_THRESHOLD, -1):
             libc.mallopt(option, value)
 

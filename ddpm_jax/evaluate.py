@@ -82,10 +82,10 @@ def evaluate(config: Config, workdir: Path) -> Path:
     needed = settings.reference is None or settings.bound_images or as_data
     dataset = open_dataset(config) if needed else None
     rows = held_out_rows(config, dataset) if settings.bound_images and dataset else np.arange(0)
-    if not folder.exists():
-        folder.mkdir(parents=True)
-    elif not folder.is_dir():
-        raise UserError(f"{folder} is a file; it should be a folder for results. Move it away.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise UserError(f"{folder} is a file; it should be a folder for results. Move it away.") from error
     found: list[tuple[int, str]] = []
     gauge = open_gauge(config, dataset, settings.count)
     for step in steps:
@@ -93,7 +93,7 @@ def evaluate(config: Config, workdir: Path) -> Path:
         try:
             params, _ = load_params(at, workdir, data_mesh())
         except UserError as error:
-            if not settings.every_checkpoint:
+            if not settings.every_checkpoint or jax.process_count() > 1:  # Others may have read it.
                 raise
             logger.warning("Step %d is passed over: %s", step, error)
             continue
@@ -101,6 +101,8 @@ def evaluate(config: Config, workdir: Path) -> Path:
             found.append((step, evaluate_sampler(one, workdir, step, params, dataset, gauge)))
         if dataset is not None and len(rows):
             found.append((step, evaluate_bound(config, workdir, step, params, dataset, rows)))
+    if not found:
+        raise UserError(f"{workdir} has no checkpoint that could be measured; each is named above.")
     if jax.process_index() == 0:
         draw_charts(folder)
         print(table([row for row in all_results(folder) if (row.step, row.name) in found]))
@@ -200,7 +202,7 @@ def evaluate_sampler(
     protocol = protocol_of(config, step, params, labels, gauge) if gauge else {}
     key = result_name(name, protocol)
     # Where another job measures the same, this one waits, and finds the result.
-    with building_of(folder / f"{step}-{key}", wait=True) as building:
+    with building_of(folder / f"{step}-{key}", wait=jax.process_count() == 1) as building:
         if agreed_by_all(int(key in read_results(folder, step))):
             logger.info("%s of step %d was measured before", name, step)
             shutil.rmtree(building, ignore_errors=True)

@@ -31,7 +31,8 @@ def main() -> None:
     from ddpm_jax.cli import keep_freed_memory
 
     flags = checked_flags()
-    keep_freed_memory()  # As main.py does.
+    if flags.command != "data":  # Which measures how memory grows.
+        keep_freed_memory()  # As main.py does.
     facts = measure(flags)
     if flags.json:
         print(json.dumps(facts))

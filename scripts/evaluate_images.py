@@ -66,6 +66,9 @@ def main() -> None:
     }
     if flags.save and isinstance(sets["real"], Statistics):
         raise UserError(f"{flags.real} holds statistics already; --save would copy them.")
+    for path, found_there in ((flags.real, sets["real"]), (flags.fake, sets.get("fake"))):
+        if isinstance(found_there, Statistics) and found_there.extractor != name:
+            raise UserError(f"{path} holds statistics of {found_there.extractor}; expected {name} (--features).")
     extractor = open_extractor(flags.features, flags.weights and flags.weights.expanduser(), grey=flags.grey)
     found: dict[str, Statistics] = {}
     for side, path in (("real", flags.real), ("fake", flags.fake)):

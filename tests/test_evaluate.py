@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
+from itertools import product
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from ddpm_jax.data.dataset import Dataset
 from ddpm_jax.data.sources.digits import load_digits
 from ddpm_jax.evaluate import labels_to_draw
 from ddpm_jax.evaluation.features import open_extractor
+from ddpm_jax.evaluation.results import Row, curves_that_compare
 from ddpm_jax.evaluation.statistics import compare, load_statistics, measure, save_statistics
 from ddpm_jax.reporting.pixel_file import PixelFile
 from tests.end_to_end.commands import RECIPE, ROOT, scalars
@@ -123,6 +126,39 @@ def test_all_checkpoints_are_measured_and_the_bound_is_drawn(workdir):
     assert len(bound["L_by_t"]) == 8 and bound["L_by_t"][0] == bound["L_0"]
     parts = bound["L_0"] + bound["L_1_to_T-1"] + bound["L_T"]
     assert bound["bits_per_dim"] == pytest.approx(parts, rel=1e-6) and len(list(folder.glob("2-bound-*.png"))) == 1
+
+
+def test_a_damaged_checkpoint_is_named_and_passed_over(workdir, tmp_path, capsys):
+    shutil.copytree(workdir, tmp_path / "run")
+    damaged = next((tmp_path / "run" / "checkpoints" / "2" / "ema").rglob("d/*"))
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    shutil.rmtree(tmp_path / "run" / "evaluation")
+    flags = ("--config.evaluate.every_checkpoint=True", "--config.evaluate.samplers=ddim:2")
+    assert evaluate(tmp_path / "run", *flags) == 0
+    assert "Step 2 is passed over: " in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "run" / "evaluation").glob("*.json")] == ["4.json"]
+
+
+def result_of(fid: float, **drawn) -> dict:
+    protocol = {
+        "distance": "FID",
+        "real": {"from": "a.npz", "images": 9, "identity": "0"},
+        "neighbours": drawn.pop("k"),
+    }
+    return {"fid": fid, "protocol": {**protocol, "drawn": {"images": 5, "training_step": 1, **drawn}}}
+
+
+def test_charts_part_what_does_not_compare_and_drop_nothing():
+    rows = [
+        Row(1, f"ddim-{steps}steps-seed0-n{images}-0", result_of(float(fid), steps=steps, images=images, k=k))
+        for fid, (images, k, steps) in enumerate(product((5, 6), (10, 20), (2, 4)))
+    ]
+    charts = curves_that_compare(rows, "steps")
+    assert [title.split(" against ")[0] for title in charts] == ["FID of 5 images", "FID of 6 images"]
+    for curves in charts.values():
+        assert len(curves) == 2 and all([x for x, _ in points] == [2, 4] for points in curves.values())
+    assert sorted(y for curves in charts.values() for points in curves.values() for _, y in points) == list(range(8))
+    assert curves_that_compare(rows, "training_step") == {}
 
 
 @pytest.mark.parametrize(

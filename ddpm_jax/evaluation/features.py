@@ -65,8 +65,7 @@ def open_extractor(name: str, weights: Path | None, *, grey: bool = False) -> Ex
     grey: pixels are grey ones that may stand in three colours, and are one number each.
     """
     if full_name(name) == "pixels":
-        seen = slice(0, 1) if grey else slice(None)
-        return Extractor(name, None, None, lambda pixels: (flattened(pixels[..., seen]), None))
+        return Extractor(name, None, None, lambda pixels: (flattened(_grey(pixels) if grey else pixels), None))
     layer, weights = INCEPTION[name], safe_file(weights)  # Looked for, and converted, only once.
     classifies = layer == 2048 and has_classifier(weights)
     params = read_weights(weights, "logits" if classifies else layer)
@@ -83,6 +82,12 @@ def open_extractor(name: str, weights: Path | None, *, grey: bool = False) -> Ex
 
     compiled = jax.jit(extract, in_shardings=(replicated(mesh), along_batch(mesh)), out_shardings=replicated(mesh))
     return Extractor(full_name(name), sha256(weights), int(layer), lambda pixels: compiled(params, pixels))
+
+
+def _grey(pixels: UInt8[np.ndarray, "batch height width _"]) -> UInt8[np.ndarray, "batch height width 1"]:
+    if (pixels != pixels[..., :1]).any():
+        raise UserError("--grey is for grey images; one of these has colours.")
+    return pixels[..., :1]
 
 
 def flattened(pixels: UInt8[np.ndarray, "batch height width channels"]) -> Float[Any, "batch D"]:

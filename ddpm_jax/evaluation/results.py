@@ -54,7 +54,7 @@ def _is_result(result: Any) -> bool:
 def add_result(folder: Path, step: int, name: str, result: Result) -> None:
     """Adds a result to <step>.json, and its figures to TensorBoard; jobs that measure other samplers wait for it."""
     path, protocol = folder / f"{step}.json", result["protocol"]
-    with alone(folder / f".{step}.lock", lambda: None):
+    with alone(folder / ".results.lock", lambda: None):  # Curves hold results of all steps.
         unfinished = path.with_suffix(".tmp")
         results = read_results(folder, step) | {result_name(name, protocol): result}
         unfinished.write_text(json.dumps(results, indent=2) + "\n")
@@ -107,7 +107,7 @@ def draw_charts(folder: Path) -> None:
         ("training_step", "training step", "fid-by-training-steps.png"),
         ("steps", "sampling steps", "fid-by-sampling-steps.png"),
     ):
-        found = _panels(measured, varied)
+        found = curves_that_compare(measured, varied)
         if found:
             panels(folder / file, found, x_label, "Fréchet distance", log_x=varied == "steps")
     for step, name, result in rows:
@@ -116,7 +116,7 @@ def draw_charts(folder: Path) -> None:
             line_chart(folder / f"{step}-{name}.png", curve, "t", "bits per dimension at t", log_x=True)
 
 
-def _panels(rows: list[Row], varied: str) -> dict[str, dict[str, list[tuple[int, float]]]]:
+def curves_that_compare(rows: list[Row], varied: str) -> dict[str, dict[str, list[tuple[int, float]]]]:
     """The curves of figures that can be compared, by what they share; only where one curve has several points."""
     grouped: dict[str, dict[str, list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
     named: dict[str, str] = {}
@@ -125,7 +125,7 @@ def _panels(rows: list[Row], varied: str) -> dict[str, dict[str, list[tuple[int,
         label, line = _label(row, varied), json.dumps(_without(row.result["protocol"], varied), sort_keys=True)
         title = _compared(row.result["protocol"])
         if named.setdefault(title + label, line) != line:
-            label += f" ({row.name.rpartition('-')[2]})"
+            label += f" ({zlib.crc32(line.encode()):08x})"
         grouped[title][label].append((drawn[varied], row.result["fid"]))
     if varied == "training_step":  # Single points would say nothing of training.
         grouped = {
@@ -166,7 +166,7 @@ def _without(protocol: dict[str, Any], varied: str) -> dict[str, Any]:
 
 def table(rows: list[Row]) -> str:
     """Results, a line each: the step, the name with the checksum of its protocol, and the figures."""
-    lines = [["step", "result", "reference", "distance", "is", *COLUMNS]]
+    lines = [["step", "result", "reference", "distance", "value", *COLUMNS]]
     for step, name, result in rows:
         protocol = result["protocol"]
         real, distance = protocol.get("real", {}), protocol.get("distance", "-")

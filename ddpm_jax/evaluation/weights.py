@@ -9,7 +9,6 @@ runs nothing, and only to be converted, once. A file without the last layers ser
 import hashlib
 import http.client
 import logging
-import os
 import shutil
 import urllib.request
 from collections.abc import Mapping
@@ -25,6 +24,7 @@ from ddpm_jax.data.cache import user_cache
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.inception import LAYERS, SIZE, Inception, Layer
 from ddpm_jax.interop.tensors import TensorFile, by_path, fill, write_tensors
+from ddpm_jax.locks import alone
 
 NAME = "pt_inception-2015-12-05-6726825d"
 URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{NAME}.pth"
@@ -86,20 +86,25 @@ def download() -> Path:
     """Fetches the standard file once, and verifies it."""
     target = user_cache("inception") / f"{NAME}.pth"
     if not target.exists():
-        unfinished = target.with_name(f".{target.name}.{os.getpid()}.part")  # Another job may be fetching, too.
-        target.parent.mkdir(parents=True, exist_ok=True)
-        logger.info("Fetching %s", URL)
-        try:
-            with urllib.request.urlopen(URL, timeout=60) as source, unfinished.open("wb") as file:
-                shutil.copyfileobj(source, file)
-        except (OSError, http.client.HTTPException) as error:
-            raise UserError(
-                f"Inception's weights cannot be fetched from {URL} ({error}); fetch them elsewhere and give "
-                "their path as weights, or measure pixels as features."
-            ) from error
-        verify(unfinished)
-        unfinished.rename(target)
+        with alone(target.with_name(f".{target.name}.lock"), lambda: None):  # Another job may be fetching it.
+            if not target.exists():
+                _fetch(target)
     return target
+
+
+def _fetch(target: Path) -> None:
+    unfinished = target.with_suffix(".part")
+    logger.info("Fetching %s", URL)
+    try:
+        with urllib.request.urlopen(URL, timeout=60) as source, unfinished.open("wb") as file:
+            shutil.copyfileobj(source, file)
+    except (OSError, http.client.HTTPException) as error:
+        raise UserError(
+            f"Inception's weights cannot be fetched from {URL} ({error}); fetch them elsewhere and give their path as "
+            "weights, or measure pixels as features."
+        ) from error
+    verify(unfinished)
+    unfinished.rename(target)
 
 
 def verify(path: Path) -> None:

@@ -3,7 +3,8 @@
 The gradient is a sum over batch, rows and columns of products of inputs and output gradients, for nine shifts. XLA
 writes it as one convolution whose inner products run over the batch alone, and are too short for small batches. Here
 they run over batch and columns, and only the rows are left to a convolution: copies for the three shifts of the columns
-pay for themselves from 64 channels on (docs/benchmarks.md). Accelerators have kernels of their own for it.
+pay for themselves from 64 channels on (docs/benchmarks.md). Accelerators have kernels of their own for it. Derivatives
+in forward mode (jax.jvp) are not defined.
 """
 
 from typing import Any
@@ -76,5 +77,7 @@ def _turned(kernel: Kernel) -> Kernel:
 
 def hook(x: Features, kernel: Kernel, strides: Any, padding: Any, **others: Any) -> Features:
     """What nn.Conv calls instead of lax.conv_general_dilated, for 3x3 kernels at stride 1 with "SAME" padding."""
+    plain = {"lhs_dilation": (1, 1), "rhs_dilation": (1, 1), "feature_group_count": 1, "precision": None}
     assert tuple(strides) == (1, 1) and padding == "SAME", (strides, padding)
+    assert all(others.get(name, value) == value for name, value in plain.items()), others
     return conv3x3_on_cpu(x, kernel)

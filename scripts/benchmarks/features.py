@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_jax.errors import UserError
-from scripts.benchmarks.peer import VARIANTS, Peer, comparison, in_turn, python_of
+from scripts.benchmarks.peer import VARIANTS, Peer, comparison, in_turn, python_of, refuse_disagreement
 
 AGREEMENT = 1e-4
 """Largest difference of features, relative to their largest."""
@@ -24,19 +23,16 @@ def measure_features(flags: argparse.Namespace) -> dict[str, Any]:
     extractor = open_extractor(flags.features, flags.weights)
     pixels = np.random.default_rng(0).integers(0, 256, (BATCH * jax.device_count(), 32, 32, 3), np.uint8)
     with tempfile.TemporaryDirectory(prefix="ddpm_jax-benchmark-") as folder, ExitStack() as stack:
-        inputs, outputs = Path(folder, "inputs.npz"), Path(folder, "outputs.npy")
+        inputs = Path(folder, "inputs.npz")
         np.savez(inputs, pixels=pixels)
         spec = {"work": "features", "weights": str(flags.weights.resolve()), "dimensions": extractor.dimensions}
-        spec |= {"inputs": str(inputs), "outputs": str(outputs)}
         peers = {}
-        for variant in (flags.variants or VARIANTS) if flags.peer else ():
-            peers[variant] = stack.enter_context(Peer(python_of(flags), {**spec, "variant": variant}))
         ((own, _),) = features_of(extractor, pixels, "Features")
-        if peers:
-            theirs = np.load(outputs)
-            difference = float(np.abs(own - theirs).max() / np.abs(theirs).max())
-            if difference > AGREEMENT:
-                raise UserError(f"The peer's features differ by {difference:.1e} of the largest, expected {AGREEMENT}.")
+        for number, variant in enumerate((flags.variants or VARIANTS) if flags.peer else ()):
+            outputs = Path(folder, f"outputs-{number}.npy")
+            spec |= {"inputs": str(inputs), "outputs": str(outputs), "variant": variant}
+            peers[variant] = stack.enter_context(Peer(python_of(flags), spec))
+            refuse_disagreement(own, np.load(outputs), AGREEMENT, variant)
 
         def work() -> None:
             jax.device_get(extractor.extract(pixels))

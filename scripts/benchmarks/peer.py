@@ -1,16 +1,22 @@
 """A process beside this one that does the same work with PyTorch (`pytorch.py`), a round at a time."""
 
 import json
+import os
 import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ddpm_jax.errors import UserError
 from scripts.benchmarks.timing import seconds_of
 
+KEPT_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
+"""What ddpm_jax.cli.keep_freed_memory does for this process, for the peer."""
 Round = Callable[[], None]
 VARIANTS = ("eager", "eager channels_last", "compiled", "compiled channels_last")
 """Of the peer's work; the fastest counts."""
@@ -21,13 +27,21 @@ class Peer:
 
     def __init__(self, python: str, spec: dict[str, Any]):
         command = [python, str(Path(__file__).with_name("pytorch.py")), json.dumps(spec)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         try:
-            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            self.process = subprocess.Popen(command, text=True, env={**KEPT_MEMORY, **os.environ}, **pipes)
         except OSError as error:
             raise UserError(
                 f"--peer-python={python} cannot be run: {error.strerror}; expected a Python interpreter."
             ) from error
-        self.facts = self._answer()
+        try:
+            self.facts = self._answer(
+                "it needs PyTorch and its libraries: pip install -r requirements-peers.txt -r "
+                "requirements-peers-fid.txt, or --peer-python="
+            )
+        except BaseException:
+            self.process.kill()
+            raise
 
     def __enter__(self) -> "Peer":
         return self
@@ -38,20 +52,30 @@ class Peer:
     def seconds(self) -> float:
         """Does the work once; what it took."""
         assert self.process.stdin is not None
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
-        self.facts |= (answer := self._answer())
+        with suppress(BrokenPipeError):  # Its answer, or the lack of one, says more.
+            self.process.stdin.write("go\n")
+            self.process.stdin.flush()
+        self.facts |= (answer := self._answer("a smaller --batch needs less memory"))
         return answer["seconds"]
 
-    def _answer(self) -> dict[str, Any]:
+    def _answer(self, remedy: str) -> dict[str, Any]:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
             raise UserError(
-                f"The peer ended with exit code {self.process.wait()}, as it says above; it needs PyTorch and its "
-                "libraries: pip install -r requirements-peers.txt -r requirements-peers-fid.txt, or --peer-python=."
+                f"The peer ended with exit code {self.process.wait()}; what it says stands above; {remedy}."
             )
         return json.loads(line)
+
+
+def refuse_disagreement(own: np.ndarray, theirs: np.ndarray, most: float, variant: str) -> None:
+    """Nothing is measured of a peer that computes something else; most: of the largest number."""
+    difference = np.abs(own - theirs).max() / np.abs(theirs).max()
+    if not difference <= most:
+        raise UserError(
+            f"What the peer computes ({variant}) differs by {difference:.1e} of the largest number, expected at most "
+            f"{most:.0e}; nothing was measured."
+        )
 
 
 def in_turn(work: Round, peers: dict[str, Peer], rounds: int) -> tuple[list[float], dict[str, list[float]]]:

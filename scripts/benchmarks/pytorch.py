@@ -1,6 +1,6 @@
 """What scripts/benchmark.py compares with: diffusers and pytorch-fid, in a process that holds PyTorch.
 
-    python scripts/benchmark_peer.py '{"work": "train", "model": "folder", "variant": "compiled", …}'
+    python scripts/benchmarks/pytorch.py '{"work": "train", "model": "folder", "variant": "compiled", …}'
 
 prints a line of JSON when it is ready, and one with the seconds of the work for each line that it reads. It imports
 nothing of ddpm_jax, so that it runs wherever PyTorch lives.
@@ -88,13 +88,14 @@ def layout(spec: dict[str, Any]) -> torch.memory_format:
 
 
 def open_unet(spec: dict[str, Any]) -> Any:
-    """The exported network; its outputs for given inputs are written beside them, to be compared."""
+    """The exported network as the variant has it; its outputs for given inputs are written down, to be compared."""
     import diffusers
 
-    unet = diffusers.UNet2DModel.from_pretrained(Path(spec["model"]) / "unet").to(place()).eval()
-    with torch.no_grad(), np.load(spec["inputs"]) as given:
+    unet = arranged(diffusers.UNet2DModel.from_pretrained(Path(spec["model"]) / "unet").eval(), spec["variant"])
+    with torch.no_grad(), autocast(spec), np.load(spec["inputs"]) as given:
         x_t, t = (torch.from_numpy(given[name]).to(place()) for name in ("x_t", "t"))
-        np.save(spec["outputs"], unet(x_t.permute(0, 3, 1, 2), t - 1).sample.permute(0, 2, 3, 1).cpu().numpy())
+        output = unet(x_t.permute(0, 3, 1, 2).contiguous(memory_format=layout(spec)), t - 1).sample
+        np.save(spec["outputs"], output.float().permute(0, 2, 3, 1).cpu().numpy())
     return unet
 
 
@@ -107,7 +108,7 @@ def training(spec: dict[str, Any]) -> tuple[Work, str]:
     """One step: noise, loss, gradient, clip, Adam, moving average."""
     import diffusers
 
-    unet = arranged(open_unet(spec), spec["variant"]).train()
+    unet = open_unet(spec).train()
     scheduler = diffusers.DDPMScheduler.from_pretrained(Path(spec["model"]) / "scheduler")
     parameters = list(unet.parameters())
     average = [parameter.detach().clone() for parameter in parameters]
@@ -139,7 +140,7 @@ def sampling(spec: dict[str, Any]) -> tuple[Work, str]:
     """A batch of images by the DDIM pipeline."""
     import diffusers
 
-    unet = arranged(open_unet(spec), spec["variant"])
+    unet = open_unet(spec)
     scheduler = diffusers.DDIMScheduler.from_pretrained(Path(spec["model"]) / "scheduler")
     pipeline = diffusers.DDIMPipeline(unet, scheduler)
     pipeline.set_progress_bar_config(disable=True)

@@ -30,13 +30,16 @@ def first_step(place: Path, name: str, flags: argparse.Namespace) -> float:
     settings = {"data.source": "synthetic", "data.batch_size": flags.batch, "data.holdout": 0, "train.steps": 1}
     settings |= {"log.every": 1, "log.preview_every": 0}
     command = [sys.executable, MAIN, f"--config={flags.config}", f"--workdir={workdir}"]
-    command += [f"--config.{field}={value}" for field, value in settings.items()] + flags.overrides
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(place / "xla")}
+    command += flags.overrides + [f"--config.{field}={value}" for field, value in settings.items()]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(place)}  # Where main.py keeps compiled code.
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
     log, start = workdir / "train.log", time.perf_counter()
-    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
-        while process.poll() is None and not (log.exists() and "step 1:" in log.read_text()):
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not (done := log.exists() and "step 1:" in log.read_text()):
             time.sleep(0.05)
         seconds = time.perf_counter() - start
-    if process.returncode:
-        raise UserError(f"{' '.join(command)} ended with exit code {process.returncode}.")
+        _, said = process.communicate()
+    if process.returncode or not done:
+        last = said.strip().splitlines()[-1:]
+        raise UserError(f"The first step was not seen; {' '.join(command)} said: {' '.join(last)}")
     return seconds

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax.network.convolution import FEW_CHANNELS, conv3x3_on_cpu, kernel_gradient
+from ddpm_jax.network.convolution import FEW_CHANNELS, conv3x3_on_cpu, hook, kernel_gradient
+from ddpm_jax.network.layers import conv3x3
 
 
 def plain(x, kernel):
@@ -26,6 +27,13 @@ def test_its_gradients_are_those_of_the_plain_convolution(draw, size, inputs, ou
     for own, expected in zip(gradients(conv3x3_on_cpu), gradients(plain), strict=True):
         np.testing.assert_allclose(own, expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(conv3x3_on_cpu(x, kernel), plain(x, kernel))
+
+
+def test_the_unet_uses_it_on_a_cpu():
+    conv = conv3x3(4, jnp.float32, "conv")
+    assert jax.default_backend() != "cpu" or conv.conv_general_dilated is hook
+    with pytest.raises(AssertionError):
+        hook(jnp.zeros((1, 4, 4, 3)), jnp.zeros((3, 3, 3, 4)), (2, 2), "SAME")
 
 
 def test_the_kernel_gradient_is_the_sum_over_shifted_pixels(draw):
