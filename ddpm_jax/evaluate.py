@@ -80,7 +80,14 @@ def evaluate(config: Config, workdir: Path) -> Path:
     kinds, steps = sampler_configs(config), chosen_steps(config, workdir)
     as_data = bool(config.model.classes or config.model.attributes) and config.sample.label is None
     needed = settings.reference is None or settings.bound_images or as_data
-    dataset = open_dataset(config) if needed else None
+    try:
+        dataset = open_dataset(config) if needed else None
+    except UserError as error:
+        if settings.reference is None or settings.bound_images:
+            raise
+        raise UserError(
+            f"{error} Labels are drawn as the data has them; --config.sample.label=… needs none."
+        ) from error
     rows = held_out_rows(config, dataset) if settings.bound_images and dataset else np.arange(0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -105,7 +112,9 @@ def evaluate(config: Config, workdir: Path) -> Path:
         raise UserError(f"{workdir} has no checkpoint that could be measured; each is named above.")
     if jax.process_index() == 0:
         draw_charts(folder)
-        print(table([row for row in all_results(folder) if (row.step, row.name) in found]))
+        text = table([row for row in all_results(folder) if (row.step, row.name) in found])
+        print(text)
+        logger.debug("\n%s", text)  # For the log file.
         logger.info("Wrote %s", folder)
     return folder
 

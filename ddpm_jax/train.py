@@ -26,6 +26,7 @@ from ddpm_jax.data.open import open_dataset
 from ddpm_jax.errors import TrainingDiverged, UserError
 from ddpm_jax.evaluate import build_light_evaluation, light_config
 from ddpm_jax.reporting.images import grid, strip, to_pixels
+from ddpm_jax.reporting.profile import Profile
 from ddpm_jax.reporting.progress import progress
 from ddpm_jax.reporting.throughput import Throughput
 from ddpm_jax.reporting.writer import TensorBoard, WeightsAndBiases, Writer, Writers
@@ -75,7 +76,8 @@ def train(config: Config, workdir: Path) -> None:
         writer = open_writer(config, workdir, start)
         try:
             watchers = build_watchers(config, learner, dataset, held, writer, workdir)
-            run_steps(config, step, state, load, checkpoints, preemption, watchers, writer)
+            profile = Profile(workdir, config.log.profile)
+            run_steps(config, step, state, load, checkpoints, preemption, watchers, writer, profile)
         finally:
             writer.close()
     preemption.exit_if_requested()
@@ -101,6 +103,7 @@ def run_steps(
     preemption: Preemption,
     watchers: list[Callable[[int, TrainState], None]],
     writer: Writer,
+    profile: Profile,
 ) -> None:
     """The loop. The host runs a few steps ahead of the device; whatever waits for it does so only when due."""
     start, last = int(state.step), config.train.steps
@@ -110,7 +113,9 @@ def run_steps(
     batches = throughput.timed(prefetch(load, range(start, last)))
     note = partial(_note, latest)
     for done, batch in enumerate(progress(batches, "Training", total=last, done=start, note=note), start=start + 1):
-        state, metrics, streak = step(state, metrics, batch)
+        with profile.step(done):
+            state, metrics, streak = step(state, metrics, batch)
+        profile.stop_after(done, streak)
         reporting = due(done, config.log.every, last)
         feedback.push(done, streak, metrics if reporting else None)
         metrics = empty_metrics() if reporting else metrics
@@ -125,6 +130,7 @@ def run_steps(
         with throughput.paused():
             for watch in watchers:
                 watch(done, state)
+    profile.stop(state)
     feedback.drain()
 
 

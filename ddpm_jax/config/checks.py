@@ -31,6 +31,7 @@ def checked(config: Config) -> Config:
     _check_timesteps(config)
     _check_guidance(config)
     _check_evaluation(config)
+    _check_profile(config.log.profile)
     return config
 
 
@@ -180,6 +181,13 @@ def _check_evaluation(config: Config) -> None:
 MOST_PIXELS = 4096
 ONLY_FOR = {"eta": ("ddim",), "variance": ("ddpm",), "order": ("dpm_solver", "unipc")}
 """Fields of config.sample that only some samplers heed."""
+
+
+def _check_profile(steps: tuple[int, ...]) -> None:
+    if steps and not (len(steps) == 2 and 1 <= steps[0] <= steps[1]):
+        raise UserError(
+            f"log.profile={steps} should be the first and the last step to trace, such as (20, 24), or empty for none."
+        )
 
 
 def _check_sampling(config: Config) -> None:

@@ -282,6 +282,8 @@ class Log:
     preview_count: Count = 36
     preview_steps: Count = 50
     """DDIM steps of a preview."""
+    profile: tuple[int, ...] = ()
+    """Two steps, the first and the last of those that are traced into <workdir>/plugins/profile for XProf."""
     wandb: bool = False
     wandb_project: str = "ddpm_jax"
 

@@ -37,6 +37,7 @@ REFUSED = {
     "sample.steps": (2000, "sample.steps=2000 exceeds diffusion.steps=1000"),
     "sample.eta": (1.5, "sample.eta=1.5 is out of range; expected 0 (deterministic) to 1"),
     "sample.timesteps": ((5, 5), "sample.timesteps=(5, 5) must fall from step to step, within 1000 to 1."),
+    "log.profile": ([5, 2], "log.profile=(5, 2) should be the first and the last step to trace, such as (20, 24)"),
     "sample.order": (4, "sample.order=4 is out of range; expected 1 to 3"),
     "sample.sampler": ("dpm", "sample.sampler='dpm' does not exist"),
     "sample.threshold": ("clop", "sample.threshold='clop' does not exist; did you mean clip?"),

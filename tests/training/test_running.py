@@ -11,6 +11,7 @@ from jax.sharding import AbstractMesh
 from ddpm_jax.config import config_of
 from ddpm_jax.config.sections import Sample
 from ddpm_jax.errors import UserError
+from ddpm_jax.reporting.profile import Profile
 from ddpm_jax.train import due, preview_config
 from ddpm_jax.training import sharding
 from ddpm_jax.training.feedback import STEPS_AHEAD, Feedback
@@ -46,6 +47,19 @@ def test_feedback_comes_some_steps_late_and_in_full():
     assert reports == [(1, {"loss": 1.5})]
     feedback.drain()
     assert bad == [(2, 1)] and len(METRICS) == 7
+
+
+@pytest.mark.parametrize(("steps", "traced"), [((2, 3), [2, 3]), ((4, 9), [4, 5]), ((), []), ((7, 8), [])])
+def test_a_profile_is_a_trace_of_the_steps_asked_for(tmp_path, steps, traced):
+    profile, seen = Profile(tmp_path, steps), []
+    for number in range(1, 6):
+        with profile.step(number):
+            result = jnp.ones(3) * number
+            seen += [number] * profile.running
+        profile.stop_after(number, result)
+    profile.stop(result)
+    assert seen == traced and not profile.running
+    assert len(list(tmp_path.glob("plugins/profile/*/*.xplane.pb"))) == bool(traced)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

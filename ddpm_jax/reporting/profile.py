@@ -1,0 +1,42 @@
+"""A trace of some training steps, which XProf and TensorBoard's profile plugin open: where the time goes, op by op."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+from jaxtyping import PyTree
+
+logger = logging.getLogger(__name__)
+
+
+class Profile:
+    """Traces the steps from `first` to `last` into <folder>/plugins/profile; nothing where there are no steps."""
+
+    def __init__(self, folder: Path, steps: Sequence[int]) -> None:
+        """steps: the first and the last, counted from 1, or empty."""
+        self._folder, self._steps = folder, range(steps[0], steps[-1] + 1) if steps else range(0)
+        self.running = False
+
+    @contextmanager
+    def step(self, number: int) -> Iterator[None]:
+        """Around the call that starts step `number`."""
+        if number in self._steps and not self.running:
+            jax.profiler.start_trace(str(self._folder))
+            self.running = True
+        with jax.profiler.StepTraceAnnotation("train", step_num=number):
+            yield
+
+    def stop_after(self, number: int, result: PyTree) -> None:
+        """Ends the trace when step `number` was the last of it; result: what tells that the step is done."""
+        if self.running and number + 1 not in self._steps:
+            self.stop(result)
+
+    def stop(self, result: PyTree) -> None:
+        """Ends the trace, if there is one, as soon as the result is there."""
+        if self.running:
+            jax.block_until_ready(result)
+            jax.profiler.stop_trace()
+            self.running = False
+            logger.info("Traced some steps into %s", self._folder / "plugins" / "profile")
