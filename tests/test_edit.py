@@ -111,7 +111,7 @@ def test_another_batch_size_goes_on_after_whole_batches_of_its_own(workdir, monk
 def test_what_other_parameters_drew_is_not_gone_on_with(workdir, monkeypatch, capsys):
     building = leave_a_broken_call(workdir, monkeypatch, count=11, batch_size=4, seed=6)
     call = json.loads((building / "call.json").read_text())
-    (building / "call.json").write_text(json.dumps(call | {"parameters": call["parameters"] + 1}, sort_keys=True))
+    (building / "call.json").write_text(json.dumps(call | {"inputs": call["inputs"] + 1}, sort_keys=True))
     assert sample(workdir, count=11, batch_size=4, seed=6) == 0
     assert "Going on" not in capsys.readouterr().err
 

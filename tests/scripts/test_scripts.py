@@ -10,6 +10,7 @@ from PIL import Image
 
 from ddpm_jax.errors import UserError
 from scripts.benchmark import checked_flags
+from scripts.benchmarks.peer import Peer
 from tests.data.pictures import encoded, noise, write
 from tests.end_to_end.commands import ROOT
 
@@ -94,15 +95,13 @@ def test_flags_of_the_benchmark_that_mean_nothing_are_refused(flags, words, monk
 
 
 def test_the_benchmark_says_what_a_peer_without_pytorch_lacks(tmp_path):
-    config = f"--config={ROOT}/configs/digits.py:smoke"
-    flags = ("train", config, "--batch=2", "--rounds=1", "--peer=diffusers", "--variants=eager")
-    done = run("benchmark.py", *flags, f"--peer-python={tmp_path}/none")
-    assert done.returncode == 2 and "cannot be run: No such file" in done.stderr
+    with pytest.raises(UserError, match="none cannot be run: No such file"):
+        Peer(f"{tmp_path}/none", {})
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\nexit 3\n")
     python.chmod(0o755)
-    done = run("benchmark.py", *flags, f"--peer-python={python}")
-    assert done.returncode == 2 and "The peer ended with exit code 3" in done.stderr
+    with pytest.raises(UserError, match="The peer ended with exit code 3.*pip install -r requirements-peers"):
+        Peer(str(python), {})
 
 
 def test_the_benchmark_of_the_samplers_prints_one_json_object():
