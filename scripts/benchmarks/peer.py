@@ -41,6 +41,7 @@ class Peer:
             )
         except BaseException:
             self.process.kill()
+            self.process.communicate()  # Closes the pipes.
             raise
 
     def __enter__(self) -> "Peer":
