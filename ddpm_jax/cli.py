@@ -14,7 +14,6 @@ import re
 import sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -273,7 +272,7 @@ def keep_freed_memory() -> None:
     A step's activations would otherwise go back to the system after each step and be mapped anew, page by page, for the
     next one: a tenth of its time (docs/benchmarks.md).
     """
-    accelerated = find_spec("libtpu") or entry_points(group="jax_plugins")
+    accelerated = importlib.util.find_spec("libtpu") or entry_points(group="jax_plugins")
     told = any(name.startswith("MALLOC_") for name in os.environ)  # By somebody who knows better.
     if sys.platform == "linux" and not accelerated and not told and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         for option, value in (MALLOC_ARENA_MAX, 1), (MALLOC_MMAP_MAX, 0), (MALLOC_TRIM_THRESHOLD, -1):

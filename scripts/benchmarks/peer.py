@@ -34,21 +34,17 @@ class Peer:
             raise UserError(
                 f"--peer-python={python} cannot be run: {error.strerror}; expected a Python interpreter."
             ) from error
-        try:
-            self.facts = self._answer(
-                "it needs PyTorch and its libraries: pip install -r requirements-peers.txt -r "
-                "requirements-peers-fid.txt, or --peer-python="
-            )
-        except BaseException:
-            self.process.kill()
-            self.process.communicate()  # Closes the pipes.
-            raise
+        self.facts = self._answer(
+            "it needs PyTorch and its libraries: pip install -r requirements-peers.txt -r requirements-peers-fid.txt, "
+            "or --peer-python="
+        )
 
     def __enter__(self) -> "Peer":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.communicate()
+        with self.process:  # Without input it ends.
+            pass
 
     def seconds(self) -> float:
         """Does the work once; what it took."""
@@ -63,9 +59,10 @@ class Peer:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise UserError(
-                f"The peer ended with exit code {self.process.wait()}; what it says stands above; {remedy}."
-            )
+            with self.process:  # Waits for its end, and closes the pipes.
+                pass
+            code = self.process.returncode
+            raise UserError(f"The peer ended with exit code {code}; what it says stands above; {remedy}.")
         return json.loads(line)
 
 

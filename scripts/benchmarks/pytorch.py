@@ -17,14 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 
-Work = Callable[[], None]
+Work = Callable[[], Any]
 
 
 def main() -> None:
     """Prepares the work that the first argument describes, then does it once for each line of the input."""
     spec, answers = json.loads(sys.argv[1]), sys.stdout
     sys.stdout = sys.stderr  # Libraries talk; the answers are alone on standard output.
-    torch.set_float32_matmul_precision(spec.get("matmul_precision", "highest"))
     torch.manual_seed(0)
     names = make_importable()
     work, name = {"train": training, "sample": sampling, "features": features}[spec["work"]](spec)
@@ -181,11 +180,7 @@ def features(spec: dict[str, Any]) -> tuple[Work, str]:
             return maps.mean(dim=(2, 3)).cpu().numpy()
 
     np.save(spec["outputs"], found())
-    return lambda: void(found()), f"pytorch-fid {version('pytorch-fid')}"
-
-
-def void(_: Any) -> None:
-    """Nothing."""
+    return found, f"pytorch-fid {version('pytorch-fid')}"
 
 
 if __name__ == "__main__":

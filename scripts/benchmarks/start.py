@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,8 +20,7 @@ def measure_start(flags: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="ddpm_jax-benchmark-") as folder:
         place = Path(folder)
         cold = first_step(place, "first", flags)
-        warm = sorted(first_step(place, f"again-{number}", flags) for number in range(flags.rounds))
-    middle = warm[len(warm) // 2]
+        middle = statistics.median(first_step(place, f"again-{number}", flags) for number in range(flags.rounds))
     return {"recipe": flags.config, "first_start_seconds": cold, "later_start_seconds": middle, "ratio": middle / cold}
 
 
