@@ -26,6 +26,7 @@ from ddpm_jax.data.cache import user_cache
 from ddpm_jax.edit import TASKS
 from ddpm_jax.errors import TrainingDiverged, UserError, nearest
 from ddpm_jax.evaluate import evaluate
+from ddpm_jax.plan import plan
 from ddpm_jax.reporting.console import start_log
 from ddpm_jax.sample import for_sampler, sample
 from ddpm_jax.train import train
@@ -52,15 +53,16 @@ RECIPE_FAULTS = (
     ValueError,
 )
 USAGE = """\
-Trains a diffusion model, resumes it, samples from it, or measures its samples.
+Trains a diffusion model, resumes it, samples from it, measures its samples, or tells what training will cost.
 
   python main.py --config=configs/digits.py --workdir=runs/digits           train, or go on where it stopped
   python main.py --config=configs/folder.py --config.data.path=photos/ --workdir=runs/mine
   python main.py --config=configs/cifar10.py:smoke --workdir=runs/try       a quick check of a recipe, on a CPU
   python main.py --mode=sample --workdir=runs/digits --config.sample.sampler=ddim --config.sample.steps=50
   python main.py --mode=evaluate --workdir=runs/digits --config.evaluate.features=pixels
+  python main.py --mode=plan --config=configs/celeba64.py --config.plan.devices=8 --config.model.dtype=bfloat16
 
-  --mode=train|sample|evaluate
+  --mode=train|sample|evaluate|plan
                           train by default
   --workdir=FOLDER        where the run lives: configuration, checkpoints, samples, TensorBoard's event files
   --config=FILE[:VARIANT] the recipe to train; a run that goes on, and sampling, take it from the workdir
@@ -107,20 +109,14 @@ def run(argv: list[str]) -> None:
         print(USAGE, end="")
         return
     mode, recipe, workdir, overrides = parse_flags(argv)
-    if mode == "train" and (recipe or not (workdir / "config.json").exists()):
-        config = config_of(override(load_recipe(recipe), overrides))
-    elif mode == "train":  # A run goes on as it is.
-        config = config_of(override(to_config_dict(read_config(workdir)), overrides))
-    else:
-        if recipe:
-            raise UserError(f"--config={recipe} is for training; --mode={mode} takes the configuration from {workdir}.")
-        trained = read_config(workdir)
-        config = config_of(override(to_config_dict(_with_its_sampler(trained, overrides)), overrides))
-        _refuse_retraining(trained, config)
+    config = settle(mode, recipe, workdir, overrides)
     _use_compilation_cache()
     keep_freed_memory()
     join_cluster()
     _find_devices()
+    if mode == "plan" or workdir is None:  # Writes nothing.
+        plan(config, workdir)
+        return
     if mode == "train":
         refuse_another_run(workdir, config)
         _make(workdir)
@@ -131,8 +127,26 @@ def run(argv: list[str]) -> None:
         MODES[mode](config, workdir)
 
 
-def parse_flags(argv: list[str]) -> tuple[str, str | None, Path, list[str]]:
-    """The mode, recipe and absolute workdir, and the arguments left over, which must be overrides of fields."""
+def settle(mode: str, recipe: str | None, workdir: Path | None, overrides: list[str]) -> Config:
+    """The configuration: of the recipe where one is given, else of the run, with the overrides."""
+    begun = workdir is not None and (workdir / "config.json").exists()
+    if mode in ("train", "plan") and (recipe or not begun):
+        return config_of(override(load_recipe(recipe), overrides))
+    assert workdir is not None  # Only plans of recipes go without.
+    trained = read_config(workdir)
+    if mode in ("train", "plan"):  # A run goes on as it is.
+        return config_of(override(to_config_dict(trained), overrides))
+    if recipe:
+        raise UserError(f"--config={recipe} is for training; --mode={mode} takes the configuration from {workdir}.")
+    config = config_of(override(to_config_dict(_with_its_sampler(trained, overrides)), overrides))
+    _refuse_retraining(trained, config)
+    return config
+
+
+def parse_flags(argv: list[str]) -> tuple[str, str | None, Path | None, list[str]]:
+    """The mode, recipe and absolute workdir (a plan of a recipe needs none), and the arguments left over, which must be
+    overrides of fields.
+    """
     values = flags.FlagValues()
     flags.DEFINE_string("mode", "train", "", flag_values=values)
     flags.DEFINE_string("config", None, "", flag_values=values)
@@ -142,8 +156,10 @@ def parse_flags(argv: list[str]) -> tuple[str, str | None, Path, list[str]]:
     except flags.Error as error:
         raise UserError(f"{error} (see --help)") from error
     check_overrides(rest, ["mode", "config", "workdir", "help"])
-    if values.mode not in MODES:
-        raise UserError(f"--mode={values.mode} does not exist; {nearest(values.mode, MODES)}")
+    if values.mode not in (*MODES, "plan"):
+        raise UserError(f"--mode={values.mode} does not exist; {nearest(values.mode, (*MODES, 'plan'))}")
+    if values.mode == "plan" and not values.workdir:
+        return values.mode, values.config, None, rest
     if not values.workdir:
         raise UserError("--workdir is missing; say where the run lives, such as --workdir=runs/x (see --help).")
     return values.mode, values.config, Path(values.workdir).expanduser().resolve(), rest

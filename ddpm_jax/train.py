@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -26,6 +25,7 @@ from ddpm_jax.data.open import open_dataset
 from ddpm_jax.errors import TrainingDiverged, UserError
 from ddpm_jax.evaluate import build_light_evaluation, light_config
 from ddpm_jax.reporting.images import grid, strip, to_pixels
+from ddpm_jax.reporting.memory import memory_in_use
 from ddpm_jax.reporting.profile import Profile
 from ddpm_jax.reporting.progress import progress
 from ddpm_jax.reporting.throughput import Throughput
@@ -33,6 +33,7 @@ from ddpm_jax.reporting.writer import TensorBoard, WeightsAndBiases, Writer, Wri
 from ddpm_jax.sample import STRIP_IMAGES, choose_labels, compile_sampler
 from ddpm_jax.sampling.trajectory import Watch
 from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.cost import StepCost, matrix_rate, step_cost
 from ddpm_jax.training.feedback import Feedback
 from ddpm_jax.training.optimizer import build_optimizer, learning_rate
 from ddpm_jax.training.preemption import Preemption
@@ -71,13 +72,17 @@ def train(config: Config, workdir: Path) -> None:
             return
         load = build_loader(config, dataset, rows, mesh)
         logger.info("Compiling the training step …")
-        step = compile_step(learner, state, load(start))
-        describe(config, workdir, state, step, len(rows), len(held), start)
+        lowered = lower_step(learner, state, load(start))
+        step = lowered.compile()
+        cost = step_cost(lowered, step, config.train.accumulate)
+        describe(config, workdir, state, cost, len(rows), len(held), start)
+        ideal = matrix_rate(config.model.dtype) * mesh.size * config.data.batch_size / cost.flops
         writer = open_writer(config, workdir, start)
         try:
             watchers = build_watchers(config, learner, dataset, held, writer, workdir)
             profile = Profile(workdir, config.log.profile)
-            run_steps(config, step, state, load, checkpoints, preemption, watchers, writer, profile)
+            throughput = Throughput(config.data.batch_size, start, ideal)
+            run_steps(config, step, state, load, checkpoints, preemption, watchers, writer, profile, throughput)
         finally:
             writer.close()
     preemption.exit_if_requested()
@@ -104,11 +109,11 @@ def run_steps(
     watchers: list[Callable[[int, TrainState], None]],
     writer: Writer,
     profile: Profile,
+    throughput: Throughput,
 ) -> None:
     """The loop. The host runs a few steps ahead of the device; whatever waits for it does so only when due."""
     start, last = int(state.step), config.train.steps
-    throughput, metrics = Throughput(config.data.batch_size, start), empty_metrics()
-    latest: dict[str, float] = {}
+    metrics, latest = empty_metrics(), dict[str, float]()
     feedback = build_feedback(config, checkpoints, writer, throughput, latest)
     batches = throughput.timed(prefetch(load, range(start, last)))
     note = partial(_note, latest)
@@ -187,11 +192,11 @@ def build_loader(config: Config, dataset: Dataset, rows: np.ndarray, mesh: Mesh)
     return lambda step: to_devices(mesh, batches(step), axis=1)
 
 
-def compile_step(learner: Learner, state: TrainState, batch: Batch) -> jax.stages.Compiled:
-    """The training step for these shapes, the state donated and laid out as it came."""
+def lower_step(learner: Learner, state: TrainState, batch: Batch) -> jax.stages.Lowered:
+    """The training step for these arrays (or shapes), the state donated and laid out as it came; to be compiled."""
     layout = jax.tree.map(lambda x: x.sharding, state)
     jitted = jax.jit(partial(train_step, learner), donate_argnums=0, out_shardings=(layout, None, None))
-    return jitted.lower(state, empty_metrics(), batch).compile()
+    return jitted.lower(state, empty_metrics(), batch)
 
 
 def save(checkpoints: Checkpoints, state: TrainState, config: Config) -> None:
@@ -223,7 +228,7 @@ def build_feedback(
             raise diverged(step, checkpoints, f"{streak} losses or gradients in a row were not finite")
 
     def report(step: int, means: Mapping[str, float]) -> None:
-        values = {**means, **throughput.read(step)}
+        values = {**means, **throughput.read(step), **memory_in_use()}
         latest.update(values)
         writer.scalars(step, {f"train/{name}": value for name, value in values.items()})
         words = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
@@ -305,7 +310,7 @@ def open_writer(config: Config, workdir: Path, start: int) -> Writer:
 
 
 def describe(
-    config: Config, workdir: Path, state: TrainState, step: jax.stages.Compiled, train: int, held: int, start: int
+    config: Config, workdir: Path, state: TrainState, cost: StepCost, train: int, held: int, start: int
 ) -> None:
     """The first screen: where, on what, how large, how to watch."""
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
@@ -315,7 +320,7 @@ def describe(
         "Devices": f"{jax.device_count()} x {device.device_kind} ({device.platform}), jax {jax.__version__}",
         "Images": f"{train:,} to train on, {held:,} held out",
         "Parameters": f"{parameters:,}",
-        "One step": step_cost(step),
+        "One step": in_words(cost),
         "Steps": f"{start:,} to {config.train.steps:,} of {config.data.batch_size} images",
         "Watch": f"tensorboard --logdir {workdir.parent}",
     }
@@ -324,13 +329,7 @@ def describe(
     logger.debug("Parameters:\n%s", get_parameter_overview(state.params, include_stats=False))
 
 
-def step_cost(step: Any) -> str:
-    """Memory and arithmetic of a compiled step on one device, as far as the backend tells."""
-    cost, memory = step.cost_analysis() or {}, step.memory_analysis()
-    words = []
-    if memory is not None:
-        total = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-        words.append(f"{total / 2**20:,.0f} MiB of memory")
-    if "flops" in cost:
-        words.append(f"{cost['flops'] / 1e9:,.1f} GFLOP")
-    return ", ".join(words) + " per device" if words else "unknown on this backend"
+def in_words(cost: StepCost) -> str:
+    """Arithmetic and memory of a step."""
+    memory = "" if cost.memory is None else f", {cost.memory / 2**20:,.0f} MiB of memory on each device"
+    return f"{cost.flops / 1e9:,.1f} GFLOP{memory}"

@@ -6,6 +6,7 @@
     python scripts/benchmark.py data                                            reading, preparing, waiting for data
     python scripts/benchmark.py evaluate --weights=inception.safetensors --peer=pytorch-fid     Inception's features
     python scripts/benchmark.py compile                                         from the command to the first step
+    python scripts/benchmark.py chart speed.png train.json sample.json          what --peer --json printed, as a picture
 
 What follows of the form --config.x.y=… changes the recipe. Rates are medians of several rounds, taken by turns;
 machines are noisy, so compare figures of one run. The peer needs requirements-peers.txt, here or in another
@@ -14,6 +15,7 @@ environment (--peer-python=PATH); of its variants the fastest counts.
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +33,7 @@ def main() -> None:
     from ddpm_jax.cli import keep_freed_memory
 
     flags = checked_flags()
+    prepare_environment(flags)
     if flags.command != "data":  # Which measures how memory grows.
         keep_freed_memory()  # As main.py does.
     facts = measure(flags)
@@ -39,6 +42,15 @@ def main() -> None:
         return
     for name, value in lines_of(facts):
         print(f"{name:44}{value:>14,.4g}" if isinstance(value, float) else f"{name:44}{value!s:>14}")
+
+
+def prepare_environment(flags: argparse.Namespace) -> None:
+    """What JAX reads once, when it starts: how many devices a CPU plays, and that a GPU is shared with a peer."""
+    if getattr(flags, "devices", None):
+        fake = f"--xla_force_host_platform_device_count={flags.devices}"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {fake}"
+    if getattr(flags, "peer", None):
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
 def checked_flags() -> argparse.Namespace:
@@ -50,9 +62,9 @@ def checked_flags() -> argparse.Namespace:
     for flag in flags_left:
         if flag not in flags.overrides:
             raise UserError(f"{flag} is no flag of {flags.command}; see scripts/benchmark.py {flags.command} --help.")
-    for name in ("rounds", "batch", "repeat"):
-        if getattr(flags, name, 1) < 1:
-            raise UserError(f"--{name}={getattr(flags, name)} is out of range; expected 1 or more.")
+    for name in ("rounds", "batch", "repeat", "devices"):
+        if (value := getattr(flags, name, None)) is not None and value < 1:
+            raise UserError(f"--{name}={value} is out of range; expected 1 or more.")
     unknown = set(getattr(flags, "variants", None) or ()) - set(VARIANTS)
     if unknown:
         raise UserError(f"--variants={','.join(sorted(unknown))} do not exist; expected some of {', '.join(VARIANTS)}.")
@@ -78,6 +90,7 @@ def flag_parser() -> argparse.ArgumentParser:
     network.add_argument("--dtype", choices=("float32", "bfloat16"), help="of activations (default: the recipe's)")
     network.add_argument("--peer", choices=("diffusers",), help="do the same there, with the same weights")
     network.add_argument("--repeat", type=int, default=1, help="steps or calls in a round (default 1)")
+    network.add_argument("--devices", type=int, help="on so many (default: all; a CPU plays as many as asked for)")
 
     data = commands.add_parser("data", parents=[everywhere], help="from files to the cache, and on to the device")
     data.add_argument("--images", type=int, default=20_000, help="in the cached set (default 20000)")
@@ -93,6 +106,10 @@ def flag_parser() -> argparse.ArgumentParser:
     start = commands.add_parser("compile", parents=[everywhere], help="from the command to the first training step")
     start.add_argument("--config", default=RECIPE, help="a recipe (default configs/digits.py)")
     start.add_argument("--batch", type=int, default=8, help="images in a step (default 8)")
+    chart = commands.add_parser("chart", help="a picture of comparisons with a peer")
+    chart.add_argument("picture", type=Path, help="the PNG to write")
+    chart.add_argument("results", type=Path, nargs="+", help="files of what --peer --json printed, named as they are")
+    chart.set_defaults(json=False)
     return parser
 
 
@@ -106,6 +123,8 @@ def measure(flags: argparse.Namespace) -> dict[str, Any]:
         from scripts.benchmarks.network import measure_samplers as work
     elif flags.command == "evaluate":
         from scripts.benchmarks.features import measure_features as work
+    elif flags.command == "chart":
+        from scripts.benchmarks.chart import draw_comparisons as work
     else:
         from scripts.benchmarks.start import measure_start as work
     return work(flags)

@@ -28,6 +28,7 @@ ORDER = [
     "edit",
     "evaluate",
     "train",
+    "plan",
     "run",
     "__init__",
     "cli",

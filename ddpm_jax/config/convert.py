@@ -111,6 +111,7 @@ def flatten(config: Config) -> dict[str, Any]:
 MAY_CHANGE = (
     "checkpoint.",
     "log.",
+    "plan.",
     "sample.",
     "evaluate.",
     "train.steps",

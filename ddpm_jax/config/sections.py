@@ -289,6 +289,20 @@ class Log:
 
 
 @dataclasses.dataclass(frozen=True)
+class Plan:
+    """What --mode=plan reckons with; nothing here changes a run."""
+
+    devices: Count | None = None
+    """How many to train on; None for those that are here."""
+    memory: Positive | None = None
+    """GiB of each device; None for what this machine's devices say."""
+    teraflops: Positive | None = None
+    """TFLOP/s that each device keeps up in a training step; None to time steps on a device here."""
+    price: Positive | None = None
+    """Of one device for an hour, in any currency."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """Everything a run depends on; saved as <workdir>/config.json."""
 
@@ -302,3 +316,4 @@ class Config:
     evaluate: Evaluate = Evaluate()
     checkpoint: Checkpoint = Checkpoint()
     log: Log = Log()
+    plan: Plan = Plan()

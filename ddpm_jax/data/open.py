@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from ddpm_jax.config import Config
 from ddpm_jax.config.sections import Data
 from ddpm_jax.data.cache import cache_folder
 from ddpm_jax.data.collection import Collection
-from ddpm_jax.data.dataset import Dataset
+from ddpm_jax.data.dataset import Dataset, Labels
 from ddpm_jax.data.decode import decoding_of
 from ddpm_jax.data.prepare import load_images
 from ddpm_jax.data.select import conditions, select_rows
@@ -17,7 +19,7 @@ from ddpm_jax.data.sources.celeba import is_celeba, open_celeba
 from ddpm_jax.data.sources.digits import load_digits
 from ddpm_jax.data.sources.folder import open_folder
 from ddpm_jax.data.sources.synthetic import draw_discs
-from ddpm_jax.data.sources.tfds import open_tfds
+from ddpm_jax.data.sources.tfds import data_dir, find_prepared, open_tfds
 from ddpm_jax.data.stream import Streamed
 from ddpm_jax.errors import UserError
 
@@ -36,8 +38,31 @@ def open_dataset(config: Config, *, labelled: bool = False) -> Dataset:
 
     labelled: read labels also where they are costly to find out and nothing of the configuration needs them.
     """
+    collection, rows, labels, names = choose_images(config, labelled)
+    if collection.decoded is not None:
+        return Dataset(collection.decoded[rows], labels, names)
+    how = decoding_of(config.data)
+    if config.data.stream:
+        return Dataset(Streamed(collection, rows, how), labels, names)
+    images, kept = load_images(collection, rows, how, cache_folder(config.data.cache))
+    return Dataset(images, labels[kept], names)
+
+
+def count_images(config: Config) -> int:
+    """How many images a configuration asks for; none is decoded, and nothing is fetched."""
+    data = config.data
+    if kind_of(data) == "tfds" and data.name:
+        place = data_dir(data.path)
+        if find_prepared(place, data.name) is None:
+            raise UserError(f"data.name={data.name!r} is not prepared in {place} yet.")
+    _, rows, *_ = choose_images(config, labelled=False)
+    return len(rows)
+
+
+def choose_images(config: Config, labelled: bool) -> tuple[Collection, np.ndarray, Labels, tuple[str, ...]]:
+    """The collection of a source, which rows of it are asked for, and their labels with the labels' names."""
     data, model = config.data, config.model
-    source = kind_of(data) if data.source == "auto" else data.source
+    source = kind_of(data)
     if source in FILES:
         collection = FILES[source](data)
     elif source == "digits":
@@ -50,18 +75,13 @@ def open_dataset(config: Config, *, labelled: bool = False) -> Dataset:
     if collection.scan and (labelled or data.classes or data.filter or model.classes or model.attributes):
         annotations = collection.scan()
     rows = select_rows(data, annotations, collection.origin)
-    labels, names = conditions(config, annotations.take(rows), collection.origin)
-    if collection.decoded is not None:
-        return Dataset(collection.decoded[rows], labels, names)
-    how = decoding_of(data)
-    if data.stream:
-        return Dataset(Streamed(collection, rows, how), labels, names)
-    images, kept = load_images(collection, rows, how, cache_folder(data.cache))
-    return Dataset(images, labels[kept], names)
+    return collection, rows, *conditions(config, annotations.take(rows), collection.origin)
 
 
 def kind_of(data: Data) -> str:
-    """The source that data.path, or without one data.name, asks for."""
+    """The source: data.source, or what data.path, or without one data.name, asks for."""
+    if data.source != "auto":
+        return data.source
     if not data.path:
         if data.name:
             return "tfds"

@@ -1,4 +1,4 @@
-"""How fast training goes: images per second, and the share of the time that it waited for data."""
+"""How fast training goes: images per second, how long it waited for data, what share it is of what devices can do."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -11,9 +11,9 @@ T = TypeVar("T")
 class Throughput:
     """Measures from one finished step to a later one; pauses (previews, validation) do not count."""
 
-    def __init__(self, batch_size: int, step: int) -> None:
-        """step: how many are finished now."""
-        self._batch_size = batch_size
+    def __init__(self, batch_size: int, step: int, ideal: float | None = None) -> None:
+        """step: how many are finished now; ideal: images/s of devices that do nothing but matrix products."""
+        self._batch_size, self._ideal = batch_size, ideal
         self._reset(step)
 
     def _reset(self, step: int) -> None:
@@ -39,11 +39,16 @@ class Throughput:
         self._paused += time.perf_counter() - start
 
     def read(self, step: int) -> dict[str, float]:
-        """images_per_second and data_wait_share since the last reading; step: how many are finished now."""
+        """images_per_second, data_wait_share and share_of_peak (of `ideal`) since the last reading.
+
+        step: how many are finished now.
+        """
         seconds = max(time.perf_counter() - self._start - self._paused, 1e-9)
         rates = {
             "images_per_second": (step - self._step) * self._batch_size / seconds,
             "data_wait_share": self._waited / seconds,
         }
+        if self._ideal:
+            rates["share_of_peak"] = rates["images_per_second"] / self._ideal
         self._reset(step)
         return rates

@@ -5,7 +5,7 @@ longest axis that the devices divide ("fsdp"): then a step gathers the parameter
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -44,9 +44,15 @@ def agreed_by_all(value: int) -> int:
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
-def data_mesh() -> Mesh:
-    """All devices in one row."""
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
+    """All devices in one row, or these."""
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def imagined_mesh(devices: int) -> AbstractMesh:
+    """So many devices, none of which need be there."""
+    return AbstractMesh((devices,), ("data",), axis_types=(AxisType.Auto,))
 
 
 def check_divisible(mesh: Mesh | AbstractMesh, batch_size: int, parts: int, name: str) -> None:
@@ -58,17 +64,17 @@ def check_divisible(mesh: Mesh | AbstractMesh, batch_size: int, parts: int, name
         raise UserError(f"{name}={batch_size} cannot be divided among {by}; try {(batch_size // step + 1) * step}.")
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """The same on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def along_batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
+def along_batch(mesh: Mesh | AbstractMesh, axis: int = 0) -> NamedSharding:
     """Divided along one axis, the images'."""
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
 
 
-def state_sharding(mesh: Mesh, state: PyTree, mode: str) -> PyTree:
+def state_sharding(mesh: Mesh | AbstractMesh, state: PyTree, mode: str) -> PyTree:
     """A sharding for each array (or shape) of a state, "replicated" or "fsdp"."""
 
     def place(leaf: Any) -> NamedSharding:

@@ -12,23 +12,27 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from ddpm_jax.assemble import build_pairs, build_unet
 from ddpm_jax.cli import load_recipe, override
 from ddpm_jax.config import Config, checked, config_of
-from ddpm_jax.config.sections import Sample
 from ddpm_jax.data.batches import Batch
+from ddpm_jax.errors import UserError
 from ddpm_jax.interop.diffusers_folder import write_folder
 from ddpm_jax.network.bind import apply_unet
 from ddpm_jax.network.unet import init_params
-from ddpm_jax.sample import compile_sampler
-from ddpm_jax.train import build_learner, compile_step
+from ddpm_jax.reporting.memory import device_memory
+from ddpm_jax.sample import compile_sampler, for_sampler
+from ddpm_jax.train import build_learner, lower_step
+from ddpm_jax.training.cost import matrix_rate, step_cost
 from ddpm_jax.training.sharding import data_mesh, replicated, to_devices
 from ddpm_jax.training.state import first_state
 from ddpm_jax.training.step import empty_metrics
 from scripts.benchmarks.peer import VARIANTS, Peer, comparison, in_turn, python_of, refuse_disagreement
 from scripts.benchmarks.timing import median
 
+SAMPLERS = ("ddpm", "ddim", "dpm_solver", "unipc")
 AGREEMENT = {"float32": 1e-4, "bfloat16": 0.05}
 """Largest difference of the networks' outputs, relative to their largest."""
 
@@ -41,6 +45,14 @@ def chosen_config(flags: argparse.Namespace) -> Config:
     return config_of(override(load_recipe(flags.config), settings))
 
 
+def chosen_mesh(flags: argparse.Namespace) -> Mesh:
+    """All devices, or as many as the flags say."""
+    devices = jax.devices()
+    if flags.devices and flags.devices > len(devices):
+        raise UserError(f"--devices={flags.devices} are not here; there are {len(devices)} ({devices[0].device_kind}).")
+    return data_mesh(devices[: flags.devices])
+
+
 def random_params(config: Config) -> Any:
     """Parameters none of which is zero, as if trained for a while: fresh ones would predict zero whatever happens."""
     params = init_params(build_unet(config), jax.random.key(0), config.data.image_size, config.data.channels)
@@ -51,7 +63,7 @@ def random_params(config: Config) -> Any:
 
 def measure_training(flags: argparse.Namespace) -> dict[str, Any]:
     """Images/s of the training step: noise, loss, gradient, clip, Adam, moving average."""
-    config, mesh = chosen_config(flags), data_mesh()
+    config, mesh = chosen_config(flags), chosen_mesh(flags)
     params = jax.jit(lambda: random_params(config))()
     with against(config, params, flags, {"work": "train", "learning_rate": config.optimizer.learning_rate}) as peers:
         learner, pixels = build_learner(config, mesh), random_pixels(config)
@@ -62,8 +74,10 @@ def measure_training(flags: argparse.Namespace) -> dict[str, Any]:
         batch = to_devices(mesh, Batch(images, labels), axis=1)
         state = jax.device_put(jax.jit(lambda p: first_state(p, learner.optimizer))(params), replicated(mesh))
         start = time.perf_counter()
-        step = compile_step(learner, state, batch)
+        lowered = lower_step(learner, state, batch)
+        step = lowered.compile()
         compiling = time.perf_counter() - start
+        cost = step_cost(lowered, step, config.train.accumulate)
 
         def work() -> None:
             nonlocal state
@@ -73,22 +87,30 @@ def measure_training(flags: argparse.Namespace) -> dict[str, Any]:
 
         work()
         own, theirs = in_turn(work, peers, flags.rounds)
-    return {
-        **about(config, flags),
+        rate = matrix_rate(config.model.dtype) * mesh.size
+    facts = comparison(flags.batch * flags.repeat, own, theirs, peers)
+    done = cost.flops * facts["ours"]["images_per_second"] / flags.batch
+    facts["ours"] |= {
         "compile_seconds": compiling,
-        **comparison(flags.batch * flags.repeat, own, theirs, peers),
+        "gigaflop_per_step": cost.flops / 1e9,
+        "gigaflop_per_second": done / 1e9,
+        "share_of_matrix_product": done / rate,
+        "compiled_memory_mebibytes": None if cost.memory is None else cost.memory / 2**20,
+        "peak_memory_mebibytes": device_memory(),
     }
+    return {**about(config, flags), **facts}
 
 
 def measure_samplers(flags: argparse.Namespace) -> dict[str, Any]:
-    """Images/s of each sampler with its default steps; with a peer, of DDIM and of the peer's pipeline."""
-    config, mesh = chosen_config(flags), data_mesh()
+    """Images/s of each sampler with its default steps, or of the one that --config.sample.… asks for; with a peer, of
+    DDIM and of the peer's pipeline.
+    """
+    config, mesh = chosen_config(flags), chosen_mesh(flags)
     params = jax.jit(lambda: random_params(config))()
     facts, rates = about(config, flags), {}
 
     def sampler(name: str) -> tuple[int, Callable[[], None]]:
-        settings = Sample(sampler=name, threshold=config.sample.threshold)
-        one = checked(dataclasses.replace(config, sample=settings))
+        one = checked(dataclasses.replace(config, sample=for_sampler(config.sample, name)))
         draw, indices = compile_sampler(one, mesh), np.arange(flags.batch)
 
         def work() -> None:
@@ -103,12 +125,13 @@ def measure_samplers(flags: argparse.Namespace) -> dict[str, Any]:
         with against(config, params, flags, {"work": "sample", "batch": flags.batch, "steps": steps}) as peers:
             own, theirs = in_turn(work, peers, flags.rounds)
         return {**facts, "steps": steps, **comparison(flags.batch * flags.repeat, own, theirs, peers)}
-    for name in ("ddpm", "ddim", "dpm_solver", "unipc"):
+    asked = any(override.startswith("--config.sample.") for override in flags.overrides)
+    for name in (config.sample.sampler,) if asked else SAMPLERS:
         steps, work = sampler(name)
         rates[name] = facts[f"{name}_{steps}_images_per_second"] = (
             flags.batch * flags.repeat / median(work, flags.rounds)
         )
-    return {**facts, "ddim_over_ddpm": rates["ddim"] / rates["ddpm"]}
+    return facts if asked else {**facts, "ddim_over_ddpm": rates["ddim"] / rates["ddpm"]}
 
 
 def about(config: Config, flags: argparse.Namespace) -> dict[str, Any]:
@@ -118,7 +141,7 @@ def about(config: Config, flags: argparse.Namespace) -> dict[str, Any]:
         "recipe": flags.config,
         "batch": flags.batch,
         "dtype": config.model.dtype,
-        "devices": f"{jax.device_count()} x {device.device_kind}, jax {jax.__version__}",
+        "devices": f"{flags.devices or jax.device_count()} x {device.device_kind}, jax {jax.__version__}",
     }
 
 

@@ -93,14 +93,22 @@ def test_durations_read_like_clocks():
     assert [duration(s) for s in (0.0, 61.0, 3599.6, 3661.0)] == ["0:00", "1:01", "1:00:00", "1:01:01"]
 
 
-def test_throughput_counts_batches_and_leaves_pauses_out():
-    throughput = Throughput(batch_size=100, step=7)
-    for _ in throughput.timed(time.sleep(0.02) for _ in range(3)):
+def test_throughput_counts_batches_and_leaves_pauses_out(monkeypatch):
+    clock = [50.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
+    def pass_time(seconds: float) -> None:
+        clock[0] += seconds
+
+    throughput = Throughput(batch_size=100, step=7, ideal=1000.0)
+    for _ in throughput.timed(pass_time(2.0) for _ in range(3)):
+        pass_time(1.0)
         with throughput.paused():
-            time.sleep(0.05)
+            pass_time(5.0)
     rates = throughput.read(10)
-    assert rates["images_per_second"] > 300 / 0.2
-    assert rates["data_wait_share"] > 0.5
+    assert rates == pytest.approx({"images_per_second": 300 / 9, "data_wait_share": 6 / 9, "share_of_peak": 0.3 / 9})
+    pass_time(4.0)
+    assert throughput.read(11)["images_per_second"] == pytest.approx(25.0)
 
 
 def test_wandb_missing_gives_the_remedy(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """scripts/prepare_data.py and scripts/benchmark.py as a person runs them."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from PIL import Image
 
 from ddpm_jax.errors import UserError
 from scripts.benchmark import checked_flags
+from scripts.benchmarks.chart import draw_comparisons
 from scripts.benchmarks.peer import Peer
 from tests.data.pictures import encoded, noise, write
 from tests.end_to_end.commands import ROOT
@@ -73,10 +75,28 @@ def test_the_benchmark_of_the_data_prints_one_json_object():
 
 
 def test_the_benchmark_of_training_says_what_and_how_fast():
-    done = run("benchmark.py", "train", f"--config={ROOT}/configs/digits.py:smoke", "--batch=4", "--rounds=2", "--json")
+    recipe = f"--config={ROOT}/configs/digits.py:smoke"
+    done = run("benchmark.py", "train", recipe, "--batch=4", "--rounds=2", "--devices=2", "--json")
     facts = json.loads(done.stdout)
-    assert facts["batch"] == 4 and facts["ours"]["images_per_second"] > 0 and facts["compile_seconds"] > 0
+    ours = facts["ours"]
+    assert facts["batch"] == 4 and facts["devices"].startswith("2 x cpu") and ours["compile_seconds"] > 0
+    assert ours["gigaflop_per_second"] == pytest.approx(ours["gigaflop_per_step"] * ours["images_per_second"] / 4)
+    assert 0 < ours["share_of_matrix_product"] < 1
     assert "peer" not in facts and "ratio" not in facts
+
+
+def test_comparisons_become_a_picture_and_anything_else_is_refused(tmp_path):
+    rates = {"images_per_second": 8.0, "spread": 0.1}
+    peer = {"name": "diffusers 1.0", "variants": {"eager": rates, "compiled": {**rates, "images_per_second": 10.0}}}
+    (tmp_path / "batch_8.json").write_text(json.dumps({"ours": rates, "peer": peer}))
+    flags = argparse.Namespace(picture=tmp_path / "chart.png", results=[tmp_path / "batch_8.json"] * 2)
+    assert draw_comparisons(flags) == {"chart": str(tmp_path / "chart.png")}
+    with Image.open(tmp_path / "chart.png") as picture:
+        assert picture.width > 400
+    for text in ("no JSON", "[]", '{"ours": {}}'):
+        (tmp_path / "batch_8.json").write_text(text)
+        with pytest.raises(UserError, match="batch_8.json holds no comparison"):
+            draw_comparisons(flags)
 
 
 @pytest.mark.parametrize(
@@ -84,6 +104,7 @@ def test_the_benchmark_of_training_says_what_and_how_fast():
     [
         (["data", "--config.seed=1"], "--config.seed=1 is no flag of data"),
         (["train", "--rounds=0"], "--rounds=0 is out of range"),
+        (["train", "--devices=0"], "--devices=0 is out of range"),
         (["train", "--variants=eager"], "no effect without --peer"),
         (["train", "--peer=diffusers", "--variants=fast"], "--variants=fast do not exist; expected some of eager"),
     ],

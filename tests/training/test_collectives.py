@@ -1,0 +1,67 @@
+"""What devices say to each other in a step, read in the compiled program: gradients are summed over all of them, and
+under FSDP parameters are gathered; nothing else but scalars is sent.
+"""
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import jax
+import pytest
+
+from ddpm_jax.train import build_learner, lower_step
+from ddpm_jax.training.sharding import data_mesh, state_sharding
+from ddpm_jax.training.state import init_state
+from tests.training.toy import config_with, loader
+
+KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast|ragged-all-to-all"
+MODEL = {"channels": 32, "multipliers": (1,), "attention_resolutions": (), "norm_groups": 4}
+
+
+def print_facts() -> None:
+    """The sizes of what goes through each kind of collective on this process's devices, and those of the parameters."""
+    facts = {}
+    for sharding in ("replicated", "fsdp"):
+        config, mesh = config_with(train={"sharding": sharding}, model=MODEL), data_mesh()
+        learner = build_learner(config, mesh)
+        fresh = partial(init_state, learner.unet, learner.optimizer, config.seed, 8, 1)
+        state = jax.jit(fresh, out_shardings=state_sharding(mesh, jax.eval_shape(fresh), sharding))()
+        program = lower_step(learner, state, loader(config)(0)).compile().as_text()
+        sent = {}
+        for results, kind in re.findall(rf" = (.*?) ({KINDS})(?:-start)?\(", program):
+            sizes = (math.prod(map(int, shape.split(","))) for shape in re.findall(r"\w+\[([\d,]+)\]", results))
+            sent.setdefault(kind, []).extend(sizes)
+        params = jax.tree.leaves(state.params)
+        divided = [x.size for x in params if not x.sharding.is_fully_replicated]
+        facts[sharding] = {"sent": sent, "params": [x.size for x in params], "divided": divided}
+    print(json.dumps(facts))
+
+
+@pytest.fixture(scope="module")
+def facts() -> dict:
+    """Those of a process with four devices."""
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
+    command = [sys.executable, "-c", f"from {__name__} import print_facts; print_facts()"]
+    root, environment = Path(__file__).parents[2], {**os.environ, "XLA_FLAGS": flags}
+    done = subprocess.run(command, cwd=root, env=environment, stdout=subprocess.PIPE, check=True)
+    return json.loads(done.stdout)
+
+
+def test_replicated_parameters_need_their_gradients_summed_and_nothing_else(facts):
+    found = facts["replicated"]
+    assert not found["divided"] and set(found["sent"]) == {"all-reduce"}
+    assert sorted(found["sent"]["all-reduce"]) == sorted(found["params"])
+
+
+def test_divided_parameters_are_gathered_once_and_their_gradients_summed(facts):
+    found = facts["fsdp"]
+    assert found["divided"] and sorted(found["sent"].pop("all-gather")) == sorted(found["divided"])
+    # Where a backend scatters a sum, a result is a quarter of it; CPUs sum all of it and keep a part.
+    scattered = [4 * size for size in found["sent"].pop("reduce-scatter", [])]
+    assert sorted(found["sent"].pop("all-reduce") + scattered) == sorted(found["params"])
+    assert not found["sent"]
