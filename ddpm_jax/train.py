@@ -162,6 +162,7 @@ def build_learner(config: Config, mesh: Mesh) -> Learner:
 def start_state(config: Config, learner: Learner, checkpoints: Checkpoints) -> TrainState:
     """The newest sound checkpoint, or a fresh state, laid out over the devices."""
 
+    @jax.jit  # Traced once for the shapes and for the values.
     def fresh() -> TrainState:
         return init_state(learner.unet, learner.optimizer, config.seed, config.data.image_size, config.data.channels)
 

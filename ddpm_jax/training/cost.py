@@ -29,13 +29,16 @@ class StepCost(NamedTuple):
 
 
 def step_cost(lowered: Lowered, compiled: Compiled, parts: int) -> StepCost:
-    """Arithmetic is counted in the program as it was written, since compiled ones hide it in calls of libraries."""
-    flops = (lowered.cost_analysis() or {}).get("flops", 0.0)
-    # A loop's body is counted once; on CPU the parts are no loop (`step.py`). What stands outside it is negligible.
-    loops = parts if jax.default_backend() != "cpu" else 1
+    """Arithmetic is counted in the program as it was written, since accelerators' hide it in calls of libraries.
+
+    On CPU the compiled program counts as much, in no time, and its parts are no loop (`step.py`). Elsewhere a loop's
+    body is counted once; what stands outside it is negligible.
+    """
+    on_cpu = jax.default_backend() == "cpu"
+    flops = ((compiled if on_cpu else lowered).cost_analysis() or {}).get("flops", 0.0) * (1 if on_cpu else parts)
     memory = compiled.memory_analysis()
     total = None if memory is None else memory.argument_size_in_bytes + memory.temp_size_in_bytes
-    return StepCost(flops * loops, total)
+    return StepCost(flops, total)
 
 
 def matrix_rate(dtype: DTypeLike, rounds: int = 5) -> float:
