@@ -73,10 +73,21 @@ def halving_conv3x3(channels: int, dtype: DTypeLike, name: str, padding: int) ->
     return nn.Conv(channels, (3, 3), strides=2, padding=pads, dtype=dtype, kernel_init=kernel_init, name=name)
 
 
-def dense(channels: int, dtype: DTypeLike, name: str, *, last: bool = False, use_bias: bool = True) -> nn.Dense:
-    """A linear map of the last axis (a 1x1 convolution on images); `last` starts at zero."""
+def dense(
+    channels: int, dtype: DTypeLike, name: str, *, last: bool = False, use_bias: bool = True
+) -> Callable[[jax.typing.ArrayLike], Array]:
+    """A linear map of the last axis (a 1x1 convolution on images); `last` starts at zero.
+
+    The other axes become one: XLA on CPU transposes its operands for the kernel's gradient where they are several.
+    """
     init = zero_init if last else kernel_init
-    return nn.Dense(channels, use_bias=use_bias, dtype=dtype, kernel_init=init, name=name)
+    layer = nn.Dense(channels, use_bias=use_bias, dtype=dtype, kernel_init=init, name=name)
+
+    def by_rows(x: jax.typing.ArrayLike) -> Array:
+        x = jnp.asarray(x)
+        return layer(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], channels)
+
+    return by_rows
 
 
 class GroupNorm(nn.Module):
