@@ -7,6 +7,7 @@ pay for themselves from 64 channels on (docs/benchmarks.md). Accelerators have k
 in forward mode (jax.jvp) are not defined.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -75,9 +76,13 @@ def _turned(kernel: Kernel) -> Kernel:
     return kernel[::-1, ::-1].swapaxes(2, 3)
 
 
-def hook(x: Features, kernel: Kernel, strides: Any, padding: Any, **others: Any) -> Features:
-    """What nn.Conv calls instead of lax.conv_general_dilated, for 3x3 kernels at stride 1 with "SAME" padding."""
-    plain = {"lhs_dilation": (1, 1), "rhs_dilation": (1, 1), "feature_group_count": 1, "precision": None}
-    assert tuple(strides) == (1, 1) and padding == "SAME", (strides, padding)
-    assert all(others.get(name, value) == value for name, value in plain.items()), others
-    return conv3x3_on_cpu(x, kernel)
+def instead_of_lax(convolve: Callable[[Features, Kernel], Features]) -> Callable[..., Features]:
+    """As what nn.Conv calls instead of lax.conv_general_dilated, for 3x3 kernels at stride 1 with "SAME" padding."""
+
+    def hook(x: Features, kernel: Kernel, strides: Any, padding: Any, **others: Any) -> Features:
+        plain = {"lhs_dilation": (1, 1), "rhs_dilation": (1, 1), "feature_group_count": 1, "precision": None}
+        assert tuple(strides) == (1, 1) and padding == "SAME", (strides, padding)
+        assert all(others.get(name, value) == value for name, value in plain.items()), others
+        return convolve(x, kernel)
+
+    return hook

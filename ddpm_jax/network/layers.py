@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from ddpm_jax.network.convolution import hook
+from ddpm_jax.network.convolution import conv3x3_on_cpu, instead_of_lax
+from ddpm_jax.network.doubling import doubling_conv3x3_on_cpu, upsample
 from ddpm_jax.shapes import Features
 
 Resample = Literal["none", "down", "up"]
@@ -47,21 +48,26 @@ def downsample(x: Features) -> Features:
     return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
 
 
-def upsample(x: Features) -> Features:
-    """Repeats each pixel 2x2 (nearest neighbour). A broadcast: XLA's gather for jax.image.resize is slower."""
-    batch, height, width, channels = x.shape
-    x = jnp.broadcast_to(x.reshape(batch, height, 1, width, 1, channels), (batch, height, 2, width, 2, channels))
-    return x.reshape(batch, 2 * height, 2 * width, channels)
-
-
 RESAMPLE: dict[Resample, Callable[[Features], Features]] = {"none": lambda x: x, "down": downsample, "up": upsample}
+
+
+same_size_on_cpu = instead_of_lax(conv3x3_on_cpu)
+twice_the_size_on_cpu = instead_of_lax(doubling_conv3x3_on_cpu)
 
 
 def conv3x3(channels: int, dtype: DTypeLike, name: str, *, last: bool = False) -> nn.Conv:
     """A 3x3 convolution that keeps the size; `last` starts at zero."""
     init = zero_init if last else kernel_init
-    own = hook if jax.default_backend() == "cpu" else None
+    own = same_size_on_cpu if jax.default_backend() == "cpu" else None
     return nn.Conv(channels, (3, 3), padding="SAME", dtype=dtype, kernel_init=init, conv_general_dilated=own, name=name)
+
+
+def doubling_conv3x3(channels: int, dtype: DTypeLike, name: str) -> Callable[[Features], Features]:
+    """A 3x3 convolution of the image at twice its size (nearest neighbour)."""
+    conv = conv3x3(channels, dtype, name)
+    if jax.default_backend() != "cpu":
+        return lambda x: conv(upsample(x))
+    return conv.copy(conv_general_dilated=twice_the_size_on_cpu)
 
 
 def halving_conv3x3(channels: int, dtype: DTypeLike, name: str, padding: int) -> nn.Conv:

@@ -21,10 +21,10 @@ from ddpm_jax.network.layers import (
     SelfAttention,
     conv3x3,
     dense,
+    doubling_conv3x3,
     downsample,
     halving_conv3x3,
     time_embedding,
-    upsample,
 )
 from ddpm_jax.shapes import Features, Images, Output
 
@@ -149,7 +149,7 @@ class UNet(nn.Module):
         name = f"up_{stage}_upsample"
         if self.resampling == "residual":
             return self.block(stage, name, dropout, resample="up")(x, embedding)
-        return conv3x3(x.shape[-1], self.dtype, name)(upsample(x))
+        return doubling_conv3x3(x.shape[-1], self.dtype, name)(x)
 
 
 def init_params(unet: UNet, key: Array, image_size: int, image_channels: int) -> PyTree:

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax.network.convolution import FEW_CHANNELS, conv3x3_on_cpu, hook, kernel_gradient
-from ddpm_jax.network.layers import conv3x3
+from ddpm_jax.network.convolution import FEW_CHANNELS, conv3x3_on_cpu, kernel_gradient
+from ddpm_jax.network.doubling import doubling_conv3x3_on_cpu, upsample
+from ddpm_jax.network.layers import conv3x3, doubling_conv3x3, same_size_on_cpu, twice_the_size_on_cpu
 
 
 def plain(x, kernel):
@@ -30,10 +31,32 @@ def test_its_gradients_are_those_of_the_plain_convolution(draw, size, inputs, ou
 
 
 def test_the_unet_uses_it_on_a_cpu():
-    conv = conv3x3(4, jnp.float32, "conv")
-    assert jax.default_backend() != "cpu" or conv.conv_general_dilated is hook
-    with pytest.raises(AssertionError):
-        hook(jnp.zeros((1, 4, 4, 3)), jnp.zeros((3, 3, 3, 4)), (2, 2), "SAME")
+    assert conv3x3(4, jnp.float32, "conv").conv_general_dilated is same_size_on_cpu
+    assert doubling_conv3x3(4, jnp.float32, "conv").conv_general_dilated is twice_the_size_on_cpu
+    for hook in (same_size_on_cpu, twice_the_size_on_cpu):
+        with pytest.raises(AssertionError):
+            hook(jnp.zeros((1, 4, 4, 3)), jnp.zeros((3, 3, 3, 4)), (2, 2), "SAME")
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("size", [(1, 1), (2, 5), (7, 4)])
+def test_doubling_and_convolving_at_once_is_one_after_the_other(draw, size, dtype):
+    height, width = size
+    x, kernel, weights = (
+        jnp.asarray(draw.normal(size=shape), dtype)
+        for shape in ((2, *size, 5), (3, 3, 5, 6), (2, 2 * height, 2 * width, 6))
+    )
+
+    def value_and_gradients(conv):
+        value = jax.jit(conv)(x, kernel)
+        return value, *jax.jit(jax.grad(lambda x, k: jnp.sum(conv(x, k) * weights), argnums=(0, 1)))(x, kernel)
+
+    at_once = value_and_gradients(doubling_conv3x3_on_cpu)
+    expected = value_and_gradients(lambda x, kernel: plain(upsample(x), kernel))
+    for own, other in zip(at_once, expected, strict=True):
+        assert own.dtype == other.dtype == dtype
+        tolerance = 1e-5 if dtype == jnp.float32 else 0.02
+        np.testing.assert_allclose(own, other, atol=tolerance * np.abs(other.astype(np.float32)).max())
 
 
 def test_the_kernel_gradient_is_the_sum_over_shifted_pixels(draw):
