@@ -55,19 +55,19 @@ same_size_on_cpu = instead_of_lax(conv3x3_on_cpu)
 twice_the_size_on_cpu = instead_of_lax(doubling_conv3x3_on_cpu)
 
 
-def conv3x3(channels: int, dtype: DTypeLike, name: str, *, last: bool = False) -> nn.Conv:
-    """A 3x3 convolution that keeps the size; `last` starts at zero."""
+def conv3x3(
+    channels: int, dtype: DTypeLike, name: str, *, last: bool = False, on_cpu: Callable = same_size_on_cpu
+) -> nn.Conv:
+    """A 3x3 convolution that keeps the size; `last` starts at zero; on_cpu: what computes it there."""
     init = zero_init if last else kernel_init
-    own = same_size_on_cpu if jax.default_backend() == "cpu" else None
+    own = on_cpu if jax.default_backend() == "cpu" else None
     return nn.Conv(channels, (3, 3), padding="SAME", dtype=dtype, kernel_init=init, conv_general_dilated=own, name=name)
 
 
 def doubling_conv3x3(channels: int, dtype: DTypeLike, name: str) -> Callable[[Features], Features]:
     """A 3x3 convolution of the image at twice its size (nearest neighbour)."""
-    conv = conv3x3(channels, dtype, name)
-    if jax.default_backend() != "cpu":
-        return lambda x: conv(upsample(x))
-    return conv.copy(conv_general_dilated=twice_the_size_on_cpu)
+    conv = conv3x3(channels, dtype, name, on_cpu=twice_the_size_on_cpu)
+    return conv if jax.default_backend() == "cpu" else lambda x: conv(upsample(x))
 
 
 def halving_conv3x3(channels: int, dtype: DTypeLike, name: str, padding: int) -> nn.Conv:
