@@ -33,7 +33,7 @@ from ddpm_jax.train import train
 from ddpm_jax.training.sharding import join_cluster
 from ddpm_jax.workdir import read_config, refuse_another_run
 
-MODES = {"train": train, "sample": sample, "evaluate": evaluate}
+MODES = {"train": train, "sample": sample, "evaluate": evaluate, "plan": plan}
 SAMPLING_MAY_SET = ("sample.", "evaluate.", "log.", "data.path", "data.cache")
 DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 DISK_TROUBLE |= {errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
@@ -114,7 +114,7 @@ def run(argv: list[str]) -> None:
     keep_freed_memory()
     join_cluster()
     _find_devices()
-    if mode == "plan" or workdir is None:  # Writes nothing.
+    if mode == "plan" or workdir is None:  # Which leaves no trace.
         plan(config, workdir)
         return
     if mode == "train":
@@ -130,9 +130,8 @@ def run(argv: list[str]) -> None:
 def settle(mode: str, recipe: str | None, workdir: Path | None, overrides: list[str]) -> Config:
     """The configuration: of the recipe where one is given, else of the run, with the overrides."""
     begun = workdir is not None and (workdir / "config.json").exists()
-    if mode in ("train", "plan") and (recipe or not begun):
+    if workdir is None or (mode in ("train", "plan") and recipe) or (mode == "train" and not begun):
         return config_of(override(load_recipe(recipe), overrides))
-    assert workdir is not None  # Only plans of recipes go without.
     trained = read_config(workdir)
     if mode in ("train", "plan"):  # A run goes on as it is.
         return config_of(override(to_config_dict(trained), overrides))
@@ -156,10 +155,12 @@ def parse_flags(argv: list[str]) -> tuple[str, str | None, Path | None, list[str
     except flags.Error as error:
         raise UserError(f"{error} (see --help)") from error
     check_overrides(rest, ["mode", "config", "workdir", "help"])
-    if values.mode not in (*MODES, "plan"):
-        raise UserError(f"--mode={values.mode} does not exist; {nearest(values.mode, (*MODES, 'plan'))}")
-    if values.mode == "plan" and not values.workdir:
+    if values.mode not in MODES:
+        raise UserError(f"--mode={values.mode} does not exist; {nearest(values.mode, MODES)}")
+    if values.mode == "plan" and values.config and not values.workdir:
         return values.mode, values.config, None, rest
+    if values.mode == "plan" and not values.workdir:
+        raise UserError("--mode=plan needs a recipe or a run; give --config=configs/digits.py, or --workdir=runs/x.")
     if not values.workdir:
         raise UserError("--workdir is missing; say where the run lives, such as --workdir=runs/x (see --help).")
     return values.mode, values.config, Path(values.workdir).expanduser().resolve(), rest

@@ -12,7 +12,7 @@ import logging
 import math
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -24,10 +24,11 @@ from jax.stages import Compiled
 
 from ddpm_jax.config import Config
 from ddpm_jax.data.batches import Batch
+from ddpm_jax.data.dataset import held_out
 from ddpm_jax.data.open import count_images
 from ddpm_jax.errors import UserError
-from ddpm_jax.reporting.memory import device_limit
-from ddpm_jax.train import build_learner, lower_step
+from ddpm_jax.reporting.memory import device_limit, size_in_words
+from ddpm_jax.train import EARLY, build_learner, lower_step
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.cost import StepCost, bytes_of, matrix_rate, sent_bytes, state_bytes, step_cost
 from ddpm_jax.training.sharding import check_divisible, data_mesh, imagined_mesh, replicated, to_devices
@@ -35,13 +36,15 @@ from ddpm_jax.training.state import TrainState, init_state
 from ddpm_jax.training.step import empty_metrics
 from ddpm_jax.workdir import checkpoint_folder
 
-logger = logging.getLogger(__name__)
-
 USABLE = 0.9
-"""Share of a device's memory that a step may plan with; the runtime, previews and fragments take the rest."""
+"""Share of the memory for arrays that a step may plan with; previews and fragments take the rest."""
+FEW = 8
+"""Images at once in a step that fits nearly everywhere."""
 QUICK = 1.0
 """Seconds that a timed step may take, about."""
 TIMED_STEPS = 5
+
+logger = logging.getLogger(__name__)
 
 
 class Memory(NamedTuple):
@@ -66,10 +69,8 @@ class OneDevice:
         self.config = dataclasses.replace(config, train=dataclasses.replace(config.train, accumulate=1))
         self.mesh = data_mesh(jax.local_devices()[:1])
         self.learner = build_learner(self.config, self.mesh)
-        data = config.data
-        self.fresh = partial(
-            init_state, self.learner.unet, self.learner.optimizer, config.seed, data.image_size, data.channels
-        )
+        size = config.data.image_size, config.data.channels
+        self.fresh = partial(init_state, self.learner.unet, self.learner.optimizer, config.seed, *size)
         place = partial(jax.ShapeDtypeStruct, sharding=replicated(self.mesh))
         self.shapes = jax.tree.map(lambda x: place(x.shape, x.dtype), jax.eval_shape(self.fresh))
 
@@ -78,16 +79,14 @@ class OneDevice:
         logger.info("Compiling a step of %d images …", images)
         lowered = lower_step(self.learner, self.shapes, self.batch(images))
         compiled = lowered.compile()
-        return compiled, step_cost(lowered, compiled, parts=1)
+        return compiled, step_cost(lowered, compiled, parts=1, devices=1)
 
     def batch(self, images: int) -> Batch:
         """Random images."""
-        data, model = self.config.data, self.config.model
+        data, attributes = self.config.data, self.config.model.attributes
         shape = (1, images, data.image_size, data.image_size, data.channels)
         pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-        labels = np.zeros((1, images), np.int32)
-        if model.attributes:
-            labels = np.zeros((1, images, model.attributes), np.uint8)
+        labels = np.zeros((1, images, attributes), np.uint8) if attributes else np.zeros((1, images), np.int32)
         return to_devices(self.mesh, Batch(pixels, labels), axis=1)
 
     def seconds(self, step: Compiled, images: int) -> float:
@@ -104,49 +103,38 @@ class OneDevice:
 
 def plan(config: Config, workdir: Path | None) -> None:
     """Prints what training by this configuration takes; steps that are done in the workdir do not count any more."""
+    if jax.process_count() > 1:
+        raise UserError("--mode=plan runs in one process; start it on one machine, with --config.plan.devices=….")
     devices, parts, total = config.plan.devices or jax.device_count(), config.train.accumulate, config.data.batch_size
-    mesh = imagined_mesh(devices)
+    mesh, one = imagined_mesh(devices), OneDevice(config)
     check_divisible(mesh, total, parts, "data.batch_size")
-    images = total // devices // parts
-    one = OneDevice(config)
-    params = one.shapes.params
-    say("Devices", f"{devices}, each like the {jax.default_backend()} here ({jax.devices()[0].device_kind})")
+    params, images = one.shapes.params, total // devices // parts
+    say("Devices", f"{devices}, planned for on the {jax.default_backend()} here ({jax.devices()[0].device_kind})")
     say("Parameters", f"{sum(x.size for x in jax.tree.leaves(params)):,}")
     say("Batch", f"{total:,} images = {images} at once x {parts} (train.accumulate) x {devices} (devices)")
-
-    step, cost = one.compile(images)
-    flops = cost.flops / images
-    say("Arithmetic", f"{flops * total / 1e9:,.3f} GFLOP a step")
     if devices > 1:
-        say("Communication", f"{in_bytes(sent_bytes(params, devices))} a step, sent by each device")
+        say("Communication", f"{size_in_words(sent_bytes(params, devices))} a step, sent by each device")
 
     rate = matrix_rate(config.model.dtype)
-    quick = min(images, power_of_two(QUICK * rate / flops))
-    other = second_point(images, quick)
-    compiled = {images: (step, cost), other: one.compile(other)}
-    line = memory_line({n: cost.memory for n, (_, cost) in compiled.items()})
-    limit = config.plan.memory * 2**30 if config.plan.memory else device_limit()
-    room = images
-    if line is not None:
-        here = Memory(line.fixed + extra_bytes(config, one.shapes, mesh), line.per_image)
-        each = f"{in_bytes(line.per_image)} for each image at once"
-        say("Memory", f"{in_bytes(here.of(images))} on each device, of it {each}")
-        if limit is not None:
-            room = here.room(USABLE * limit)
-            say("Fits", advice(config, devices, room, limit))
-
+    found = measure(one, images, rate)
+    if found.flops is not None:
+        say("Arithmetic", f"{found.flops * total / 1e9:,.3f} GFLOP a step")
+    if found.memory is not None:
+        for name, value in memory_in_words(config, mesh, one.shapes, found.memory):
+            say(name, value)
     speed = None
-    if config.plan.teraflops:
-        speed = devices * config.plan.teraflops * 1e12 / flops
+    if config.plan.teraflops and found.flops:
+        speed = devices * config.plan.teraflops * 1e12 / found.flops
         say("Speed", f"{speed:,.1f} images/s at {config.plan.teraflops:g} TFLOP/s on each device")
-    elif timed := min(quick, power_of_two(room)):
-        alone = timed / one.seconds(compiled[timed][0] if timed in compiled else one.compile(timed)[0], timed)
+    elif found.timed:
+        alone = found.timed / found.seconds
         speed = devices * alone
-        share = f"{alone * flops / rate:.0%} of what it does in matrix products"
-        each = f"{devices} devices of " if devices > 1 else ""
-        say("Speed", f"{speed:,.1f} images/s: {each}{alone:,.1f}, as one here with {timed} at once ({share})")
+        share = f", {alone * found.flops / rate:.0%} of what it does in matrix products" if found.flops else ""
+        say("Speed", f"{speed:,.1f} images/s, where one device makes {alone:,.1f} with {found.timed} at once{share}")
+    else:
+        say("Speed", "not timed, since not one image fits on a device here; set plan.teraflops")
     if speed is not None:
-        say("Time", duration_and_price(config, devices, remaining_steps(config, workdir) * total / speed / 3600))
+        say("Time", time_in_words(config, devices, remaining_steps(config, workdir) * total / speed / 3600))
     say("Checkpoints", checkpoints_in_words(config, bytes_of(one.shapes)))
     say("Images", images_in_words(config))
 
@@ -156,22 +144,41 @@ def say(name: str, value: str) -> None:
     print(f"{name:14} {value}", flush=True)
 
 
-def in_bytes(count: int | float) -> str:
-    """A number of bytes, for people."""
-    size, unit = (count / 2**30, "GiB") if count >= 2**30 else (count / 2**20, "MiB")
-    return f"{size:,.{0 if size >= 100 else 1}f} {unit}"
+class Measured(NamedTuple):
+    """Of a step on one device here; None where the backend does not tell."""
+
+    flops: float | None
+    """Of one image."""
+    memory: Memory | None
+    timed: int
+    """Images at once in the step that was timed; 0 if none fits."""
+    seconds: float
+
+
+def measure(one: OneDevice, images: int, rate: float) -> Measured:
+    """Compiles steps of few images, then of as many as fit and are quick (at most `images`), which it times.
+
+    rate: FLOP/s of the device in matrix products.
+    """
+    small, cost = one.compile(1)
+    quick = images if not cost.flops else min(images, max(power_of_two(QUICK * rate / cost.flops), 1))
+    some = min(quick, FEW) if quick > 1 else 2
+    step, larger = one.compile(some)
+    memory, flops = memory_line({1: cost.memory, some: larger.memory}), larger.flops and larger.flops / some
+    limit = device_limit()
+    room = quick if memory is None or limit is None else memory.room(USABLE * limit)
+    timed = quick if quick <= room else power_of_two(room)
+    if timed == 0:
+        return Measured(flops, memory, 0, 0.0)
+    if timed not in (1, some):
+        step, largest = one.compile(timed)
+        memory = memory_line({some: larger.memory, timed: largest.memory})
+    return Measured(flops, memory, timed, one.seconds(small if timed == 1 else step, timed))
 
 
 def power_of_two(most: int | float) -> int:
     """The largest power of two up to `most`; 0 below 1."""
     return 2 ** int(math.log2(most)) if most >= 1 else 0
-
-
-def second_point(images: int, quick: int) -> int:
-    """Another number of images, for a line through two of them: the one that is timed, if it can be."""
-    if 0 < quick < images:
-        return quick
-    return images // 2 or 2
 
 
 def memory_line(points: Mapping[int, int | None]) -> Memory | None:
@@ -183,25 +190,40 @@ def memory_line(points: Mapping[int, int | None]) -> Memory | None:
     return Memory(low - slope * few, slope)
 
 
-def extra_bytes(config: Config, state: TrainState, mesh: AbstractMesh) -> int:
+def memory_in_words(config: Config, mesh: AbstractMesh, state: TrainState, line: Memory) -> Iterator[tuple[str, str]]:
+    """What a step takes on each device of the mesh; how many images fit; what to change where the batch does not."""
+    devices, total = mesh.size, config.data.batch_size
+    parts = config.train.accumulate
+    images = total // devices // parts
+
+    def on_mesh(parts: int) -> Memory:
+        return Memory(line.fixed + extra_bytes(config, state, mesh, parts), line.per_image)
+
+    each = f"{size_in_words(line.per_image)} for each image at once"
+    yield "Memory", f"{size_in_words(on_mesh(parts).of(images))} on each device, of it {each}"
+    limit = config.plan.memory * 2**30 if config.plan.memory else device_limit()
+    if limit is None:
+        return
+    room, of = on_mesh(parts).room(USABLE * limit), f"the {size_in_words(limit)} of a device"
+    if images <= room:
+        yield "Fits", f"yes: up to {room:,} images at once in {of}"
+        return
+    enough = parts_that_fit(total, devices, on_mesh(2).room(USABLE * limit))
+    if enough is None:
+        divide = "" if config.train.sharding == "fsdp" or devices == 1 else "train.sharding=fsdp, "
+        remedy = f"try {divide}model.dtype=bfloat16, model.remat=True or more devices"
+        yield "Fits", f"no: not one image in {of}; {remedy}"
+    else:
+        yield "Fits", f"no: up to {room:,} images at once in {of}; set train.accumulate={enough}"
+
+
+def extra_bytes(config: Config, state: TrainState, mesh: AbstractMesh, parts: int) -> int:
     """What a device of the mesh holds beyond one that is alone and computes its images in one part."""
     params = bytes_of(state.params)
     divided = state_bytes(state, mesh, config.train.sharding) - bytes_of(state)
     gathered = params if config.train.sharding == "fsdp" and mesh.size > 1 else 0
-    summed = params if config.train.accumulate > 1 else 0
+    summed = params if parts > 1 else 0
     return divided + gathered + summed
-
-
-def advice(config: Config, devices: int, room: int, limit: int | float) -> str:
-    """How many images fit, and what to change where the batch does not."""
-    of = f"of {in_bytes(limit)}"
-    if room * devices * config.train.accumulate >= config.data.batch_size:
-        return f"yes: up to {room:,} images at once on each device {of}"
-    parts = parts_that_fit(config.data.batch_size, devices, room)
-    if parts is None:
-        more = "" if config.train.sharding == "fsdp" or devices == 1 else "train.sharding=fsdp, "
-        return f"no, not one image {of}; try {more}model.dtype=bfloat16, model.remat=True or more devices"
-    return f"no: {room:,} images at once on each device {of}; set train.accumulate={parts}"
 
 
 def parts_that_fit(batch_size: int, devices: int, room: int) -> int | None:
@@ -218,29 +240,40 @@ def remaining_steps(config: Config, workdir: Path | None) -> int:
         return max(config.train.steps - max(checkpoints.steps(), default=0), 0)
 
 
-def duration_and_price(config: Config, devices: int, hours: float) -> str:
+def time_in_words(config: Config, devices: int, hours: float) -> str:
     """How long the devices are needed, and what they cost; previews, validation and evaluation are not counted."""
+    if hours < 2:
+        span = f"{60 * hours:,.1f} minutes"
+    elif hours < 48:
+        span = f"{hours:,.1f} hours"
+    else:
+        span = f"{hours / 24:,.1f} days"
     price = config.plan.price
     costs = "" if price is None else f", at {price:g} an hour {hours * devices * price:,.2f}"
-    span = f"{hours:,.1f} hours" if hours < 48 else f"{hours / 24:,.1f} days"
-    span = f"{60 * hours:,.1f} minutes" if hours < 2 else span
     return f"{span} to step {config.train.steps:,}, {hours * devices:,.2f} device-hours{costs}"
 
 
 def checkpoints_in_words(config: Config, size: int) -> str:
-    """What a checkpoint takes on disk, and those that are kept at the end (one more while it is written)."""
-    rules, steps = config.checkpoint, config.train.steps
-    apart = steps // rules.keep_every if rules.keep_every else 0
-    kept = min(rules.keep, -(-steps // rules.every)) + apart
-    return f"{in_bytes(size)} each, up to {in_bytes(kept * size)} for {kept} in the end"
+    """What a checkpoint takes on disk, and those that are kept in the end."""
+    kept = len(kept_checkpoints(config))
+    return f"{size_in_words(size)} each, {size_in_words(kept * size)} for the {kept} that are kept in the end"
+
+
+def kept_checkpoints(config: Config) -> set[int]:
+    """The steps whose checkpoints a finished run has: the newest ones, and every so many."""
+    rules, last = config.checkpoint, config.train.steps
+    saved = [step for step in {*range(rules.every, last, rules.every), min(rules.every, EARLY, last), last}]
+    apart = {step for step in saved if rules.keep_every and step % rules.keep_every == 0}
+    return apart | set(sorted(saved)[-rules.keep :])
 
 
 def images_in_words(config: Config) -> str:
     """How many there are, how often training sees each, and what the cache of decoded ones takes."""
     data = config.data
     try:
-        count = count_images(config)
+        count, cached = count_images(config)
     except UserError as error:
         return f"cannot be counted: {error}"
-    cached = "" if data.stream else f", {in_bytes(count * data.image_size**2 * data.channels)} in the cache"
-    return f"{count:,}, seen {config.train.steps * data.batch_size / count:,.1f} times each{cached}"
+    seen = config.train.steps * data.batch_size / (count - held_out(count, data.holdout))
+    size = f", {size_in_words(count * data.image_size**2 * data.channels)} in the cache" if cached else ""
+    return f"{count:,}, each of those to train on seen {seen:,.1f} times{size}"

@@ -25,7 +25,7 @@ from ddpm_jax.data.open import open_dataset
 from ddpm_jax.errors import TrainingDiverged, UserError
 from ddpm_jax.evaluate import build_light_evaluation, light_config
 from ddpm_jax.reporting.images import grid, strip, to_pixels
-from ddpm_jax.reporting.memory import memory_in_use
+from ddpm_jax.reporting.memory import memory_in_use, size_in_words
 from ddpm_jax.reporting.profile import Profile
 from ddpm_jax.reporting.progress import progress
 from ddpm_jax.reporting.throughput import Throughput
@@ -74,9 +74,10 @@ def train(config: Config, workdir: Path) -> None:
         logger.info("Compiling the training step …")
         lowered = lower_step(learner, state, load(start))
         step = lowered.compile()
-        cost = step_cost(lowered, step, config.train.accumulate)
+        cost = step_cost(lowered, step, parts=config.train.accumulate, devices=mesh.size)
         describe(config, workdir, state, cost, len(rows), len(held), start)
-        ideal = matrix_rate(config.model.dtype) * mesh.size * config.data.batch_size / cost.flops
+        peak = matrix_rate(config.model.dtype) * mesh.size
+        ideal = peak * config.data.batch_size / cost.flops if cost.flops else None
         writer = open_writer(config, workdir, start)
         try:
             watchers = build_watchers(config, learner, dataset, held, writer, workdir)
@@ -321,7 +322,7 @@ def describe(
         "Devices": f"{jax.device_count()} x {device.device_kind} ({device.platform}), jax {jax.__version__}",
         "Images": f"{train:,} to train on, {held:,} held out",
         "Parameters": f"{parameters:,}",
-        "One step": in_words(cost),
+        "One step": cost_in_words(cost),
         "Steps": f"{start:,} to {config.train.steps:,} of {config.data.batch_size} images",
         "Watch": f"tensorboard --logdir {workdir.parent}",
     }
@@ -330,7 +331,7 @@ def describe(
     logger.debug("Parameters:\n%s", get_parameter_overview(state.params, include_stats=False))
 
 
-def in_words(cost: StepCost) -> str:
+def cost_in_words(cost: StepCost) -> str:
     """Arithmetic and memory of a step."""
-    memory = "" if cost.memory is None else f", {cost.memory / 2**20:,.0f} MiB of memory on each device"
-    return f"{cost.flops / 1e9:,.1f} GFLOP{memory}"
+    flops = "unknown arithmetic" if cost.flops is None else f"{cost.flops / 1e9:,.1f} GFLOP"
+    return flops if cost.memory is None else f"{flops}, {size_in_words(cost.memory)} of memory on each device"

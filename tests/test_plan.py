@@ -1,16 +1,29 @@
 """--mode=plan: its arithmetic against what it follows from, and a plan of the smallest training."""
 
+import dataclasses
 import math
-from functools import lru_cache
 
 import jax
 import numpy as np
 import pytest
 
 from ddpm_jax.assemble import shapes_of
-from ddpm_jax.plan import Memory, OneDevice, advice, extra_bytes, in_bytes, memory_line, parts_that_fit, plan
-from ddpm_jax.training.cost import bytes_of, matrix_rate, sent_bytes, state_bytes
-from ddpm_jax.training.sharding import imagined_mesh, state_sharding
+from ddpm_jax.plan import (
+    USABLE,
+    Memory,
+    OneDevice,
+    extra_bytes,
+    kept_checkpoints,
+    memory_in_words,
+    memory_line,
+    parts_that_fit,
+    plan,
+    time_in_words,
+)
+from ddpm_jax.reporting.memory import size_in_words
+from ddpm_jax.train import due
+from ddpm_jax.training.cost import StepCost, bytes_of, sent_bytes, state_bytes
+from ddpm_jax.training.sharding import imagined_mesh
 from tests.training.toy import CONFIG, config_with
 
 CHANNELS_32 = {"channels": 32, "norm_groups": 4}
@@ -19,11 +32,23 @@ CHANNELS_32 = {"channels": 32, "norm_groups": 4}
 @pytest.fixture(scope="module", autouse=True)
 def compiled_once():
     """Steps of the same network and number of images are compiled once for all tests."""
-    compile_anew = OneDevice.compile
+    compile_anew, compiled = OneDevice.compile, {}
+
+    def compile_once(self, images):
+        key = dataclasses.replace(self.config, data=CONFIG.data, plan=CONFIG.plan, train=CONFIG.train), images
+        if key not in compiled:
+            compiled[key] = compile_anew(self, images)
+        return compiled[key]
+
     with pytest.MonkeyPatch.context() as patch:
-        steps = lru_cache(lambda model, images: compile_anew(OneDevice(config_with()), images))
-        patch.setattr(OneDevice, "compile", lambda self, images: steps(self.config.model, images))
+        patch.setattr(OneDevice, "compile", compile_once)
         yield
+
+
+def lines_of(config, capsys, workdir=None) -> dict[str, str]:
+    """What a plan prints."""
+    plan(config, workdir)
+    return dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
 
 
 def test_a_state_is_four_times_its_parameters_and_three_counters():
@@ -31,17 +56,6 @@ def test_a_state_is_four_times_its_parameters_and_three_counters():
     params = bytes_of(shapes_of(CONFIG))
     assert params == 4 * sum(math.prod(x.shape) for x in jax.tree.leaves(state.params))
     assert bytes_of(state) == pytest.approx(4 * params, abs=100)
-
-
-@pytest.mark.parametrize("devices", [1, 2, 8])
-def test_a_divided_state_takes_on_each_device_what_its_shards_take(devices):
-    state, mesh = OneDevice(config_with(model=CHANNELS_32)).shapes, imagined_mesh(devices)
-    assert state_bytes(state, mesh, "replicated") == bytes_of(state)
-    layout = jax.tree.leaves(state_sharding(mesh, state, "fsdp"))
-    sizes = [(x.size * 4, s.is_fully_replicated) for x, s in zip(jax.tree.leaves(state), layout, strict=True)]
-    expected = sum(size if whole else size // devices for size, whole in sizes)
-    assert state_bytes(state, mesh, "fsdp") == expected
-    assert (expected < bytes_of(state)) == (devices > 1)
 
 
 def test_a_device_alone_sends_nothing_and_many_send_twice_the_parameters():
@@ -79,48 +93,86 @@ def test_the_fewest_parts_are_found():
         assert parts_that_fit(batch_size, devices, room) == min(fitting, default=None)
 
 
-def test_the_advice_says_how_many_parts_or_what_else_to_do():
-    config = config_with(data={"batch_size": 64})
-    assert advice(config, 2, room=40, limit=2**30) == "yes: up to 40 images at once on each device of 1.0 GiB"
-    assert advice(config, 2, room=31, limit=2**30).endswith("set train.accumulate=2")
-    assert "try train.sharding=fsdp" in advice(config, 2, room=0, limit=2**30)
+def test_following_the_advice_fits(capsys):
+    state = OneDevice(CONFIG).shapes
+    line = memory_line({n: OneDevice(CONFIG).compile(n)[1].memory for n in (1, 2)})
+    assert line is not None
+    mesh, config = imagined_mesh(2), config_with(data={"batch_size": 64})
+
+    def fits(parts: int, gibibytes: float) -> str:
+        asked = config_with(data={"batch_size": 64}, train={"accumulate": parts}, plan={"memory": gibibytes})
+        return dict(memory_in_words(asked, mesh, state, line))["Fits"]
+
+    for images in (31, 13, 9, 4):  # Room for so many at once, when parts are summed.
+        limit = (line.of(images) + extra_bytes(config, state, mesh, 2)) / USABLE / 2**30 * 1.0001
+        advice = fits(1, limit)
+        assert advice.startswith("no: up to ")
+        parts = int(advice.rsplit("=", 1)[1])
+        assert fits(parts, limit).startswith(f"yes: up to {images:,} images")
+        fewer = [n for n in range(2, parts) if 32 % n == 0]
+        assert not any(fits(n, limit).startswith("yes") for n in fewer)
+    assert "try train.sharding=fsdp" in fits(1, line.fixed / 2**31)
 
 
 def test_sums_of_parts_and_gathered_parameters_take_room():
     shapes, mesh = OneDevice(CONFIG).shapes, imagined_mesh(4)
     params = bytes_of(shapes.params)
-    assert extra_bytes(CONFIG, shapes, mesh) == 0
-    assert extra_bytes(config_with(train={"accumulate": 2}), shapes, mesh) == params
+    assert extra_bytes(CONFIG, shapes, mesh, parts=1) == 0
+    assert extra_bytes(CONFIG, shapes, mesh, parts=2) == params
     divided = state_bytes(shapes, mesh, "fsdp") - bytes_of(shapes)
-    assert extra_bytes(config_with(train={"sharding": "fsdp"}), shapes, mesh) == params + divided
+    assert extra_bytes(config_with(train={"sharding": "fsdp"}), shapes, mesh, parts=1) == params + divided
 
 
-def test_sizes_are_words():
-    assert [in_bytes(n) for n in (2**19, 1023 * 2**20, 2**31)] == ["0.5 MiB", "1,023 MiB", "2.0 GiB"]
+@pytest.mark.parametrize(
+    ("steps", "every", "keep", "keep_every", "expected"),
+    [
+        (1000, 100, 3, 0, {800, 900, 1000}),
+        (1000, 1000, 3, 0, {100, 1000}),
+        (1050, 100, 1, 500, {500, 1000, 1050}),
+        (50, 5000, 3, 0, {50}),
+    ],
+)
+def test_the_checkpoints_that_are_counted_are_those_that_training_keeps(steps, every, keep, keep_every, expected):
+    rules = {"every": every, "keep": keep, "keep_every": keep_every}
+    assert kept_checkpoints(config_with(train={"steps": steps}, checkpoint=rules)) == expected
+    saved = {step for step in range(1, steps + 1) if due(step, every, steps)}
+    assert expected <= saved and max(saved) in expected
 
 
-def test_a_matrix_product_is_timed():
-    assert 1e8 < matrix_rate("float32", rounds=1) < 1e16
+def test_sizes_and_times_are_words():
+    assert [size_in_words(n) for n in (2**19, 1023 * 2**20, 2**31)] == ["0.5 MiB", "1,023 MiB", "2.0 GiB"]
+    priced = config_with(plan={"price": 2.0}, train={"steps": 1000})
+    assert time_in_words(priced, 3, 0.5) == "30.0 minutes to step 1,000, 1.50 device-hours, at 2 an hour 3.00"
+    assert time_in_words(priced, 1, 47.0).startswith("47.0 hours")
+    assert time_in_words(priced, 1, 60.0).startswith("2.5 days")
 
 
 def test_a_plan_of_sixteen_devices_writes_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    devices = {"devices": 16, "teraflops": 2.0, "price": 3.0, "memory": 1.0}
+    devices = {"devices": 16, "teraflops": 2.0, "memory": 1.0}
     config = config_with(data={"batch_size": 32}, plan=devices, train={"steps": 1000}, checkpoint={"every": 100})
-    plan(config, tmp_path / "nothing")
-    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    lines = lines_of(config, capsys, tmp_path / "nothing")
     assert lines["Batch"] == "32 images = 2 at once x 1 (train.accumulate) x 16 (devices)"
     assert lines["Fits"].startswith("yes: up to ")
-    tera = float(lines["Arithmetic"].split()[0]) / 1000
-    speed = float(lines["Speed"].split()[0].replace(",", ""))
-    assert speed == pytest.approx(16 * 2 * 32 / tera, rel=0.01)
-    assert "device-hours, at 3 an hour " in lines["Time"] and "1,000" in lines["Time"]
-    assert lines["Checkpoints"].endswith("for 3 in the end") and lines["Images"].startswith("64, seen 500.0 times")
+    gigaflop, speed = (float(lines[name].split()[0].replace(",", "")) for name in ("Arithmetic", "Speed"))
+    assert speed == pytest.approx(16 * 2000 * 32 / gigaflop, rel=0.01)
+    assert lines["Checkpoints"].endswith("for the 3 that are kept in the end")
+    assert lines["Images"] == f"64, each of those to train on seen {32_000 / 61:,.1f} times"
     assert not list(tmp_path.iterdir())
 
 
 def test_a_plan_times_a_step_here(capsys):
-    plan(config_with(data={"path": "/nowhere", "source": "folder", "batch_size": 2}), None)
-    said = capsys.readouterr().out
-    assert "images/s" in said and "of what it does in matrix products" in said
-    assert "Images         cannot be counted: data.path=/nowhere" in said
+    lines = lines_of(config_with(data={"path": "/nowhere", "source": "folder", "batch_size": 2}), capsys)
+    assert "with 2 at once" in lines["Speed"] and "of what it does in matrix products" in lines["Speed"]
+    assert lines["Images"].startswith("cannot be counted: data.path=/nowhere")
+
+
+def test_a_plan_without_room_or_without_figures_says_so(capsys, monkeypatch):
+    monkeypatch.setattr("ddpm_jax.plan.device_limit", lambda: 1000)
+    lines = lines_of(config_with(data={"batch_size": 2}), capsys)
+    assert lines["Fits"].startswith("no: not one image") and lines["Speed"].startswith("not timed")
+    assert "Time" not in lines
+    step, _ = OneDevice(CONFIG).compile(2)
+    monkeypatch.setattr(OneDevice, "compile", lambda self, images: (step, StepCost(None, None)))
+    lines = lines_of(config_with(data={"batch_size": 2}), capsys)
+    assert not {"Arithmetic", "Memory", "Fits"} & set(lines) and "images/s" in lines["Speed"]

@@ -295,7 +295,7 @@ class Plan:
     devices: Count | None = None
     """How many to train on; None for those that are here."""
     memory: Positive | None = None
-    """GiB of each device; None for what this machine's devices say."""
+    """GiB that arrays may take on each device (JAX keeps a quarter of a GPU's free); None for what devices here say."""
     teraflops: Positive | None = None
     """TFLOP/s that each device keeps up in a training step; None to time steps on a device here."""
     price: Positive | None = None

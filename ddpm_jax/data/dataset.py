@@ -46,13 +46,18 @@ def traits(dataset: Dataset) -> Traits:
     return Traits(count, dataset.names, checksum)
 
 
+def held_out(count: int, share: float) -> int:
+    """How many of so many images are held out."""
+    return min(round(share * count), MAX_HELD_OUT)
+
+
 def hold_out(dataset: Dataset, share: float) -> tuple[Int[np.ndarray, "train"], Int[np.ndarray, "held"]]:
     """Rows to train on and rows to validate on: a fixed random split, whatever the seed of the run.
 
     share: of the images, at most MAX_HELD_OUT of them are held out.
     """
     count = len(dataset.images)
-    held = min(round(share * count), MAX_HELD_OUT)
+    held = held_out(count, share)
     if held >= count:
         raise UserError(f"data.holdout={share} leaves none of the {count} images to train on; lower it.")
     order = np.random.default_rng(0).permutation(count)

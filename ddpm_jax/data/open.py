@@ -48,15 +48,15 @@ def open_dataset(config: Config, *, labelled: bool = False) -> Dataset:
     return Dataset(images, labels[kept], names)
 
 
-def count_images(config: Config) -> int:
-    """How many images a configuration asks for; none is decoded, and nothing is fetched."""
+def count_images(config: Config) -> tuple[int, bool]:
+    """How many images a configuration asks for, and whether they go to the cache; none is decoded or fetched for it."""
     data = config.data
     if kind_of(data) == "tfds" and data.name:
         place = data_dir(data.path)
         if find_prepared(place, data.name) is None:
             raise UserError(f"data.name={data.name!r} is not prepared in {place} yet.")
-    _, rows, *_ = choose_images(config, labelled=False)
-    return len(rows)
+    collection, rows, *_ = choose_images(config, labelled=False)
+    return len(rows), collection.decoded is None and not data.stream
 
 
 def choose_images(config: Config, labelled: bool) -> tuple[Collection, np.ndarray, Labels, tuple[str, ...]]:

@@ -54,7 +54,7 @@ def _forward(x: Features, kernel: Kernel) -> tuple[Features, tuple[Features, Ker
 def _backward(residuals: tuple[Features, Kernel], gradient: Features) -> tuple[Features, Kernel]:
     x, kernel = residuals
     _, towards_x = jax.vjp(lambda x: _interleave(x, kernel), x)
-    # The kernel's is quicker on the doubled image (docs/benchmarks.md).
+    # On the doubled image the kernel's is quicker: few, long products (`convolution.py`).
     _, towards_kernel = jax.vjp(lambda kernel: conv3x3_on_cpu(upsample(x), kernel), kernel)
     return *towards_x(gradient), *towards_kernel(gradient)
 

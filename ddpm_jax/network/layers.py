@@ -15,9 +15,10 @@ from jaxtyping import Array, Float, Int
 
 from ddpm_jax.network.convolution import conv3x3_on_cpu, instead_of_lax
 from ddpm_jax.network.doubling import doubling_conv3x3_on_cpu, upsample
-from ddpm_jax.shapes import Features
+from ddpm_jax.shapes import AnyArray, Features
 
 Resample = Literal["none", "down", "up"]
+Rows = Float[AnyArray, "... channels"]
 
 # Ho et al.'s code: fan-average uniform everywhere, and zero for the last layer of each residual branch, so that at
 # the start every block is the identity and the network predicts zero.
@@ -81,17 +82,17 @@ def halving_conv3x3(channels: int, dtype: DTypeLike, name: str, padding: int) ->
 
 def dense(
     channels: int, dtype: DTypeLike, name: str, *, last: bool = False, use_bias: bool = True
-) -> Callable[[jax.typing.ArrayLike], Array]:
+) -> Callable[[Rows], Array]:
     """A linear map of the last axis (a 1x1 convolution on images); `last` starts at zero.
 
-    The other axes become one: XLA on CPU transposes its operands for the kernel's gradient where they are several.
+    The other axes become one, which costs nothing: where they are several, XLA on CPU transposes its operands for the
+    kernel's gradient.
     """
     init = zero_init if last else kernel_init
     layer = nn.Dense(channels, use_bias=use_bias, dtype=dtype, kernel_init=init, name=name)
 
-    def by_rows(x: jax.typing.ArrayLike) -> Array:
-        x = jnp.asarray(x)
-        return layer(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], channels)
+    def by_rows(x: Rows) -> Array:
+        return jnp.asarray(layer(x.reshape(-1, x.shape[-1]))).reshape(*x.shape[:-1], channels)
 
     return by_rows
 

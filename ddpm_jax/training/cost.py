@@ -20,25 +20,26 @@ PRODUCTS = {"cpu": (1536, 1)}
 
 
 class StepCost(NamedTuple):
-    """Of one training step."""
+    """Of one training step; None where the backend does not tell."""
 
-    flops: float
-    """Floating-point operations over all devices, as XLA counts them."""
+    flops: float | None
+    """Floating-point operations over all devices, as XLA counts them in this backend's program."""
     memory: int | None
-    """Bytes on one device, state and batch included; None where the backend does not tell."""
+    """Bytes on one device, state and batch included."""
 
 
-def step_cost(lowered: Lowered, compiled: Compiled, parts: int) -> StepCost:
-    """Arithmetic is counted in the program as it was written, since accelerators' hide it in calls of libraries.
+def step_cost(lowered: Lowered, compiled: Compiled, *, parts: int, devices: int) -> StepCost:
+    """What a step costs that computes its images in so many parts on so many devices.
 
-    On CPU the compiled program counts as much, in no time, and its parts are no loop (`step.py`). Elsewhere a loop's
-    body is counted once; what stands outside it is negligible.
+    On CPU the compiled program of one device is asked, which takes no time; its parts are no loop (`step.py`). Other
+    compiled programs hide arithmetic in calls of libraries, so there it is the program as it was lowered, of all
+    devices, in which a loop's body counts once; what stands outside the loop is negligible.
     """
     on_cpu = jax.default_backend() == "cpu"
-    flops = ((compiled if on_cpu else lowered).cost_analysis() or {}).get("flops", 0.0) * (1 if on_cpu else parts)
+    flops = ((compiled if on_cpu else lowered).cost_analysis() or {}).get("flops")
     memory = compiled.memory_analysis()
     total = None if memory is None else memory.argument_size_in_bytes + memory.temp_size_in_bytes
-    return StepCost(flops, total)
+    return StepCost(flops * (devices if on_cpu else parts) if flops else None, total)
 
 
 def matrix_rate(dtype: DTypeLike, rounds: int = 5) -> float:

@@ -41,7 +41,7 @@ def read_rate(place: Path, count: int, rounds: int) -> dict[str, float]:
     from ddpm_jax.data.batches import Batches, prefetch
     from ddpm_jax.data.cache import cached
     from ddpm_jax.data.dataset import Dataset
-    from ddpm_jax.reporting.memory import host_memory
+    from ddpm_jax.reporting.memory import memory_in_use
     from ddpm_jax.training.sharding import data_mesh, to_devices
 
     draw = np.random.default_rng(0)
@@ -50,14 +50,15 @@ def read_rate(place: Path, count: int, rounds: int) -> dict[str, float]:
     dataset = Dataset(images, numbers.astype(np.int32), ())
     batches, mesh = Batches(dataset, np.arange(count), BATCH, seed=0, flip=True), data_mesh()
     steps = max(count // BATCH, 1)
-    before = host_memory() or math.nan
+    before = memory_in_use().get("host_memory_mebibytes", math.nan)
 
     def read() -> None:
         for batch in prefetch(lambda step: to_devices(mesh, batches(step), axis=1), range(steps)):
             jax.block_until_ready(batch)
 
     read()
-    return {"rate": steps * BATCH / median(read, rounds), "growth": (host_memory() or math.nan) - before}
+    rate = steps * BATCH / median(read, rounds)
+    return {"rate": rate, "growth": memory_in_use().get("host_memory_mebibytes", math.nan) - before}
 
 
 def prepare_rates(place: Path, count: int, rounds: int) -> tuple[float, float]:

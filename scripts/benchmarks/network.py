@@ -22,11 +22,11 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.interop.diffusers_folder import write_folder
 from ddpm_jax.network.bind import apply_unet
 from ddpm_jax.network.unet import init_params
-from ddpm_jax.reporting.memory import device_memory
+from ddpm_jax.reporting.memory import memory_in_use
 from ddpm_jax.sample import compile_sampler, for_sampler
 from ddpm_jax.train import build_learner, lower_step
 from ddpm_jax.training.cost import matrix_rate, step_cost
-from ddpm_jax.training.sharding import data_mesh, replicated, to_devices
+from ddpm_jax.training.sharding import check_divisible, data_mesh, replicated, to_devices
 from ddpm_jax.training.state import first_state
 from ddpm_jax.training.step import empty_metrics
 from scripts.benchmarks.peer import VARIANTS, Peer, comparison, in_turn, python_of, refuse_disagreement
@@ -45,12 +45,14 @@ def chosen_config(flags: argparse.Namespace) -> Config:
     return config_of(override(load_recipe(flags.config), settings))
 
 
-def chosen_mesh(flags: argparse.Namespace) -> Mesh:
-    """All devices, or as many as the flags say."""
+def chosen_mesh(flags: argparse.Namespace, parts: int = 1) -> Mesh:
+    """All devices, or as many as the flags say; parts: that a batch is computed in."""
     devices = jax.devices()
     if flags.devices and flags.devices > len(devices):
         raise UserError(f"--devices={flags.devices} are not here; there are {len(devices)} ({devices[0].device_kind}).")
-    return data_mesh(devices[: flags.devices])
+    mesh = data_mesh(devices[: flags.devices])
+    check_divisible(mesh, flags.batch, parts, "--batch")
+    return mesh
 
 
 def random_params(config: Config) -> Any:
@@ -63,7 +65,8 @@ def random_params(config: Config) -> Any:
 
 def measure_training(flags: argparse.Namespace) -> dict[str, Any]:
     """Images/s of the training step: noise, loss, gradient, clip, Adam, moving average."""
-    config, mesh = chosen_config(flags), chosen_mesh(flags)
+    config = chosen_config(flags)
+    mesh = chosen_mesh(flags, config.train.accumulate)
     params = jax.jit(lambda: random_params(config))()
     with against(config, params, flags, {"work": "train", "learning_rate": config.optimizer.learning_rate}) as peers:
         learner, pixels = build_learner(config, mesh), random_pixels(config)
@@ -77,7 +80,7 @@ def measure_training(flags: argparse.Namespace) -> dict[str, Any]:
         lowered = lower_step(learner, state, batch)
         step = lowered.compile()
         compiling = time.perf_counter() - start
-        cost = step_cost(lowered, step, config.train.accumulate)
+        cost = step_cost(lowered, step, parts=config.train.accumulate, devices=mesh.size)
 
         def work() -> None:
             nonlocal state
@@ -89,15 +92,15 @@ def measure_training(flags: argparse.Namespace) -> dict[str, Any]:
         own, theirs = in_turn(work, peers, flags.rounds)
         rate = matrix_rate(config.model.dtype) * mesh.size
     facts = comparison(flags.batch * flags.repeat, own, theirs, peers)
-    done = cost.flops * facts["ours"]["images_per_second"] / flags.batch
-    facts["ours"] |= {
-        "compile_seconds": compiling,
-        "gigaflop_per_step": cost.flops / 1e9,
-        "gigaflop_per_second": done / 1e9,
-        "share_of_matrix_product": done / rate,
-        "compiled_memory_mebibytes": None if cost.memory is None else cost.memory / 2**20,
-        "peak_memory_mebibytes": device_memory(),
-    }
+    ours = facts["ours"]
+    ours["compile_seconds"] = compiling
+    if cost.flops:
+        done = cost.flops * ours["images_per_second"] / flags.batch
+        ours |= {"gigaflop_per_step": cost.flops / 1e9, "gigaflop_per_second": done / 1e9}
+        ours["share_of_matrix_product"] = done / rate
+    if cost.memory:
+        ours["compiled_memory_mebibytes"] = cost.memory / 2**20
+    ours |= memory_in_use()
     return {**about(config, flags), **facts}
 
 
@@ -106,6 +109,9 @@ def measure_samplers(flags: argparse.Namespace) -> dict[str, Any]:
     DDIM and of the peer's pipeline.
     """
     config, mesh = chosen_config(flags), chosen_mesh(flags)
+    asked = any(override.lstrip("-").startswith("config.sample.") for override in flags.overrides)
+    if flags.peer and asked and config.sample.sampler != "ddim":
+        raise UserError(f"--peer={flags.peer} draws by DDIM; got --config.sample.sampler={config.sample.sampler}.")
     params = jax.jit(lambda: random_params(config))()
     facts, rates = about(config, flags), {}
 
@@ -125,7 +131,6 @@ def measure_samplers(flags: argparse.Namespace) -> dict[str, Any]:
         with against(config, params, flags, {"work": "sample", "batch": flags.batch, "steps": steps}) as peers:
             own, theirs = in_turn(work, peers, flags.rounds)
         return {**facts, "steps": steps, **comparison(flags.batch * flags.repeat, own, theirs, peers)}
-    asked = any(override.startswith("--config.sample.") for override in flags.overrides)
     for name in (config.sample.sampler,) if asked else SAMPLERS:
         steps, work = sampler(name)
         rates[name] = facts[f"{name}_{steps}_images_per_second"] = (

@@ -25,7 +25,7 @@ def test_a_recipe_trains_samples_and_resumes(recipe, tmp_path):
     assert set(scalars(tmp_path / "run", "validation/loss_ema")) == {3}
     for name in ("share_of_peak", "images_per_second", "data_wait_share", "host_memory_mebibytes"):
         curve = scalars(tmp_path / "run", f"train/{name}")
-        assert set(curve) == {1, 2, 3} and min(curve.values()) >= 0, name
+        assert set(curve) == {1, 2, 3} and (min(curve.values()) > 0 or name == "data_wait_share"), name
 
     assert cli.main(["main.py", "--mode=sample", f"--workdir={tmp_path}/run"]) == 0
     (folder,) = (tmp_path / "run" / "samples").iterdir()

@@ -8,6 +8,7 @@ import pytest
 from ddpm_jax.network.convolution import FEW_CHANNELS, conv3x3_on_cpu, kernel_gradient
 from ddpm_jax.network.doubling import doubling_conv3x3_on_cpu, upsample
 from ddpm_jax.network.layers import conv3x3, doubling_conv3x3, same_size_on_cpu, twice_the_size_on_cpu
+from ddpm_jax.network.unet import UNet, init_params
 
 
 def plain(x, kernel):
@@ -36,6 +37,19 @@ def test_the_unet_uses_it_on_a_cpu():
     for hook in (same_size_on_cpu, twice_the_size_on_cpu):
         with pytest.raises(AssertionError):
             hook(jnp.zeros((1, 4, 4, 3)), jnp.zeros((3, 3, 3, 4)), (2, 2), "SAME")
+
+
+def test_parameters_have_the_same_names_wherever_they_are_made(monkeypatch):
+    unet = UNet(out_channels=1, channels=4, multipliers=(1, 2), blocks=1, attention_resolutions=(), norm_groups=2)
+
+    def names() -> set[str]:
+        params = jax.eval_shape(lambda: init_params(unet, jax.random.key(0), 4, 1))
+        return {jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree.leaves_with_path(params)}
+
+    on_cpu = names()
+    assert {"up_1_upsample/kernel", "down_0_downsample/kernel", "conv_in/bias", "middle_attention/q/kernel"} <= on_cpu
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert names() == on_cpu
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

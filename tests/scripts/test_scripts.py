@@ -89,11 +89,18 @@ def test_comparisons_become_a_picture_and_anything_else_is_refused(tmp_path):
     rates = {"images_per_second": 8.0, "spread": 0.1}
     peer = {"name": "diffusers 1.0", "variants": {"eager": rates, "compiled": {**rates, "images_per_second": 10.0}}}
     (tmp_path / "batch_8.json").write_text(json.dumps({"ours": rates, "peer": peer}))
-    flags = argparse.Namespace(picture=tmp_path / "chart.png", results=[tmp_path / "batch_8.json"] * 2)
+    (tmp_path / "again").mkdir()
+    (tmp_path / "again" / "batch_8.json").write_text((tmp_path / "batch_8.json").read_text())
+    results = [tmp_path / "batch_8.json", tmp_path / "again" / "batch_8.json"]
+    flags = argparse.Namespace(picture=tmp_path / "one.png", results=results[:1])
+    draw_comparisons(flags)
+    flags = argparse.Namespace(picture=tmp_path / "chart.png", results=results)
     assert draw_comparisons(flags) == {"chart": str(tmp_path / "chart.png")}
-    with Image.open(tmp_path / "chart.png") as picture:
-        assert picture.width > 400
-    for text in ("no JSON", "[]", '{"ours": {}}'):
+    with Image.open(tmp_path / "chart.png") as both, Image.open(tmp_path / "one.png") as one:
+        assert both.height > 1.5 * one.height  # Files of the same name are two panels.
+    with pytest.raises(UserError, match="nowhere/chart.png cannot be written"):
+        draw_comparisons(argparse.Namespace(picture=tmp_path / "nowhere" / "chart.png", results=results))
+    for text in ("no JSON", "[]", '{"ours": {}}', '{"ours": {}, "peer": {"name": "", "variants": {}}}'):
         (tmp_path / "batch_8.json").write_text(text)
         with pytest.raises(UserError, match="batch_8.json holds no comparison"):
             draw_comparisons(flags)
@@ -105,6 +112,7 @@ def test_comparisons_become_a_picture_and_anything_else_is_refused(tmp_path):
         (["data", "--config.seed=1"], "--config.seed=1 is no flag of data"),
         (["train", "--rounds=0"], "--rounds=0 is out of range"),
         (["train", "--devices=0"], "--devices=0 is out of range"),
+        (["train", "--batch=-1"], "--batch=-1 is out of range"),
         (["train", "--variants=eager"], "no effect without --peer"),
         (["train", "--peer=diffusers", "--variants=fast"], "--variants=fast do not exist; expected some of eager"),
     ],

@@ -15,12 +15,18 @@ import jax
 import pytest
 
 from ddpm_jax.train import build_learner, lower_step
-from ddpm_jax.training.sharding import data_mesh, state_sharding
-from ddpm_jax.training.state import init_state
+from ddpm_jax.training.cost import state_bytes, step_cost
+from ddpm_jax.training.sharding import data_mesh, imagined_mesh, state_sharding
+from ddpm_jax.training.state import TrainState, init_state
 from tests.training.toy import config_with, loader
 
 KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast|ragged-all-to-all"
 MODEL = {"channels": 32, "multipliers": (1,), "attention_resolutions": (), "norm_groups": 4}
+
+
+def bytes_here(state: TrainState) -> int:
+    """Of a state, on the first device."""
+    return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
 
 
 def print_facts() -> None:
@@ -31,21 +37,29 @@ def print_facts() -> None:
         learner = build_learner(config, mesh)
         fresh = partial(init_state, learner.unet, learner.optimizer, config.seed, 8, 1)
         state = jax.jit(fresh, out_shardings=state_sharding(mesh, jax.eval_shape(fresh), sharding))()
-        program = lower_step(learner, state, loader(config)(0)).compile().as_text()
+        lowered = lower_step(learner, state, loader(config)(0))
+        compiled = lowered.compile()
+        program = compiled.as_text()
         sent = {}
         for results, kind in re.findall(rf" = (.*?) ({KINDS})(?:-start)?\(", program):
             sizes = (math.prod(map(int, shape.split(","))) for shape in re.findall(r"\w+\[([\d,]+)\]", results))
             sent.setdefault(kind, []).extend(sizes)
         params = jax.tree.leaves(state.params)
         divided = [x.size for x in params if not x.sharding.is_fully_replicated]
-        facts[sharding] = {"sent": sent, "params": [x.size for x in params], "divided": divided}
+        sizes = {"params": [x.size for x in params], "divided": divided, "state": bytes_here(state)}
+        cost = step_cost(lowered, compiled, parts=1, devices=mesh.size)
+        counted = {"flops": cost.flops, "as_written": lowered.cost_analysis()["flops"]}
+        facts[sharding] = {"sent": sent, **sizes, **counted}
     print(json.dumps(facts))
+
+
+DEVICES = 4
 
 
 @pytest.fixture(scope="module")
 def facts() -> dict:
     """Those of a process with four devices."""
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={DEVICES}"
     command = [sys.executable, "-c", f"from {__name__} import print_facts; print_facts()"]
     root, environment = Path(__file__).parents[2], {**os.environ, "XLA_FLAGS": flags}
     done = subprocess.run(command, cwd=root, env=environment, stdout=subprocess.PIPE, check=True)
@@ -62,6 +76,20 @@ def test_divided_parameters_are_gathered_once_and_their_gradients_summed(facts):
     found = facts["fsdp"]
     assert found["divided"] and sorted(found["sent"].pop("all-gather")) == sorted(found["divided"])
     # Where a backend scatters a sum, a result is a quarter of it; CPUs sum all of it and keep a part.
-    scattered = [4 * size for size in found["sent"].pop("reduce-scatter", [])]
+    scattered = [DEVICES * size for size in found["sent"].pop("reduce-scatter", [])]
     assert sorted(found["sent"].pop("all-reduce") + scattered) == sorted(found["params"])
     assert not found["sent"]
+
+
+@pytest.mark.parametrize("sharding", ["replicated", "fsdp"])
+def test_a_state_takes_on_each_device_what_was_planned(facts, sharding):
+    config = config_with(model=MODEL)
+    learner = build_learner(config, data_mesh())
+    state = jax.eval_shape(partial(init_state, learner.unet, learner.optimizer, config.seed, 8, 1))
+    assert state_bytes(state, imagined_mesh(DEVICES), sharding) == facts[sharding]["state"]
+
+
+@pytest.mark.parametrize("sharding", ["replicated", "fsdp"])
+def test_arithmetic_is_that_of_all_devices(facts, sharding):
+    # Each device updates all of the parameters, or its part.
+    assert facts[sharding]["flops"] == pytest.approx(facts[sharding]["as_written"], rel=0.1)
