@@ -26,7 +26,7 @@ from ddpm_jax.training.cost import StepCost, bytes_of, sent_bytes, state_bytes
 from ddpm_jax.training.sharding import imagined_mesh
 from tests.training.toy import CONFIG, config_with
 
-CHANNELS_32 = {"channels": 32, "norm_groups": 4}
+pytestmark = pytest.mark.xdist_group("plan")  # Compiled once, for all tests.
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -20,6 +20,7 @@ from ddpm_jax.training.sharding import data_mesh, imagined_mesh, state_sharding
 from ddpm_jax.training.state import TrainState, init_state
 from tests.training.toy import config_with, loader
 
+pytestmark = pytest.mark.xdist_group("collectives")  # Compiled once, for all tests.
 KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast|ragged-all-to-all"
 MODEL = {"channels": 32, "multipliers": (1,), "attention_resolutions": (), "norm_groups": 4}
 
