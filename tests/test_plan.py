@@ -35,7 +35,8 @@ def compiled_once():
     compile_anew, compiled = OneDevice.compile, {}
 
     def compile_once(self, images):
-        key = dataclasses.replace(self.config, data=CONFIG.data, plan=CONFIG.plan, train=CONFIG.train), images
+        same = {"data": CONFIG.data, "plan": CONFIG.plan, "train": CONFIG.train, "checkpoint": CONFIG.checkpoint}
+        key = dataclasses.replace(self.config, **same), images
         if key not in compiled:
             compiled[key] = compile_anew(self, images)
         return compiled[key]
@@ -67,7 +68,9 @@ def test_a_device_alone_sends_nothing_and_many_send_twice_the_parameters():
 def test_arithmetic_and_memory_grow_with_the_images():
     toy = OneDevice(CONFIG)
     (_, one), (_, two) = toy.compile(1), toy.compile(2)
-    assert two.flops / one.flops == pytest.approx(2, rel=0.1)
+    # The update of the parameters does not grow: Adam, clip and average are some tens of operations for each.
+    fixed, parameters = 2 * one.flops - two.flops, sum(x.size for x in jax.tree.leaves(toy.shapes.params))
+    assert 10 * parameters < fixed < 50 * parameters
     assert one.memory is not None and two.memory is not None and one.memory > bytes_of(toy.shapes)
     # An image brings at least its input of the last convolution.
     assert two.memory - one.memory >= 4 * 8 * 8 * 8
@@ -103,7 +106,7 @@ def test_following_the_advice_fits(capsys):
         asked = config_with(data={"batch_size": 64}, train={"accumulate": parts}, plan={"memory": gibibytes})
         return dict(memory_in_words(asked, mesh, state, line))["Fits"]
 
-    for images in (31, 13, 9, 4):  # Room for so many at once, when parts are summed.
+    for images in (13, 9, 4):  # Room for so many at once, when parts are summed.
         limit = (line.of(images) + extra_bytes(config, state, mesh, 2)) / USABLE / 2**30 * 1.0001
         advice = fits(1, limit)
         assert advice.startswith("no: up to ")
