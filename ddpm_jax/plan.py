@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -38,17 +38,18 @@ from ddpm_jax.workdir import checkpoint_folder
 
 USABLE = 0.9
 """Share of the memory for arrays that a step may plan with; previews and fragments take the rest."""
-FEW = 8
+SOME = 8
 """Images at once in a step that fits nearly everywhere."""
 QUICK = 1.0
-"""Seconds that a timed step may take, about."""
-TIMED_STEPS = 5
+"""Seconds that a timed step may take, about, and that steps are timed for at least."""
+TIMED_STEPS = 3
+"""At least so many."""
 
 logger = logging.getLogger(__name__)
 
 
-class Memory(NamedTuple):
-    """Bytes that a step takes on one device: a line over the images that it computes at once."""
+class Line(NamedTuple):
+    """What a step takes, over the images that it computes at once: bytes on one device, or operations."""
 
     fixed: int | float
     per_image: int | float
@@ -93,7 +94,7 @@ class OneDevice:
         """What a step takes, the median of a few after the first."""
         state = jax.jit(self.fresh, compiler_options={"xla_backend_optimization_level": 0})()
         batch, seconds = self.batch(images), []
-        for _ in range(1 + TIMED_STEPS):
+        while len(seconds) <= TIMED_STEPS or sum(seconds[1:]) < QUICK:
             start = time.perf_counter()
             state, *_ = step(state, empty_metrics(), batch)
             jax.block_until_ready(state)
@@ -118,25 +119,36 @@ def plan(config: Config, workdir: Path | None) -> None:
     rate = matrix_rate(config.model.dtype)
     found = measure(one, images, rate)
     if found.flops is not None:
-        say("Arithmetic", f"{found.flops * total / 1e9:,.3f} GFLOP a step")
+        say("Arithmetic", f"{rounded(found.flops.of(total) / 1e9)} GFLOP a step")
     if found.memory is not None:
         for name, value in memory_in_words(config, mesh, one.shapes, found.memory):
             say(name, value)
     speed = None
     if config.plan.teraflops and found.flops:
-        speed = devices * config.plan.teraflops * 1e12 / found.flops
-        say("Speed", f"{speed:,.1f} images/s at {config.plan.teraflops:g} TFLOP/s on each device")
+        speed = total * devices * config.plan.teraflops * 1e12 / found.flops.of(total)
+        say("Speed", f"{rounded(speed)} images/s at {config.plan.teraflops:g} TFLOP/s on each device")
     elif found.timed:
         alone = found.timed / found.seconds
         speed = devices * alone
-        share = f", {alone * found.flops / rate:.0%} of what it does in matrix products" if found.flops else ""
-        say("Speed", f"{speed:,.1f} images/s, where one device makes {alone:,.1f} with {found.timed} at once{share}")
+        share = ""
+        if found.flops:
+            share = f", {found.flops.of(found.timed) / found.seconds / rate:.0%} of what it does in matrix products"
+        say(
+            "Speed", f"{rounded(speed)} images/s, where one device makes {rounded(alone)}, {found.timed} at once{share}"
+        )
     else:
         say("Speed", "not timed, since not one image fits on a device here; set plan.teraflops")
     if speed is not None:
-        say("Time", time_in_words(config, devices, remaining_steps(config, workdir) * total / speed / 3600))
+        start = steps_done(workdir)
+        hours = max(config.train.steps - start, 0) * total / speed / 3600
+        say("Time", time_in_words(config, devices, start, hours))
     say("Checkpoints", checkpoints_in_words(config, bytes_of(one.shapes)))
     say("Images", images_in_words(config))
+
+
+def rounded(number: float) -> str:
+    """To three digits."""
+    return f"{float(f'{number:.3g}'):,g}"
 
 
 def say(name: str, value: str) -> None:
@@ -147,33 +159,33 @@ def say(name: str, value: str) -> None:
 class Measured(NamedTuple):
     """Of a step on one device here; None where the backend does not tell."""
 
-    flops: float | None
-    """Of one image."""
-    memory: Memory | None
+    flops: Line | None
+    memory: Line | None
     timed: int
-    """Images at once in the step that was timed; 0 if none fits."""
+    """Images at once in the step that was timed; 0 if not one fits."""
     seconds: float
 
 
 def measure(one: OneDevice, images: int, rate: float) -> Measured:
-    """Compiles steps of few images, then of as many as fit and are quick (at most `images`), which it times.
+    """Compiles steps of few images, and one of as many as fit and are quick (at most `images`), which it times.
 
     rate: FLOP/s of the device in matrix products.
     """
-    small, cost = one.compile(1)
-    quick = images if not cost.flops else min(images, max(power_of_two(QUICK * rate / cost.flops), 1))
-    some = min(quick, FEW) if quick > 1 else 2
-    step, larger = one.compile(some)
-    memory, flops = memory_line({1: cost.memory, some: larger.memory}), larger.flops and larger.flops / some
+    few = images if images < SOME else 1
+    steps = {few: one.compile(few), SOME: one.compile(SOME)}
+    flops, memory = line_of(steps, "flops"), line_of(steps, "memory")
+    quick = images if flops is None else int(QUICK * rate / flops.per_image)
     limit = device_limit()
-    room = quick if memory is None or limit is None else memory.room(USABLE * limit)
-    timed = quick if quick <= room else power_of_two(room)
-    if timed == 0:
+    room = images if memory is None or limit is None else memory.room(USABLE * limit)
+    if room < few:
         return Measured(flops, memory, 0, 0.0)
-    if timed not in (1, some):
-        step, largest = one.compile(timed)
-        memory = memory_line({some: larger.memory, timed: largest.memory})
-    return Measured(flops, memory, timed, one.seconds(small if timed == 1 else step, timed))
+    timed = min(images, quick, room)
+    if timed < images:
+        timed = power_of_two(timed) if timed >= SOME else few
+    if timed not in steps:
+        steps = {SOME: steps[SOME], timed: one.compile(timed)}
+        flops, memory = line_of(steps, "flops"), line_of(steps, "memory")
+    return Measured(flops, memory, timed, one.seconds(steps[timed][0], timed))
 
 
 def power_of_two(most: int | float) -> int:
@@ -181,40 +193,40 @@ def power_of_two(most: int | float) -> int:
     return 2 ** int(math.log2(most)) if most >= 1 else 0
 
 
-def memory_line(points: Mapping[int, int | None]) -> Memory | None:
-    """The line through two points, {images: bytes}; None where bytes are unknown."""
-    (few, low), (many, high) = sorted(points.items())
+def line_of(steps: Mapping[int, tuple[Compiled, StepCost]], what: Literal["flops", "memory"]) -> Line | None:
+    """The line through what the steps of two numbers of images cost; None where that is unknown."""
+    (few, low), (many, high) = ((images, getattr(cost, what)) for images, (_, cost) in sorted(steps.items()))
     if low is None or high is None:
         return None
     slope = max((high - low) / (many - few), 1.0)
-    return Memory(low - slope * few, slope)
+    return Line(low - slope * few, slope)
 
 
-def memory_in_words(config: Config, mesh: AbstractMesh, state: TrainState, line: Memory) -> Iterator[tuple[str, str]]:
+def memory_in_words(config: Config, mesh: AbstractMesh, state: TrainState, line: Line) -> Iterator[tuple[str, str]]:
     """What a step takes on each device of the mesh; how many images fit; what to change where the batch does not."""
     devices, total = mesh.size, config.data.batch_size
     parts = config.train.accumulate
     images = total // devices // parts
 
-    def on_mesh(parts: int) -> Memory:
-        return Memory(line.fixed + extra_bytes(config, state, mesh, parts), line.per_image)
+    def on_mesh(parts: int) -> Line:
+        return Line(line.fixed + extra_bytes(config, state, mesh, parts), line.per_image)
 
     each = f"{size_in_words(line.per_image)} for each image at once"
     yield "Memory", f"{size_in_words(on_mesh(parts).of(images))} on each device, of it {each}"
     limit = config.plan.memory * 2**30 if config.plan.memory else device_limit()
     if limit is None:
         return
-    room, of = on_mesh(parts).room(USABLE * limit), f"the {size_in_words(limit)} of a device"
+    room, of = on_mesh(parts).room(USABLE * limit), f"nine tenths of the {size_in_words(limit)} for a device"
     if images <= room:
         yield "Fits", f"yes: up to {room:,} images at once in {of}"
         return
     enough = parts_that_fit(total, devices, on_mesh(2).room(USABLE * limit))
     if enough is None:
-        divide = "" if config.train.sharding == "fsdp" or devices == 1 else "train.sharding=fsdp, "
-        remedy = f"try {divide}model.dtype=bfloat16, model.remat=True or more devices"
+        remedy = "try model.dtype=bfloat16, model.remat=True, or train.sharding=fsdp on more devices"
         yield "Fits", f"no: not one image in {of}; {remedy}"
     else:
-        yield "Fits", f"no: up to {room:,} images at once in {of}; set train.accumulate={enough}"
+        fewer = f"{total // devices // enough} at once and the sums of their gradients would"
+        yield "Fits", f"no: {images:,} images at once do not fit in {of}; {fewer}: set train.accumulate={enough}"
 
 
 def extra_bytes(config: Config, state: TrainState, mesh: AbstractMesh, parts: int) -> int:
@@ -232,17 +244,21 @@ def parts_that_fit(batch_size: int, devices: int, room: int) -> int | None:
     return next((batch_size // (share * devices) for share in shares), None)
 
 
-def remaining_steps(config: Config, workdir: Path | None) -> int:
-    """Steps until train.steps, from the newest checkpoint of the workdir."""
+def steps_done(workdir: Path | None) -> int:
+    """The step of the newest checkpoint of the workdir; 0 if there is none."""
     if workdir is None:
-        return config.train.steps
+        return 0
     with Checkpoints(checkpoint_folder(workdir)) as checkpoints:
-        return max(config.train.steps - max(checkpoints.steps(), default=0), 0)
+        return max(checkpoints.steps(), default=0)
 
 
-def time_in_words(config: Config, devices: int, hours: float) -> str:
+def time_in_words(config: Config, devices: int, start: int, hours: float) -> str:
     """How long the devices are needed, and what they cost; previews, validation and evaluation are not counted."""
-    if hours < 2:
+    if start >= config.train.steps:
+        return f"none: step {start:,} of {config.train.steps:,} is reached"
+    if hours < 1 / 30:
+        span = f"{3600 * hours:,.1f} seconds"
+    elif hours < 2:
         span = f"{60 * hours:,.1f} minutes"
     elif hours < 48:
         span = f"{hours:,.1f} hours"
@@ -250,7 +266,7 @@ def time_in_words(config: Config, devices: int, hours: float) -> str:
         span = f"{hours / 24:,.1f} days"
     price = config.plan.price
     costs = "" if price is None else f", at {price:g} an hour {hours * devices * price:,.2f}"
-    return f"{span} to step {config.train.steps:,}, {hours * devices:,.2f} device-hours{costs}"
+    return f"{span} from step {start:,} to {config.train.steps:,}, {rounded(hours * devices)} device-hours{costs}"
 
 
 def checkpoints_in_words(config: Config, size: int) -> str:
@@ -276,4 +292,4 @@ def images_in_words(config: Config) -> str:
         return f"cannot be counted: {error}"
     seen = config.train.steps * data.batch_size / (count - held_out(count, data.holdout))
     size = f", {size_in_words(count * data.image_size**2 * data.channels)} in the cache" if cached else ""
-    return f"{count:,}, each of those to train on seen {seen:,.1f} times{size}"
+    return f"{count:,}, each of those to train on seen {rounded(seen)} times{size}"

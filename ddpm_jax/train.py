@@ -333,5 +333,5 @@ def describe(
 
 def cost_in_words(cost: StepCost) -> str:
     """Arithmetic and memory of a step."""
-    flops = "unknown arithmetic" if cost.flops is None else f"{cost.flops / 1e9:,.1f} GFLOP"
+    flops = "unknown arithmetic" if cost.flops is None else f"{cost.flops / 1e9:,.3f} GFLOP"
     return flops if cost.memory is None else f"{flops}, {size_in_words(cost.memory)} of memory on each device"

@@ -10,12 +10,12 @@ import pytest
 from ddpm_jax.assemble import shapes_of
 from ddpm_jax.plan import (
     USABLE,
-    Memory,
+    Line,
     OneDevice,
     extra_bytes,
     kept_checkpoints,
+    line_of,
     memory_in_words,
-    memory_line,
     parts_that_fit,
     plan,
     time_in_words,
@@ -67,23 +67,24 @@ def test_a_device_alone_sends_nothing_and_many_send_twice_the_parameters():
 
 def test_arithmetic_and_memory_grow_with_the_images():
     toy = OneDevice(CONFIG)
-    (_, one), (_, two) = toy.compile(1), toy.compile(2)
+    (_, two), (_, eight) = toy.compile(2), toy.compile(8)
     # The update of the parameters does not grow: Adam, clip and average are some tens of operations for each.
-    fixed, parameters = 2 * one.flops - two.flops, sum(x.size for x in jax.tree.leaves(toy.shapes.params))
-    assert 10 * parameters < fixed < 50 * parameters
-    assert one.memory is not None and two.memory is not None and one.memory > bytes_of(toy.shapes)
+    fixed, parameters = (4 * two.flops - eight.flops) / 3, sum(x.size for x in jax.tree.leaves(toy.shapes.params))
+    assert 10 * parameters < fixed < 100 * parameters
+    assert two.memory is not None and eight.memory is not None and two.memory > bytes_of(toy.shapes)
     # An image brings at least its input of the last convolution.
-    assert two.memory - one.memory >= 4 * 8 * 8 * 8
+    assert eight.memory - two.memory >= 6 * 4 * 8 * 8 * 8
     # Every kernel meets at least the 4x4 pixels of the smallest stage, forward and in both gradients.
     kernels = sum(x.size for x in jax.tree.leaves(toy.shapes.params) if x.ndim == 4)
     assert two.flops > 2 * 3 * 2 * kernels * 16
 
 
 def test_the_room_is_the_most_images_that_stay_below_the_limit():
-    line = memory_line({10: 1_300, 2: 500})
-    assert line == Memory(300, 100)
+    step, _ = OneDevice(CONFIG).compile(2)
+    line = line_of({10: (step, StepCost(7.0, 1_300)), 2: (step, StepCost(7.0, 500))}, "memory")
+    assert line == Line(300, 100)
     assert line.room(line.of(7)) == 7 and line.room(line.of(7) - 1) == 6 and line.room(10) == 0
-    assert memory_line({10: None, 2: 500}) is None
+    assert line_of({10: (step, StepCost(7.0, None)), 2: (step, StepCost(7.0, 500))}, "memory") is None
 
 
 def test_the_fewest_parts_are_found():
@@ -98,7 +99,7 @@ def test_the_fewest_parts_are_found():
 
 def test_following_the_advice_fits(capsys):
     state = OneDevice(CONFIG).shapes
-    line = memory_line({n: OneDevice(CONFIG).compile(n)[1].memory for n in (1, 2)})
+    line = line_of({n: OneDevice(CONFIG).compile(n) for n in (2, 8)}, "memory")
     assert line is not None
     mesh, config = imagined_mesh(2), config_with(data={"batch_size": 64})
 
@@ -109,12 +110,12 @@ def test_following_the_advice_fits(capsys):
     for images in (13, 9, 4):  # Room for so many at once, when parts are summed.
         limit = (line.of(images) + extra_bytes(config, state, mesh, 2)) / USABLE / 2**30 * 1.0001
         advice = fits(1, limit)
-        assert advice.startswith("no: up to ")
+        assert advice.startswith("no: 32 images at once do not fit")
         parts = int(advice.rsplit("=", 1)[1])
         assert fits(parts, limit).startswith(f"yes: up to {images:,} images")
         fewer = [n for n in range(2, parts) if 32 % n == 0]
         assert not any(fits(n, limit).startswith("yes") for n in fewer)
-    assert "try train.sharding=fsdp" in fits(1, line.fixed / 2**31)
+    assert "train.sharding=fsdp on more devices" in fits(1, line.fixed / 2**31)
 
 
 def test_sums_of_parts_and_gathered_parameters_take_room():
@@ -145,9 +146,12 @@ def test_the_checkpoints_that_are_counted_are_those_that_training_keeps(steps, e
 def test_sizes_and_times_are_words():
     assert [size_in_words(n) for n in (2**19, 1023 * 2**20, 2**31)] == ["0.5 MiB", "1,023 MiB", "2.0 GiB"]
     priced = config_with(plan={"price": 2.0}, train={"steps": 1000})
-    assert time_in_words(priced, 3, 0.5) == "30.0 minutes to step 1,000, 1.50 device-hours, at 2 an hour 3.00"
-    assert time_in_words(priced, 1, 47.0).startswith("47.0 hours")
-    assert time_in_words(priced, 1, 60.0).startswith("2.5 days")
+    assert (
+        time_in_words(priced, 3, 100, 0.5) == "30.0 minutes from step 100 to 1,000, 1.5 device-hours, at 2 an hour 3.00"
+    )
+    starts = {0.01: "36.0 seconds", 47.0: "47.0 hours", 60.0: "2.5 days"}
+    assert all(time_in_words(priced, 1, 0, hours).startswith(words) for hours, words in starts.items())
+    assert time_in_words(priced, 1, 1000, 0.0) == "none: step 1,000 of 1,000 is reached"
 
 
 def test_a_plan_of_sixteen_devices_writes_nothing(tmp_path, capsys, monkeypatch):
@@ -160,13 +164,13 @@ def test_a_plan_of_sixteen_devices_writes_nothing(tmp_path, capsys, monkeypatch)
     gigaflop, speed = (float(lines[name].split()[0].replace(",", "")) for name in ("Arithmetic", "Speed"))
     assert speed == pytest.approx(16 * 2000 * 32 / gigaflop, rel=0.01)
     assert lines["Checkpoints"].endswith("for the 3 that are kept in the end")
-    assert lines["Images"] == f"64, each of those to train on seen {32_000 / 61:,.1f} times"
+    assert lines["Images"] == "64, each of those to train on seen 525 times"
     assert not list(tmp_path.iterdir())
 
 
 def test_a_plan_times_a_step_here(capsys):
     lines = lines_of(config_with(data={"path": "/nowhere", "source": "folder", "batch_size": 2}), capsys)
-    assert "with 2 at once" in lines["Speed"] and "of what it does in matrix products" in lines["Speed"]
+    assert ", 2 at once" in lines["Speed"] and "of what it does in matrix products" in lines["Speed"]
     assert lines["Images"].startswith("cannot be counted: data.path=/nowhere")
 
 

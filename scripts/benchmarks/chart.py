@@ -14,14 +14,14 @@ OURS, THEIRS = "#1f77b4", "#bbbbbb"
 
 
 def draw_comparisons(flags: argparse.Namespace) -> dict[str, Any]:
-    """A panel for each file, named after it: a bar for each side's images/s, with the spread of its rounds."""
-    comparisons = [(path.stem.replace("_", " "), read_comparison(path)) for path in flags.results]
-    bars = [len(rates) for _, rates in comparisons]
-    figure = Figure(figsize=(8.0, sum(0.9 + 0.3 * count for count in bars)), layout="constrained")
+    """A panel for each file, named after it, with a bar for the median images/s of each side."""
+    comparisons = [(path.stem.replace("_", " "), *read_comparison(path)) for path in flags.results]
+    bars = [len(rates) for *_, rates in comparisons]
+    figure = Figure(figsize=(8.0, sum(0.7 + 0.27 * count for count in bars)), layout="constrained")
     panels = figure.subplots(len(bars), squeeze=False, height_ratios=bars)[:, 0]
-    for axes, (title, rates) in zip(panels, comparisons, strict=True):
-        draw(axes, title, rates)
-    panels[-1].set_xlabel("images/s (line: as long as rounds lie apart)")
+    for axes, (title, peer, rates) in zip(panels, comparisons, strict=True):
+        draw(axes, f"{title}, against {peer}", rates)
+    panels[-1].set_xlabel("images/s")
     try:
         figure.savefig(flags.picture, dpi=120, format="png")
     except OSError as error:
@@ -29,25 +29,24 @@ def draw_comparisons(flags: argparse.Namespace) -> dict[str, Any]:
     return {"chart": str(flags.picture)}
 
 
-def read_comparison(path: Path) -> dict[str, tuple[float, float]]:
-    """{name: (images/s, spread)} of this code, first, and of each variant of the peer."""
+def read_comparison(path: Path) -> tuple[str, dict[str, float]]:
+    """The peer's name, and images/s by name: of this code, first, and of each variant of the peer."""
     try:
         facts = json.loads(path.read_text())
-        peer = facts["peer"]
-        theirs = {f"{peer['name']}, {variant}": rates for variant, rates in peer["variants"].items()}
-        sides = {"ddpm_jax": facts["ours"], **theirs}
-        return {name: (float(rates["images_per_second"]), float(rates["spread"])) for name, rates in sides.items()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        sides = {"ddpm_jax": facts["ours"], **facts["peer"]["variants"]}
+        rates = {name: float(rates["images_per_second"]) for name, rates in sides.items()}
+        return str(facts["peer"]["name"]), rates
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} holds no comparison ({error!r}); expected what --peer --json has printed.") from error
 
 
-def draw(axes: Axes, title: str, rates: dict[str, tuple[float, float]]) -> None:
-    """Horizontal bars, this code's above the others."""
-    values = [value for value, _ in rates.values()]
-    errors = [value * spread / 2 for value, spread in rates.values()]
-    colours = [OURS] + [THEIRS] * (len(values) - 1)
-    found = axes.barh(list(rates), values, xerr=errors, color=colours, error_kw={"elinewidth": 0.8})
-    axes.bar_label(found, [f" {value:,.3g}" for value in values], padding=3)
+def draw(axes: Axes, title: str, rates: dict[str, float]) -> None:
+    """Horizontal bars, this code's above the others, each named by its length and its share of the longest other."""
+    own, *others = rates.values()
+    colours = [OURS] + [THEIRS] * len(others)
+    found = axes.barh(list(rates), list(rates.values()), color=colours)
+    best = max(others, default=own)
+    axes.bar_label(found, [f"{own:.3g} ({own / best:.2f})", *(f"{rate:.3g}" for rate in others)], padding=3)
     axes.invert_yaxis()
-    axes.margins(x=0.15)
-    axes.set_title(f"{title}: {values[0] / max(values[1:]):.2f} times the peer's best", fontsize=10)
+    axes.margins(x=0.2)
+    axes.set_title(title, fontsize=10, loc="left")
