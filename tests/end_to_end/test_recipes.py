@@ -1,4 +1,4 @@
-"""Every recipe at toy size: trains, shows itself, samples, and goes on where it stopped."""
+"""Every recipe at toy size: trains, shows itself, samples, and some go on where they stopped."""
 
 import shutil
 from pathlib import Path
@@ -12,6 +12,8 @@ from ddpm_jax.config import config_of
 from tests.end_to_end.commands import assert_same_bits, final_state, scalars
 
 RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
+RESUMED = ("digits", "celeba64_small")
+"""Going on does not depend on the recipe: a plain one and one that accumulates (test_resume.py kills runs)."""
 
 
 @pytest.mark.slow
@@ -37,6 +39,8 @@ def test_a_recipe_trains_samples_and_resumes(recipe, tmp_path):
     with Image.open(folder / "denoising.gif") as animation:
         assert animation.n_frames >= 2
 
+    if recipe.stem not in RESUMED:
+        return
     finished = final_state(tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "3")
     assert cli.main(command) == 0

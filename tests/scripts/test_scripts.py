@@ -76,10 +76,10 @@ def test_the_benchmark_of_the_data_prints_one_json_object():
 
 def test_the_benchmark_of_training_says_what_and_how_fast():
     recipe = f"--config={ROOT}/configs/digits.py:smoke"
-    done = run("benchmark.py", "train", recipe, "--batch=4", "--rounds=2", "--devices=2", "--json")
+    done = run("benchmark.py", "train", recipe, "--batch=4", "--rounds=2", "--devices=1", "--json")
     facts = json.loads(done.stdout)
     ours = facts["ours"]
-    assert facts["batch"] == 4 and facts["devices"].startswith("2 x cpu") and ours["compile_seconds"] > 0
+    assert facts["batch"] == 4 and facts["devices"].startswith("1 x cpu") and ours["compile_seconds"] > 0
     assert ours["gigaflop_per_second"] == pytest.approx(ours["gigaflop_per_step"] * ours["images_per_second"] / 4)
     assert 0 < ours["share_of_matrix_product"] < 1
     assert "peer" not in facts and "ratio" not in facts
