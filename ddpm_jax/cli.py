@@ -33,7 +33,8 @@ from ddpm_jax.train import train
 from ddpm_jax.training.sharding import join_cluster
 from ddpm_jax.workdir import read_config, refuse_another_run
 
-MODES = {"train": train, "sample": sample, "evaluate": evaluate, "plan": plan}
+STORIES = {"train": train, "sample": sample, "evaluate": evaluate}
+MODES = (*STORIES, "plan")
 SAMPLING_MAY_SET = ("sample.", "evaluate.", "log.", "data.path", "data.cache")
 DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 DISK_TROUBLE |= {errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
@@ -114,7 +115,7 @@ def run(argv: list[str]) -> None:
     keep_freed_memory()
     join_cluster()
     _find_devices()
-    if mode == "plan" or workdir is None:  # Which leaves no trace.
+    if workdir is None or mode == "plan":  # Which leaves no trace, and may do without a workdir.
         plan(config, workdir)
         return
     if mode == "train":
@@ -124,19 +125,20 @@ def run(argv: list[str]) -> None:
     if mode == "sample" and config.sample.task != "generate":
         TASKS[config.sample.task](config, workdir)
     else:
-        MODES[mode](config, workdir)
+        STORIES[mode](config, workdir)
 
 
 def settle(mode: str, recipe: str | None, workdir: Path | None, overrides: list[str]) -> Config:
     """The configuration: of the recipe where one is given, else of the run, with the overrides."""
+    trains = mode in ("train", "plan")
+    if recipe and not trains:
+        raise UserError(f"--config={recipe} is for training; --mode={mode} takes the configuration from {workdir}.")
     begun = workdir is not None and (workdir / "config.json").exists()
-    if workdir is None or (mode in ("train", "plan") and recipe) or (mode == "train" and not begun):
+    if workdir is None or recipe or (mode == "train" and not begun):
         return config_of(override(load_recipe(recipe), overrides))
     trained = read_config(workdir)
-    if mode in ("train", "plan"):  # A run goes on as it is.
+    if trains:  # A run goes on as it is.
         return config_of(override(to_config_dict(trained), overrides))
-    if recipe:
-        raise UserError(f"--config={recipe} is for training; --mode={mode} takes the configuration from {workdir}.")
     config = config_of(override(to_config_dict(_with_its_sampler(trained, overrides)), overrides))
     _refuse_retraining(trained, config)
     return config
@@ -157,13 +159,13 @@ def parse_flags(argv: list[str]) -> tuple[str, str | None, Path | None, list[str
     check_overrides(rest, ["mode", "config", "workdir", "help"])
     if values.mode not in MODES:
         raise UserError(f"--mode={values.mode} does not exist; {nearest(values.mode, MODES)}")
-    if values.mode == "plan" and values.config and not values.workdir:
-        return values.mode, values.config, None, rest
-    if values.mode == "plan" and not values.workdir:
-        raise UserError("--mode=plan needs a recipe or a run; give --config=configs/digits.py, or --workdir=runs/x.")
-    if not values.workdir:
+    if values.workdir:
+        return values.mode, values.config, Path(values.workdir).expanduser().resolve(), rest
+    if values.mode != "plan":
         raise UserError("--workdir is missing; say where the run lives, such as --workdir=runs/x (see --help).")
-    return values.mode, values.config, Path(values.workdir).expanduser().resolve(), rest
+    if not values.config:
+        raise UserError("--mode=plan needs a recipe or a run; give --config=configs/digits.py, or --workdir=runs/x.")
+    return values.mode, values.config, None, rest
 
 
 def check_overrides(args: list[str], known: list[str]) -> None:

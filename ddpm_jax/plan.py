@@ -18,18 +18,17 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import jax
-import numpy as np
 from jax.sharding import AbstractMesh
 from jax.stages import Compiled
 
 from ddpm_jax.config import Config
-from ddpm_jax.data.batches import Batch
+from ddpm_jax.data.batches import Batch, random_batch
 from ddpm_jax.data.dataset import held_out
 from ddpm_jax.data.open import count_images
 from ddpm_jax.errors import UserError
 from ddpm_jax.reporting.memory import device_limit, size_in_words
-from ddpm_jax.train import EARLY, build_learner, lower_step
-from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.train import build_learner, due, lower_step
+from ddpm_jax.training.checkpoint import Checkpoints, kept
 from ddpm_jax.training.cost import StepCost, bytes_of, matrix_rate, sent_bytes, state_bytes, step_cost
 from ddpm_jax.training.sharding import check_divisible, data_mesh, imagined_mesh, replicated, to_devices
 from ddpm_jax.training.state import TrainState, init_state
@@ -84,11 +83,7 @@ class OneDevice:
 
     def batch(self, images: int) -> Batch:
         """Random images."""
-        data, attributes = self.config.data, self.config.model.attributes
-        shape = (1, images, data.image_size, data.image_size, data.channels)
-        pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-        labels = np.zeros((1, images, attributes), np.uint8) if attributes else np.zeros((1, images), np.int32)
-        return to_devices(self.mesh, Batch(pixels, labels), axis=1)
+        return to_devices(self.mesh, random_batch(self.config, images), axis=1)
 
     def seconds(self, step: Compiled, images: int) -> float:
         """What a step takes, the median of a few after the first."""
@@ -106,54 +101,40 @@ def plan(config: Config, workdir: Path | None) -> None:
     """Prints what training by this configuration takes; steps that are done in the workdir do not count any more."""
     if jax.process_count() > 1:
         raise UserError("--mode=plan runs in one process; start it on one machine, with --config.plan.devices=….")
+    for name, value in lines_of_plan(config, workdir):
+        print(f"{name:14} {value}", flush=True)
+
+
+def lines_of_plan(config: Config, workdir: Path | None) -> Iterator[tuple[str, str]]:
+    """The plan, line by line, each as soon as it is found."""
     devices, parts, total = config.plan.devices or jax.device_count(), config.train.accumulate, config.data.batch_size
     mesh, one = imagined_mesh(devices), OneDevice(config)
     check_divisible(mesh, total, parts, "data.batch_size")
     params, images = one.shapes.params, total // devices // parts
-    say("Devices", f"{devices}, planned for on the {jax.default_backend()} here ({jax.devices()[0].device_kind})")
-    say("Parameters", f"{sum(x.size for x in jax.tree.leaves(params)):,}")
-    say("Batch", f"{total:,} images = {images} at once x {parts} (train.accumulate) x {devices} (devices)")
+    yield "Devices", f"{devices}, planned for on the {jax.default_backend()} here ({jax.devices()[0].device_kind})"
+    yield "Parameters", f"{sum(x.size for x in jax.tree.leaves(params)):,}"
+    yield "Batch", f"{total:,} images = {images} at once x {parts} (train.accumulate) x {devices} (devices)"
     if devices > 1:
-        say("Communication", f"{size_in_words(sent_bytes(params, devices))} a step, sent by each device")
-
+        yield "Communication", f"{size_in_words(sent_bytes(params, devices))} a step, sent by each device"
     rate = matrix_rate(config.model.dtype)
     found = measure(one, images, rate)
     if found.flops is not None:
-        say("Arithmetic", f"{rounded(found.flops.of(total) / 1e9)} GFLOP a step")
+        yield "Arithmetic", f"{rounded(found.flops.of(total) / 1e9)} GFLOP a step"
     if found.memory is not None:
-        for name, value in memory_in_words(config, mesh, one.shapes, found.memory):
-            say(name, value)
-    speed = None
-    if config.plan.teraflops and found.flops:
-        speed = total * devices * config.plan.teraflops * 1e12 / found.flops.of(total)
-        say("Speed", f"{rounded(speed)} images/s at {config.plan.teraflops:g} TFLOP/s on each device")
-    elif found.timed:
-        alone = found.timed / found.seconds
-        speed = devices * alone
-        share = ""
-        if found.flops:
-            share = f", {found.flops.of(found.timed) / found.seconds / rate:.0%} of what it does in matrix products"
-        say(
-            "Speed", f"{rounded(speed)} images/s, where one device makes {rounded(alone)}, {found.timed} at once{share}"
-        )
-    else:
-        say("Speed", "not timed, since not one image fits on a device here; set plan.teraflops")
+        yield from memory_in_words(config, mesh, one.shapes, found.memory)
+    speed, how = speed_in_words(config, devices, found, rate)
+    yield "Speed", how
     if speed is not None:
         start = steps_done(workdir)
         hours = max(config.train.steps - start, 0) * total / speed / 3600
-        say("Time", time_in_words(config, devices, start, hours))
-    say("Checkpoints", checkpoints_in_words(config, bytes_of(one.shapes)))
-    say("Images", images_in_words(config))
+        yield "Time", time_in_words(config, devices, start, hours)
+    yield "Checkpoints", checkpoints_in_words(config, bytes_of(one.shapes))
+    yield "Images", images_in_words(config)
 
 
 def rounded(number: float) -> str:
     """To three digits."""
     return f"{float(f'{number:.3g}'):,g}"
-
-
-def say(name: str, value: str) -> None:
-    """A line of the plan."""
-    print(f"{name:14} {value}", flush=True)
 
 
 class Measured(NamedTuple):
@@ -162,7 +143,7 @@ class Measured(NamedTuple):
     flops: Line | None
     memory: Line | None
     timed: int
-    """Images at once in the step that was timed; 0 if not one fits."""
+    """Images at once in the step that was timed; 0 if none was, since not one fits or plan.teraflops says the speed."""
     seconds: float
 
 
@@ -174,6 +155,8 @@ def measure(one: OneDevice, images: int, rate: float) -> Measured:
     few = images if images < SOME else 1
     steps = {few: one.compile(few), SOME: one.compile(SOME)}
     flops, memory = line_of(steps, "flops"), line_of(steps, "memory")
+    if one.config.plan.teraflops and flops is not None:
+        return Measured(flops, memory, 0, 0.0)
     quick = images if flops is None else int(QUICK * rate / flops.per_image)
     limit = device_limit()
     room = images if memory is None or limit is None else memory.room(USABLE * limit)
@@ -186,6 +169,22 @@ def measure(one: OneDevice, images: int, rate: float) -> Measured:
         steps = {SOME: steps[SOME], timed: one.compile(timed)}
         flops, memory = line_of(steps, "flops"), line_of(steps, "memory")
     return Measured(flops, memory, timed, one.seconds(steps[timed][0], timed))
+
+
+def speed_in_words(config: Config, devices: int, found: Measured, rate: float) -> tuple[float | None, str]:
+    """Images/s of all devices, if that can be told, and how it is known."""
+    total, flops = config.data.batch_size, found.flops
+    if config.plan.teraflops and flops is not None:
+        speed = total * devices * config.plan.teraflops * 1e12 / flops.of(total)
+        return speed, f"{rounded(speed)} images/s at {config.plan.teraflops:g} TFLOP/s on each device"
+    if not found.timed:
+        return None, "not timed, since not one image fits on a device here; set plan.teraflops"
+    alone = found.timed / found.seconds
+    share = flops and f", {flops.of(found.timed) / found.seconds / rate:.0%} of what it does in matrix products"
+    speed = devices * alone
+    return speed, (
+        f"{rounded(speed)} images/s, where one device makes {rounded(alone)}, {found.timed} at once{share or ''}"
+    )
 
 
 def power_of_two(most: int | float) -> int:
@@ -271,16 +270,15 @@ def time_in_words(config: Config, devices: int, start: int, hours: float) -> str
 
 def checkpoints_in_words(config: Config, size: int) -> str:
     """What a checkpoint takes on disk, and those that are kept in the end."""
-    kept = len(kept_checkpoints(config))
-    return f"{size_in_words(size)} each, {size_in_words(kept * size)} for the {kept} that are kept in the end"
+    count = len(kept_checkpoints(config))
+    return f"{size_in_words(size)} each, {size_in_words(count * size)} for the {count} that are kept in the end"
 
 
 def kept_checkpoints(config: Config) -> set[int]:
-    """The steps whose checkpoints a finished run has: the newest ones, and every so many."""
+    """The steps whose checkpoints a finished run has."""
     rules, last = config.checkpoint, config.train.steps
-    saved = [step for step in {*range(rules.every, last, rules.every), min(rules.every, EARLY, last), last}]
-    apart = {step for step in saved if rules.keep_every and step % rules.keep_every == 0}
-    return apart | set(sorted(saved)[-rules.keep :])
+    saved = [step for step in range(1, last + 1) if due(step, rules.every, last)]
+    return kept(saved, rules.keep, rules.keep_every)
 
 
 def images_in_words(config: Config) -> str:

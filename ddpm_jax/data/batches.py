@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
+from ddpm_jax.config import Config
 from ddpm_jax.data.dataset import Dataset
 
 T = TypeVar("T")
@@ -28,6 +29,16 @@ class Batch(NamedTuple):
 
     images: UInt8[np.ndarray, "parts rows height width channels"]
     labels: Int[np.ndarray, "parts rows"] | UInt8[np.ndarray, "parts rows attributes"]
+
+
+def random_batch(config: Config, images: int, parts: int = 1) -> Batch:
+    """Noise in the shape of the configuration's images: for what is measured and not learned from."""
+    data, attributes = config.data, config.model.attributes
+    rows = parts, images // parts
+    pixels = np.random.default_rng(0).integers(
+        0, 256, (*rows, data.image_size, data.image_size, data.channels), np.uint8
+    )
+    return Batch(pixels, np.zeros((*rows, attributes), np.uint8) if attributes else np.zeros(rows, np.int32))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

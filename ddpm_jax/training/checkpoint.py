@@ -14,7 +14,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -167,13 +167,17 @@ class Checkpoints:
     def _retire(self) -> None:
         """Deletes what is neither among the newest nor a multiple of keep_every, and what was never completed."""
         steps = self.steps()
-        old = [s for s in steps[: -self.keep] if not (self.keep_every and s % self.keep_every == 0)]
-        for step in old:
+        for step in set(steps) - kept(steps, self.keep, self.keep_every):
             _delete(self.folder / str(step))
         for path in self.folder.iterdir():
             ours = path.name.isdecimal() or ".orbax-checkpoint-tmp" in path.name
             if ours and path.is_dir() and not (path / SEAL).exists():
                 _delete(path)
+
+
+def kept(steps: Sequence[int], keep: int, keep_every: int) -> set[int]:
+    """Of these steps, oldest first, those whose checkpoints stay: the newest ones, and multiples of keep_every."""
+    return {*steps[-keep:], *(step for step in steps if keep_every and step % keep_every == 0)}
 
 
 def seal(checkpoint: Path) -> None:

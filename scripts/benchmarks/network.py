@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from ddpm_jax.assemble import build_pairs, build_unet
 from ddpm_jax.cli import load_recipe, override
 from ddpm_jax.config import Config, checked, config_of
-from ddpm_jax.data.batches import Batch
+from ddpm_jax.data.batches import random_batch
 from ddpm_jax.errors import UserError
 from ddpm_jax.interop.diffusers_folder import write_folder
 from ddpm_jax.network.bind import apply_unet
@@ -69,12 +69,8 @@ def measure_training(flags: argparse.Namespace) -> dict[str, Any]:
     mesh = chosen_mesh(flags, config.train.accumulate)
     params = jax.jit(lambda: random_params(config))()
     with against(config, params, flags, {"work": "train", "learning_rate": config.optimizer.learning_rate}) as peers:
-        learner, pixels = build_learner(config, mesh), random_pixels(config)
-        images = pixels.reshape(config.train.accumulate, -1, *pixels.shape[1:])
-        labels = np.zeros(images.shape[:2], np.int32)
-        if config.model.attributes:
-            labels = np.zeros((*images.shape[:2], config.model.attributes), np.uint8)
-        batch = to_devices(mesh, Batch(images, labels), axis=1)
+        learner = build_learner(config, mesh)
+        batch = to_devices(mesh, random_batch(config, flags.batch, config.train.accumulate), axis=1)
         state = jax.device_put(jax.jit(lambda p: first_state(p, learner.optimizer))(params), replicated(mesh))
         start = time.perf_counter()
         lowered = lower_step(learner, state, batch)
@@ -150,12 +146,6 @@ def about(config: Config, flags: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def random_pixels(config: Config) -> np.ndarray:
-    """A batch of images."""
-    shape = (config.data.batch_size, config.data.image_size, config.data.image_size, config.data.channels)
-    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-
-
 @contextmanager
 def against(config: Config, params: Any, flags: argparse.Namespace, work: dict[str, Any]) -> Iterator[dict[str, Peer]]:
     """The peer's variants, whose network holds the same weights and gives the same outputs; none unless asked."""
@@ -164,7 +154,7 @@ def against(config: Config, params: Any, flags: argparse.Namespace, work: dict[s
         if flags.peer:
             model, inputs = Path(folder, "model"), Path(folder, "inputs.npz")
             write_folder(config, jax.device_get(params), model, names=(), card="", grid=None)
-            pixels = random_pixels(config)
+            (pixels,) = random_batch(config, flags.batch).images
             x_t = np.random.default_rng(1).standard_normal((2, *pixels.shape[1:])).astype(np.float32)
             t = np.array([1, config.diffusion.steps])
             np.savez(inputs, pixels=pixels, x_t=x_t, t=t)
