@@ -1,8 +1,10 @@
 """The command line: flags, modes and exit codes. main.py only calls `main`.
 
-Exit codes: 0 done; 1 training diverged; 2 something for the user to mend, said in one line; 130 and 143 stopped.
+Exit codes: 0 done; 1 training diverged; 2 something for the user to mend, said in one line; 3 another process of the
+job was lost; 130 and 143 stopped.
 """
 
+import atexit
 import ctypes
 import dataclasses
 import difflib
@@ -11,6 +13,7 @@ import importlib.util
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
@@ -19,6 +22,7 @@ from typing import Any
 
 import jax
 from absl import flags
+from jax.errors import JaxRuntimeError
 from ml_collections import ConfigDict, config_flags
 
 from ddpm_jax.config import WORDS, Config, config_of, flatten, optional_fields, to_config_dict
@@ -27,10 +31,11 @@ from ddpm_jax.edit import TASKS
 from ddpm_jax.errors import TrainingDiverged, UserError, nearest
 from ddpm_jax.evaluate import evaluate
 from ddpm_jax.plan import plan
-from ddpm_jax.reporting.console import start_log
+from ddpm_jax.reporting.console import quieten_log, start_log
 from ddpm_jax.sample import for_sampler, sample
+from ddpm_jax.stopping import Stopped, stoppable
 from ddpm_jax.train import train
-from ddpm_jax.training.sharding import join_cluster
+from ddpm_jax.training.sharding import join_cluster, wait_for_all
 from ddpm_jax.workdir import read_config, refuse_another_run
 
 STORIES = {"train": train, "sample": sample, "evaluate": evaluate}
@@ -85,7 +90,8 @@ def exit_code(work: Callable[[], None]) -> int:
     """Does the work; says in one line what went wrong, and returns the exit code that the module's text lists."""
     start_log()
     try:
-        work()
+        with stoppable():
+            work()
     except UserError as error:
         logger.error("%s", error)
         return 2
@@ -98,10 +104,35 @@ def exit_code(work: Callable[[], None]) -> int:
         remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another place"
         logger.error("%s: %s; %s.", error.filename or "Writing", error.strerror, remedy)
         return 2
-    except KeyboardInterrupt:
-        logger.error("Interrupted.")
-        return 130
+    except JaxRuntimeError as error:
+        return _of_the_machine(error)
+    except (Stopped, KeyboardInterrupt) as stop:
+        number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
+        logger.warning("Stopped by %s.", signal.Signals(number).name)
+        return 128 + number
     return 0
+
+
+def _of_the_machine(error: RuntimeError) -> int:
+    """Says what happened to a device or to the other processes, and returns the exit code; raises what is a fault."""
+    reason = str(error).partition("\n")[0]
+    if reason.startswith("RESOURCE_EXHAUSTED"):
+        logger.error(
+            "A device ran out of memory (%s); try a smaller data.batch_size or sample.batch_size, train.accumulate, "
+            "model.remat=True or model.dtype=bfloat16 (--mode=plan tells what fits).",
+            reason,
+        )
+        return 2
+    if jax.process_count() == 1:
+        raise error
+    logger.error("Another process of this job was lost (%s); the same command goes on from what is on disk.", reason)
+    atexit.register(_leave)  # Runs before JAX's own, which would wait for the one that is lost.
+    return 3
+
+
+def _leave() -> None:
+    sys.stderr.flush()
+    os._exit(3)
 
 
 def run(argv: list[str]) -> None:
@@ -121,11 +152,15 @@ def run(argv: list[str]) -> None:
     if mode == "train":
         refuse_another_run(workdir, config)
         _make(workdir)
-    start_log(workdir / f"{mode}.log" if jax.process_index() == 0 else None)
+    if jax.process_index() == 0:
+        start_log(workdir / f"{mode}.log")
+    else:
+        quieten_log()
     if mode == "sample" and config.sample.task != "generate":
         TASKS[config.sample.task](config, workdir)
     else:
         STORIES[mode](config, workdir)
+    wait_for_all("the end")  # Of the first process, which writes.
 
 
 def settle(mode: str, recipe: str | None, workdir: Path | None, overrides: list[str]) -> Config:

@@ -7,7 +7,6 @@ What was measured under the same protocol is not measured again, nor are images 
 """
 
 import dataclasses
-import hashlib
 import json
 import logging
 import shutil
@@ -39,6 +38,7 @@ from ddpm_jax.evaluation.statistics import (
     statistics_of,
     warn_of_few,
 )
+from ddpm_jax.files import sha256
 from ddpm_jax.network.bind import bind
 from ddpm_jax.reporting.images import to_pixels
 from ddpm_jax.reporting.progress import progress
@@ -174,7 +174,7 @@ def reference_statistics(config: Config, extractor: Extractor, dataset: Dataset 
     settings = config.evaluate
     if settings.reference is not None:
         path = Path(settings.reference).expanduser()
-        return load_statistics(path, extractor.name), hashlib.sha256(path.read_bytes()).hexdigest()
+        return load_statistics(path, extractor.name), sha256(path)
     assert dataset is not None
     real = dataset.images
     # The name of a folder of the cache covers all that shapes its pixels.

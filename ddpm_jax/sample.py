@@ -8,7 +8,6 @@
 import dataclasses
 import json
 import logging
-import os
 import re
 import shutil
 import zlib
@@ -26,6 +25,7 @@ from ddpm_jax.config import Config, checked
 from ddpm_jax.config.checks import TASK_FIELDS
 from ddpm_jax.config.sections import Sample
 from ddpm_jax.errors import UserError, nearest
+from ddpm_jax.files import replacing
 from ddpm_jax.locks import alone
 from ddpm_jax.network.bind import bind
 from ddpm_jax.reporting.images import evenly_spaced, grid, save_gif, save_png, strip, to_pixels
@@ -34,6 +34,7 @@ from ddpm_jax.reporting.progress import progress
 from ddpm_jax.sampling.noise import draw_noise, image_keys
 from ddpm_jax.sampling.trajectory import UNWATCHED, Samples, Watch
 from ddpm_jax.shapes import Labels, Pixels
+from ddpm_jax.stopping import Stopped
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.sharding import agreed_by_all, along_batch, data_mesh, replicated
 from ddpm_jax.workdir import checkpoint_folder, read_label_names
@@ -90,16 +91,28 @@ def draw_to_disk(
         store.keep(done)
     if done:
         logger.info("Going on after %d images that were drawn before", done)
-    for samples in draw_all(config, draw, params, labels, mesh, start=done):
-        if not np.isfinite(samples.images).all():
-            raise UserError(
-                "The model draws numbers that are not finite; take an earlier checkpoint (sample.checkpoint)."
-            )
+    try:
+        for samples in draw_all(config, draw, params, labels, mesh, start=done):
+            if not np.isfinite(samples.images).all():
+                raise UserError(
+                    "The model draws numbers that are not finite; take an earlier checkpoint (sample.checkpoint)."
+                )
+            if store:
+                keep_samples(samples, store, building)
+    except Stopped:
         if store:
-            if not store.count:
-                save_frames(building / "frames.npy", to_pixels(samples.frames))
-            store.append(to_pixels(samples.images))
+            logger.info("%d of %d images are on disk; the same command goes on.", store.count, config.sample.count)
+        raise
     return store
+
+
+def keep_samples(samples: Samples, store: PixelFile, building: Path) -> None:
+    """Adds a batch to what is on disk."""
+    if not store.count:
+        # Whole or not at all, since a call that goes on later relies on them.
+        with replacing(building / "frames.npy") as unfinished, unfinished.open("wb") as file:
+            np.save(file, to_pixels(samples.frames))
+    store.append(to_pixels(samples.images))
 
 
 @contextmanager
@@ -308,16 +321,6 @@ def shown_grid(config: Config, pixels: Pixels) -> np.ndarray:
     blank = np.full((columns * classes - len(pixels), *pixels.shape[1:]), 255, np.uint8)
     in_turn = np.arange(columns * classes).reshape(columns, classes).T.ravel()
     return grid(np.concatenate([pixels, blank])[in_turn], columns=columns)
-
-
-def save_frames(path: Path, frames: np.ndarray) -> None:
-    """Whole or not at all, since a call that goes on later relies on them."""
-    unfinished = path.with_suffix(".tmp")
-    with unfinished.open("wb") as file:
-        np.save(file, frames)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
 
 
 def _draw_pictures(folder: Path, config: Config, store: PixelFile) -> None:

@@ -32,16 +32,17 @@ from ddpm_jax.reporting.throughput import Throughput
 from ddpm_jax.reporting.writer import TensorBoard, WeightsAndBiases, Writer, Writers
 from ddpm_jax.sample import STRIP_IMAGES, choose_labels, compile_sampler
 from ddpm_jax.sampling.trajectory import Watch
+from ddpm_jax.stopping import Stopped
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.cost import StepCost, matrix_rate, step_cost
 from ddpm_jax.training.feedback import Feedback
 from ddpm_jax.training.optimizer import build_optimizer, learning_rate
 from ddpm_jax.training.preemption import Preemption
-from ddpm_jax.training.sharding import check_divisible, data_mesh, state_sharding, to_devices, wait_for_all
+from ddpm_jax.training.sharding import check_divisible, data_mesh, state_sharding, to_devices
 from ddpm_jax.training.state import TrainState, init_state, is_finite
 from ddpm_jax.training.step import Learner, Metrics, empty_metrics, train_step
 from ddpm_jax.training.validation import build_validation
-from ddpm_jax.workdir import checkpoint_folder, claim, refuse_another_run
+from ddpm_jax.workdir import checkpoint_folder, claimed, refuse_another_run
 
 EARLY = 100
 """The first checkpoint and the first preview come at this step at the latest."""
@@ -59,12 +60,10 @@ def train(config: Config, workdir: Path) -> None:
         light_config(config)  # Raises now what would be found out after the run was begun.
     dataset = open_dataset(config)
     rows, held = hold_out(dataset, config.data.holdout)
-    if jax.process_index() == 0:
-        claim(workdir, config, traits(dataset))
-    wait_for_all("claim")
     learner = build_learner(config, mesh)
     keep = {"keep": config.checkpoint.keep, "keep_every": config.checkpoint.keep_every}
-    with Preemption() as preemption, Checkpoints(checkpoint_folder(workdir), **keep) as checkpoints:
+    preemption = Preemption()
+    with claimed(workdir, config, traits(dataset)), Checkpoints(checkpoint_folder(workdir), **keep) as checkpoints:
         state = start_state(config, learner, checkpoints)
         start = int(state.step)
         if start == config.train.steps:
@@ -83,10 +82,13 @@ def train(config: Config, workdir: Path) -> None:
             watchers = build_watchers(config, learner, dataset, held, writer, workdir)
             profile = Profile(workdir, config.log.profile)
             throughput = Throughput(config.data.batch_size, start, ideal)
-            run_steps(config, step, state, load, checkpoints, preemption, watchers, writer, profile, throughput)
+            with preemption:
+                run_steps(config, step, state, load, checkpoints, preemption, watchers, writer, profile, throughput)
+                checkpoints.wait()
         finally:
             writer.close()
-    preemption.exit_if_requested()
+    if preemption.requested is not None:
+        raise Stopped(preemption.requested)
     logger.info("Trained to step %d. Next: python main.py --mode=sample --workdir=%s", config.train.steps, workdir)
 
 
@@ -131,7 +133,7 @@ def run_steps(
             writer.flush()
             save(checkpoints, state, config)
         if stopping:
-            logger.info("Asked to stop: step %d is being saved; the same command goes on from there.", done)
+            logger.info("Asked to stop: saving step %d, from which the same command goes on.", done)
             break
         with throughput.paused():
             for watch in watchers:

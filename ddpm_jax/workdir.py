@@ -5,14 +5,19 @@
 
 import json
 import logging
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from ddpm_jax.config import MADE_WITH, Config, changes, differences, from_json, to_json
 from ddpm_jax.data.dataset import Traits
 from ddpm_jax.errors import UserError
+from ddpm_jax.files import replacing
+from ddpm_jax.locks import alone
+from ddpm_jax.training.sharding import wait_for_all
 
 OF_THE_OPTIMIZER = ("optimizer.name", "optimizer.clip")
 """Fields that the state of the optimiser is made for."""
@@ -64,6 +69,21 @@ def unfit(before: Config, now: Config) -> dict[str, tuple[Any, Any]]:
     """The fields in which a run cannot change before its first step: those of its parameters and of its optimiser."""
     settled = (*MADE_WITH, *OF_THE_OPTIMIZER)
     return {name: values for name, values in changes(before, now).items() if name.startswith(settled)}
+
+
+@contextmanager
+def claimed(workdir: Path, config: Config, data: Traits) -> Iterator[None]:
+    """Keeps the workdir for this job while it trains, and writes down what it trains; other processes wait for that."""
+
+    def busy() -> None:
+        raise UserError(f"Another job is training in {workdir}; wait for it, or choose another --workdir.")
+
+    with ExitStack() as held:
+        if jax.process_index() == 0:
+            held.enter_context(alone(workdir / ".train.lock", busy))
+            claim(workdir, config, data)
+        wait_for_all("claim")
+        yield
 
 
 def claim(workdir: Path, config: Config, data: Traits) -> None:
@@ -137,10 +157,5 @@ def _read_traits(path: Path) -> tuple[int, int]:
 
 
 def _write(path: Path, text: str) -> None:
-    """Whole or not at all: written under another name, then renamed."""
-    unfinished = path.with_suffix(".tmp")
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+    with replacing(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")

@@ -12,7 +12,9 @@ PACKAGE = Path(__file__).parents[1] / "ddpm_jax"
 ORDER = [
     "errors",
     "shapes",
+    "files",
     "locks",
+    "stopping",
     "config",
     "diffusion",
     "network",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ddpm_jax.errors import UserError
+from ddpm_jax.files import replacing
 from ddpm_jax.locks import alone
 from ddpm_jax.reporting.charts import line_chart, panels
 from ddpm_jax.reporting.writer import TensorBoard
@@ -55,10 +56,9 @@ def add_result(folder: Path, step: int, name: str, result: Result) -> None:
     """Adds a result to <step>.json, and its figures to TensorBoard; jobs that measure other samplers wait for it."""
     path, protocol = folder / f"{step}.json", result["protocol"]
     with alone(folder / ".results.lock", lambda: None):  # Curves hold results of all steps.
-        unfinished = path.with_suffix(".tmp")
         results = read_results(folder, step) | {result_name(name, protocol): result}
-        unfinished.write_text(json.dumps(results, indent=2) + "\n")
-        unfinished.replace(path)
+        with replacing(path) as unfinished:
+            unfinished.write_text(json.dumps(results, indent=2) + "\n")
         _write_curve(folder, name, protocol)
 
 

@@ -23,6 +23,7 @@ from ddpm_jax.evaluation.inception_score import ScoreSums, random_parts
 from ddpm_jax.evaluation.kernel import SUBSET_SIZE, SUBSETS, kernel_distance
 from ddpm_jax.evaluation.manifold import DENSITY_K, PRECISION_K, manifold
 from ddpm_jax.evaluation.moments import Moments, MomentSums, frechet_distance
+from ddpm_jax.files import replacing
 
 FIGURES = (
     *("fid", "kid_mean", "kid_std", "inception_score_mean", "inception_score_std"),
@@ -112,10 +113,8 @@ def warn_of_few(real: int | None, fake: int | None, dimensions: int, other: str 
 
 def save_statistics(path: Path, statistics: Statistics) -> None:
     """Writes an .npz, whole or not at all."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    with unfinished.open("wb") as file:
+    with replacing(path) as unfinished, unfinished.open("wb") as file:
         np.savez(file, **arrays_of(statistics))  # pyright: ignore[reportArgumentType]
-    unfinished.replace(path)
 
 
 def load_statistics(path: Path, extractor: str) -> Statistics:

@@ -6,7 +6,6 @@ The standard file is pytorch-fid's. It is a pickle of PyTorch, so it is read by 
 runs nothing, and only to be converted, once. A file without the last layers serves the features before them.
 """
 
-import hashlib
 import http.client
 import logging
 import shutil
@@ -23,6 +22,7 @@ from jaxtyping import PyTree
 from ddpm_jax.data.cache import user_cache
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.inception import LAYERS, SIZE, Inception, Layer
+from ddpm_jax.files import replacing, sha256
 from ddpm_jax.interop.tensors import TensorFile, by_path, fill, write_tensors
 from ddpm_jax.locks import alone
 
@@ -63,12 +63,6 @@ def shapes_of(layer: Layer) -> PyTree:
     return jax.eval_shape(lambda x: Inception(layer).init(jax.random.key(0), x)["params"], images)
 
 
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def safe_file(path: Path | None) -> Path:
     """The weights as safetensors: the file itself, or the conversion of a .pth (of the standard one for None)."""
     if path is None:
@@ -93,28 +87,21 @@ def download() -> Path:
 
 
 def _fetch(target: Path) -> None:
-    unfinished = target.with_suffix(".part")
     logger.info("Fetching %s", URL)
     try:
-        with urllib.request.urlopen(URL, timeout=60) as source, unfinished.open("wb") as file:
-            shutil.copyfileobj(source, file)
+        with replacing(target) as unfinished:
+            with urllib.request.urlopen(URL, timeout=60) as source, unfinished.open("wb") as file:
+                shutil.copyfileobj(source, file)
+            if not (digest := sha256(unfinished)).startswith(CHECKSUM):
+                raise UserError(
+                    f"What {URL} holds has the checksum {digest[:8]}…, expected {CHECKSUM}…: it is damaged, or "
+                    "another file. Start again, or give the path of a file as weights."
+                )
     except (OSError, http.client.HTTPException) as error:
         raise UserError(
             f"Inception's weights cannot be fetched from {URL} ({error}); fetch them elsewhere and give their path as "
             "weights, or measure pixels as features."
         ) from error
-    verify(unfinished)
-    unfinished.rename(target)
-
-
-def verify(path: Path) -> None:
-    """Refuses a file that is not the standard one."""
-    digest = sha256(path)
-    if not digest.startswith(CHECKSUM):
-        raise UserError(
-            f"{path} has the checksum {digest[:8]}…, expected {CHECKSUM}…: it is damaged or another file; remove it and"
-            " start again."
-        )
 
 
 def convert(pickled: Path, target: Path) -> Path:

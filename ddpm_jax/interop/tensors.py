@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ddpm_jax.errors import UserError
+from ddpm_jax.files import replacing
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
@@ -60,15 +61,14 @@ def refuse_pickle(path: Path) -> None:
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
     """Writes a new safetensors file, whole or not at all."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
+    arrays = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    mask = os.umask(0)
+    os.umask(mask)
     try:
-        save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, unfinished, dict(metadata))
-        mask = os.umask(0)
-        os.umask(mask)
-        unfinished.chmod(0o666 & ~mask)  # safetensors makes files that only their owner can read.
-        unfinished.replace(path)
+        with replacing(path) as unfinished:
+            save_file(arrays, unfinished, dict(metadata))
+            unfinished.chmod(0o666 & ~mask)  # safetensors makes files that only their owner can read.
     except (OSError, SafetensorError) as error:
-        unfinished.unlink(missing_ok=True)
         raise UserError(f"{path} cannot be written ({error}); choose another place, or free some space.") from error
 
 

@@ -33,3 +33,8 @@ def start_log(file: Path | None = None) -> None:
         written = logging.FileHandler(file)
         written.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(written)
+
+
+def quieten_log() -> None:
+    """Lets only warnings through, in processes whose first one says the rest."""
+    logger.setLevel(logging.WARNING)

@@ -21,7 +21,7 @@ def progress(
 
     note: a few words that end the line, such as the loss.
     """
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and logger.isEnabledFor(logging.INFO):
         bar = tqdm(items, what, total=total, initial=done, dynamic_ncols=True, smoothing=0.1)
         with bar:
             for item in bar:

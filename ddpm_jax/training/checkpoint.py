@@ -9,7 +9,6 @@ silence. Old checkpoints are deleted only once a newer one is sealed.
 This is the only module that knows Orbax.
 """
 
-import hashlib
 import logging
 import os
 import re
@@ -25,6 +24,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from ddpm_jax.errors import UserError
+from ddpm_jax.files import replacing, sha256
 from ddpm_jax.training.state import TrainState
 
 SEAL = "SHA256SUMS"
@@ -48,8 +48,9 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if not (isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1):
+            self.close()  # Where a process is lost, saving would wait for it.
 
     def steps(self) -> list[int]:
         """The steps of all sealed checkpoints, oldest first."""
@@ -111,23 +112,33 @@ class Checkpoints:
 
         like: a state, or its shapes with shardings, which says where each array goes.
         """
-        found = self._sound(step)
+        training = {name: getattr(like, name) for name in ("step", "skipped", "bad_streak", "opt_state")}
+        found = self._read({"params": like.params, "ema": like.ema, "training": training}, step)
         if found is None:
             return None
-        training = {name: getattr(like, name) for name in ("step", "skipped", "bad_streak", "opt_state")}
-        targets = {"params": like.params, "ema": like.ema, "training": training}
-        args = ocp.args.Composite(**{name: ocp.args.StandardRestore(tree) for name, tree in targets.items()})
-        items = self._orbax.restore(self.folder / str(found), args=args)
+        items, _ = found
         return TrainState(params=items.params, ema=items.ema, **items.training)
 
     def restore_params(self, like: PyTree, *, ema: bool, step: int | None = None) -> tuple[PyTree, int] | None:
         """Only the parameters (or their average) and the step they are from; None if there is no checkpoint."""
-        found = self._sound(step)
+        name = "ema" if ema else "params"
+        found = self._read({name: like}, step)
         if found is None:
             return None
-        name = "ema" if ema else "params"
-        args = ocp.args.Composite(**{name: ocp.args.StandardRestore(like)})
-        return self._orbax.restore(self.folder / str(found), args=args)[name], found
+        items, from_step = found
+        return items[name], from_step
+
+    def _read(self, targets: dict[str, PyTree], step: int | None) -> tuple[Any, int] | None:
+        """Items of a step, or of the newest sound checkpoint, and the step; None if there is none at all."""
+        args = ocp.args.Composite(**{name: ocp.args.StandardRestore(tree) for name, tree in targets.items()})
+        while (found := self._sound(step)) is not None:
+            try:
+                return self._orbax.restore(self.folder / str(found), args=args), found
+            except (OSError, ValueError, KeyError):
+                if (self.folder / str(found) / SEAL).is_file():
+                    raise
+                logger.info("Checkpoint %d gave way to newer ones while it was read", found)  # By a job that trains.
+        return None
 
     def set_aside_after(self, step: int) -> None:
         """Renames what lies beyond the step that a run resumes from: damaged, or it would have resumed from there."""
@@ -182,13 +193,9 @@ def kept(steps: Sequence[int], keep: int, keep_every: int) -> set[int]:
 
 def seal(checkpoint: Path) -> None:
     """Adds the checksums, in the format of sha256sum, whole or not at all."""
-    lines = [f"{_sha256(path)}  {path.relative_to(checkpoint)}\n" for path in _files(checkpoint)]
-    unfinished = checkpoint / f"{SEAL}.tmp"
-    with unfinished.open("w") as file:
-        file.writelines(lines)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.rename(checkpoint / SEAL)
+    lines = [f"{sha256(path)}  {path.relative_to(checkpoint)}\n" for path in _files(checkpoint)]
+    with replacing(checkpoint / SEAL) as unfinished:
+        unfinished.write_text("".join(lines))
 
 
 def verify(checkpoint: Path) -> None:
@@ -204,17 +211,12 @@ def verify(checkpoint: Path) -> None:
         path = checkpoint / name
         if not path.is_file():
             raise DamagedCheckpoint(f"{name} is missing")
-        if _sha256(path) != digest:
+        if sha256(path) != digest:
             raise DamagedCheckpoint(f"{name} has changed")
 
 
 def _files(checkpoint: Path) -> Iterator[Path]:
     return (path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path != checkpoint / SEAL)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _delete(checkpoint: Path) -> None:

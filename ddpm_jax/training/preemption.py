@@ -1,14 +1,19 @@
-"""Being asked to stop: SIGTERM (a preempted machine) and SIGINT (Ctrl-C) end the work at the next step, tidily."""
+"""Training that is asked to stop ends at the next step, tidily, and all processes of a job at the same one."""
 
-import signal
-import sys
-from types import FrameType, TracebackType
+import time
+from contextlib import AbstractContextManager
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-AGREE_EVERY = 32  # Steps; an exchange between processes holds up the step before it.
+from ddpm_jax.stopping import deferred
+
+AGREE_SECONDS = 3.0
+"""Between exchanges of the processes, about; each holds up the step before it."""
+MOST_STEPS = 1000
+"""Between two exchanges, however quick the steps are."""
 
 
 class Preemption:
@@ -18,28 +23,29 @@ class Preemption:
     """The number of the signal that came, if one did."""
 
     def __enter__(self) -> "Preemption":
-        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        self._asked_at = time.monotonic()
+        self._next, self._last = 0, 0
+        self._deferral: AbstractContextManager[None] = deferred(self._note)
+        self._deferral.__enter__()
         return self
 
-    def _note(self, number: int, _: FrameType | None) -> None:
+    def _note(self, number: int) -> None:
         self.requested = number
-        signal.signal(number, self._before[signal.Signals(number)])
 
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+    def __exit__(self, *error: Any) -> None:
+        self._deferral.__exit__(*error)
 
     def agreed(self, step: int) -> bool:
         """Whether to stop after this step; the processes of a job ask each other now and then, and answer alike."""
         if jax.process_count() == 1:
             return self.requested is not None
-        if step % AGREE_EVERY:
+        if step < self._next:
             return False
-        numbers = multihost_utils.process_allgather(np.asarray(self.requested or 0))
-        self.requested = int(numbers.max()) or None
+        now = time.monotonic()
+        # The processes' clocks differ, so the first one's says for all when they ask each other again.
+        pace = (step - self._last) / max(now - self._asked_at, 1e-3)
+        wanted = int(np.clip(AGREE_SECONDS * pace, 1, MOST_STEPS))
+        numbers = multihost_utils.process_allgather(np.array([self.requested or 0, wanted]))
+        self._asked_at, self._last, self._next = now, step, step + int(numbers[0, 1])
+        self.requested = int(numbers[:, 0].max()) or None
         return self.requested is not None
-
-    def exit_if_requested(self) -> None:
-        """Ends the process with 128 + the signal's number, as a shell expects: 143 or 130."""
-        if self.requested is not None:
-            sys.exit(128 + self.requested)

@@ -17,18 +17,35 @@ from jaxtyping import PyTree
 from ddpm_jax.errors import UserError
 
 MIN_DIVIDED = 4096  # Elements; smaller arrays cost more to gather than to keep.
+PARTING = 20
+"""Seconds that a process waits for the others when it ends. One that fails alone then takes the others with it."""
 
 
 def join_cluster(environment: Mapping[str, str] = os.environ) -> None:
-    """Connects this process with the others of its job, if there are any; must run before JAX touches a device."""
+    """Connects this process with the others of its job, if there are any; must run before JAX touches a device.
+
+    Slurm, Open MPI, TPU pods and Kubernetes' indexed jobs tell JAX who they are; else JAX_COORDINATOR_ADDRESS (host:port
+    of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID do.
+    """
     many = (
         (int(environment.get("SLURM_NTASKS") or 1) > 1 and "SLURM_STEP_NODELIST" in environment)
         or int(environment.get("OMPI_COMM_WORLD_SIZE") or 1) > 1
         or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
         or "JAX_COORDINATOR_ADDRESS" in environment
     )
-    if many and not jax.distributed.is_initialized():
-        jax.distributed.initialize()
+    if not many or jax.distributed.is_initialized():
+        return
+    try:
+        count, number = (environment.get(name) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
+        jax.distributed.initialize(
+            num_processes=int(count) if count else None,
+            process_id=int(number) if number else None,
+            shutdown_timeout_seconds=PARTING,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"The processes of this job could not be joined ({' '.join(str(error).split())}); see docs/cloud.md."
+        ) from error
 
 
 def wait_for_all(what: str) -> None:

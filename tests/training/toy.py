@@ -11,7 +11,7 @@ from ddpm_jax.config import Config, config_of
 from ddpm_jax.data.batches import Batches
 from ddpm_jax.data.open import open_dataset
 from ddpm_jax.train import build_learner
-from ddpm_jax.training.sharding import data_mesh, to_devices
+from ddpm_jax.training.sharding import data_mesh, replicated, to_devices
 from ddpm_jax.training.state import TrainState, init_state
 from ddpm_jax.training.step import Learner, empty_metrics, train_step
 
@@ -38,7 +38,12 @@ def parts(config: Config) -> tuple[Learner, TrainState, Callable]:
     """The learner, the first state and the compiled step of a configuration, made once."""
     learner = build_learner(config, data_mesh())
     start = partial(init_state, learner.unet, learner.optimizer, config.seed, config.data.image_size, 1)
-    return learner, jax.jit(start)(), jax.jit(partial(train_step, learner))
+    return learner, on_the_mesh(jax.jit(start)()), jax.jit(partial(train_step, learner))
+
+
+def on_the_mesh(tree):
+    """Laid out as a step leaves it; else the next step would be compiled anew."""
+    return jax.device_put(tree, replicated(data_mesh()))
 
 
 def loader(config: Config):
@@ -52,7 +57,7 @@ def run(config: Config, steps: int = 4, state: TrainState | None = None, change=
     """A few steps; returns the state, the metrics and the streaks of bad steps."""
     _, first, step = parts(config)
     state = first if state is None else state
-    load, metrics, streaks = loader(config), empty_metrics(), []
+    load, metrics, streaks = loader(config), on_the_mesh(empty_metrics()), []
     for i in range(int(state.step), int(state.step) + steps):
         state, metrics, streak = step(state, metrics, change(load(i), i))
         streaks.append(int(streak))
