@@ -1,10 +1,33 @@
 """Files that are there whole or not at all, and what tells one file's bytes from another's."""
 
 import hashlib
+import lzma
 import os
+import struct
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+NO_ARRAYS = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    lzma.LZMAError,
+    struct.error,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What NumPy raises, besides OSError, for .npy and .npz files that are damaged or something else."""
 
 
 @contextmanager

@@ -43,7 +43,8 @@ def alone(path: Path, busy: Callable[[], None]) -> Iterator[None]:
     finally:
         ended.set()
         beats.join()
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # A disk that became read-only is not what should be reported.
+            path.unlink(missing_ok=True)
         os.close(lock)
 
 

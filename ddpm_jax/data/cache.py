@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import socket
-import zipfile
 import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator
@@ -23,6 +22,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from ddpm_jax.errors import UserError
+from ddpm_jax.files import NO_ARRAYS
 from ddpm_jax.locks import alone
 
 VERSION = 2
@@ -55,11 +55,11 @@ def remembered(folder: Path, key: str, compute: Callable[[], dict[str, np.ndarra
     """Some small arrays by name: from the cache, or computed and then kept there."""
     path = folder / f"{key}-v{VERSION}.npz"
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
     except FileNotFoundError:
         pass
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, *NO_ARRAYS) as error:
         logger.warning("%s is damaged and is made anew: %s", path, error)
     arrays = compute()
     unfinished = path.with_name(f"{path.name}.{_mine()}")
@@ -190,7 +190,7 @@ def read_entry(entry: Path, *, quietly: bool = False) -> tuple[np.ndarray, np.nd
         # To read all of it at every start would take minutes for a large set; a copy or a change has another time.
         if (entry / "images.u8").stat().st_mtime_ns != about["changed"] and _checksum(entry) != about["crc32"]:
             raise ValueError("its checksum is wrong")
-    except (FileNotFoundError, ValueError, EOFError, KeyError, TypeError) as error:
+    except (FileNotFoundError, *NO_ARRAYS) as error:
         if not quietly:
             logger.warning("The prepared images in %s are not used and are made anew: %s", entry, error)
         return None

@@ -1,6 +1,5 @@
 """Sets of images that are compared without a run: folders, zips, arrays, the cache, or saved statistics."""
 
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from ddpm_jax.data.open import FILES, kind_of
 from ddpm_jax.data.prepare import cores
 from ddpm_jax.errors import UserError, printable
 from ddpm_jax.evaluation.statistics import load_statistics
+from ddpm_jax.files import NO_ARRAYS
 
 
 class ImageSet:
@@ -77,7 +77,7 @@ def open_images(path: Path, split: str | None) -> Any:
 
 def _holds_statistics(path: Path) -> bool:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {"mu", "sigma"} <= set(arrays.files)
-    except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):
+    except (OSError, *NO_ARRAYS):
         return False  # What is wrong with it is said by who reads it as images.

@@ -8,8 +8,6 @@ whose features are kept.
 
 import dataclasses
 import logging
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from ddpm_jax.evaluation.inception_score import ScoreSums, random_parts
 from ddpm_jax.evaluation.kernel import SUBSET_SIZE, SUBSETS, kernel_distance
 from ddpm_jax.evaluation.manifold import DENSITY_K, PRECISION_K, manifold
 from ddpm_jax.evaluation.moments import Moments, MomentSums, frechet_distance
-from ddpm_jax.files import replacing
+from ddpm_jax.files import NO_ARRAYS, replacing
 
 FIGURES = (
     *("fid", "kid_mean", "kid_std", "inception_score_mean", "inception_score_std"),
@@ -120,10 +118,10 @@ def save_statistics(path: Path, statistics: Statistics) -> None:
 def load_statistics(path: Path, extractor: str) -> Statistics:
     """What `save_statistics` or pytorch-fid wrote; a file that does not say its extractor is taken for this one's."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or error
+    except (OSError, *NO_ARRAYS) as error:
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
         raise UserError(f"{path} holds no statistics ({reason}); expected an .npz with mu and sigma.") from error
     return statistics_of(found, extractor, str(path))
 

@@ -63,8 +63,9 @@ class Checkpoints:
         self.wait()
         target = self.folder / str(int(state.step))
         if jax.process_index() == 0:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            _delete(target)  # Incomplete or damaged, or training would have begun after it.
+            with self._explained():
+                self.folder.mkdir(exist_ok=True)  # Where the workdir is gone, nothing takes its place.
+                _delete(target)  # Incomplete or damaged, or training would have begun after it.
         training = {"step": state.step, "skipped": state.skipped, "bad_streak": state.bad_streak}
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(state.params),
@@ -96,7 +97,7 @@ class Checkpoints:
             intact = "; the ones before it are intact" if self.steps() else ""
             raise UserError(
                 f"A checkpoint could not be written to {self.folder} ({reason}){intact}. "
-                "Free some space and run the same command again."
+                "Mend that and run the same command again."
             ) from error
 
     def close(self) -> None:

@@ -24,8 +24,8 @@ PARTING = 20
 def join_cluster(environment: Mapping[str, str] = os.environ) -> None:
     """Connects this process with the others of its job, if there are any; must run before JAX touches a device.
 
-    Slurm, Open MPI, TPU pods and Kubernetes' indexed jobs tell JAX who they are; else JAX_COORDINATOR_ADDRESS (host:port
-    of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID do.
+    Slurm, Open MPI and TPU pods tell JAX who they are; elsewhere JAX_COORDINATOR_ADDRESS (host:port of process 0),
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID do.
     """
     many = (
         (int(environment.get("SLURM_NTASKS") or 1) > 1 and "SLURM_STEP_NODELIST" in environment)

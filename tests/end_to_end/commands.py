@@ -3,10 +3,13 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -20,15 +23,23 @@ ROOT = Path(__file__).parents[2]
 RECIPE = f"--config={ROOT}/configs/digits.py:smoke"
 
 
-def start(*argv: str, devices: int = 1) -> subprocess.Popen:
-    """main.py with these arguments, on so many made-up CPU devices."""
+def start(*argv: str, devices: int = 1, told: Mapping[str, str] = MappingProxyType({})) -> subprocess.Popen:
+    """main.py with these arguments, on so many made-up CPU devices; told: of its environment."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
         [sys.executable, ROOT / "main.py", *argv],
-        env={**os.environ, "XLA_FLAGS": flags},
+        env={**os.environ, "XLA_FLAGS": flags, **told},
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def start_job(*argv: str, processes: int, devices: int) -> list[subprocess.Popen]:
+    """So many processes of one job, each with so many devices."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        told = {"JAX_COORDINATOR_ADDRESS": f"localhost:{free.getsockname()[1]}", "JAX_NUM_PROCESSES": str(processes)}
+    return [start(*argv, devices=devices, told=told | {"JAX_PROCESS_ID": str(i)}) for i in range(processes)]
 
 
 def finish(process: subprocess.Popen) -> tuple[int, str]:
@@ -39,12 +50,17 @@ def finish(process: subprocess.Popen) -> tuple[int, str]:
 
 def kill_at(process: subprocess.Popen, workdir: Path, step: int, number: signal.Signals) -> int:
     """Sends a signal once the checkpoint of a step is sealed; returns the exit code."""
+    wait_for_checkpoint(process, workdir, step)
+    process.send_signal(number)
+    return finish(process)[0]
+
+
+def wait_for_checkpoint(process: subprocess.Popen, workdir: Path, step: int) -> None:
+    """Returns once the checkpoint of a step is sealed."""
     deadline = time.monotonic() + 400
     while not (workdir / "checkpoints" / str(step) / "SHA256SUMS").exists():
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.01)
-    process.send_signal(number)
-    return finish(process)[0]
 
 
 def final_state(workdir: Path) -> TrainState:

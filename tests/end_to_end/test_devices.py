@@ -1,8 +1,11 @@
-"""One device or four, replicated or divided: the same loss curve, the same images."""
+"""One device or four, in one process or two, replicated or divided: the same losses, images and checkpoints."""
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -15,7 +18,16 @@ from ddpm_jax.config.sections import Data
 from ddpm_jax.data.sources.digits import load_digits
 from ddpm_jax.sampling.noise import draw_noise, image_keys
 from ddpm_jax.training.sharding import along_batch, data_mesh
-from tests.end_to_end.commands import RECIPE, ROOT, finish, scalars, start
+from tests.end_to_end.commands import (
+    RECIPE,
+    ROOT,
+    final_state,
+    finish,
+    scalars,
+    start,
+    start_job,
+    wait_for_checkpoint,
+)
 
 SAMPLERS = ("ddpm", "ddim", "dpm_solver", "unipc")
 BATCHES = (1, 7, 64)
@@ -23,24 +35,68 @@ COUNT = 16
 LENGTH = ("--config.train.steps=6", "--config.model.channels=64")
 
 
+def run_job(*argv: str, processes: int = 1, devices: int = 1) -> None:
+    """Runs a command to its end; only the first process may have something to say."""
+    ends = [finish(job) for job in start_job(*argv, processes=processes, devices=devices)]
+    assert [code for code, _ in ends] == [0] * processes, ends
+    assert not any("INFO" in printed or "Steps" in printed for _, printed in ends[1:])
+    assert "--mode=sample" in argv or f"{processes * devices} x cpu" in ends[0][1]
+
+
 @pytest.mark.slow
-def test_devices_do_not_change_the_result(tmp_path):
-    kinds = {"one": (1, "replicated"), "four": (4, "replicated"), "fsdp": (4, "fsdp")}
-    losses, images = {}, {}
-    for name, (devices, sharding) in kinds.items():
+def test_neither_devices_nor_processes_change_the_result(tmp_path):
+    kinds = {
+        "one": (1, 1, "replicated"),
+        "four devices": (1, 4, "replicated"),
+        "two processes": (2, 2, "replicated"),
+        "two processes, divided": (2, 2, "fsdp"),
+    }
+    losses, images, states = {}, {}, {}
+    for name, (processes, devices, sharding) in kinds.items():
         workdir = tmp_path / name
-        argv = (RECIPE, f"--workdir={workdir}", *LENGTH, f"--config.train.sharding={sharding}")
-        code, printed = finish(start(*argv, devices=devices))
-        assert code == 0 and f"{devices} x cpu" in printed
-        sampling = ("--mode=sample", f"--workdir={workdir}", "--config.sample.count=8")
-        code, printed = finish(start(*sampling, devices=devices))
-        assert code == 0, printed
+        job = {"processes": processes, "devices": devices}
+        run_job(RECIPE, f"--workdir={workdir}", *LENGTH, f"--config.train.sharding={sharding}", **job)
         losses[name] = scalars(workdir, "train/loss") | scalars(workdir, "validation/loss_ema")
-        (folder,) = (workdir / "samples").iterdir()
-        images[name] = np.load(folder / "samples.npz")["arr_0"].astype(int)
-    for name in ("four", "fsdp"):
+        states[name] = final_state(workdir)
         assert losses[name] == pytest.approx(losses["one"], rel=1e-4)
-        assert np.abs(images[name] - images["one"]).max() <= 1
+        assert_nearly_same(states[name], states["one"])
+        assert len(list(workdir.glob("events.*"))) == 1
+        if sharding == "replicated":  # Samplers see no other parameters where those were divided.
+            run_job("--mode=sample", f"--workdir={workdir}", "--config.sample.count=8", **job)
+            (folder,) = (workdir / "samples").iterdir()
+            images[name] = np.load(folder / "samples.npz")["arr_0"].astype(int)
+            assert np.abs(images[name] - images["one"]).max() <= 1
+
+    # What two processes saved goes on with other numbers of devices, as it would have where it began.
+    longer, saved = (*LENGTH, "--config.train.steps=8"), tmp_path / "two processes, divided"
+    run_job(RECIPE, f"--workdir={tmp_path / 'one'}", *longer)
+    for devices in (1, 8):
+        workdir = tmp_path / f"on {devices}"
+        shutil.copytree(saved, workdir)
+        run_job(RECIPE, f"--workdir={workdir}", *longer, "--config.train.sharding=fsdp", devices=devices)
+        assert scalars(workdir, "train/loss") == pytest.approx(scalars(tmp_path / "one", "train/loss"), rel=1e-4)
+        assert_nearly_same(final_state(workdir), final_state(tmp_path / "one"))
+
+
+def assert_nearly_same(a, b) -> None:
+    """Two states are the same but for the order of sums over devices, which Adam's first steps magnify."""
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=2e-6), a.opt_state, b.opt_state)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-3), (a.params, a.ema), (b.params, b.ema))
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path):
+    length = ("--config.train.steps=100000", "--config.checkpoint.every=20", "--config.log.preview_every=0")
+    jobs = start_job(RECIPE, f"--workdir={tmp_path}", *length, processes=2, devices=2)
+    wait_for_checkpoint(jobs[0], tmp_path, 20)
+    asked = time.monotonic()
+    jobs[1].send_signal(signal.SIGTERM)
+    ends = [finish(job) for job in jobs]
+    assert [code for code, _ in ends] == [143, 143], ends
+    assert time.monotonic() - asked < 60  # 30 on a machine that does nothing else.
+    saved = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+    assert f"saving step {saved}," in ends[0][1]
+    assert int(final_state(tmp_path).step) == saved
 
 
 def draw_everything(workdir: str, target: str) -> None:

@@ -6,11 +6,9 @@ photos.npz: train_images, train_labels, test_images   or x_train, y_train, x_tes
 """
 
 import dataclasses
-import lzma
 import shutil
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -25,6 +23,7 @@ from ddpm_jax.data.annotations import annotate
 from ddpm_jax.data.collection import Collection
 from ddpm_jax.data.sources.splits import SPLITS, choose_split
 from ddpm_jax.errors import UserError, some
+from ddpm_jax.files import NO_ARRAYS
 
 KINDS = {"images": "labels", "x": "y", "arr_0": "arr_1"}
 """Names of arrays of images, and of the labels that go with them."""
@@ -174,9 +173,9 @@ def _classes(member: Member | None, count: int, origin: str) -> list[str] | None
 def _unreadable(member: Member, origin: str) -> Iterator[None]:
     try:
         yield
-    # Pickled, cut short, or no such file at all; no space for unpacking is for the caller.
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError) as error:
+    except NO_ARRAYS as error:  # No space for unpacking is for the caller.
+        reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{origin}: {member.name or Path(member.path).name} cannot be read ({error}); save it by numpy.save or "
+            f"{origin}: {member.name or Path(member.path).name} cannot be read ({reason}); save it by numpy.save or "
             "numpy.savez, as plain numbers."
         ) from error

@@ -1,0 +1,16 @@
+"""What scripts/torture.py does, by name."""
+
+from scripts.torments.damage import damage
+from scripts.torments.disk import disk
+from scripts.torments.long import long
+from scripts.torments.processes import processes
+from scripts.torments.storm import stop, storm
+
+TORMENTS = {
+    "storm": storm,
+    "stop": stop,
+    "damage": damage,
+    "disk": disk,
+    "processes": processes,
+    "long": long,
+}

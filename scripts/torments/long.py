@@ -1,0 +1,72 @@
+"""A long run with all that goes on beside it: does anything grow, does anything slow down?"""
+
+import argparse
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ddpm_jax.reporting.charts import panels
+from scripts.torments.commands import Outcome, start, training
+
+EVERY = 2.0
+"""Seconds between two looks."""
+
+
+def long(flags: argparse.Namespace) -> Iterator[Outcome]:
+    """Looks at memory and open files of a run with previews, checkpoints, validation and evaluation."""
+    workdir = flags.folder / "run"
+    beside = {"log_preview_every": 500, "log_validate_every": 200, "checkpoint_every": 250, "log_every": 50}
+    beside |= {"evaluate_every": 1000, "evaluate_features": "pixels", "evaluate_light_count": 50}
+    process = start(training(workdir, train_steps=flags.steps, **beside))
+    looks = list(look_at(process))
+    said = process.communicate()[1]
+    if process.returncode:
+        yield Outcome(f"{flags.steps} steps", 1, f"ended with {process.returncode}: {said[-500:]}")
+        return
+    rates = speeds(workdir)
+    curves = {
+        "memory, MiB": {"resident": [(second, memory) for second, memory, _ in looks]},
+        "open files": {"open": [(second, files) for second, _, files in looks]},
+        "images/s": {"training": rates},
+    }
+    if flags.chart:
+        panels(flags.chart, curves, "seconds, or steps for images/s", "")
+    for name, points in (("memory", [m for _, m, _ in looks]), ("open files", [f for _, _, f in looks])):
+        middle, last = quarter(points, 1), quarter(points, 3)
+        grown = f"{name} grew from {middle:.0f} to {last:.0f}" if last > 1.05 * middle + 1 else ""
+        yield Outcome(
+            f"{name} over {flags.steps} steps", 1, grown, f"{middle:.1f} in the second quarter, {last:.1f} in the last."
+        )
+    middle, last = quarter([rate for _, rate in rates], 1), quarter([rate for _, rate in rates], 3)
+    slower = f"from {middle:.0f} to {last:.0f} images/s" if last < 0.8 * middle else ""
+    yield Outcome(f"speed over {flags.steps} steps", 1, slower, f"{middle:.0f} images/s, then {last:.0f}.")
+
+
+def look_at(process: subprocess.Popen[str]) -> Iterator[tuple[float, float, int]]:
+    """Seconds, MiB of memory and open files, until the process ends."""
+    began, status = time.monotonic(), Path(f"/proc/{process.pid}")
+    while process.poll() is None:
+        try:
+            lines = dict(line.split(":", 1) for line in (status / "status").read_text().splitlines())
+            files = len(list((status / "fd").iterdir()))
+        except (FileNotFoundError, ProcessLookupError):
+            return
+        if "VmRSS" in lines:
+            yield time.monotonic() - began, int(lines["VmRSS"].split()[0]) / 1024, files
+        time.sleep(EVERY)
+
+
+def speeds(workdir: Path) -> list[tuple[float, float]]:
+    """Images per second by step."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(workdir)).Reload().Scalars("train/images_per_second")
+    return [(event.step, event.value) for event in events]
+
+
+def quarter(values: list[float], number: int) -> float:
+    """The median of one quarter of the values, counted from 0."""
+    return float(np.median(np.array_split(values, 4)[number]))

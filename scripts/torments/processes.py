@@ -1,0 +1,52 @@
+"""One of the processes of a job is killed: the others end, and the next start goes on."""
+
+import argparse
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from scripts.torments.commands import Outcome, finish, leftovers, newest_state, same_bits, start, training
+
+PROCESSES = 2
+BOUND = 150.0
+"""Seconds: JAX counts a process as lost after at most 100 without a sign of life."""
+
+
+def job(workdir: Path, sharding: str) -> list[subprocess.Popen[str]]:
+    """A training by two processes of two devices each."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        told = {"JAX_COORDINATOR_ADDRESS": f"localhost:{free.getsockname()[1]}", "JAX_NUM_PROCESSES": str(PROCESSES)}
+    command = training(workdir, train_sharding=sharding, model_channels=64, log_preview_every=0)
+    return [start(command, 2, told | {"JAX_PROCESS_ID": str(number)}) for number in range(PROCESSES)]
+
+
+def processes(flags: argparse.Namespace) -> Iterator[Outcome]:
+    """Kills each process in turn, with parameters on every device and divided."""
+    for sharding in ("replicated", "fsdp"):
+        alone = flags.folder / f"{sharding}-alone"
+        ends = [finish(process) for process in job(alone, sharding)]
+        if any(code for code, _ in ends):
+            raise RuntimeError(f"A job that was left alone ended with {ends}")
+        for victim in range(PROCESSES):
+            folder = flags.folder / f"{sharding}-{victim}"
+            jobs = job(folder, sharding)
+            while not any(folder.glob("checkpoints/*/SHA256SUMS")) and jobs[0].poll() is None:
+                time.sleep(0.01)
+            jobs[victim].send_signal(signal.SIGKILL)
+            killed = time.monotonic()
+            code, said = finish(jobs[1 - victim], BOUND)
+            seconds = time.monotonic() - killed
+            told = "another task died" in said or "Another process of this job was lost" in said
+            lost = "" if code and told else f"the other ended with {code}: {said[-300:]}"
+            again = [finish(process) for process in job(folder, sharding)]
+            if any(code for code, _ in again):
+                lost = f"the next start ended with {again}"
+            if not lost and not same_bits(newest_state(folder), newest_state(alone)):
+                lost = "another final state"
+            lost = lost or ", ".join(leftovers(folder))
+            remark = f"The other ends after {seconds:.0f} s with {code}; the next start goes on."
+            yield Outcome(f"SIGKILL of process {victim} of {PROCESSES}, {sharding}", 1, lost, remark)
