@@ -117,7 +117,7 @@ def run_steps(
     """The loop. The host runs a few steps ahead of the device; whatever waits for it does so only when due."""
     start, last = int(state.step), config.train.steps
     metrics, latest = empty_metrics(), dict[str, float]()
-    feedback = build_feedback(config, checkpoints, writer, throughput, latest)
+    feedback = build_feedback(config, checkpoints, writer, throughput, latest, int(state.skipped))
     batches = throughput.timed(prefetch(load, range(start, last)))
     note = partial(_note, latest)
     for done, batch in enumerate(progress(batches, "Training", total=last, done=start, note=note), start=start + 1):
@@ -222,17 +222,27 @@ def diverged(step: int, checkpoints: Checkpoints, what: str) -> TrainingDiverged
 
 
 def build_feedback(
-    config: Config, checkpoints: Checkpoints, writer: Writer, throughput: Throughput, latest: dict[str, float]
+    config: Config,
+    checkpoints: Checkpoints,
+    writer: Writer,
+    throughput: Throughput,
+    latest: dict[str, float],
+    skipped: int,
 ) -> Feedback:
-    """Reports go to the writer and to `latest`; bad steps are logged, and too many in a row end the training."""
+    """Reports go to the writer and to `latest`; bad steps are logged and counted; too many in a row end the training.
+
+    skipped: steps before this start.
+    """
 
     def bad_step(step: int, streak: int) -> None:
+        nonlocal skipped
+        skipped += 1
         logger.warning("Step %d was skipped: its loss or gradient is not finite (%d in a row)", step, streak)
         if streak >= config.train.max_bad_steps:
             raise diverged(step, checkpoints, f"{streak} losses or gradients in a row were not finite")
 
     def report(step: int, means: Mapping[str, float]) -> None:
-        values = {**means, **throughput.read(step), **memory_in_use()}
+        values = {**means, "skipped_steps": float(skipped), **throughput.read(step), **memory_in_use()}
         latest.update(values)
         writer.scalars(step, {f"train/{name}": value for name, value in values.items()})
         words = ", ".join(f"{name} {value:.4g}" for name, value in values.items())

@@ -24,8 +24,9 @@ def start_log(file: Path | None = None) -> None:
         handler.close()
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
-    # Orbax reports through absl, with tracebacks, what it also raises.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    # Orbax reports through these, with tracebacks, what it also raises.
+    for other in ("absl", "asyncio"):
+        logging.getLogger(other).setLevel(logging.CRITICAL)
     terminal = Terminal()
     terminal.setLevel(logging.INFO)
     logger.addHandler(terminal)

@@ -67,7 +67,8 @@ def damage_checkpoint(run: Path, name: str, harm: Callable[[Path], None]) -> Out
         times += 1
         if not same_bits(restored, states[steps[-2]]):
             wrong.append(str(file))
-        shutil.rmtree(newest)
+        shutil.rmtree(newest, ignore_errors=True)
+        shutil.rmtree(newest.with_name(f"{newest.name}.damaged"), ignore_errors=True)  # To where it was set aside.
         shutil.copytree(whole, newest)
     if not same_bits(newest_state(run), states[steps[-1]]):
         wrong.append("the checkpoint itself")

@@ -10,13 +10,18 @@ from jax.sharding import AbstractMesh
 
 from ddpm_jax.config import config_of
 from ddpm_jax.config.sections import Sample
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import TrainingDiverged, UserError
 from ddpm_jax.reporting.profile import Profile
-from ddpm_jax.train import due, preview_config
+from ddpm_jax.reporting.throughput import Throughput
+from ddpm_jax.reporting.writer import TensorBoard
+from ddpm_jax.train import build_feedback, due, preview_config, save
 from ddpm_jax.training import sharding
+from ddpm_jax.training.checkpoint import SEAL, Checkpoints
 from ddpm_jax.training.feedback import STEPS_AHEAD, Feedback
 from ddpm_jax.training.preemption import Preemption
+from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step import METRICS, empty_metrics
+from tests.end_to_end.commands import scalars
 
 
 def test_due_early_then_regularly_and_at_the_end():
@@ -102,3 +107,38 @@ def test_a_cluster_is_joined_only_where_there_is_one(environment, joins, monkeyp
         assert [(told["num_processes"], told["process_id"]) for told in calls] == [(None, None), (4, 0)]
         with pytest.raises(UserError, match="could not be joined .*'four'"):
             sharding.join_cluster(environment | {"JAX_NUM_PROCESSES": "four"})
+
+
+def test_skipped_steps_are_counted_and_many_in_a_row_name_the_last_good_checkpoint(tmp_path, package_log):
+    config = config_of({"train": {"max_bad_steps": 3}})
+    writer, latest, metrics = TensorBoard(tmp_path / "run", 0), {}, empty_metrics()
+    with Checkpoints(tmp_path) as checkpoints:
+        throughput = Throughput(8, 0)
+        feedback = build_feedback(config, checkpoints, writer, throughput, latest, skipped=4)
+        for step, streak in enumerate([0, 1, 2, 0, 1], start=1):
+            feedback.push(step, jnp.asarray(streak), metrics)
+        feedback.drain()
+        writer.close()
+        assert scalars(tmp_path / "run", "train/skipped_steps") == {1: 4, 2: 5, 3: 6, 4: 6, 5: 7}
+        assert package_log.text.count("was skipped: its loss or gradient is not finite") == 3
+        (tmp_path / "40").mkdir()
+        (tmp_path / "40" / SEAL).write_text("")
+        for step, streak in enumerate([1, 2, 3], start=6):
+            feedback.push(step, jnp.asarray(streak), None)
+        with pytest.raises(TrainingDiverged, match="at step 8: 3 losses .* last good checkpoint is step 40. Try a new"):
+            feedback.drain()
+
+
+def test_a_state_that_is_not_finite_is_never_saved(tmp_path):
+    broken = TrainState(
+        step=jnp.asarray(9),
+        skipped=jnp.asarray(0),
+        bad_streak=jnp.asarray(0),
+        params={"w": jnp.array([1.0, jnp.inf])},
+        ema={"w": jnp.zeros(2)},
+        opt_state={"w": jnp.zeros(2)},
+    )
+    with Checkpoints(tmp_path) as checkpoints:
+        with pytest.raises(TrainingDiverged, match="at step 9: a parameter, .* no checkpoint was saved yet"):
+            save(checkpoints, broken, config_of({}))
+        assert not list(tmp_path.iterdir())
