@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 def main() -> None:
     """Reads the flags, torments, reports."""
     from ddpm_jax.errors import UserError
+    from ddpm_jax.reporting.console import quieten_log
     from scripts.torments import TORMENTS
 
     parser = argparse.ArgumentParser(
@@ -40,6 +41,7 @@ def main() -> None:
         raise UserError(f"--folder={flags.folder} is not empty; choose a new one, or remove it.")
     flags.folder = flags.folder.resolve()
     flags.folder.mkdir(parents=True, exist_ok=True)
+    quieten_log()  # Checkpoints are read to compare them, many times.
     outcomes = []
     for outcome in TORMENTS[flags.torment](flags):
         outcomes.append(outcome._asdict())

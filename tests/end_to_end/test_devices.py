@@ -2,10 +2,8 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jax
@@ -26,7 +24,6 @@ from tests.end_to_end.commands import (
     scalars,
     start,
     start_job,
-    wait_for_checkpoint,
 )
 
 SAMPLERS = ("ddpm", "ddim", "dpm_solver", "unipc")
@@ -82,21 +79,6 @@ def assert_nearly_same(a, b) -> None:
     """Two states are the same but for the order of sums over devices, which Adam's first steps magnify."""
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=2e-6), a.opt_state, b.opt_state)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-3), (a.params, a.ema), (b.params, b.ema))
-
-
-@pytest.mark.slow
-def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path):
-    length = ("--config.train.steps=100000", "--config.checkpoint.every=20", "--config.log.preview_every=0")
-    jobs = start_job(RECIPE, f"--workdir={tmp_path}", *length, processes=2, devices=2)
-    wait_for_checkpoint(jobs[0], tmp_path, 20)
-    asked = time.monotonic()
-    jobs[1].send_signal(signal.SIGTERM)
-    ends = [finish(job) for job in jobs]
-    assert [code for code, _ in ends] == [143, 143], ends
-    assert time.monotonic() - asked < 60  # 30 on a machine that does nothing else.
-    saved = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
-    assert f"saving step {saved}," in ends[0][1]
-    assert int(final_state(tmp_path).step) == saved
 
 
 def draw_everything(workdir: str, target: str) -> None:

@@ -1,0 +1,77 @@
+"""Jobs on clusters: scripts without shell's traps, a manifest of known fields, and Slurm's way to stop and go on."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from kubeflow_trainer_api.models.jobset_v1alpha2_job_set import JobsetV1alpha2JobSet
+
+from tests.end_to_end.commands import RECIPE, ROOT, final_state, wait_for_checkpoint
+
+SRUN = """#!/usr/bin/env bash
+# Slurm's srun, as far as two tasks on this machine can play it.
+shift
+for task in 0 1; do
+    SLURM_PROCID=$task SLURM_LOCALID=$task "$@" 2> "$FOLDER/said-$task" &
+    echo $! > "$FOLDER/pid-$task"
+done
+wait "$(cat "$FOLDER/pid-0")"; first=$?
+wait "$(cat "$FOLDER/pid-1")"; second=$?
+exit $((first > second ? first : second))
+"""
+SCONTROL = '#!/usr/bin/env bash\necho "$@" > "$FOLDER/scontrol"\n'
+
+
+def test_shell_scripts_are_sound():
+    files = [path for path in [*ROOT.glob("scripts/**/*"), ROOT / ".ci" / "run"] if path.is_file()]
+    scripts = [path for path in files if path.read_bytes().startswith(b"#!/usr/bin/env bash")]
+    assert {"slurm.sbatch", "tpu_vm.sh", "setup", "test"} <= {path.name for path in scripts}
+    checked = subprocess.run([Path(sys.executable).with_name("shellcheck"), *scripts], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_the_manifest_has_only_fields_of_the_published_schema():
+    manifest = yaml.safe_load((ROOT / "scripts" / "cloud" / "jobset.yaml").read_text())
+    parsed = JobsetV1alpha2JobSet.from_dict(manifest)
+    assert parsed is not None and parsed.to_dict() == manifest
+
+
+def test_the_tpu_script_says_how_it_is_used():
+    used = subprocess.run(["bash", ROOT / "scripts" / "cloud" / "tpu_vm.sh"], capture_output=True, text=True)
+    assert used.returncode == 2 and "tpu_vm.sh run    NAME ZONE --config" in used.stderr
+    assert "set -euo" not in used.stderr
+
+
+@pytest.mark.slow
+def test_a_job_on_slurm_saves_when_it_is_told_and_is_queued_again(tmp_path):
+    """Only one of the tasks hears the signal; all stop at the same step."""
+    for name, content in {"srun": SRUN, "scontrol": SCONTROL}.items():
+        (tmp_path / name).write_text(content)
+        (tmp_path / name).chmod(0o755)
+    told = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "PYTHON": sys.executable,
+        "FOLDER": str(tmp_path),
+        "SLURM_SUBMIT_DIR": str(ROOT),
+        "SLURM_JOB_ID": str(random.randrange(10**6)),  # Of which JAX makes the port.
+        "SLURM_NTASKS": "2",
+        "SLURM_STEP_NUM_NODES": "1",
+        "SLURM_STEP_NODELIST": "localhost",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2",
+    }
+    length = ("--config.train.steps=100000", "--config.checkpoint.every=20", "--config.log.preview_every=0")
+    command = ["bash", ROOT / "scripts" / "cloud" / "slurm.sbatch", RECIPE, f"--workdir={tmp_path}/run", *length]
+    job = subprocess.Popen(command, env={**os.environ, **told})
+    wait_for_checkpoint(job, tmp_path / "run", 20)
+    os.kill(int((tmp_path / "pid-1").read_text()), signal.SIGTERM)
+    said = [tmp_path / f"said-{task}" for task in (0, 1)]
+    assert job.wait(timeout=60) == 143, [path.read_text() for path in said]
+    assert (tmp_path / "scontrol").read_text() == f"requeue {told['SLURM_JOB_ID']}\n"
+    saved = max(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert f"saving step {saved}," in said[0].read_text()
+    assert int(final_state(tmp_path / "run").step) == saved

@@ -1,0 +1,117 @@
+"""One job at a time, also where each machine's system sees only its own jobs."""
+
+import errno
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from ddpm_jax import locks
+from ddpm_jax.locks import alone
+
+
+class Busy(Exception):
+    """Another job holds the lock."""
+
+
+def busy() -> None:
+    raise Busy
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(locks, "BEAT", 0.05)
+    monkeypatch.setattr(locks, "STILL", 0.4)
+
+
+def elsewhere(path, beat: int) -> None:
+    """What a job on another machine writes."""
+    path.write_text(json.dumps({"host": "another", "pid": 1, "beat": beat}).ljust(200))
+
+
+def test_a_second_job_is_refused_and_the_lock_goes_with_the_first(tmp_path):
+    path = tmp_path / "new" / "lock"
+    with alone(path, busy):
+        for _ in range(2):
+            with pytest.raises(Busy), alone(path, busy):
+                pass
+        assert path.exists()
+    assert not path.exists()
+    with alone(path, busy):
+        pass
+
+
+def test_a_killed_job_leaves_nothing_in_the_way(tmp_path):
+    path = tmp_path / "lock"
+    program = f"""
+import os, signal
+from pathlib import Path
+from ddpm_jax.locks import alone
+with alone(Path({str(path)!r}), print):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", program]).returncode == -9
+    assert path.exists()
+    began = time.monotonic()
+    with alone(path, busy):
+        assert time.monotonic() - began < 0.3  # This machine's system knows that it is gone.
+
+
+def test_a_job_that_died_on_another_machine_is_waited_for_and_replaced(tmp_path):
+    path = tmp_path / "lock"
+    elsewhere(path, 7)
+    began = time.monotonic()
+    with alone(path, busy):
+        assert time.monotonic() - began >= 0.4
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+
+
+def test_a_job_that_lives_on_another_machine_keeps_the_lock(tmp_path):
+    path, ended = tmp_path / "lock", threading.Event()
+
+    def live() -> None:
+        for beat in range(1000):
+            elsewhere(path, beat)
+            if ended.wait(0.05):
+                return
+
+    other = threading.Thread(target=live)
+    other.start()
+    time.sleep(0.1)
+    with pytest.raises(Busy), alone(path, busy):
+        pass
+    ended.set()
+    other.join()
+    assert path.exists()
+
+
+def test_a_job_that_waits_gets_the_lock_when_it_is_free(tmp_path):
+    path, waited = tmp_path / "lock", []
+    held = alone(path, busy)
+    held.__enter__()
+    threading.Timer(0.2, held.__exit__, (None, None, None)).start()
+    with alone(path, lambda: waited.append(1)):
+        assert waited == [1]
+
+
+def test_where_the_system_has_no_locks_what_is_written_counts(tmp_path, monkeypatch):
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    path = tmp_path / "lock"
+    with alone(path, busy), pytest.raises(Busy), alone(path, busy):
+        pass
+    with alone(path, busy):
+        pass
+
+
+def test_a_fault_of_the_disk_is_not_taken_for_a_lock(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError), alone(tmp_path / "file" / "lock", busy):
+        pass

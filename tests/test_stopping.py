@@ -1,0 +1,61 @@
+"""Signals end work where it is, at its own time where it asked for that, and in bounded time where it hangs."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ddpm_jax.stopping import Stopped, deferred, stoppable
+
+HANGS = """
+import ctypes, os, sys
+from ddpm_jax import stopping
+stopping.GRACE = 0.2
+with stopping.stoppable():
+    mutex = ctypes.create_string_buffer(256)
+    ctypes.CDLL(None).pthread_mutex_lock(mutex)
+    print("hangs", flush=True)
+    ctypes.CDLL(None).pthread_mutex_lock(mutex)  # For ever, and no handler of Python's runs.
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_block_with_its_number(number):
+    before, cleared = signal.getsignal(number), []
+    with pytest.raises(Stopped) as caught, stoppable():
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(5)
+        finally:
+            cleared.append(True)
+    assert caught.value.number == number and cleared
+    assert signal.getsignal(number) == before
+
+
+def test_work_that_asked_for_it_is_told_once_and_goes_on():
+    told = []
+    with stoppable(), deferred(told.append):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+        assert told == [signal.SIGTERM]
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # A second one acts as it always does.
+
+
+def test_nothing_is_left_of_a_block_that_ends_well():
+    with stoppable():
+        pass
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_process_that_hangs_is_ended(number):
+    process = subprocess.Popen([sys.executable, "-c", HANGS], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "hangs\n"
+    process.send_signal(number)
+    assert process.wait(timeout=20) == 128 + number
+    process.stdout.close()
