@@ -25,7 +25,7 @@ from absl import flags
 from jax.errors import JaxRuntimeError
 from ml_collections import ConfigDict, config_flags
 
-from ddpm_jax.config import WORDS, Config, config_of, flatten, optional_fields, to_config_dict
+from ddpm_jax.config import WORDS, Config, config_of, flatten, optional_fields, refuse_address, to_config_dict
 from ddpm_jax.data.cache import user_cache
 from ddpm_jax.edit import TASKS
 from ddpm_jax.errors import TrainingDiverged, UserError, nearest
@@ -195,6 +195,7 @@ def parse_flags(argv: list[str]) -> tuple[str, str | None, Path | None, list[str
     if values.mode not in MODES:
         raise UserError(f"--mode={values.mode} does not exist; {nearest(values.mode, MODES)}")
     if values.workdir:
+        refuse_address("--workdir", values.workdir)
         return values.mode, values.config, Path(values.workdir).expanduser().resolve(), rest
     if values.mode != "plan":
         raise UserError("--workdir is missing; say where the run lives, such as --workdir=runs/x (see --help).")

@@ -37,6 +37,8 @@ MISTAKES = {
     "file as workdir": ([DIGITS, "--workdir=F"], "is a file; give a folder"),
     "forgotten prefix": ([DIGITS, "--workdir=W", "--data.batch_size=3"], "did you mean --config.data.batch_size=3?"),
     "negated and set": ([DIGITS, "--workdir=W", "--noconfig.data.flip=True"], "data.flip='True' has the wrong type"),
+    "address as workdir": ([DIGITS, "--workdir=gs://bucket/W"], "is an address; expected a folder. Mount the bucket"),
+    "address as cache": ([DIGITS, "--workdir=W", "--config.data.cache=gs://bucket/cache"], "data.cache=gs://bucket"),
     "eta for ddpm": ([DIGITS, "--workdir=W", "--config.sample.eta=0.5"], "no effect with sample.sampler='ddpm'"),
 }
 

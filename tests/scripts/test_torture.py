@@ -1,0 +1,36 @@
+"""scripts/torture.py, shortened; docs/reliability.md has what it says in full."""
+
+import json
+
+import pytest
+
+from scripts.torments.commands import leftovers
+from scripts.torments.damage import flip, truncate
+from tests.scripts.test_scripts import run
+
+
+@pytest.mark.slow
+def test_a_short_storm_loses_nothing(tmp_path):
+    done = run("torture.py", "storm", "--kills=2", "--works=train,prepare", f"--folder={tmp_path}/storm", "--json")
+    assert done.returncode == 0, done.stderr
+    outcomes = json.loads(done.stdout)["outcomes"]
+    assert [(one["fault"], one["times"], one["lost"]) for one in outcomes] == [
+        ("SIGKILL during train", 2, ""),
+        ("SIGKILL during prepare", 2, ""),
+    ]
+
+
+def test_what_it_looks_for_it_would_see(tmp_path):
+    for name in ("a.txt", ".b.lock", ".c.npz.unfinished", "7.orbax-checkpoint-tmp", "9.damaged"):
+        (tmp_path / name).write_bytes(b"content")
+    assert sorted(leftovers(tmp_path)) == [".b.lock", ".c.npz.unfinished", "7.orbax-checkpoint-tmp", "9.damaged"]
+    flip(tmp_path / "a.txt")
+    assert (tmp_path / "a.txt").read_bytes() == b"conuent"
+    truncate(tmp_path / "a.txt")
+    assert (tmp_path / "a.txt").read_bytes() == b"con"
+
+
+def test_a_folder_in_use_is_refused(tmp_path):
+    (tmp_path / "mine").write_text("")
+    done = run("torture.py", "storm", f"--folder={tmp_path}")
+    assert done.returncode == 2 and "is not empty; choose a new one" in done.stderr
