@@ -110,7 +110,7 @@ def refuse_address(name: str, path: str | None) -> None:
     """A folder to write to is one of this machine's; an address would become a folder of that name."""
     if path and "://" in path:
         raise UserError(
-            f"{name}={path} is an address; expected a folder. Mount the bucket, and give the folder where it is mounted "
+            f"{name}={path} is an address; expected a folder. Mount the bucket and give the folder it is mounted on "
             "(docs/cloud.md)."
         )
 
