@@ -1,10 +1,10 @@
 """The command line: flags, modes and exit codes. main.py only calls `main`.
 
-Exit codes: 0 done; 1 training diverged; 2 something for the user to mend, said in one line; 3 another process of the
-job was lost; 130 and 143 stopped.
+Exit codes: 0 done; 1 training diverged, or a fault with its traceback; 2 something for the user to mend, said in one
+line; 3 a machine failed (another process of the job, a network disk), so that beginning again may help; 130 and 143
+stopped.
 """
 
-import atexit
 import ctypes
 import dataclasses
 import difflib
@@ -15,6 +15,8 @@ import os
 import re
 import signal
 import sys
+import time
+import traceback
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -43,6 +45,11 @@ MODES = (*STORIES, "plan")
 SAMPLING_MAY_SET = ("sample.", "evaluate.", "log.", "data.path", "data.cache")
 DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 DISK_TROUBLE |= {errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
+NETWORK_TROUBLE = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN}
+OTHERS_LOST = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "CANCELLED", "Gloo", "NCCL", "Connection", "heartbeat")
+"""In what JAX raises where the processes of a job cannot reach each other."""
+PARTING = 2.0
+"""Seconds that the first process leaves the others to end by themselves."""
 MALLOC_ARENA_MAX, MALLOC_MMAP_MAX, MALLOC_TRIM_THRESHOLD = -8, -4, -1
 """Options of mallopt(3)."""
 RECIPE_FAULTS = (
@@ -83,7 +90,24 @@ logger = logging.getLogger("ddpm_jax")
 
 def main(argv: list[str]) -> int:
     """Runs the command line (argv[0] is the program) and returns the exit code."""
-    return exit_code(lambda: run(argv))
+    code = 1
+    try:
+        code = exit_code(lambda: run(argv))
+    finally:
+        if code and jax.distributed.is_initialized():
+            _leave(code)
+    return code
+
+
+def _leave(code: int) -> None:
+    """Ends this process of a job without waiting for the others, as JAX would, which may wait for this one."""
+    if sys.exc_info()[0] is not None:
+        traceback.print_exc()
+    if jax.process_index() == 0:
+        time.sleep(PARTING)  # Once the first has gone, JAX ends the others, who may have something to say.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def exit_code(work: Callable[[], None]) -> int:
@@ -99,6 +123,9 @@ def exit_code(work: Callable[[], None]) -> int:
         logger.error("%s", error)
         return 1
     except OSError as error:
+        if error.errno in NETWORK_TROUBLE:
+            logger.error("%s: %s; begin again when it is back.", error.filename or "A disk", error.strerror)
+            return 3
         if error.errno not in DISK_TROUBLE:
             raise
         remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another place"
@@ -123,16 +150,10 @@ def _of_the_machine(error: RuntimeError) -> int:
             reason,
         )
         return 2
-    if jax.process_count() == 1:
+    if jax.process_count() == 1 or not any(sign in reason for sign in OTHERS_LOST):
         raise error
     logger.error("Another process of this job was lost (%s); the same command goes on from what is on disk.", reason)
-    atexit.register(_leave)  # Runs before JAX's own, which would wait for the one that is lost.
     return 3
-
-
-def _leave() -> None:
-    sys.stderr.flush()
-    os._exit(3)
 
 
 def run(argv: list[str]) -> None:
@@ -195,13 +216,20 @@ def parse_flags(argv: list[str]) -> tuple[str, str | None, Path | None, list[str
     if values.mode not in MODES:
         raise UserError(f"--mode={values.mode} does not exist; {nearest(values.mode, MODES)}")
     if values.workdir:
-        refuse_address("--workdir", values.workdir)
-        return values.mode, values.config, Path(values.workdir).expanduser().resolve(), rest
+        return values.mode, values.config, _absolute(values.workdir), rest
     if values.mode != "plan":
         raise UserError("--workdir is missing; say where the run lives, such as --workdir=runs/x (see --help).")
     if not values.config:
         raise UserError("--mode=plan needs a recipe or a run; give --config=configs/digits.py, or --workdir=runs/x.")
     return values.mode, values.config, None, rest
+
+
+def _absolute(workdir: str) -> Path:
+    refuse_address("--workdir", workdir)
+    try:
+        return Path(workdir).expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"--workdir={workdir!r} cannot be a folder ({error}); choose another.") from error
 
 
 def check_overrides(args: list[str], known: list[str]) -> None:

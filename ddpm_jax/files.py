@@ -8,7 +8,7 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 NO_ARRAYS = (
@@ -41,7 +41,8 @@ def replacing(path: Path) -> Iterator[Path]:
         yield unfinished
         sync(unfinished)
         unfinished.replace(path)
-        sync(path.parent)  # Else a power cut could undo the new name.
+        with suppress(OSError):  # Which some network disks refuse for folders.
+            sync(path.parent)  # Else a power cut could undo the new name.
     finally:
         unfinished.unlink(missing_ok=True)
 

@@ -17,6 +17,8 @@ from types import FrameType
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 GRACE = 20.0
 """Seconds that tidying up may take; schedulers give 30 before they kill."""
+LOOK = 0.2
+"""Seconds between two looks at whether work that takes its time has ended."""
 Handler = Callable[[int, FrameType | None], None]
 
 logger = logging.getLogger(__name__)
@@ -38,11 +40,17 @@ class _Deferral:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Raises Stopped in the main thread when a signal comes; ends the process if that takes longer than GRACE."""
+    """Raises Stopped when a signal comes; ends the process if that takes longer than GRACE.
+
+    Outside of the main thread, which signals are for, it does nothing.
+    """
 
     def stop(number: int, _: FrameType | None) -> None:
         raise Stopped(number)
 
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     ended = threading.Event()
     # Python runs handlers between its instructions only. What is written here is written at once.
     arrived, told = os.pipe()
@@ -64,6 +72,9 @@ def stoppable() -> Iterator[None]:
 @contextmanager
 def deferred(note: Callable[[int], None]) -> Iterator[None]:
     """Calls note(number) when a first signal comes, and leaves it to the block to end, in its own time."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before, _Deferral.active = _Deferral.active, True
     try:
         with _first(lambda number, _: note(number)):
@@ -89,8 +100,17 @@ def _first(handler: Handler) -> Iterator[None]:
 
 
 def _end_when_late(arrived: int, ended: threading.Event) -> None:
-    """Waits for signals, each of which is a byte; ends the process that has not ended some time after one."""
+    """Waits for signals, each of which is a byte; ends the process that has not ended some time after one.
+
+    That time begins when nothing is deferred any more.
+    """
     while number := os.read(arrived, 1):
-        if number[0] in SIGNALS and not ended.wait(GRACE) and not _Deferral.active:
+        while _Deferral.active and not ended.wait(LOOK):
+            pass
+        if number[0] in SIGNALS and not ended.wait(GRACE):
             logger.warning("Stopped without waiting for what is being computed.")
             os._exit(128 + number[0])
+
+
+# A child shares its parent's pipe until it starts another program; its signals are not its parent's.
+os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))

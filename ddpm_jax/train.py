@@ -62,7 +62,6 @@ def train(config: Config, workdir: Path) -> None:
     rows, held = hold_out(dataset, config.data.holdout)
     learner = build_learner(config, mesh)
     keep = {"keep": config.checkpoint.keep, "keep_every": config.checkpoint.keep_every}
-    preemption = Preemption()
     with claimed(workdir, config, traits(dataset)), Checkpoints(checkpoint_folder(workdir), **keep) as checkpoints:
         state = start_state(config, learner, checkpoints)
         start = int(state.step)
@@ -82,12 +81,14 @@ def train(config: Config, workdir: Path) -> None:
             watchers = build_watchers(config, learner, dataset, held, writer, workdir)
             profile = Profile(workdir, config.log.profile)
             throughput = Throughput(config.data.batch_size, start, ideal)
-            with preemption:
-                run_steps(config, step, state, load, checkpoints, preemption, watchers, writer, profile, throughput)
+            with Preemption() as preemption:
+                stopped = run_steps(
+                    config, step, state, load, checkpoints, preemption, watchers, writer, profile, throughput
+                )
                 checkpoints.wait()
         finally:
             writer.close()
-    if preemption.requested is not None:
+    if stopped and preemption.requested:
         raise Stopped(preemption.requested)
     logger.info("Trained to step %d. Next: python main.py --mode=sample --workdir=%s", config.train.steps, workdir)
 
@@ -113,9 +114,12 @@ def run_steps(
     writer: Writer,
     profile: Profile,
     throughput: Throughput,
-) -> None:
-    """The loop. The host runs a few steps ahead of the device; whatever waits for it does so only when due."""
-    start, last = int(state.step), config.train.steps
+) -> bool:
+    """The loop; returns whether it was asked to stop before its end.
+
+    The host runs a few steps ahead of the device; whatever waits for it does so only when due.
+    """
+    start, last, stopping = int(state.step), config.train.steps, False
     metrics, latest = empty_metrics(), dict[str, float]()
     feedback = build_feedback(config, checkpoints, writer, throughput, latest, int(state.skipped))
     batches = throughput.timed(prefetch(load, range(start, last)))
@@ -140,6 +144,7 @@ def run_steps(
                 watch(done, state)
     profile.stop(state)
     feedback.drain()
+    return stopping
 
 
 def due(step: int, every: int, last: int) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.numpy import save
@@ -32,11 +32,6 @@ from ddpm_jax.interop.tensors import TensorFile
 from ddpm_jax.training.checkpoint import DamagedCheckpoint, verify
 from ddpm_jax.workdir import read_config, read_label_names
 from tests.end_to_end.commands import ROOT
-
-COMMON = {"database": None, "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]}
-settings.register_profile("short", max_examples=60, deadline=5_000, derandomize=True, **COMMON)
-settings.register_profile("long", max_examples=20_000, deadline=5_000, **COMMON)
-settings.load_profile("short")
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
 

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -11,14 +12,17 @@ import pytest
 from ddpm_jax.stopping import Stopped, deferred, stoppable
 
 HANGS = """
-import ctypes, os, sys
+import contextlib, ctypes
 from ddpm_jax import stopping
 stopping.GRACE = 0.2
 with stopping.stoppable():
     mutex = ctypes.create_string_buffer(256)
-    ctypes.CDLL(None).pthread_mutex_lock(mutex)
-    print("hangs", flush=True)
-    ctypes.CDLL(None).pthread_mutex_lock(mutex)  # For ever, and no handler of Python's runs.
+    lock = ctypes.CDLL(None).pthread_mutex_lock
+    lock(mutex)
+    with contextlib.suppress(stopping.Stopped):  # Where the signal comes sooner than the next line.
+        print("hangs", flush=True)
+        lock(mutex)  # For ever, and no handler of Python's runs.
+    lock(mutex)
 """
 
 
@@ -42,6 +46,19 @@ def test_work_that_asked_for_it_is_told_once_and_goes_on():
         time.sleep(0.01)
         assert told == [signal.SIGTERM]
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # A second one acts as it always does.
+
+
+def test_other_threads_do_without(tmp_path):
+    def work() -> None:
+        with stoppable(), deferred(print):
+            done.append(len(os.listdir("/proc/self/fd")))
+
+    done: list[int] = []
+    for _ in range(3):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    assert len(done) == 3 and len(set(done)) == 1
 
 
 def test_nothing_is_left_of_a_block_that_ends_well():

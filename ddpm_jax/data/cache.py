@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from ddpm_jax.errors import UserError
-from ddpm_jax.files import NO_ARRAYS
+from ddpm_jax.files import NO_ARRAYS, replacing
 from ddpm_jax.locks import alone
 
 VERSION = 2
@@ -62,15 +62,15 @@ def remembered(folder: Path, key: str, compute: Callable[[], dict[str, np.ndarra
     except (OSError, *NO_ARRAYS) as error:
         logger.warning("%s is damaged and is made anew: %s", path, error)
     arrays = compute()
-    unfinished = path.with_name(f"{path.name}.{_mine()}")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with unfinished.open("wb") as file:
+        with (
+            alone(folder / f"{key}.lock", lambda: None),
+            replacing(path) as unfinished,
+            unfinished.open("wb") as file,
+        ):
             np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
-        unfinished.replace(path)
     except OSError as error:
         logger.warning("%s cannot be kept for the next start: %s", path, error.strerror)
-        unfinished.unlink(missing_ok=True)
     return arrays
 
 

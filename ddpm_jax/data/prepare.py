@@ -24,7 +24,6 @@ from ddpm_jax.data.collection import Collection
 from ddpm_jax.data.decode import UNREADABLE, Decoding, Raw, decode
 from ddpm_jax.errors import UserError, printable, some
 from ddpm_jax.reporting.progress import progress
-from ddpm_jax.stopping import SIGNALS
 
 MAX_UNREADABLE = 0.01
 CHUNK = 32
@@ -137,11 +136,10 @@ def read_patiently(read: Callable[[int], Raw], number: int) -> Raw:
 
 
 def _start_worker(work: Callable[[list[int]], list[Decoded]]) -> None:
-    """In a process that decodes: takes what it needs once, leaves signals to its parent and ends with it."""
+    """In a process that decodes: takes what it needs once, leaves Ctrl-C to its parent and ends with it."""
     global _work
     _work = work
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # SIGTERM ends it: so its pool ends what is left of a broken one.
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()

@@ -24,7 +24,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from ddpm_jax.errors import UserError
-from ddpm_jax.files import replacing, sha256
+from ddpm_jax.files import replacing, sha256, sync
 from ddpm_jax.training.state import TrainState
 
 SEAL = "SHA256SUMS"
@@ -194,7 +194,10 @@ def kept(steps: Sequence[int], keep: int, keep_every: int) -> set[int]:
 
 def seal(checkpoint: Path) -> None:
     """Adds the checksums, in the format of sha256sum, whole or not at all."""
-    lines = [f"{sha256(path)}  {path.relative_to(checkpoint)}\n" for path in _files(checkpoint)]
+    lines = []
+    for path in _files(checkpoint):
+        sync(path)  # The older ones may go once this one is sealed.
+        lines.append(f"{sha256(path)}  {path.relative_to(checkpoint)}\n")
     with replacing(checkpoint / SEAL) as unfinished:
         unfinished.write_text("".join(lines))
 

@@ -23,8 +23,8 @@ class Preemption:
     """The number of the signal that came, if one did."""
 
     def __enter__(self) -> "Preemption":
-        self._asked_at = time.monotonic()
-        self._next, self._last = 0, 0
+        self._asked: tuple[int, float] | None = None
+        self._next = self._apart = 0
         self._deferral: AbstractContextManager[None] = deferred(self._note)
         self._deferral.__enter__()
         return self
@@ -41,11 +41,17 @@ class Preemption:
             return self.requested is not None
         if step < self._next:
             return False
-        now = time.monotonic()
-        # The processes' clocks differ, so the first one's says for all when they ask each other again.
-        pace = (step - self._last) / max(now - self._asked_at, 1e-3)
-        wanted = int(np.clip(AGREE_SECONDS * pace, 1, MOST_STEPS))
+        wanted = 1
+        if self._asked is not None:
+            before, at = self._asked
+            pace = (step - before) / max(time.monotonic() - at, 1e-3)
+            # The host runs ahead of the device at first, so the pace is trusted little by little.
+            wanted = int(np.clip(AGREE_SECONDS * pace, 1, min(2 * self._apart, MOST_STEPS)))
         numbers = multihost_utils.process_allgather(np.array([self.requested or 0, wanted]))
-        self._asked_at, self._last, self._next = now, step, step + int(numbers[0, 1])
-        self.requested = int(numbers[:, 0].max()) or None
-        return self.requested is not None
+        self._asked = step, time.monotonic()
+        # The processes' clocks differ, so the first one's says for all when they ask each other again.
+        self._apart = int(numbers[0, 1])
+        self._next = step + self._apart
+        heard = int(numbers[:, 0].max())
+        self.requested = heard or self.requested  # A signal that came meanwhile is told next time.
+        return bool(heard)

@@ -5,6 +5,7 @@ longest axis that the devices divide ("fsdp"): then a step gathers the parameter
 """
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,8 +18,6 @@ from jaxtyping import PyTree
 from ddpm_jax.errors import UserError
 
 MIN_DIVIDED = 4096  # Elements; smaller arrays cost more to gather than to keep.
-PARTING = 20
-"""Seconds that a process waits for the others when it ends. One that fails alone then takes the others with it."""
 
 
 def join_cluster(environment: Mapping[str, str] = os.environ) -> None:
@@ -40,12 +39,18 @@ def join_cluster(environment: Mapping[str, str] = os.environ) -> None:
         jax.distributed.initialize(
             num_processes=int(count) if count else None,
             process_id=int(number) if number else None,
-            shutdown_timeout_seconds=PARTING,
+            local_device_ids=[] if _alone_on_its_node(environment) else None,
         )
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"The processes of this job could not be joined ({' '.join(str(error).split())}); see docs/cloud.md."
         ) from error
+
+
+def _alone_on_its_node(environment: Mapping[str, str]) -> bool:
+    """Whether a scheduler started one process on each node, which then takes all devices; JAX would give it one."""
+    per_node = environment.get("SLURM_STEP_TASKS_PER_NODE") or environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") or ""
+    return "JAX_LOCAL_DEVICE_IDS" not in environment and re.fullmatch(r"1(\(x\d+\))?", per_node) is not None
 
 
 def wait_for_all(what: str) -> None:

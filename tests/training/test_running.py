@@ -2,9 +2,11 @@
 
 import os
 import signal
+import time
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.sharding import AbstractMesh
 
@@ -105,6 +107,7 @@ def test_a_cluster_is_joined_only_where_there_is_one(environment, joins, monkeyp
     if "JAX_COORDINATOR_ADDRESS" in environment:
         sharding.join_cluster(environment | {"JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "0"})
         assert [(told["num_processes"], told["process_id"]) for told in calls] == [(None, None), (4, 0)]
+        assert [told["local_device_ids"] for told in calls] == [None, None]
         with pytest.raises(UserError, match="could not be joined .*'four'"):
             sharding.join_cluster(environment | {"JAX_NUM_PROCESSES": "four"})
 
@@ -142,3 +145,71 @@ def test_a_state_that_is_not_finite_is_never_saved(tmp_path):
         with pytest.raises(TrainingDiverged, match="at step 9: a parameter, .* no checkpoint was saved yet"):
             save(checkpoints, broken, config_of({}))
         assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("environment", "all_of_them"),
+    [
+        ({"SLURM_STEP_TASKS_PER_NODE": "1"}, True),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1(x4)"}, True),
+        ({"SLURM_STEP_TASKS_PER_NODE": "8(x4)"}, False),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1(x4)", "JAX_LOCAL_DEVICE_IDS": "0,1"}, False),
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, True),
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "8"}, False),
+        ({}, False),
+    ],
+)
+def test_a_process_that_is_alone_on_its_node_takes_all_devices(environment, all_of_them, monkeypatch):
+    calls = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **told: calls.append(told["local_device_ids"]))
+    sharding.join_cluster({"SLURM_NTASKS": "4", "SLURM_STEP_NODELIST": "a,b"} | environment)
+    assert calls == [[] if all_of_them else None]
+
+
+class Others:
+    """The other processes of a job, as one hears them."""
+
+    def __init__(self, monkeypatch):
+        self.heard, self.exchanges, self.meanwhile = 0, [], None
+        monkeypatch.setattr(jax, "process_count", lambda: 2)
+        monkeypatch.setattr("jax.experimental.multihost_utils.process_allgather", self.exchange)
+
+    def exchange(self, mine):
+        self.exchanges.append(tuple(int(number) for number in mine))
+        if self.meanwhile is not None:
+            os.kill(os.getpid(), self.meanwhile)
+        return np.array([mine, [self.heard, 7]])
+
+
+def test_what_one_process_hears_stops_all(monkeypatch):
+    others = Others(monkeypatch)
+    with Preemption() as preemption:
+        assert not preemption.agreed(100_001)
+        others.heard = signal.SIGTERM
+        assert preemption.agreed(100_002)
+    assert preemption.requested == signal.SIGTERM
+
+
+def test_a_signal_during_the_exchange_is_told_at_the_next(monkeypatch):
+    others = Others(monkeypatch)
+    others.meanwhile = signal.SIGTERM
+    with Preemption() as preemption:
+        assert not preemption.agreed(1) and preemption.requested == signal.SIGTERM
+        others.meanwhile = None
+        preemption.agreed(2)
+    assert [mine for mine, _ in others.exchanges] == [0, signal.SIGTERM]
+
+
+@pytest.mark.parametrize(("seconds", "apart"), [(1.0, 3), (10.0, 1), (0.001, 1000)])
+def test_processes_ask_each_other_about_every_three_seconds(seconds, apart, monkeypatch):
+    others, clock = Others(monkeypatch), [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    with Preemption() as preemption:
+        asked = []
+        for step in range(100_001, 108_001):  # A run that went on.
+            clock[0] += seconds
+            before = len(others.exchanges)
+            preemption.agreed(step)
+            asked += [step] * (len(others.exchanges) - before)
+    assert asked[:2] == [100_001, 100_002] and asked[2] <= 100_004
+    assert asked[-1] - asked[-2] == apart
