@@ -34,6 +34,7 @@ def join_cluster(environment: Mapping[str, str] = os.environ) -> None:
     )
     if not many or jax.distributed.is_initialized():
         return
+    jax.config.update("jax_enable_preemption_service", False)  # It would take SIGTERM from stopping.py.
     try:
         count, number = (environment.get(name) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
         jax.distributed.initialize(

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # A training on all hosts of a TPU VM, with Google's gcloud, which must be installed and signed in.
 #
-#     scripts/cloud/tpu_vm.sh create NAME ZONE v5litepod-16 [--spot]
-#     scripts/cloud/tpu_vm.sh setup  NAME ZONE                          copies this folder to every host and installs it
+#     scripts/cloud/tpu_vm.sh create NAME ZONE v5litepod-16 v2-alpha-tpuv5-lite [--spot]
+#     scripts/cloud/tpu_vm.sh setup  NAME ZONE                          copies the newest commit to every host, installs it
 #     scripts/cloud/tpu_vm.sh run    NAME ZONE --config=configs/celeba64.py --workdir=/mnt/shared/runs/x
 #     scripts/cloud/tpu_vm.sh log    NAME ZONE                          what the first host says
 #     scripts/cloud/tpu_vm.sh stop   NAME ZONE                          saves, and ends
 #     scripts/cloud/tpu_vm.sh delete NAME ZONE
 #
-# `run` starts the command on every host and begins it again wherever it ends for want of a machine, until it is done.
-# The workdir must lie where all hosts see it: a Filestore or gcsfuse mount (docs/cloud.md).
+# `run` starts the command on every host and begins it again there until it is done, stopped, or yours to mend. When the
+# TPU VM itself was taken away, create it again, set it up and run the same command. The fourth word of `create` is the
+# software version that Google lists for the type. The workdir must lie where all hosts see it (docs/cloud.md).
 set -euo pipefail
 
 usage() {
@@ -26,8 +27,8 @@ on_all() { "${tpu[@]}" ssh "$name" --zone="$zone" --worker=all --command="$1"; }
 
 case $action in
     create)
-        [ $# -ge 1 ] || usage
-        "${tpu[@]}" create "$name" --zone="$zone" --accelerator-type="$1" --version=v2-alpha-tpuv5-lite "${@:2}"
+        [ $# -ge 2 ] || usage
+        "${tpu[@]}" create "$name" --zone="$zone" --accelerator-type="$1" --version="$2" "${@:3}"
         ;;
     setup)
         archive=$(mktemp -d)/ddpm_jax.tgz
@@ -37,9 +38,9 @@ case $action in
         ;;
     run)
         [ $# -ge 1 ] || usage
-        flags=$(printf ' %q' "$@")
-        # 0: done. 1: diverged. 2: something to mend. 130 and 143: stopped. Whatever else is a machine's fault.
-        on_all "cd ddpm_jax && nohup bash -c 'while :; do .venv/bin/python main.py$flags; case \$? in 0|1|2|130|143) break;; esac; sleep 10; done' > train.out 2>&1 &"
+        # 0: done. 1 and 2: yours to mend. 130 and 143: stopped. Whatever else is a machine's fault.
+        loop='while :; do .venv/bin/python main.py "$@"; case $? in 0|1|2|130|143) break;; esac; sleep 10; done'
+        on_all "cd ddpm_jax; nohup bash -c$(printf ' %q' "$loop" loop "$@") </dev/null >>train.out 2>&1 &"
         ;;
     log) "${tpu[@]}" ssh "$name" --zone="$zone" --worker=0 --command='tail -n 40 -f ddpm_jax/train.out' ;;
     stop) on_all 'pkill --signal TERM --full main.py' ;;

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -55,6 +56,14 @@ def start(command: Sequence[str], devices: int = 1, told: dict[str, str] | None 
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def start_job(command: Sequence[str], processes: int, devices: int) -> list[subprocess.Popen[str]]:
+    """So many processes of one job, each with so many devices."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        told = {"JAX_COORDINATOR_ADDRESS": f"localhost:{free.getsockname()[1]}", "JAX_NUM_PROCESSES": str(processes)}
+    return [start(command, devices, told | {"JAX_PROCESS_ID": str(number)}) for number in range(processes)]
 
 
 def finish(process: subprocess.Popen[str], seconds: float = 600) -> tuple[int, str]:

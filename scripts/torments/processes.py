@@ -2,13 +2,12 @@
 
 import argparse
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from scripts.torments.commands import Outcome, finish, leftovers, newest_state, same_bits, start, training
+from scripts.torments.commands import Outcome, finish, leftovers, newest_state, same_bits, start_job, training
 
 PROCESSES = 2
 BOUND = 150.0
@@ -17,11 +16,8 @@ BOUND = 150.0
 
 def job(workdir: Path, sharding: str) -> list[subprocess.Popen[str]]:
     """A training by two processes of two devices each."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        told = {"JAX_COORDINATOR_ADDRESS": f"localhost:{free.getsockname()[1]}", "JAX_NUM_PROCESSES": str(PROCESSES)}
-    command = training(workdir, train_sharding=sharding, model_channels=64, log_preview_every=0)
-    return [start(command, 2, told | {"JAX_PROCESS_ID": str(number)}) for number in range(PROCESSES)]
+    fields = {"train_sharding": sharding, "model_channels": 64, "log_preview_every": 0, "checkpoint_every": 10}
+    return start_job(training(workdir, **fields), PROCESSES, devices=2)
 
 
 def processes(flags: argparse.Namespace) -> Iterator[Outcome]:
@@ -38,7 +34,10 @@ def processes(flags: argparse.Namespace) -> Iterator[Outcome]:
                 time.sleep(0.01)
             jobs[victim].send_signal(signal.SIGKILL)
             killed = time.monotonic()
-            code, said = finish(jobs[1 - victim], BOUND)
+            try:
+                code, said = finish(jobs[1 - victim], BOUND)
+            finally:
+                jobs[1 - victim].kill()
             seconds = time.monotonic() - killed
             told = "another task died" in said or "Another process of this job was lost" in said
             lost = "" if code and told else f"the other ended with {code}: {said[-300:]}"

@@ -14,17 +14,19 @@ from kubeflow_trainer_api.models.jobset_v1alpha2_job_set import JobsetV1alpha2Jo
 from tests.end_to_end.commands import RECIPE, ROOT, final_state, wait_for_checkpoint
 
 SRUN = """#!/usr/bin/env bash
-# Slurm's srun, as far as two tasks on this machine can play it.
+# Slurm's srun, as far as two tasks on this machine can play it: it tells the highest exit code, and kills the others.
+[ "$1" = --kill-on-bad-exit=1 ] || exit 99
 shift
 for task in 0 1; do
     SLURM_PROCID=$task SLURM_LOCALID=$task "$@" 2> "$FOLDER/said-$task" &
     echo $! > "$FOLDER/pid-$task"
 done
-wait "$(cat "$FOLDER/pid-0")"; first=$?
-wait "$(cat "$FOLDER/pid-1")"; second=$?
+wait -n; first=$?
+[ $first -eq 0 ] || { sleep "${PATIENCE:-8}"; kill $(cat "$FOLDER"/pid-*) 2>/dev/null; }
+wait -n; second=$?
 exit $((first > second ? first : second))
 """
-SCONTROL = '#!/usr/bin/env bash\necho "$@" > "$FOLDER/scontrol"\n'
+SCONTROL = '#!/usr/bin/env bash\necho "$@" > "$FOLDER/asked"\n'
 
 
 def test_shell_scripts_are_sound():
@@ -47,31 +49,51 @@ def test_the_tpu_script_says_how_it_is_used():
     assert "set -euo" not in used.stderr
 
 
-@pytest.mark.slow
-def test_a_job_on_slurm_saves_when_it_is_told_and_is_queued_again(tmp_path):
-    """Only one of the tasks hears the signal; all stop at the same step."""
+def start_on_slurm(tmp_path, *flags: str, **told: str) -> subprocess.Popen:
+    """The sbatch file as Slurm starts it, on two tasks."""
     for name, content in {"srun": SRUN, "scontrol": SCONTROL}.items():
         (tmp_path / name).write_text(content)
         (tmp_path / name).chmod(0o755)
-    told = {
+    slurm = {
         "PATH": f"{tmp_path}:{os.environ['PATH']}",
         "PYTHON": sys.executable,
         "FOLDER": str(tmp_path),
         "SLURM_SUBMIT_DIR": str(ROOT),
-        "SLURM_JOB_ID": str(random.randrange(10**6)),  # Of which JAX makes the port.
+        "SLURM_JOB_ID": "7",
         "SLURM_NTASKS": "2",
         "SLURM_STEP_NUM_NODES": "1",
         "SLURM_STEP_NODELIST": "localhost",
         "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2",
     }
+    command = ["bash", ROOT / "scripts" / "cloud" / "slurm.sbatch", *flags]
+    return subprocess.Popen(command, env={**os.environ, **slurm, **told})
+
+
+@pytest.mark.parametrize(
+    ("codes", "again"),
+    [((143, 143), True), ((3, 134), True), ((2, 143), False), ((134, 1), False), ((0, 0), False)],
+)
+def test_a_job_on_slurm_is_queued_again_where_that_helps(codes, again, tmp_path):
+    python = tmp_path / "python"
+    python.write_text(f"#!/usr/bin/env bash\ncodes=({codes[0]} {codes[1]}); exit ${{codes[$SLURM_PROCID]}}\n")
+    python.chmod(0o755)
+    job = start_on_slurm(tmp_path, PYTHON=str(python), PATIENCE="1")
+    assert job.wait() == max(codes)
+    assert (tmp_path / "asked").exists() == again
+    assert not list(ROOT.glob("*.codes"))
+
+
+@pytest.mark.slow
+def test_a_job_on_slurm_saves_when_it_is_told_and_is_queued_again(tmp_path):
+    """Only one of the tasks hears the signal; all stop at the same step."""
     length = ("--config.train.steps=100000", "--config.checkpoint.every=20", "--config.log.preview_every=0")
-    command = ["bash", ROOT / "scripts" / "cloud" / "slurm.sbatch", RECIPE, f"--workdir={tmp_path}/run", *length]
-    job = subprocess.Popen(command, env={**os.environ, **told})
+    number = str(random.randrange(10**6))  # Of which JAX makes the port.
+    job = start_on_slurm(tmp_path, RECIPE, f"--workdir={tmp_path}/run", *length, SLURM_JOB_ID=number)
     wait_for_checkpoint(job, tmp_path / "run", 20)
     os.kill(int((tmp_path / "pid-1").read_text()), signal.SIGTERM)
     said = [tmp_path / f"said-{task}" for task in (0, 1)]
     assert job.wait(timeout=60) == 143, [path.read_text() for path in said]
-    assert (tmp_path / "scontrol").read_text() == f"requeue {told['SLURM_JOB_ID']}\n"
+    assert (tmp_path / "asked").read_text() == f"requeue {number}\n"
     saved = max(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert f"saving step {saved}," in said[0].read_text()
     assert int(final_state(tmp_path / "run").step) == saved
