@@ -212,6 +212,9 @@ def save(checkpoints: Checkpoints, state: TrainState, config: Config) -> None:
     """Saves a state that is sound; one that is not ends the training."""
     if not is_finite(state):
         raise diverged(int(state.step), checkpoints, "a parameter, average or moment is no longer finite")
+    workdir = checkpoints.folder.parent
+    if not (workdir / "config.json").is_file():
+        raise UserError(f"{workdir} was moved or removed while it was trained in; bring it back, and start again.")
     checkpoints.save(state, dataclasses.asdict(config))
 
 

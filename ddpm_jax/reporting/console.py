@@ -30,10 +30,16 @@ def start_log(file: Path | None = None) -> None:
     terminal = Terminal()
     terminal.setLevel(logging.INFO)
     logger.addHandler(terminal)
+    sys.unraisablehook = _unraisable
     if file is not None:
         written = logging.FileHandler(file)
         written.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(written)
+
+
+def _unraisable(ignored: "sys.UnraisableHookArgs") -> None:
+    """Errors that nobody can catch go to the file: Orbax's coroutines, which a full disk cut off, end with some."""
+    logger.debug("Ignored in %r", ignored.object, exc_info=ignored.exc_value)
 
 
 def quieten_log() -> None:

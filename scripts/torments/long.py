@@ -19,7 +19,8 @@ def long(flags: argparse.Namespace) -> Iterator[Outcome]:
     """Looks at memory and open files of a run with previews, checkpoints, validation and evaluation."""
     workdir = flags.folder / "run"
     beside = {"log_preview_every": 500, "log_validate_every": 200, "checkpoint_every": 250, "log_every": 50}
-    beside |= {"evaluate_every": 1000, "evaluate_features": "pixels", "evaluate_light_count": 50}
+    beside |= {"evaluate_every": 1000, "evaluate_features": "pixels"}
+    beside |= {"evaluate_light_count": 50, "evaluate_light_sampler": "ddim:4"}
     process = start(training(workdir, train_steps=flags.steps, **beside))
     looks = list(look_at(process))
     said = process.communicate()[1]
