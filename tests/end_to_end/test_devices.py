@@ -27,7 +27,7 @@ from tests.end_to_end.commands import (
 )
 
 SAMPLERS = ("ddpm", "ddim", "dpm_solver", "unipc")
-BATCHES = (1, 7, 64)
+BATCHES = (1, 7)
 COUNT = 16
 LENGTH = ("--config.train.steps=6", "--config.model.channels=64")
 

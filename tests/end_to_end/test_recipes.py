@@ -15,6 +15,9 @@ RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
 IN_FULL = ("digits", "fashion_mnist")
 """Previews and going on do not depend on the recipe (test_resume.py kills runs)."""
 
+LIKE_ANOTHER = ("celeba64_small", "celeba32", "folder", "mnist")
+"""Samplers of these see nothing that those of celeba64, cifar10 and fashion_mnist do not see."""
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
@@ -31,6 +34,8 @@ def test_a_recipe_trains_samples_and_resumes(recipe, tmp_path):
         curve = scalars(tmp_path / "run", f"train/{name}")
         assert set(curve) == {1, 2, 3} and (min(curve.values()) > 0 or name == "data_wait_share"), name
 
+    if recipe.stem in LIKE_ANOTHER:
+        return
     assert cli.main(["main.py", "--mode=sample", f"--workdir={tmp_path}/run"]) == 0
     (folder,) = (tmp_path / "run" / "samples").iterdir()
     images = np.load(folder / "samples.npz")["arr_0"]
