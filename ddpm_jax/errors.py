@@ -1,4 +1,4 @@
-"""The exceptions that `cli.py` turns into one line: UserError exits with 2, TrainingDiverged with 1."""
+"""The exceptions that `exits.py` turns into one line: UserError exits with 2, TrainingDiverged with 1."""
 
 import difflib
 from collections.abc import Iterable

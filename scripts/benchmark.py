@@ -140,6 +140,6 @@ def lines_of(facts: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 if __name__ == "__main__":
-    from ddpm_jax.cli import exit_code
+    from ddpm_jax.exits import exit_code
 
     sys.exit(exit_code(main))

@@ -32,6 +32,7 @@ ORDER = [
     "train",
     "plan",
     "run",
+    "exits",
     "__init__",
     "cli",
 ]

@@ -1,12 +1,15 @@
 """Flags, modes and exit codes: a user's mistake is one clear line and exit code 2, and nothing is written."""
 
 import errno
+import signal
 from pathlib import Path
 
 import pytest
+from jax.errors import JaxRuntimeError
 
 from ddpm_jax import cli
 from ddpm_jax.errors import TrainingDiverged
+from ddpm_jax.stopping import Stopped
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 DIGITS = f"--config={CONFIGS}/digits.py:smoke"
@@ -96,6 +99,9 @@ def test_an_empty_value_takes_a_field_back():
     [
         (TrainingDiverged("Training stopped at step 3."), 1),
         (OSError(errno.ENOSPC, "No space left on device", "/full"), 2),
+        (OSError(errno.ESTALE, "Stale file handle", "/shared"), 3),
+        (JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"), 2),
+        (Stopped(signal.SIGTERM), 143),
         (KeyboardInterrupt(), 130),
     ],
 )
@@ -108,10 +114,25 @@ def test_other_ends_have_their_exit_codes(error, code, monkeypatch, capsys):
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_a_fault_of_our_own_is_not_hidden(monkeypatch):
+def test_a_lost_process_is_told_from_a_fault(monkeypatch, capsys):
+    errors = iter([JaxRuntimeError("UNKNOWN: Gloo: Connection closed by peer"), JaxRuntimeError("INTERNAL: a fault")])
+
     def fail(argv):
-        raise OSError(errno.EIO, "a fault")
+        raise next(errors)
 
     monkeypatch.setattr(cli, "run", fail)
-    with pytest.raises(OSError, match="a fault"):
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    assert cli.main(["main.py"]) == 3
+    assert "Another process of this job was lost" in capsys.readouterr().err
+    with pytest.raises(JaxRuntimeError, match="a fault"):
+        cli.main(["main.py"])
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EBADF, "a fault"), JaxRuntimeError("UNAVAILABLE: a fault")])
+def test_a_fault_of_our_own_is_not_hidden(error, monkeypatch):
+    def fail(argv):
+        raise error
+
+    monkeypatch.setattr(cli, "run", fail)
+    with pytest.raises(type(error), match="a fault"):
         cli.main(["main.py"])

@@ -59,7 +59,6 @@ def start_on_slurm(tmp_path, *flags: str, **told: str) -> subprocess.Popen:
         "PYTHON": sys.executable,
         "FOLDER": str(tmp_path),
         "SLURM_SUBMIT_DIR": str(ROOT),
-        "SLURM_JOB_ID": "7",
         "SLURM_NTASKS": "2",
         "SLURM_STEP_NUM_NODES": "1",
         "SLURM_STEP_NODELIST": "localhost",
@@ -77,10 +76,11 @@ def test_a_job_on_slurm_is_queued_again_where_that_helps(codes, again, tmp_path)
     python = tmp_path / "python"
     python.write_text(f"#!/usr/bin/env bash\ncodes=({codes[0]} {codes[1]}); exit ${{codes[$SLURM_PROCID]}}\n")
     python.chmod(0o755)
-    job = start_on_slurm(tmp_path, PYTHON=str(python), PATIENCE="1")
+    number = str(random.randrange(10**6))  # Which names a file.
+    job = start_on_slurm(tmp_path, PYTHON=str(python), PATIENCE="1", SLURM_JOB_ID=number)
     assert job.wait() == max(codes)
     assert (tmp_path / "asked").exists() == again
-    assert not list(ROOT.glob("*.codes"))
+    assert not list(ROOT.glob(f"*{number}.codes"))
 
 
 @pytest.mark.slow
