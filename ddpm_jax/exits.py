@@ -1,7 +1,11 @@
 """How a command ends: what went wrong in one line, and an exit code.
 
-0 done; 1 training diverged, or a fault with its traceback; 2 something for the user to mend; 3 a machine failed
-(another process of the job, a network disk), so that beginning again may help; 130 and 143 stopped by SIGINT and SIGTERM.
+0      done
+1      training diverged, or a fault, with its traceback
+2      something for the user to mend
+3      a machine failed (another process of the job, a network disk): beginning again may help
+130    stopped by SIGINT
+143    stopped by SIGTERM
 """
 
 import errno
