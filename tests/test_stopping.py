@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from ddpm_jax.stopping import Stopped, deferred, stoppable
+from ddpm_jax.stopping import SIGNALS, Stopped, deferred, stoppable
 
 HANGS = """
 import contextlib, ctypes
@@ -62,11 +62,12 @@ def test_other_threads_do_without(tmp_path):
 
 
 def test_nothing_is_left_of_a_block_that_ends_well():
+    before, threads = [signal.getsignal(number) for number in SIGNALS], threading.active_count()
     with stoppable():
-        pass
-    with pytest.raises(KeyboardInterrupt):
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(5)
+        assert [signal.getsignal(number) for number in SIGNALS] != before
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+    assert threading.active_count() == threads
+    assert signal.set_wakeup_fd(-1) == -1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
