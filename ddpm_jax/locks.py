@@ -15,7 +15,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +63,9 @@ def machine() -> str:
 def _lock(path: Path, busy: Callable[[], None], token: str) -> int:
     """The descriptor of a file that only this job has locked and signed, and that still has its name."""
     while True:
-        lock, locked = os.open(path, os.O_RDWR | os.O_CREAT, 0o666), True
-        try:
+        with ExitStack() as opened:
+            lock, locked = os.open(path, os.O_RDWR | os.O_CREAT, 0o666), True
+            opened.callback(os.close, lock)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -82,15 +83,12 @@ def _lock(path: Path, busy: Callable[[], None], token: str) -> int:
             # The job that was waited for may have removed it, and a third one may have made another.
             elif _is_at(lock, path):
                 _sign(path, token, 0)
-                if locked and not foreign:
+                settled = locked and not foreign
+                if not settled:
+                    time.sleep(SETTLED)  # Two machines may have seen the same silence.
+                if settled or _signature(path).get("token") == token:
+                    opened.pop_all()
                     return lock
-                time.sleep(SETTLED)  # Two machines may have seen the same silence.
-                if _signature(path).get("token") == token:
-                    return lock
-        except BaseException:
-            os.close(lock)
-            raise
-        os.close(lock)
 
 
 def _lives(path: Path, before: dict[str, Any]) -> bool:
