@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import sys
+from contextlib import nullcontext
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -16,21 +17,24 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from ddpm_jax.config import WORDS, Config, config_of, flatten, optional_fields, refuse_address, to_config_dict
+from ddpm_jax.config import WORDS, Config, config_of, flatten, optional_fields, to_config_dict
 from ddpm_jax.data.cache import user_cache
 from ddpm_jax.edit import TASKS
 from ddpm_jax.errors import UserError, nearest
 from ddpm_jax.evaluate import evaluate
 from ddpm_jax.exits import exit_code, leaving_others
+from ddpm_jax.mirror import is_address
 from ddpm_jax.plan import plan
 from ddpm_jax.reporting.console import quieten_log, start_log
 from ddpm_jax.sample import for_sampler, sample
 from ddpm_jax.train import train
-from ddpm_jax.training.sharding import join_cluster, wait_for_all
-from ddpm_jax.workdir import read_config, refuse_another_run
+from ddpm_jax.training.sharding import is_of_many, join_cluster, wait_for_all
+from ddpm_jax.workdir import at_hand, read_config, refuse_another_run
 
 STORIES = {"train": train, "sample": sample, "evaluate": evaluate}
 MODES = (*STORIES, "plan")
+USES = {"train": "train", "sample": "sample", "evaluate": "sample", "plan": "plan"}
+"""What each mode uses a workdir for."""
 SAMPLING_MAY_SET = ("sample.", "evaluate.", "log.", "data.path", "data.cache")
 MALLOC_ARENA_MAX, MALLOC_MMAP_MAX, MALLOC_TRIM_THRESHOLD = -8, -4, -1
 """Options of mallopt(3)."""
@@ -59,7 +63,8 @@ Trains a diffusion model, resumes it, samples from it, measures its samples, or 
 
   --mode=train|sample|evaluate|plan
                           train by default
-  --workdir=FOLDER        where the run lives: configuration, checkpoints, samples, TensorBoard's event files
+  --workdir=FOLDER        where the run lives: configuration, checkpoints, samples, TensorBoard's event files; a folder,
+                          or an address such as gs://bucket/runs/x (docs/cloud.md)
   --config=FILE[:VARIANT] the recipe to train; a run that goes on, and sampling, take it from the workdir
   --config.FIELD=VALUE    sets one field, such as --config.data.batch_size=64 or --config.model.multipliers="(1,2,4)"
   --help                  this text
@@ -80,7 +85,18 @@ def run(argv: list[str]) -> None:
     if any(arg in ("--help", "-help", "-h", "--helpfull", "--helpshort") for arg in argv[1:]):
         print(USAGE, end="")
         return
-    mode, recipe, workdir, overrides = parse_flags(argv)
+    mode, recipe, place, overrides = parse_flags(argv)
+    if is_address(place) and is_of_many():
+        raise UserError(
+            f"--workdir={place} is for jobs of one process; for several, mount the bucket and give the folder it is "
+            "mounted on (docs/cloud.md)."
+        )
+    with at_hand(place, USES[mode]) if place else nullcontext() as workdir:
+        work(mode, recipe, workdir, overrides)
+
+
+def work(mode: str, recipe: str | None, workdir: Path | None, overrides: list[str]) -> None:
+    """Does what a mode is for; workdir: a plan of a recipe has none."""
     config = settle(mode, recipe, workdir, overrides)
     _use_compilation_cache()
     keep_freed_memory()
@@ -119,10 +135,8 @@ def settle(mode: str, recipe: str | None, workdir: Path | None, overrides: list[
     return config
 
 
-def parse_flags(argv: list[str]) -> tuple[str, str | None, Path | None, list[str]]:
-    """The mode, recipe and absolute workdir (a plan of a recipe needs none), and the arguments left over, which must be
-    overrides of fields.
-    """
+def parse_flags(argv: list[str]) -> tuple[str, str | None, str | None, list[str]]:
+    """The mode, recipe and workdir (a plan of a recipe needs none), and the arguments left over, overrides."""
     values = flags.FlagValues()
     flags.DEFINE_string("mode", "train", "", flag_values=values)
     flags.DEFINE_string("config", None, "", flag_values=values)
@@ -135,20 +149,12 @@ def parse_flags(argv: list[str]) -> tuple[str, str | None, Path | None, list[str
     if values.mode not in MODES:
         raise UserError(f"--mode={values.mode} does not exist; {nearest(values.mode, MODES)}")
     if values.workdir:
-        return values.mode, values.config, _absolute(values.workdir), rest
+        return values.mode, values.config, values.workdir, rest
     if values.mode != "plan":
         raise UserError("--workdir is missing; say where the run lives, such as --workdir=runs/x (see --help).")
     if not values.config:
         raise UserError("--mode=plan needs a recipe or a run; give --config=configs/digits.py, or --workdir=runs/x.")
     return values.mode, values.config, None, rest
-
-
-def _absolute(workdir: str) -> Path:
-    refuse_address("--workdir", workdir)
-    try:
-        return Path(workdir).expanduser().resolve()
-    except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(f"--workdir={workdir!r} cannot be a folder ({error}); choose another.") from error
 
 
 def check_overrides(args: list[str], known: list[str]) -> None:

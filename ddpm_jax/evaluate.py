@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ddpm_jax.assemble import build_constraint, build_pairs, build_schedule, build_unet, sampling_variance
 from ddpm_jax.config import Config, checked
-from ddpm_jax.data.cache import cache_folder, key_of, remembered
+from ddpm_jax.data.cache import key_of, open_cache, remembered
 from ddpm_jax.data.dataset import Dataset, hold_out, traits
 from ddpm_jax.data.open import open_dataset
 from ddpm_jax.diffusion.likelihood import bits_per_dim
@@ -185,7 +185,7 @@ def reference_statistics(config: Config, extractor: Extractor, dataset: Dataset 
         return arrays_of(measure(extractor, real, "Real images", limit=settings.neighbours))
 
     key = key_of(parts)
-    kept = remembered(cache_folder(config.data.cache), f"statistics-{key}", measured)
+    kept = remembered(open_cache(config.data.cache), f"statistics-{key}", measured)
     return statistics_of(kept, extractor.name, "The cache"), key
 
 

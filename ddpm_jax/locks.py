@@ -3,6 +3,7 @@
 The system's lock (flock) says at once whether another process of this machine holds the file, and on many shared file
 systems also one of another machine. Others grant it to each machine apart. So the holder also signs the file, and signs
 it again while it lives; where another machine's signature stands there, one sees first whether it still changes.
+Object stores (mirror.py) have no locks at all, but can be signed.
 """
 
 import errno
@@ -17,7 +18,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 BEAT = 10.0
 """Seconds between two signatures."""
@@ -39,8 +40,92 @@ def alone(path: Path, busy: Callable[[], None]) -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     token = uuid.uuid4().hex
-    lock, ended = _lock(path, busy, token), threading.Event()
-    signing = threading.Thread(target=_go_on_signing, args=(path, token, ended), name="lock", daemon=True)
+    lock = _lock(path, busy, token)
+    try:
+        with _signed(LockFile(path), token):
+            yield
+    finally:
+        os.close(lock)
+
+
+@contextmanager
+def leased(sheet: "Sheet", busy: Callable[[], None], beside: str) -> Iterator[None]:
+    """As `alone`, where there is nothing but signatures to go by.
+
+    beside: a lock of this machine that this job holds; who signed beside the same one holds it no more.
+    """
+    token = uuid.uuid4().hex
+    while True:
+        before = sheet.read()
+        if before and before.get("beside") != beside and _lives(sheet, before):
+            busy()
+            time.sleep(BEAT)
+            continue
+        with _signed(sheet, token, beside):
+            sheet.write(_signature(token, 0, beside))
+            time.sleep(SETTLED)  # Two jobs may have found the sheet free.
+            if (sheet.read() or {}).get("token") == token:
+                yield
+                return
+
+
+class Sheet(Protocol):
+    """What a lock's holder signs."""
+
+    name: str
+
+    def read(self) -> dict[str, Any] | None:
+        """The signature; an empty one where it is new or half written, None where there is no sheet."""
+
+    def write(self, signature: dict[str, Any]) -> None:
+        """Signs."""
+
+    def remove(self) -> None:
+        """Leaves nothing."""
+
+
+class LockFile:
+    """A file as a Sheet. Opened anew each time, as disks may cache."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.name = path, str(path)
+
+    def read(self) -> dict[str, Any] | None:
+        try:
+            return parse_signature(self.path.read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def write(self, signature: dict[str, Any]) -> None:
+        with self.path.open("r+") as file:  # Which must be there, lest a removed one come back.
+            file.write(json.dumps(signature).ljust(400))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def remove(self) -> None:
+        self.path.unlink()
+
+
+def parse_signature(text: bytes) -> dict[str, Any]:
+    """What stands on a sheet; nothing where it is half written."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _signature(token: str, beat: int, beside: str | None = None) -> dict[str, Any]:
+    """Who holds the lock, and that it still does."""
+    who = {"host": socket.gethostname(), "pid": os.getpid(), "machine": machine(), "beside": beside}
+    return {**who, "token": token, "beat": beat}
+
+
+@contextmanager
+def _signed(sheet: Sheet, token: str, beside: str | None = None) -> Iterator[None]:
+    """Goes on signing while the block runs, and then leaves nothing."""
+    ended = threading.Event()
+    signing = threading.Thread(target=_go_on_signing, args=(sheet, token, beside, ended), name="lock", daemon=True)
     try:
         signing.start()
         yield
@@ -48,9 +133,8 @@ def alone(path: Path, busy: Callable[[], None]) -> Iterator[None]:
         ended.set()
         signing.join()
         with suppress(OSError):  # A disk that became read-only is not what should be reported.
-            if _signature(path).get("token") == token:
-                path.unlink()
-        os.close(lock)
+            if (sheet.read() or {}).get("token") == token:
+                sheet.remove()
 
 
 def machine() -> str:
@@ -75,31 +159,33 @@ def _lock(path: Path, busy: Callable[[], None], token: str) -> int:
                 if error.errno not in NO_LOCKS:
                     raise
                 locked = False
-            before = _signature(path)
+            sheet = LockFile(path)
+            before = sheet.read() or {}
             foreign = before.get("machine") not in (None, machine()) or (bool(before) and not locked)
-            if foreign and _lives(path, before):
+            if foreign and _lives(sheet, before):
                 busy()
                 time.sleep(BEAT)
             # The job that was waited for may have removed it, and a third one may have made another.
             elif _is_at(lock, path):
-                _sign(path, token, 0)
+                sheet.write(_signature(token, 0))
                 settled = locked and not foreign
                 if not settled:
                     time.sleep(SETTLED)  # Two machines may have seen the same silence.
-                if settled or _signature(path).get("token") == token:
+                if settled or (sheet.read() or {}).get("token") == token:
                     opened.pop_all()
                     return lock
 
 
-def _lives(path: Path, before: dict[str, Any]) -> bool:
-    """Whether the job whose signature stands in the file signs it again."""
-    logger.info("%s is of a job on %s; seeing for %.0f s whether it lives", path, before.get("host"), STILL)
+def _lives(sheet: Sheet, before: dict[str, Any]) -> bool:
+    """Whether the job whose signature stands there signs again."""
+    logger.info("%s is of a job on %s; seeing for %.0f s whether it lives", sheet.name, before.get("host"), STILL)
     deadline = time.monotonic() + STILL
     while time.monotonic() < deadline:
         time.sleep(min(BEAT, STILL) / 5)
-        if (now := _signature(path)) and now != before:
+        now = sheet.read()
+        if now and now != before:
             return True
-        if not path.exists():  # Its holder has ended.
+        if now is None:  # Its holder has ended.
             return False
     return False
 
@@ -112,33 +198,15 @@ def _is_at(lock: int, path: Path) -> bool:
         return False
 
 
-def _go_on_signing(path: Path, token: str, ended: threading.Event) -> None:
+def _go_on_signing(sheet: Sheet, token: str, beside: str | None, ended: threading.Event) -> None:
     """Signs again now and then until the block has ended; ends the process if another job has taken its place."""
     beat = 0
     while not ended.wait(BEAT):
         beat += 1
         with suppress(OSError):  # A full or vanished disk is for those to report who write what matters.
-            other = _signature(path)
+            other = sheet.read()
             if other and other.get("token") != token:
-                logger.error("%s is of another job now, on %s; this one ends, unsaved.", path, other.get("host"))
+                logger.error("%s is of another job now, on %s; this one ends, unsaved.", sheet.name, other.get("host"))
                 os._exit(2)
             if other:
-                _sign(path, token, beat)
-
-
-def _signature(path: Path) -> dict[str, Any]:
-    """What stands in a lock file; nothing where it is new, gone, or half written. Opened anew, as disks may cache."""
-    try:
-        found = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _sign(path: Path, token: str, beat: int) -> None:
-    """Puts this job's signature into the file, for other machines to see."""
-    name = {"host": socket.gethostname(), "pid": os.getpid(), "machine": machine(), "token": token, "beat": beat}
-    with path.open("r+") as file:
-        file.write(json.dumps(name).ljust(300))
-        file.flush()
-        os.fsync(file.fileno())
+                sheet.write(_signature(token, beat, beside))

@@ -28,7 +28,7 @@ from ddpm_jax.sample import Draw, choose_labels, compile_sampler, draw_all, for_
 from ddpm_jax.sampling.noise import draw_noise, image_keys
 from ddpm_jax.shapes import Images, Labels, Pixels, Steps
 from ddpm_jax.training.sharding import data_mesh
-from ddpm_jax.workdir import read_config
+from ddpm_jax.workdir import at_hand, read_config
 
 OPTIONS = (
     *("sampler", "steps", "seed", "label", "spacing", "timesteps", "final", "order", "eta", "variance", "threshold"),
@@ -42,14 +42,15 @@ LISTS = ("timesteps", "guidance_interval")
 def load_run(workdir: str | Path, *, step: int | None = None, ema: bool = True) -> "Run":
     """The run in a workdir, with the averaged (or raw) parameters of its newest (or any kept) checkpoint.
 
+    workdir: a folder, or an address such as gs://bucket/runs/x.
     Raises UserError where there is no run, no checkpoint, or none of that step.
     """
-    folder = Path(workdir).expanduser().resolve()
-    config = read_config(folder)
     number = None if step is None else operator.index(step)
-    chosen = dataclasses.replace(config.sample, ema=ema, checkpoint=number)
-    config = checked(dataclasses.replace(config, sample=chosen))
-    params, found = load_params(config, folder, data_mesh())
+    with at_hand(str(workdir), "load") as folder:
+        config = read_config(folder)
+        chosen = dataclasses.replace(config.sample, ema=ema, checkpoint=number)
+        config = checked(dataclasses.replace(config, sample=chosen))
+        params, found = load_params(config, folder, data_mesh())
     return Run(folder, config, params, found)
 
 

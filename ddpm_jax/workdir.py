@@ -5,24 +5,80 @@
 
 import json
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from ddpm_jax.config import MADE_WITH, Config, changes, differences, from_json, to_json
+from ddpm_jax.data.cache import user_cache
 from ddpm_jax.data.dataset import Traits
 from ddpm_jax.errors import UserError
 from ddpm_jax.files import replacing
-from ddpm_jax.locks import alone
+from ddpm_jax.locks import alone, machine
+from ddpm_jax.mirror import EVERY, Mirror, copy_of, is_address
+from ddpm_jax.training.checkpoint import SEAL
 from ddpm_jax.training.sharding import wait_for_all
 
 OF_THE_OPTIMIZER = ("optimizer.name", "optimizer.clip")
 """Fields that the state of the optimiser is made for."""
 
+MINE = {"train": ("checkpoints",), "sample": ("samples", "evaluation")}
+"""For each use of a workdir at an address, the folders that are its own."""
+UNREAD = {
+    "train": re.compile(r"(samples|evaluation)/|.*events\.out\.tfevents"),
+    "sample": re.compile(r".*events\.out\.tfevents"),
+    "load": re.compile(r"(samples|evaluation)/|.*events\.out\.tfevents|.*\.log$"),
+    "plan": re.compile(r".*/|.*events\.out\.tfevents|.*\.log$"),
+}
+"""For each use, what it does not fetch."""
+
 logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def at_hand(workdir: str, use: str) -> Iterator[Path]:
+    """The folder of a workdir; for one at an address a copy of it, which is kept up there while the block runs.
+
+    use: "train", "sample" (or measure), or those that only read: "load", "plan".
+    """
+    if not is_address(workdir):
+        yield _absolute(workdir)
+        return
+
+    def busy() -> None:
+        raise UserError(f"Another job is at work in {workdir}; wait for it, or choose another --workdir.")
+
+    folder = copy_of(workdir, user_cache("copies") / use)
+    with ExitStack() as held:
+        held.enter_context(alone(folder / ".mirror.lock", busy if use in MINE else lambda: None))
+        mirror = Mirror(workdir, folder, seal=SEAL, mine=MINE.get(use, ()), ready=partial(_is_ready, folder))
+        if use == "train":
+            here = (folder / ".mirror.lock").stat()
+            beside = f"{machine()} {here.st_dev} {here.st_ino}"
+            held.enter_context(mirror.leased(".train.lock", busy, beside))
+        mirror.fetch(lambda name: not UNREAD[use].match(name))
+        if use in MINE:
+            logger.info("Working in a copy of %s on this machine, which is brought there every %.0f s.", workdir, EVERY)
+            held.enter_context(mirror.kept_up())
+        yield folder
+
+
+def _absolute(workdir: str) -> Path:
+    try:
+        return Path(workdir).expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"--workdir={workdir!r} cannot be a folder ({error}); choose another.") from error
+
+
+def _is_ready(workdir: Path, name: str) -> bool:
+    """Whether a file is no part of a checkpoint that is still being written."""
+    top, step, *_ = Path(name).parts + ("", "")
+    return top != "checkpoints" or (workdir / top / step / SEAL).exists()
 
 
 def checkpoint_folder(workdir: Path) -> Path:

@@ -30,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("workdir", type=Path, help="of the run")
+    parser.add_argument("workdir", help="of the run")
     parser.add_argument("out", type=Path, help="a new folder")
     parser.add_argument("--step", type=int, help="of the checkpoint (default: the newest)")
     parser.add_argument("--raw", action="store_true", help="the parameters themselves instead of their average")

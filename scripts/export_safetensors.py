@@ -20,7 +20,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("workdir", type=Path, help="of the run")
+    parser.add_argument("workdir", help="of the run")
     parser.add_argument("file", type=Path, help="a new .safetensors file")
     parser.add_argument("--step", type=int, help="of the checkpoint (default: the newest)")
     flags = parser.parse_args()

@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("torment", choices=TORMENTS)
     parser.add_argument("--folder", type=Path, default=Path("runs/torture"), help="where it happens (runs/torture)")
     parser.add_argument("--kills", type=int, default=30, help="of each kind of work, at least (storm; 30)")
-    parser.add_argument("--works", default="train,sample,evaluate,prepare", help="what is killed (storm; all)")
+    parser.add_argument("--works", default="train,address,sample,evaluate,prepare", help="what is killed (storm; all)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (storm; 0)")
     parser.add_argument("--steps", type=int, default=20_000, help="of the long run (20000)")
     parser.add_argument("--chart", type=Path, help="where to draw the long run, a .png")

@@ -17,7 +17,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 from jaxtyping import install_import_hook
 
 # The configuration is left out: it checks its own types, and says what is wrong in words of its own.
-ROOMS = "assemble cli data diffusion edit evaluate evaluation exits interop network plan reporting run"
+ROOMS = "assemble cli data diffusion edit evaluate evaluation exits interop mirror network plan reporting run"
 ROOMS += " sample sampling train training workdir"
 install_import_hook([f"ddpm_jax.{room}" for room in ROOMS.split()], "beartype.beartype")
 

@@ -20,6 +20,7 @@ ORDER = [
     "network",
     "sampling",
     "reporting",
+    "mirror",
     "data",
     "training",
     "assemble",

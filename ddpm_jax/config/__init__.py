@@ -1,6 +1,6 @@
 """The configuration: recipe or JSON in, frozen and checked Config out."""
 
-from ddpm_jax.config.checks import WORDS, checked, refuse_address, resolutions
+from ddpm_jax.config.checks import WORDS, checked, resolutions
 from ddpm_jax.config.convert import (
     MADE_WITH,
     changes,
@@ -30,7 +30,6 @@ __all__ = [
     "flatten",
     "from_json",
     "optional_fields",
-    "refuse_address",
     "resolutions",
     "to_config_dict",
     "to_json",

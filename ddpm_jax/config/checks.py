@@ -21,7 +21,6 @@ def checked(config: Config) -> Config:
     _check_fields(config, "")
     _check_size(config.data, config.model)
     _check_pixels(config.data)
-    refuse_address("data.cache", config.data.cache)
     _check_told(config)
     _check_widths(config.model)
     _check_attention(config.data, config.model)
@@ -103,15 +102,6 @@ def _check_pixels(data: Data) -> None:
         raise UserError(
             f"data.source='digits' holds 8x8 greyscale images; got data.image_size={data.image_size}, "
             f"data.channels={data.channels} (set 8 and 1, or another source)."
-        )
-
-
-def refuse_address(name: str, path: str | None) -> None:
-    """A folder to write to is one of this machine's; an address would become a folder of that name."""
-    if path and "://" in path:
-        raise UserError(
-            f"{name}={path} is an address; expected a folder. Mount the bucket and give the folder it is mounted on "
-            "(docs/cloud.md)."
         )
 
 

@@ -2,6 +2,7 @@
 
 The key covers all that shapes the pixels. An entry is written under another name and renamed when it is complete, so an
 interrupted preparation never passes for one; of two jobs that need the same set, one prepares it and the other waits.
+A cache at an address (mirror.py) is used in a copy, to which what is needed is fetched.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -24,8 +26,11 @@ from jaxtyping import Int, UInt8
 from ddpm_jax.errors import UserError
 from ddpm_jax.files import NO_ARRAYS, replacing
 from ddpm_jax.locks import alone
+from ddpm_jax.mirror import Mirror, copy_of, is_address
 
 VERSION = 2
+ABOUT = "about.json"
+"""The last file of an entry to be written, which vouches for the others."""
 CHUNK = 2**24
 """Bytes that are read or written at once."""
 Row = tuple[int, UInt8[np.ndarray, "height width channels"]]
@@ -46,14 +51,41 @@ def user_cache(name: str) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddpm_jax" / name
 
 
-def cache_folder(path: str | None) -> Path:
-    """Where decoded images are kept: data.cache, or a folder of this user's."""
-    return Path(path).expanduser() if path else user_cache("data")
+@dataclass(frozen=True)
+class Cache:
+    """Where decoded images are kept."""
+
+    folder: Path
+    mirror: Mirror | None = None
+    """Of an address that the folder is a copy of."""
+
+    def fetch(self, name: str) -> None:
+        """Brings here what the address has of this name."""
+        if self.mirror is not None:
+            self.mirror.fetch(lambda found: found.partition("/")[0] == name)
+
+    def push(self, name: str) -> None:
+        """Brings what is here of this name to the address."""
+        if self.mirror is not None:
+            try:
+                self.mirror.push(name)
+            except OSError as error:
+                logger.warning("%s cannot be kept at %s: %s", name, self.mirror.address, error.strerror)
 
 
-def remembered(folder: Path, key: str, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def open_cache(path: str | None) -> Cache:
+    """data.cache, or a folder of this user's."""
+    if path is None or not is_address(path):
+        return Cache(Path(path).expanduser() if path else user_cache("data"))
+    folder = copy_of(path, user_cache("copies") / "cache")
+    return Cache(folder, Mirror(path, folder, seal=ABOUT))
+
+
+def remembered(cache: Cache, key: str, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Some small arrays by name: from the cache, or computed and then kept there."""
+    folder = cache.folder
     path = folder / f"{key}-v{VERSION}.npz"
+    cache.fetch(path.name)
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
@@ -71,16 +103,19 @@ def remembered(folder: Path, key: str, compute: Callable[[], dict[str, np.ndarra
             np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
     except OSError as error:
         logger.warning("%s cannot be kept for the next start: %s", path, error.strerror)
+    else:
+        cache.push(path.name)
     return arrays
 
 
 def cached(
-    folder: Path, key: str, shape: tuple[int, int, int], decode: Callable[[], Iterator[Row]]
+    cache: Cache, key: str, shape: tuple[int, int, int], decode: Callable[[], Iterator[Row]]
 ) -> tuple[UInt8[np.ndarray, "N height width channels"], Int[np.ndarray, "N"]]:
     """The images of a key, and the number that each came with: from the cache, or from decode(), which fills the cache.
 
     shape: of an image. Where another job prepares the same images, this one waits for them.
     """
+    folder = cache.folder
     entry = folder / f"{key}-v{VERSION}"
     if (found := read_entry(entry)) is not None:
         return found
@@ -88,9 +123,11 @@ def cached(
     if others and entry.name not in others:
         logger.warning("%s was prepared by another version of the cache and is made anew", folder / others[0])
     with _alone(folder, key):
+        cache.fetch(entry.name)
         if (found := read_entry(entry, quietly=True)) is not None:
             return found
         _prepare(entry, shape, decode)
+        cache.push(entry.name)
     found = read_entry(entry)
     if found is None:
         raise UserError(f"{entry} was removed while it was prepared; start again.")
@@ -170,7 +207,7 @@ def _write(building: Path, shape: tuple[int, int, int], rows: Iterator[Row]) -> 
     }
     with _disk_trouble(building.parent):
         np.save(building / "numbers.npy", np.array(numbers, np.int64), allow_pickle=False)
-        (building / "about.json").write_text(json.dumps(about) + "\n")
+        (building / ABOUT).write_text(json.dumps(about) + "\n")
 
 
 def read_entry(entry: Path, *, quietly: bool = False) -> tuple[np.ndarray, np.ndarray] | None:
@@ -178,7 +215,7 @@ def read_entry(entry: Path, *, quietly: bool = False) -> tuple[np.ndarray, np.nd
     if not entry.is_dir():
         return None
     try:
-        about = json.loads((entry / "about.json").read_text())
+        about = json.loads((entry / ABOUT).read_text())
         if about["version"] != VERSION:
             raise ValueError(f"it was written by version {about['version']} of the cache, this is {VERSION}")
         images = np.memmap(entry / "images.u8", np.uint8, "r", shape=tuple(about["shape"]))

@@ -7,7 +7,7 @@ import numpy as np
 
 from ddpm_jax.config import Config
 from ddpm_jax.config.sections import Data
-from ddpm_jax.data.cache import cache_folder
+from ddpm_jax.data.cache import open_cache
 from ddpm_jax.data.collection import Collection
 from ddpm_jax.data.dataset import Dataset, Labels
 from ddpm_jax.data.decode import decoding_of
@@ -44,7 +44,7 @@ def open_dataset(config: Config, *, labelled: bool = False) -> Dataset:
     how = decoding_of(config.data)
     if config.data.stream:
         return Dataset(Streamed(collection, rows, how), labels, names)
-    images, kept = load_images(collection, rows, how, cache_folder(config.data.cache))
+    images, kept = load_images(collection, rows, how, open_cache(config.data.cache))
     return Dataset(images, labels[kept], names)
 
 

@@ -13,13 +13,12 @@ from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import PIL
 from jaxtyping import Int, UInt8
 
-from ddpm_jax.data.cache import Row, cached, key_of
+from ddpm_jax.data.cache import Cache, Row, cached, key_of
 from ddpm_jax.data.collection import Collection
 from ddpm_jax.data.decode import UNREADABLE, Decoding, Raw, decode
 from ddpm_jax.errors import UserError, printable, some
@@ -43,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 def load_images(
-    collection: Collection, rows: Int[np.ndarray, "M"], how: Decoding, cache: Path
+    collection: Collection, rows: Int[np.ndarray, "M"], how: Decoding, cache: Cache
 ) -> tuple[UInt8[np.ndarray, "K size size channels"], Int[np.ndarray, "K"]]:
     """The pixels of some rows of a collection, from the cache if they are there, and which of the rows they are.
 

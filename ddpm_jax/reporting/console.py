@@ -10,6 +10,19 @@ logger = logging.getLogger("ddpm_jax")
 logging.raiseExceptions = False  # A log that cannot be written, on a full disk, must not print tracebacks.
 
 
+_called: dict[str, str] = {}
+
+
+class Lines(logging.Formatter):
+    """Lines in which some folders go by another name."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        for path, name in _called.items():
+            text = text.replace(path, name)
+        return text
+
+
 class Terminal(logging.Handler):
     """Lines on standard error that go above a progress bar, if there is one."""
 
@@ -28,18 +41,24 @@ def start_log(file: Path | None = None) -> None:
     for other in ("absl", "asyncio"):
         logging.getLogger(other).setLevel(logging.CRITICAL)
     terminal = Terminal()
+    terminal.setFormatter(Lines())
     terminal.setLevel(logging.INFO)
     logger.addHandler(terminal)
     sys.unraisablehook = _unraisable
     if file is not None:
         written = logging.FileHandler(file)
-        written.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        written.setFormatter(Lines("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(written)
 
 
 def _unraisable(ignored: "sys.UnraisableHookArgs") -> None:
     """Errors that nobody can catch go to the file: Orbax's coroutines, which a full disk cut off, end with some."""
     logger.debug("Ignored in %r", ignored.object, exc_info=ignored.exc_value)
+
+
+def call(path: str, name: str) -> None:
+    """Has the log speak of a path, and of what lies under it, by another name: of a copy by its address."""
+    _called[path] = name
 
 
 def quieten_log() -> None:

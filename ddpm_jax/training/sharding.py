@@ -26,13 +26,7 @@ def join_cluster(environment: Mapping[str, str] = os.environ) -> None:
     Slurm, Open MPI and TPU pods tell JAX who they are; elsewhere JAX_COORDINATOR_ADDRESS (host:port of process 0),
     JAX_NUM_PROCESSES and JAX_PROCESS_ID do.
     """
-    many = (
-        (int(environment.get("SLURM_NTASKS") or 1) > 1 and "SLURM_STEP_NODELIST" in environment)
-        or int(environment.get("OMPI_COMM_WORLD_SIZE") or 1) > 1
-        or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
-        or "JAX_COORDINATOR_ADDRESS" in environment
-    )
-    if not many or jax.distributed.is_initialized():
+    if not is_of_many(environment) or jax.distributed.is_initialized():
         return
     jax.config.update("jax_enable_preemption_service", False)  # It would take SIGTERM from stopping.py.
     try:
@@ -46,6 +40,16 @@ def join_cluster(environment: Mapping[str, str] = os.environ) -> None:
         raise UserError(
             f"The processes of this job could not be joined ({' '.join(str(error).split())}); see docs/cloud.md."
         ) from error
+
+
+def is_of_many(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process is one of several of its job."""
+    return (
+        (int(environment.get("SLURM_NTASKS") or 1) > 1 and "SLURM_STEP_NODELIST" in environment)
+        or int(environment.get("OMPI_COMM_WORLD_SIZE") or 1) > 1
+        or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+        or "JAX_COORDINATOR_ADDRESS" in environment
+    )
 
 
 def _alone_on_its_node(environment: Mapping[str, str]) -> bool:

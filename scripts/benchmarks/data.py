@@ -39,14 +39,16 @@ def read_rate(place: Path, count: int, rounds: int) -> dict[str, float]:
     import numpy as np
 
     from ddpm_jax.data.batches import Batches, prefetch
-    from ddpm_jax.data.cache import cached
+    from ddpm_jax.data.cache import Cache, cached
     from ddpm_jax.data.dataset import Dataset
     from ddpm_jax.reporting.memory import memory_in_use
     from ddpm_jax.training.sharding import data_mesh, to_devices
 
     draw = np.random.default_rng(0)
     blocks = draw.integers(0, 256, (64, SIDE, SIDE, 3), np.uint8)
-    images, numbers = cached(place, f"{count}", (SIDE, SIDE, 3), lambda: ((i, blocks[i % 64]) for i in range(count)))
+    images, numbers = cached(
+        Cache(place), f"{count}", (SIDE, SIDE, 3), lambda: ((i, blocks[i % 64]) for i in range(count))
+    )
     dataset = Dataset(images, numbers.astype(np.int32), ())
     batches, mesh = Batches(dataset, np.arange(count), BATCH, seed=0, flip=True), data_mesh()
     steps = max(count // BATCH, 1)

@@ -39,7 +39,7 @@ def flags_of(fields: dict[str, Any]) -> list[str]:
     return [f"--config.{name}={value}" for name, value in fields.items()]
 
 
-def training(workdir: Path, **fields: Any) -> list[str]:
+def training(workdir: Path | str, **fields: Any) -> list[str]:
     """The command that trains; fields: with _ for a dot."""
     chosen = LENGTH | {name.replace("_", ".", 1): value for name, value in fields.items()}
     return ["main.py", f"--config={ROOT}/configs/digits.py:smoke", f"--workdir={workdir}", *flags_of(chosen)]

@@ -34,6 +34,11 @@ def train_in(folder: Path) -> list[str]:
     return training(folder / "run")
 
 
+def train_there(folder: Path) -> list[str]:
+    """Training in a copy of what lies at an address."""
+    return training(f"file://{folder}/run")
+
+
 def sample_in(folder: Path) -> list[str]:
     """Drawing images from what was trained."""
     wanted = {"sample.count": 200, "sample.batch_size": 10, "sample.sampler": "ddim", "sample.steps": 8}
@@ -55,6 +60,7 @@ def prepare_in(folder: Path) -> list[str]:
 
 WORKS: dict[str, Callable[[Path], list[str]]] = {
     "train": train_in,
+    "address": train_there,
     "sample": sample_in,
     "evaluate": evaluate_in,
     "prepare": prepare_in,
@@ -116,7 +122,7 @@ def differences(work: str, alone: Path, folder: Path) -> str:
     """What is not as it is where nothing was killed."""
     if left := leftovers(folder):
         return f"left over: {', '.join(left[:5])}"
-    if work == "train":
+    if work in ("train", "address"):
         same = same_bits(newest_state(alone / "run"), newest_state(folder / "run"))
         return "" if same else "another final state"
     kinds = {"sample": "run/samples/**/*", "evaluate": "run/evaluation/*.json", "prepare": "cache/**/*"}

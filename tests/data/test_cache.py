@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ddpm_jax.data.cache import cached, key_of
+from ddpm_jax.data.cache import Cache, cached, key_of
 from ddpm_jax.errors import UserError
 
 IMAGES = np.arange(3 * 2 * 2, dtype=np.uint8).reshape(3, 2, 2, 1)
@@ -24,7 +24,7 @@ def rows(numbers=(0, 2, 5)):
 
 
 def fill(folder: Path, key: str = "key", decode=rows):
-    return cached(folder, key, (2, 2, 1), decode)
+    return cached(Cache(folder), key, (2, 2, 1), decode)
 
 
 def never():
@@ -60,13 +60,13 @@ def test_what_a_killed_preparation_left_is_never_used_and_is_tidied_up(tmp_path)
     program = f"""
 import os, signal, sys
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
-from ddpm_jax.data.cache import cached
+from ddpm_jax.data.cache import Cache, cached
 import numpy as np
 def decode():
     yield 0, np.zeros((2, 2, 1), np.uint8)
     os.kill(os.getpid(), signal.SIGKILL)
 from pathlib import Path
-cached(Path({str(tmp_path)!r}), "key", (2, 2, 1), decode)
+cached(Cache(Path({str(tmp_path)!r})), "key", (2, 2, 1), decode)
 """
     assert subprocess.run([sys.executable, "-c", program]).returncode == -9
     left = sorted(path.name for path in tmp_path.iterdir())
@@ -177,12 +177,12 @@ import sys
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from pathlib import Path
 import numpy as np
-from ddpm_jax.data.cache import cached
+from ddpm_jax.data.cache import Cache, cached
 from ddpm_jax.errors import UserError
 def decode():
     return ((i, np.ones((64, 64, 3), np.uint8)) for i in range(99))
 try:
-    cached(Path({str(tmp_path)!r}), "key", (64, 64, 3), decode)
+    cached(Cache(Path({str(tmp_path)!r})), "key", (64, 64, 3), decode)
 except UserError as error:
     print(error, list(Path({str(tmp_path)!r}).iterdir()))
 """

@@ -1,9 +1,11 @@
 """A run that is killed and restarted ends as one that was left alone, to the last bit."""
 
 import signal
+from pathlib import Path
 
 import pytest
 
+from ddpm_jax import load_run
 from tests.end_to_end.commands import RECIPE, assert_same_bits, final_state, finish, kill_at, scalars, start
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("resume")]  # They share a run.
@@ -28,6 +30,30 @@ def test_killed_and_restarted_equals_undisturbed(undisturbed, tmp_path):
     assert code == 0 and "Resuming from step" in printed
     assert_same_bits(final_state(tmp_path / "run"), final_state(undisturbed))
     assert scalars(tmp_path / "run", "train/loss") == scalars(undisturbed, "train/loss")
+
+
+def test_a_run_at_an_address_goes_from_machine_to_machine(undisturbed, tmp_path, monkeypatch):
+    """A file system stands in for a store."""
+    there, address = tmp_path / "store/runs/x", f"--workdir=file://{tmp_path}/store/runs/x"
+
+    def on(machine: str) -> Path:
+        """Lets what follows run on a machine; returns where it copies the workdir to."""
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / machine))
+        return tmp_path / machine / f"ddpm_jax/copies/train/file{there}"
+
+    copy = on("a")
+    assert kill_at(start(RECIPE, address, *LENGTH), copy, 20, signal.SIGTERM) == 143
+    reached = max(int(path.name) for path in (there / "checkpoints").iterdir())
+    assert 20 <= reached < 60 and not (there / ".train.lock").exists()
+    copy = on("b")
+    code, said = finish(start(RECIPE, address, *LENGTH))
+    assert code == 0 and f"Resuming from step {reached}" in said and str(copy) not in said, said
+    assert_same_bits(final_state(there), final_state(undisturbed))
+    assert scalars(there, "train/loss") == scalars(undisturbed, "train/loss")
+    on("c")
+    code, said = finish(start("--mode=sample", address, "--config.sample.count=4", "--config.sample.steps=5"))
+    assert code == 0 and len(list((there / "samples").glob("*/images/*.png"))) == 4, said
+    assert load_run(address.partition("=")[2]).step == 60
 
 
 def test_a_finished_run_has_nothing_left_to_do_and_a_longer_one_goes_on(undisturbed):

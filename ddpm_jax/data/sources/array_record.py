@@ -22,7 +22,7 @@ from etils import epath
 
 from ddpm_jax.config.sections import Data
 from ddpm_jax.data.annotations import Annotations, annotate
-from ddpm_jax.data.cache import cache_folder, key_of, remembered
+from ddpm_jax.data.cache import key_of, open_cache, remembered
 from ddpm_jax.data.collection import Collection
 from ddpm_jax.data.sources.example import Features, read_example
 from ddpm_jax.data.sources.splits import SPLITS, choose_split
@@ -187,7 +187,7 @@ def _image_key(reader: RecordReader, origin: str) -> str:
 
 def _annotations(reader: RecordReader, folder: epath.Path, key: str, data: Data, origin: str) -> Annotations:
     """From the records, which are all read once; the cache remembers the answer."""
-    table = remembered(cache_folder(data.cache), key, lambda: _scan(reader, origin))
+    table = remembered(open_cache(data.cache), key, lambda: _scan(reader, origin))
     count = reader.ends[-1]
     attributes = {"attributes": table["attributes"], "attribute_names": tuple(map(str, table["attribute_names"]))}
     if "texts" in table:
