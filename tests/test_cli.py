@@ -40,8 +40,8 @@ MISTAKES = {
     "file as workdir": ([DIGITS, "--workdir=F"], "is a file; give a folder"),
     "forgotten prefix": ([DIGITS, "--workdir=W", "--data.batch_size=3"], "did you mean --config.data.batch_size=3?"),
     "negated and set": ([DIGITS, "--workdir=W", "--noconfig.data.flip=True"], "data.flip='True' has the wrong type"),
-    "address as workdir": ([DIGITS, "--workdir=gs://bucket/W"], "is an address; expected a folder. Mount the bucket"),
-    "address as cache": ([DIGITS, "--workdir=W", "--config.data.cache=gs://bucket/cache"], "data.cache=gs://bucket"),
+    "address of nothing": ([DIGITS, "--workdir=gs://"], "gs:// is no address of a folder"),
+    "address of nowhere": ([DIGITS, "--workdir=nowhere://x/y"], "Protocol not known: nowhere"),
     "eta for ddpm": ([DIGITS, "--workdir=W", "--config.sample.eta=0.5"], "no effect with sample.sampler='ddpm'"),
 }
 
@@ -60,6 +60,13 @@ def test_a_mistake_is_one_line_and_exit_code_2(name, tmp_path, capsys):
     assert code == 2
     assert len(lines) == 1 and words in lines[0]
     assert not (tmp_path / "W" / "config.json").exists()
+
+
+def test_several_processes_cannot_share_an_address(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "localhost:1")
+    code, lines = run([DIGITS, f"--workdir=file://{tmp_path}/x"], tmp_path, capsys)
+    assert code == 2 and len(lines) == 1 and "is for jobs of one process" in lines[0]
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import logging
 import time
 from contextlib import ExitStack
 
+import fsspec.core
 import numpy as np
 import pytest
 
@@ -260,6 +261,15 @@ BAD = {
 def test_addresses_that_are_none(address, message, tmp_path):
     with pytest.raises(UserError, match=message):
         copy_of(address, tmp_path)
+
+
+def test_the_package_of_a_store_is_named_where_it_is_missing(tmp_path, monkeypatch):
+    def missing(*args, **options):
+        raise ImportError("Please install gcsfs to access Google Storage")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
+    with pytest.raises(UserError, match=r"pip install -r requirements-cloud.txt \(Please install gcsfs"):
+        Mirror("gs://x/y", tmp_path, seal="SEAL")
 
 
 def test_stores_that_are_not_known(tmp_path):
