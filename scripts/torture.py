@@ -4,6 +4,7 @@
     python scripts/torture.py stop                  SIGTERM and SIGINT: what is kept, and how soon they end
     python scripts/torture.py damage                files of a run cut, emptied, removed, or with one bit flipped
     python scripts/torture.py disk                  full, read-only, gone (needs root, for a small disk in memory)
+    python scripts/torture.py numbers               not finite, too large: in batches, gradients, parameters
     python scripts/torture.py processes             one of two processes of a job is killed
     python scripts/torture.py long                  20,000 steps: memory, open files, speed
 

@@ -3,6 +3,7 @@
 from scripts.torments.damage import damage
 from scripts.torments.disk import disk
 from scripts.torments.long import long
+from scripts.torments.numbers import numbers
 from scripts.torments.processes import processes
 from scripts.torments.storm import stop, storm
 
@@ -11,6 +12,7 @@ TORMENTS = {
     "stop": stop,
     "damage": damage,
     "disk": disk,
+    "numbers": numbers,
     "processes": processes,
     "long": long,
 }
