@@ -58,6 +58,7 @@ class Data:
     fraction: Annotated[float, Range("more than 0 and at most 1", lambda value: 0 < value <= 1)] = 1.0
     """Only a random share of the images."""
     fraction_seed: Seed = 0
+    """Of the choice of that share."""
     attributes: str | None = None
     """The attributes that the model is told, such as "Smiling,Male"; None for all that there are."""
     batch_size: Count = 128
@@ -67,27 +68,37 @@ class Data:
     holdout: Share = 0.05
     """Share of the images kept out of training for the validation loss, at most 1,024 of them."""
     cache: str | None = None
-    """Folder for decoded images; None for a per-user one."""
+    """Folder, or address such as gs://bucket/cache, for decoded images; None for a per-user folder."""
     stream: bool = False
     """Decode images each time they are needed instead of once into the cache: for sets beyond one disk."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """The U-Net (`network/unet.py` explains each field)."""
+    """The U-Net (`network/unet.py`)."""
 
     channels: Count = 128
+    """Width of the first stage, a multiple of norm_groups."""
     multipliers: tuple[int, ...] = (1, 2, 2, 2)
+    """Width of each stage in units of `channels`; between stages the image is halved."""
     blocks: Count = 2
+    """Residual blocks of each stage on the way down; one more on the way up."""
     attention_resolutions: tuple[int, ...] = (16,)
+    """Image sizes at which every block is followed by self-attention; the middle always has it."""
     heads: Count = 1
+    """Of attention."""
     head_channels: Count | None = None
+    """Channels of one attention head, instead of a number of heads."""
     dropout: Share = 0.0
+    """Inside the residual blocks, while training."""
     norm_groups: Count = 32
+    """Groups of channels that are normalised together."""
     norm_eps: Positive = 1e-6
     """Added to the variance in every norm."""
     scale_shift: bool = False
+    """Let the time scale and shift what a norm gives (Nichol & Dhariwal 2021), rather than be added before it."""
     resampling: Literal["conv", "pool", "residual"] = "conv"
+    """Down by a strided convolution, by averaging, or inside a residual block (ADM)."""
     downsample_padding: Literal[0, 1] = 0
     """Zeros above and on the left of what a strided convolution halves: 0 as Ho et al., 1 as many diffusers models."""
     frequency_shift: Literal[0, 1] = 1
@@ -99,6 +110,7 @@ class Model:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the activations, "float32" or "bfloat16"; parameters are always float32."""
     remat: bool = False
+    """Compute each residual block again in the backward pass: less memory, about a third more time."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,20 +118,31 @@ class Diffusion:
     """The noise, the target and the loss (`diffusion/`)."""
 
     steps: Annotated[int, Range("at least 2", lambda value: value >= 2)] = 1000
+    """T: t runs from 1 to T, from hardly any noise to nothing else."""
     schedule: Literal["linear", "cosine", "quadratic", "sigmoid"] = "linear"
+    """How the noise grows: linear betas (Ho et al. 2020), the cosine of Nichol & Dhariwal 2021, and two more."""
     beta_start: Positive = 1e-4
     """First beta of the linear and quadratic schedules at 1,000 steps."""
     beta_end: Share = 0.02
+    """Last beta of these schedules at 1,000 steps."""
     zero_terminal_snr: bool = False
+    """Rescale the schedule so that nothing of the image is left at t = T (Lin et al. 2023)."""
     prediction: Literal["eps", "x0", "v"] = "eps"
+    """What the network predicts: the noise, the clean image, or their mixture "v" (Salimans & Ho 2022)."""
     variance: Variance = "fixed_large"
     """Of the reverse steps: "fixed_small", "fixed_large" or "learned" (which doubles the network's output)."""
     loss: Literal["mse", "mae", "huber"] = "mse"
+    """Of a prediction's error: squared, absolute, or squared up to huber_delta and absolute beyond."""
     huber_delta: Positive = 0.1
+    """Where the Huber loss turns from squared to absolute."""
     weighting: Literal["uniform", "min_snr", "p2"] = "uniform"
+    """Of the steps in the loss: all alike, min-SNR-gamma (Hang et al. 2023), or P2 (Choi et al. 2022)."""
     min_snr_gamma: Positive = 5.0
+    """The signal-to-noise ratio above which min-SNR-gamma gives a step less weight."""
     p2_gamma: NonNegative = 1.0
+    """Exponent of P2; 0 for none."""
     p2_k: Positive = 1.0
+    """What P2 adds to the signal-to-noise ratio."""
     vlb_weight: NonNegative = 1e-3
     """Factor of the variational bound in the loss where the variance is learned."""
 
@@ -129,10 +152,15 @@ class Optimizer:
     """Adam, its learning rate over time, and the moving average of the parameters."""
 
     name: Literal["adam", "adamw"] = "adam"
+    """Adam, or Adam with decoupled weight decay."""
     learning_rate: Positive = 2e-4
+    """After the warm-up."""
     beta1: Share = 0.9
+    """Decay of the mean of gradients."""
     beta2: Share = 0.999
+    """Decay of the mean of squared gradients."""
     eps: Positive = 1e-8
+    """Added to the root of that mean."""
     weight_decay: NonNegative = 0.0
     """Decoupled, for "adamw"."""
     clip: NonNegative = 1.0
@@ -142,6 +170,7 @@ class Optimizer:
     schedule: Literal["constant", "cosine"] = "constant"
     """After the warm-up: "constant", or "cosine" down to 0 at train.steps."""
     ema_decay: Share = 0.9999
+    """Of the moving average of the parameters, which samples are drawn from."""
     ema_warmup: bool = True
     """Let the decay rise as (1 + step) / (10 + step) towards ema_decay, so that early averages forget the start."""
 
@@ -151,6 +180,7 @@ class Train:
     """The length and shape of training."""
 
     steps: Count = 100_000
+    """Batches to train on."""
     accumulate: Count = 1
     """Parts that a batch is computed in, one after the other: less memory, the same step."""
     sharding: Literal["replicated", "fsdp"] = "replicated"
@@ -194,8 +224,11 @@ class Sample:
     """Leave the noise that DDIM adds back as the model gave it, as diffusers does, where the threshold changed x_0.
     By default it follows the image, as Ho et al.'s code and ADM do: otherwise strong guidance drifts into grey."""
     count: Annotated[int, Range("1 to 10000000", lambda value: 1 <= value <= 10**7)] = 64
+    """Images to draw."""
     batch_size: Count = 64
+    """Images drawn at once over all devices; it does not change what is drawn."""
     seed: Seed = 0
+    """Of the noise: image i is a function of the seed and i."""
     label: str | None = None
     """A class name or number, or attribute names or numbers joined by commas; None for each class in turn."""
     guidance: float = 1.0
@@ -258,7 +291,9 @@ class Evaluate:
     every: Natural = 0
     """While training, measure light_count images of light_sampler every so many steps; 0 for never."""
     light_count: Annotated[int, Range("at least 10", lambda value: value >= 10)] = 1000
+    """Images that are drawn for it."""
     light_sampler: str = "ddim:20"
+    """The sampler that draws them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,6 +301,7 @@ class Checkpoint:
     """When checkpoints are written and which are kept."""
 
     every: Count = 5000
+    """Steps between two checkpoints; the first comes after 100 at the latest."""
     keep: Count = 3
     """The newest ones kept."""
     keep_every: Natural = 0
@@ -277,15 +313,21 @@ class Log:
     """What is reported while training, and how often (in steps; 0 for never)."""
 
     every: Count = 100
+    """Steps between two points of the curves."""
     validate_every: Natural = 2000
+    """Steps between two measurements of the validation loss, of the average and of the parameters."""
     preview_every: Natural = 5000
+    """Steps between two previews, at the same seeds."""
     preview_count: Count = 36
+    """Images of a preview."""
     preview_steps: Count = 50
     """DDIM steps of a preview."""
     profile: tuple[int, ...] = ()
     """Two steps, the first and the last of those that are traced into <workdir>/plugins/profile for XProf."""
     wandb: bool = False
+    """Send curves and pictures to Weights & Biases, too (requirements-wandb.txt)."""
     wandb_project: str = "ddpm_jax"
+    """The project there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -307,6 +349,7 @@ class Config:
     """Everything a run depends on; saved as <workdir>/config.json."""
 
     seed: Seed = 0
+    """Of the first parameters, the batches and the noise of training."""
     data: Data = Data()
     model: Model = Model()
     diffusion: Diffusion = Diffusion()

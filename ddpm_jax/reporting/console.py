@@ -37,8 +37,8 @@ def start_log(file: Path | None = None) -> None:
         handler.close()
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
-    # Orbax reports through these, with tracebacks, what it also raises.
-    for other in ("absl", "asyncio"):
+    # Orbax reports through two of these, with tracebacks, what it also raises; the third tells of each NaN it draws.
+    for other in ("absl", "asyncio", "tensorboardX"):
         logging.getLogger(other).setLevel(logging.CRITICAL)
     terminal = Terminal()
     terminal.setFormatter(Lines())

@@ -109,7 +109,7 @@ def of_parameters(folder: Path) -> Iterator[Outcome]:
 def train(workdir: Path, what: str = "", by: Any = None, **fields: Any) -> int:
     """Trains here and now, quietly, with one function in place of another; returns the exit code."""
     with redirect_stderr(io.StringIO()), mock.patch(what, by) if what else redirect_stderr(io.StringIO()):
-        code = main(training(workdir, log_every=1, checkpoint_every=10, train_max_bad_steps=10, **fields))
+        code = main(training(workdir, log_every=1, checkpoint_every=4, train_max_bad_steps=10, **fields))
     quieten_log()  # What follows looks at the state, and would tell of it.
     return code
 

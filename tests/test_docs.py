@@ -1,0 +1,85 @@
+"""What README and docs/ say can be followed: links lead somewhere, commands name what there is."""
+
+import dataclasses
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from ddpm_jax.cli import load_recipe, override, parse_flags
+from ddpm_jax.config import Config, defaults, flatten
+from scripts.write_reference import PAGE, reference
+from tests.end_to_end.commands import ROOT
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+IDS = [page.name for page in PAGES]
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub calls the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+def commands(page: Path) -> list[str]:
+    """The commands in a page's indented blocks, fences, tables and sentences; continued lines are joined."""
+    text = page.read_text().replace("\\\n", " ")
+    lines = re.findall(r"^(?:    |\$ )(.*)$", text, re.MULTILINE) + re.findall(r"`([^`\n]+)`", text)
+    for block in re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        lines += block.splitlines()
+    lines = [re.split(r"\s{3,}|\s&&\s|\s#", line.strip())[0] for line in lines]
+    return [line for line in lines if re.match(r"(\w+=\S* )*(\S*python3?|sbatch|scripts/\S+) ", line)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if re.match("https?:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name) if name else page
+        assert target.exists(), f"{page.name} links to {link}"
+        assert not anchor or anchor in anchors(target), f"{page.name} links to {link}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_commands_name_what_there_is(page):
+    for command in commands(page):
+        words = [word for word in shlex.split(command) if "…" not in word]
+        while "=" in words[0] and not words[0].startswith("-"):
+            words.pop(0)
+        program, *rest = words if not words[0].endswith("python") else words[1:]
+        if program == "main.py":
+            check_main(command, rest)
+        elif program.startswith("scripts/"):
+            assert (ROOT / program).is_file(), command
+            source = "".join(path.read_text() for path in [ROOT / program, *(ROOT / "scripts/torments").glob("*.py")])
+            for flag in (word.split("=")[0] for word in rest if word.startswith("--")):
+                assert flag.startswith("--config") or flag in source or flag in ("--workdir", "--mode"), command
+
+
+def check_main(command: str, flags: list[str]) -> None:
+    """The recipe exists, and each field."""
+    _, recipe, _, overrides = parse_flags(["main.py", *flags, "--workdir=unused"])
+    config = load_recipe(str(ROOT / recipe)) if recipe else defaults()
+    override(config, [flag for flag in overrides if flag.partition("=")[2]]), command
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_fields_that_are_named_exist(page):
+    text, known = page.read_text(), flatten(Config())
+    sections = "|".join(field.name for field in dataclasses.fields(Config) if field.name != "seed")
+    named = re.findall(r"--config\.([a-z_0-9.]+)=", text) + re.findall(
+        rf"`((?:{sections})\.[a-z_0-9]+)(?:=[^`]*)?`", text
+    )
+    files = {path.name for path in ROOT.rglob("*.py") if ".venv" not in path.parts} | {"data.json", "train.log"}
+    assert [name for name in named if name not in known and name not in files] == []
+
+
+def test_commands_are_found():
+    assert sum(len(commands(page)) for page in PAGES) > 50
+
+
+def test_every_field_is_explained_and_the_page_is_up_to_date():
+    assert PAGE.read_text() == reference(), "run: python scripts/write_reference.py"
