@@ -23,18 +23,17 @@ from ddpm_jax.edit import TASKS
 from ddpm_jax.errors import UserError, nearest
 from ddpm_jax.evaluate import evaluate
 from ddpm_jax.exits import exit_code, leaving_others
-from ddpm_jax.mirror import is_address
+from ddpm_jax.mirror import ALL, at_hand
 from ddpm_jax.plan import plan
 from ddpm_jax.reporting.console import quieten_log, start_log
 from ddpm_jax.sample import for_sampler, sample
+from ddpm_jax.store import is_address
 from ddpm_jax.train import train
 from ddpm_jax.training.sharding import is_of_many, join_cluster, wait_for_all
-from ddpm_jax.workdir import at_hand, read_config, refuse_another_run
+from ddpm_jax.workdir import read_config, refuse_another_run
 
 STORIES = {"train": train, "sample": sample, "evaluate": evaluate}
 MODES = (*STORIES, "plan")
-USES = {"train": "train", "sample": "sample", "evaluate": "sample", "plan": "plan"}
-"""What each mode uses a workdir for."""
 SAMPLING_MAY_SET = ("sample.", "evaluate.", "log.", "data.path", "data.cache")
 MALLOC_ARENA_MAX, MALLOC_MMAP_MAX, MALLOC_TRIM_THRESHOLD = -8, -4, -1
 """Options of mallopt(3)."""
@@ -80,19 +79,37 @@ def main(argv: list[str]) -> int:
     return leaving_others(lambda: exit_code(lambda: run(argv)))
 
 
-def run(argv: list[str]) -> None:
-    """Does what the flags say; raises UserError for what the user must mend."""
+def run(argv: list[str]) -> int:
+    """Does what the flags say, and returns the exit code; raises UserError for what the user must mend."""
     if any(arg in ("--help", "-help", "-h", "--helpfull", "--helpshort") for arg in argv[1:]):
         print(USAGE, end="")
-        return
+        return 0
     mode, recipe, place, overrides = parse_flags(argv)
     if is_address(place) and is_of_many():
         raise UserError(
             f"--workdir={place} is for jobs of one process; for several, mount the bucket and give the folder it is "
             "mounted on (docs/cloud.md)."
         )
-    with at_hand(place, USES[mode]) if place else nullcontext() as workdir:
-        work(mode, recipe, workdir, overrides)
+    if is_address(place) and recipe:
+        config_of(override(load_recipe(recipe), overrides))  # Mistakes are told before anything is fetched.
+    code = 0
+    try:
+        with at_hand(place, mode, _checkpoint(overrides)) if place else nullcontext() as workdir:
+            code = exit_code(lambda: work(mode, recipe, workdir, overrides))  # Its last words belong to the log, too.
+    except OSError as error:
+        if not code:
+            raise
+        logger.error("%s: %s", error.filename, error.strerror)
+    return code
+
+
+def _checkpoint(overrides: list[str]) -> int | None:
+    """The step of the checkpoint that the overrides ask for."""
+    told = {name: value for name, _, value in (re.sub(r"^--?config\.", "", arg).partition("=") for arg in overrides)}
+    if told.get("evaluate.every_checkpoint") in ("", "True", "true"):
+        return ALL
+    step = told.get("sample.checkpoint", "")
+    return int(step) if step.isdecimal() else None
 
 
 def work(mode: str, recipe: str | None, workdir: Path | None, overrides: list[str]) -> None:

@@ -43,6 +43,7 @@ from ddpm_jax.sample import (
     choose_labels,
     compile_sampler,
     draw_all,
+    label_names,
     load_params,
     names_in,
     publish,
@@ -175,7 +176,7 @@ def compare(config: Config, workdir: Path) -> Path:
         _refuse_unused(config)
     params, step = load_params(config, workdir, mesh)
     for one in kinds:
-        labels = choose_labels(one, workdir, np.arange(columns))
+        labels = choose_labels(one, label_names(one, workdir), np.arange(columns))
         batches = draw_all(one, compile_sampler(one, mesh), params, labels, mesh, quiet=True)
         rows.append(np.concatenate([to_pixels(samples.images) for samples in batches]))
         names.append(f"{one.sample.sampler}-{len(build_pairs(one))}steps")
@@ -220,11 +221,12 @@ def run_edit(
         return edit(denoiser, images, image_keys(seed, indices))
 
     work = jax.jit(work, out_shardings=replicated(mesh))
-    done = []
+    done, told = [], config.sample.label is not None
+    names = label_names(config, workdir) if told else ()
     for start in range(0, count, size):
         indices = np.arange(start, start + size)
         # Without a label the model is asked of no class in particular, since the images may be of any.
-        labels = choose_labels(config, workdir, indices) if config.sample.label is not None else None
+        labels = choose_labels(config, names, indices) if told else None
         batch = images[np.minimum(indices, count - 1)]
         done.append(jax.device_get(work(params, config.sample.seed, indices, labels, batch))[: count - start])
     return np.concatenate(done)

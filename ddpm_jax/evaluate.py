@@ -49,6 +49,7 @@ from ddpm_jax.sample import (
     compile_sampler,
     draw_all,
     draw_to_disk,
+    label_names,
     load_params,
     names_in,
     only_images,
@@ -177,8 +178,8 @@ def reference_statistics(config: Config, extractor: Extractor, dataset: Dataset 
         return load_statistics(path, extractor.name), sha256(path)
     assert dataset is not None
     real = dataset.images
-    # The name of a folder of the cache covers all that shapes its pixels.
-    images = str(real.filename) if isinstance(real, np.memmap) else ""
+    # The name of a folder of the cache covers all that shapes its pixels, wherever the cache lies.
+    images = Path(str(real.filename)).parent.name if isinstance(real, np.memmap) else ""
     parts = (extractor.name, extractor.weights or "", images, repr(traits(dataset)), str(settings.neighbours), VERSION)
 
     def measured() -> dict[str, np.ndarray]:
@@ -196,7 +197,7 @@ def labels_to_draw(config: Config, workdir: Path, dataset: Dataset | None) -> La
     """
     count = config.sample.count
     if not (config.model.classes or config.model.attributes) or config.sample.label is not None:
-        return choose_labels(config, workdir, np.arange(count))
+        return choose_labels(config, label_names(config, workdir), np.arange(count))
     assert dataset is not None
     order = np.random.default_rng(config.sample.seed).permutation(len(dataset.labels))
     return dataset.labels[np.resize(order, count)]

@@ -35,12 +35,15 @@ PARTING = 2.0
 logger = logging.getLogger("ddpm_jax")
 
 
-def exit_code(work: Callable[[], None]) -> int:
-    """Does the work; says in one line what went wrong, and returns the exit code that the module's text lists."""
+def exit_code(work: Callable[[], int | None]) -> int:
+    """Does the work; says in one line what went wrong, and returns the exit code that the module's text lists.
+
+    Work that knows its code itself returns it.
+    """
     start_log()
     try:
         with stoppable():
-            work()
+            return work() or 0
     except UserError as error:
         logger.error("%s", error)
         return 2
@@ -62,7 +65,6 @@ def exit_code(work: Callable[[], None]) -> int:
         number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
         logger.warning("Stopped by %s.", signal.Signals(number).name)
         return 128 + number
-    return 0
 
 
 def _of_the_machine(error: RuntimeError) -> int:

@@ -3,7 +3,7 @@
 The system's lock (flock) says at once whether another process of this machine holds the file, and on many shared file
 systems also one of another machine. Others grant it to each machine apart. So the holder also signs the file, and signs
 it again while it lives; where another machine's signature stands there, one sees first whether it still changes.
-Object stores (mirror.py) have no locks at all, but can be signed.
+Object stores (store.py) have no locks at all, but can be signed.
 """
 
 import errno
@@ -49,24 +49,30 @@ def alone(path: Path, busy: Callable[[], None]) -> Iterator[None]:
 
 
 @contextmanager
-def leased(sheet: "Sheet", busy: Callable[[], None], beside: str) -> Iterator[None]:
-    """As `alone`, where there is nothing but signatures to go by.
-
-    beside: a lock of this machine that this job holds; who signed beside the same one holds it no more.
-    """
+def leased(sheet: "Sheet", busy: Callable[[], None]) -> Iterator[Callable[[], bool]]:
+    """As `alone`, where there is nothing but signatures to go by; gives what tells whether it is still held."""
     token = uuid.uuid4().hex
+
+    def holds() -> bool:
+        return (sheet.read() or {}).get("token") == token
+
     while True:
         before = sheet.read()
-        if before and before.get("beside") != beside and _lives(sheet, before):
+        if before and not _has_ended(before) and _lives(sheet, before):
             busy()
             time.sleep(BEAT)
             continue
-        with _signed(sheet, token, beside):
-            sheet.write(_signature(token, 0, beside))
+        try:
+            sheet.write(_signature(token, 0))
             time.sleep(SETTLED)  # Two jobs may have found the sheet free.
-            if (sheet.read() or {}).get("token") == token:
-                yield
-                return
+            settled = holds()
+        except BaseException:
+            _leave(sheet, token)
+            raise
+        if settled:
+            break
+    with _signed(sheet, token):
+        yield holds
 
 
 class Sheet(Protocol):
@@ -110,31 +116,66 @@ def parse_signature(text: bytes) -> dict[str, Any]:
     """What stands on a sheet; nothing where it is half written."""
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    signed = isinstance(found, dict) and all(isinstance(found.get(name), str) for name in ("machine", "token"))
+    return found if signed else {}
 
 
-def _signature(token: str, beat: int, beside: str | None = None) -> dict[str, Any]:
+def _signature(token: str, beat: int) -> dict[str, Any]:
     """Who holds the lock, and that it still does."""
-    who = {"host": socket.gethostname(), "pid": os.getpid(), "machine": machine(), "beside": beside}
-    return {**who, "token": token, "beat": beat}
+    who = {"host": socket.gethostname(), "machine": machine(), "process": _process(os.getpid())}
+    return {**who, "pid": os.getpid(), "token": token, "beat": beat}
+
+
+def _process(pid: int) -> str | None:
+    """What no other process of this machine ever has: where its number counts, and when it began; None if unknown."""
+    try:
+        began = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        return f"{os.readlink('/proc/self/ns/pid')} {began}"
+    except (OSError, IndexError):
+        return None
+
+
+def _has_ended(signature: dict[str, Any]) -> bool:
+    """Whether it is certain that who signed has ended: a process that this machine would know of."""
+    told, here = signature.get("process"), _process(os.getpid())
+    if signature.get("machine") != machine() or not told or not here or told.split()[0] != here.split()[0]:
+        return False
+    return _process(signature.get("pid", 0)) != told
+
+
+def is_held(path: Path) -> bool:
+    """Whether another job of this machine holds a lock file."""
+    try:
+        with path.open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 @contextmanager
-def _signed(sheet: Sheet, token: str, beside: str | None = None) -> Iterator[None]:
+def _signed(sheet: Sheet, token: str) -> Iterator[None]:
     """Goes on signing while the block runs, and then leaves nothing."""
     ended = threading.Event()
-    signing = threading.Thread(target=_go_on_signing, args=(sheet, token, beside, ended), name="lock", daemon=True)
+    signing = threading.Thread(target=_go_on_signing, args=(sheet, token, ended), name="lock", daemon=True)
     try:
         signing.start()
         yield
     finally:
         ended.set()
         signing.join()
-        with suppress(OSError):  # A disk that became read-only is not what should be reported.
-            if (sheet.read() or {}).get("token") == token:
-                sheet.remove()
+        _leave(sheet, token)
+
+
+def _leave(sheet: Sheet, token: str) -> None:
+    """Removes a sheet that is signed so."""
+    with suppress(OSError):  # A disk that became read-only is not what should be reported.
+        if (sheet.read() or {}).get("token") == token:
+            sheet.remove()
 
 
 def machine() -> str:
@@ -198,7 +239,7 @@ def _is_at(lock: int, path: Path) -> bool:
         return False
 
 
-def _go_on_signing(sheet: Sheet, token: str, beside: str | None, ended: threading.Event) -> None:
+def _go_on_signing(sheet: Sheet, token: str, ended: threading.Event) -> None:
     """Signs again now and then until the block has ended; ends the process if another job has taken its place."""
     beat = 0
     while not ended.wait(BEAT):
@@ -209,4 +250,4 @@ def _go_on_signing(sheet: Sheet, token: str, beside: str | None, ended: threadin
                 logger.error("%s is of another job now, on %s; this one ends, unsaved.", sheet.name, other.get("host"))
                 os._exit(2)
             if other:
-                sheet.write(_signature(token, beat, beside))
+                sheet.write(_signature(token, beat))

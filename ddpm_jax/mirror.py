@@ -1,31 +1,32 @@
-"""Folders at an address, such as gs://bucket/runs/x: worked on in a copy on this machine, which is kept up there.
+"""A workdir at an address: worked on in a copy on this machine, which is brought there while the work goes on.
 
-An object store knows no renaming, no adding to a file and no locks, on which workdirs and caches rely. So one works in
-a copy: what is there is fetched first, and what changes here goes there while the work goes on, each file whole. The
-file that vouches for others (a checkpoint's checksums) goes last, and first when they are deleted, so whoever reads
-there finds complete things or none. Of two copies that went apart, what is there counts.
+    fetch    what the work needs, of checkpoints the newest sound one
+    push     every half minute, and at the end, what changed; a checkpoint's checksums last, so that it counts once it
+             is there; then what the rule of retention leaves out is deleted there
 
-fsspec knows the stores; each has a package of its own (requirements-cloud.txt). Next door: workdir.py, data/cache.py.
+What lies at the address is what counts. The copy is made anew for each job and goes with it. A job signs a file there
+(locks.py), so that there is one of each kind at a time.
 """
 
-import dataclasses
 import errno
-import json
 import logging
-import os
-import re
+import shutil
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from pathlib import Path, PurePosixPath
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import mkdtemp
 
+from ddpm_jax.data.cache import user_cache
 from ddpm_jax.errors import UserError
-from ddpm_jax.files import replacing
-from ddpm_jax.locks import leased, parse_signature
-from ddpm_jax.reporting.console import call
+from ddpm_jax.locks import alone, is_held, leased
+from ddpm_jax.reporting.console import shown_as
 from ddpm_jax.stopping import deferred
+from ddpm_jax.store import Store, is_address, size_of
+from ddpm_jax.training.checkpoint import SEAL, DamagedCheckpoint, kept, verify
+from ddpm_jax.workdir import read_config
 
 EVERY = 30.0
 """Seconds between two looks at what has changed here."""
@@ -33,93 +34,85 @@ ATTEMPTS = 4
 """To bring there what is left at the end, and to read what changes meanwhile."""
 PAUSE = 1.0
 """Seconds before the second attempt; twice as many before each later one."""
-KNOWN = ".mirror.json"
-OF_HERE = re.compile(r"\.lock$|\.unfinished$|\.orbax-checkpoint-tmp|(^|/)\.mirror\.json$")
-"""What never goes there: locks, and what has not got its name yet."""
-VERSIONS = ("generation", "etag", "ETag", "md5", "mtime", "last_modified", "LastModified", "created")
-"""What stores call that which changes whenever a file does."""
+YOUNG = 60.0
+"""Seconds for which a copy without a lock may belong to a job that is about to lock it."""
+ALL = -1
+"""Every checkpoint that is kept."""
+UNSENT = "UNSENT"
+"""A file in a copy that is left for the user, since it could not be brought to its address."""
+WORKS = ("train", "sample", "evaluate")
+"""The uses of a workdir that write."""
 
 logger = logging.getLogger(__name__)
 
 
-def is_address(path: str | Path | None) -> bool:
-    """Whether this is an address of a store rather than a path."""
-    return isinstance(path, str) and "://" in path
+@contextmanager
+def at_hand(workdir: str, use: str, checkpoint: int | None = None) -> Iterator[Path]:
+    """The folder of a workdir; for one at an address a copy of it, which is brought there while the block runs.
 
+    use: "train", "sample", "evaluate", or those that only read: "load", "plan". checkpoint: the step of the one that is
+    needed, or ALL; None for what the run's configuration says, else the newest.
+    """
+    if workdir.startswith("pretrained:"):
+        raise UserError(
+            f"--workdir={workdir} is for load_run; make a run of it first: "
+            f"python scripts/import_safetensors.py {workdir} runs/imported"
+        )
+    if not is_address(workdir):
+        yield _absolute(workdir)
+        return
 
-@dataclasses.dataclass(frozen=True)
-class Known:
-    """How a file was when it was the same here and there."""
+    def busy() -> None:
+        raise UserError(f"Another job ({use}) is at work in {workdir}; wait for it, or choose another --workdir.")
 
-    there: str
-    size: int
-    changed: int
-    """Here, in ns."""
+    store = Store(workdir)
+    with ExitStack() as held:
+        folder = held.enter_context(_copy_of(store))
+        holds = held.enter_context(leased(store.sheet(f".{use}.lock"), busy)) if use in WORKS else None
+        mirror = Mirror(store, folder, holds or (lambda: False))
+        mirror.fetch(use, checkpoint)
+        if holds:
+            logger.info("Working in a copy of %s, which is brought there every %.0f s.", store.address, EVERY)
+            held.enter_context(mirror.kept_up())
+        yield folder
 
 
 class Mirror:
-    """A folder at an address, and its copy in `folder`. Raises UserError where the store cannot be used at all.
+    """A workdir at an address, and its copy. holds: whether this job is still the one that may write there."""
 
-    seal: the name of the file that vouches for others beside and below it. mine: the folders of which this job deletes
-    there what it deleted here; ready: whether a file may go there yet.
-    """
-
-    def __init__(
-        self,
-        address: str,
-        folder: Path,
-        *,
-        seal: str,
-        mine: tuple[str, ...] = (),
-        ready: Callable[[str], bool] = lambda name: True,
-    ) -> None:
-        self.address, self.folder = address.rstrip("/"), folder
-        self._seal, self._mine, self._ready = seal, mine, ready
-        self._store, self._root = _open(self.address)
+    def __init__(self, store: Store, folder: Path, holds: Callable[[], bool]) -> None:
+        self._store, self.folder, self._holds = store, folder, holds
+        self._same: dict[str, tuple[int, int] | None] = {}
         self._turn = threading.Lock()
-        self._known = _read_known(folder / KNOWN)
-        try:
-            self._list()
-        except OSError as error:
-            raise UserError(
-                f"{self.address} cannot be opened ({error.strerror}); see that it exists and that you may read and "
-                "write there (docs/cloud.md)."
-            ) from error
 
-    def fetch(self, wanted: Callable[[str], bool] = lambda name: True) -> None:
-        """Makes what lies here what lies there, of the names that are wanted.
-
-        What changed only here since the two were last the same stays: it is on its way there. Raises OSError.
-        """
-        self.folder.mkdir(parents=True, exist_ok=True)
+    def fetch(self, use: str, checkpoint: int | None = None) -> None:
+        """Brings here what a use of the workdir needs. Raises OSError."""
         for _ in range(ATTEMPTS):
-            there = {name: version for name, version in self._list().items() if wanted(name)}
-            self._forget(there, wanted)
+            there = self._store.sizes()
             try:
-                for name in sorted(there, key=self._last):
-                    self._fetch_file(name, there[name])
-            except FileNotFoundError:  # Deleted meanwhile, by the job whose workdir it is.
+                self._get([name for name in there if _is_needed(name, use)])
+                if use != "plan":
+                    self._fetch_checkpoints(there, self._asked_for(use) if checkpoint is None else checkpoint)
+                return
+            except FileNotFoundError:  # Deleted meanwhile, by the job that trains.
                 continue
-            finally:
-                self._remember()
-            return
-        raise OSError(errno.EIO, "it changes faster than it can be read", self.address)
+        raise OSError(errno.EIO, "it changes faster than it can be read", self._store.address)
 
-    def push(self, under: str = "", *, all_of_it: bool = False) -> None:
-        """Brings there what changed here, under a name; all_of_it: with what is still being built. Raises OSError."""
+    def push(self, *, final: bool = False) -> None:
+        """Brings there what changed here; final: with what is only half built. Raises OSError."""
         with self._turn:
-            here = self._here(under)
-            gone = [name for name in self._known if name not in here and self._is_mine(name)]
-            try:
-                for name in sorted(here, key=self._last):
-                    if self._ready(name) and (all_of_it or "/." not in f"/{name}"):
-                        self._push_file(name)
-                for name in sorted(gone, key=self._last, reverse=True):
-                    with self._asking(), suppress(FileNotFoundError):
-                        self._store.rm_file(self._at(name))
-                    del self._known[name]
-            finally:
-                self._remember()
+            if not self._holds():
+                raise OSError(errno.EIO, "another job has taken its place", self._store.address)
+            changed = [name for name in self._here() if self._same.get(name) != size_of(self.folder / name)]
+            others = [name for name in changed if not name.startswith("checkpoints/")]
+            self._send([name for name in others if final or "/." not in f"/{name}"])
+            if sealed := _sealed(changed):
+                for step in sealed:
+                    self._send_checkpoint(step)
+                self._retire()
+            if final:
+                gone = [name for name in self._same if "/." in name and not (self.folder / name).exists()]
+                self._store.delete(gone)
 
     @contextmanager
     def kept_up(self) -> Iterator[None]:
@@ -130,180 +123,166 @@ class Mirror:
         try:
             yield
         finally:
-            with deferred(lambda number: logger.info("Asked to stop: bringing the rest to %s first.", self.address)):
+            told = sys.exc_info()[1]
+            with deferred(lambda number: logger.info("Bringing the rest to %s first.", self._store.address)):
                 ended.set()
                 going_on.join()
-                self._push_rest()
-
-    @contextmanager
-    def leased(self, name: str, busy: Callable[[], None], beside: str) -> Iterator[None]:
-        """Holds a lock file there while the block runs (locks.py)."""
-        with leased(_LockThere(self, name), busy, beside):
-            yield
+                try:
+                    self._push_rest()
+                except OSError as error:
+                    if told is None:
+                        raise
+                    logger.error("%s: %s", error.filename, error.strerror)
 
     def _go_on(self, ended: threading.Event) -> None:
-        told = False
+        failing = False
         while not ended.wait(EVERY):
             try:
                 self.push()
-                told = False
-            except OSError as error:
-                if not told:
-                    logger.warning("%s cannot be written (%s); trying again.", self.address, error.strerror)
-                told = True
+                if failing:
+                    logger.info("%s can be written again.", self._store.address)
+                failing = False
+            except (OSError, UserError) as error:
+                if not failing:
+                    logger.warning("%s cannot be written (%s); trying again.", self._store.address, _reason(error))
+                failing = True
 
     def _push_rest(self) -> None:
         for attempt in range(ATTEMPTS):
             try:
-                return self.push(all_of_it=True)
-            except OSError as error:
+                return self.push(final=True)
+            except (OSError, UserError) as error:
                 if attempt == ATTEMPTS - 1:
-                    logger.error("What is not in %s yet lies in %s.", self.address, self.folder)
-                    raise
-                logger.warning("%s cannot be written (%s); trying again.", self.address, error.strerror)
+                    (self.folder / UNSENT).touch()
+                    where = f"{_reason(error)}; what is not there yet lies in {self.folder}"
+                    raise OSError(errno.EIO, where, self._store.address) from error
+                logger.warning("%s cannot be written (%s); trying again.", self._store.address, _reason(error))
             time.sleep(PAUSE * 2**attempt)
 
-    def _fetch_file(self, name: str, version: str) -> None:
-        path, known = self.folder / name, self._known.get(name)
-        if known and known.there == version and path.is_file():
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as unfinished, self._asking():
-            self._store.get_file(self._at(name), str(unfinished))
-        self._know(name, version, path.stat())
+    def _asked_for(self, use: str) -> int | None:
+        """The checkpoint that the run's own configuration asks for."""
+        if use not in ("sample", "evaluate") or not (self.folder / "config.json").exists():
+            return None
+        config = read_config(self.folder)
+        return ALL if use == "evaluate" and config.evaluate.every_checkpoint else config.sample.checkpoint
 
-    def _push_file(self, name: str) -> None:
-        path = self.folder / name
+    def _fetch_checkpoints(self, there: dict[str, int], wanted: int | None) -> None:
+        """Those that are wanted; of the newest ones as many as it takes to find a sound one."""
+        steps = _sealed(there)
+        if wanted is not None and wanted not in (ALL, *steps):
+            listed = ", ".join(map(str, steps)) or "none"
+            raise UserError(f"{self._store.address} keeps no checkpoint of step {wanted}; it keeps {listed}.")
+        for step in reversed(steps):
+            if wanted in (None, ALL, step):
+                self._get([name for name in there if _step_of(name) == str(step)])
+                if wanted is None and _is_sound(self.folder / "checkpoints" / str(step)):
+                    return
+
+    def _get(self, names: list[str]) -> None:
+        self._store.get(names, self.folder)
+        self._same |= {name: size_of(self.folder / name) for name in names}
+
+    def _send(self, names: list[str]) -> bool:
+        """Whether all of them are there now; not those that were deleted or renamed here meanwhile."""
+        before = {name: size_of(self.folder / name) for name in names}
         try:
-            before, known = path.stat(), self._known.get(name)
-            if known and (known.size, known.changed) == (before.st_size, before.st_mtime_ns):
-                return
-            with self._asking():
-                self._store.put_file(str(path), self._at(name))
-                info = self._store.info(self._at(name))
-            if info["size"] != before.st_size and path.stat() == before:
-                raise OSError(errno.EIO, f"of {before.st_size} bytes {info['size']} arrived", self._at(name))
-        except FileNotFoundError:
-            if path.exists():
-                raise OSError(errno.EIO, "it is not there", self._at(name)) from None
-            return  # Deleted meanwhile. Nothing vouches for what was beside it.
-        self._know(name, _version(info), before)
+            self._store.put(names, self.folder)
+        except FileNotFoundError as error:
+            if all((self.folder / name).exists() for name in names):
+                raise OSError(errno.EIO, f"{error} is not there", self._store.address) from error
+            return False
+        self._same |= before
+        return True
 
-    def _list(self) -> dict[str, str]:
-        """The files there, and a text for each that changes whenever the file does."""
-        with self._asking():
-            self._store.invalidate_cache()
-            found = self._store.find(self._root, detail=True)
-        inside = ((path, info) for path, info in found.items() if path.startswith(f"{self._root}/"))
-        names = {str(PurePosixPath(path).relative_to(self._root)): _version(info) for path, info in inside}
-        return {n: version for n, version in names.items() if not OF_HERE.search(n) and ".." not in n.split("/")}
+    def _send_checkpoint(self, step: int) -> None:
+        """Its files, and once all of them are there, what vouches for them."""
+        under = f"checkpoints/{step}"
+        seal, files = f"{under}/{SEAL}", [name for name in self._here(under) if not name.endswith(f"/{SEAL}")]
+        self._store.delete([seal])  # Of another checkpoint of this step, which was damaged.
+        if not self._send(files):
+            return
+        there = self._store.sizes(under)
+        self._store.delete(there.keys() - set(files))
+        short = [name for name in files if there.get(name) != (self.folder / name).stat().st_size]
+        if short:
+            raise OSError(errno.EIO, f"{short[0]} arrived with {there.get(short[0])} bytes", self._store.address)
+        self._send([seal])
+
+    def _retire(self) -> None:
+        """Deletes checkpoints there that the run does not keep, and parts of some that never were complete."""
+        there, keep = self._store.sizes("checkpoints"), read_config(self.folder).checkpoint
+        steps = _sealed(there)
+        staying = {str(step) for step in kept(steps, keep.keep, keep.keep_every)}
+        going = [name for name in there if _step_of(name) not in staying]
+        self._store.delete(sorted(going, key=lambda name: not name.endswith(f"/{SEAL}")))
 
     def _here(self, under: str = "") -> list[str]:
-        top = self.folder / under
-        paths = [top] if top.is_file() else [path for path in top.rglob("*") if path.is_file()]
+        paths = (path for path in (self.folder / under).rglob("*") if path.is_file())
         names = (path.relative_to(self.folder).as_posix() for path in paths)
-        return [name for name in names if not OF_HERE.search(name)]
+        return sorted(name for name in names if not name.endswith((".lock", ".unfinished", UNSENT)))
 
-    def _forget(self, there: Mapping[str, str], wanted: Callable[[str], bool]) -> None:
-        """Deletes here what was deleted there; where another job did this one's work, also what never came there."""
-        known = {name: known.there for name, known in self._known.items()}
-        overtaken = self._of_mine(there) != self._of_mine(known)
-        for name in self._here():
-            if wanted(name) and name not in there and (name in known or overtaken):
-                (self.folder / name).unlink(missing_ok=True)
-                self._known.pop(name, None)
 
-    def _of_mine(self, names: Mapping[str, str]) -> dict[str, str]:
-        return {name: version for name, version in names.items() if self._is_mine(name)}
-
-    def _is_mine(self, name: str) -> bool:
-        return name.partition("/")[0] in self._mine
-
-    def _last(self, name: str) -> bool:
-        return name.rpartition("/")[2] == self._seal
-
-    def _at(self, name: str) -> str:
-        return f"{self._root}/{name}"
-
-    def _know(self, name: str, version: str, here: os.stat_result) -> None:
-        self._known[name] = Known(version, here.st_size, here.st_mtime_ns)
-
-    def _remember(self) -> None:
-        with replacing(self.folder / KNOWN) as unfinished:
-            table = {name: dataclasses.astuple(known) for name, known in self._known.items()}
-            unfinished.write_text(json.dumps(table))
-
-    @contextmanager
-    def _asking(self) -> Iterator[None]:
-        """Turns what a store's library raises into an OSError with the address; FileNotFoundError stays as it is."""
+@contextmanager
+def _copy_of(store: Store) -> Iterator[Path]:
+    """An empty folder of this job's own, which goes when the job ends; the log speaks of it by the address."""
+    top = user_cache("copies")
+    top.mkdir(parents=True, exist_ok=True)
+    _tidy(top)
+    base = Path(mkdtemp(dir=top.resolve()))
+    folder = base / store.place
+    folder.mkdir(parents=True)
+    with alone(base / ".lock", lambda: None), shown_as(f"{base}/", store.address.removesuffix(store.place)):
         try:
-            yield
-        except FileNotFoundError:
-            raise
-        except Exception as error:  # Each library has errors of its own, and this is all that is asked of it here.
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise OSError(errno.EIO, reason, self.address) from error
+            yield folder
+        except UserError as error:  # Which may speak of what lies here.
+            raise UserError(str(error).replace(f"{base}/", store.address.removesuffix(store.place))) from error
+        finally:
+            if not (folder / UNSENT).exists():
+                shutil.rmtree(base, ignore_errors=True)
 
 
-class _LockThere:
-    """A file at an address that jobs sign (locks.Sheet)."""
-
-    def __init__(self, mirror: Mirror, name: str) -> None:
-        self._mirror, self.name, self._path = mirror, f"{mirror.address}/{name}", mirror._at(name)
-
-    def read(self) -> dict[str, Any] | None:
-        try:
-            with self._mirror._asking():
-                return parse_signature(self._mirror._store.cat_file(self._path))
-        except FileNotFoundError:
-            return None
-
-    def write(self, signature: dict[str, Any]) -> None:
-        try:
-            with self._mirror._asking():
-                self._mirror._store.pipe_file(self._path, json.dumps(signature).encode())
-        except FileNotFoundError as error:
-            raise UserError(f"{self._mirror.address} cannot be written; see that it exists (docs/cloud.md).") from error
-
-    def remove(self) -> None:
-        with self._mirror._asking():
-            self._mirror._store.rm_file(self._path)
+def _tidy(top: Path) -> None:
+    """Removes the copies of jobs that were killed."""
+    for base in top.iterdir():
+        old = time.time() - base.stat().st_mtime > YOUNG
+        if old and not is_held(base / ".lock") and not any(base.rglob(UNSENT)):
+            shutil.rmtree(base, ignore_errors=True)
 
 
-def copy_of(address: str, top: Path) -> Path:
-    """The folder under `top` that an address is copied to; the log speaks of it by its address."""
-    scheme, _, rest = address.rstrip("/").partition("://")
-    parts = rest.split("/")
-    if not re.fullmatch("[a-z][a-z0-9]*", scheme) or not rest or "" in parts[1:] or {".", ".."} & set(parts):
-        raise UserError(f"{address} is no address of a folder; expected one such as gs://bucket/runs/x.")
-    stores = f"{top / scheme}/"  # Without a colon, which epath would take for an address again.
-    call(stores, f"{scheme}://" + rest[: len(rest) - len(rest.lstrip("/"))])
-    return Path(stores) / rest.lstrip("/")
-
-
-def _open(address: str) -> tuple[Any, str]:
-    """The file system of an address, and the path on it."""
-    import fsspec.core  # The stores' packages are extras.
-
-    local = {"auto_mkdir": True} if address.startswith("file:") else {}
+def _absolute(workdir: str) -> Path:
     try:
-        store, root = fsspec.core.url_to_fs(address, **local)
-    except ImportError as error:
-        raise UserError(f"{address} needs a package: pip install -r requirements-cloud.txt ({error}).") from error
-    except ValueError as error:
-        raise UserError(f"{address} cannot be used ({error}); expected a folder, or gs://bucket/folder.") from error
-    return store, root.rstrip("/")
+        return Path(workdir).expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"--workdir={workdir!r} cannot be a folder ({error}); choose another.") from error
 
 
-def _read_known(path: Path) -> dict[str, Known]:
+def _is_needed(name: str, use: str) -> bool:
+    """Whether a use of a workdir needs a file, checkpoints apart: what it reads, or adds to."""
+    top, _, rest = name.partition("/")
+    if not rest:
+        return top.endswith(".json") or top == f"{use}.log"
+    # What was half drawn goes on; what was drawn is not looked at again.
+    return use in ("sample", "evaluate") and top in ("samples", "evaluation") and ("/." in name or top == "evaluation")
+
+
+def _step_of(name: str) -> str:
+    """Of a file of a checkpoint; else something that is no number."""
+    top, _, rest = name.partition("/")
+    return rest.partition("/")[0] if top == "checkpoints" else ""
+
+
+def _sealed(names: Iterable[str]) -> list[int]:
+    """The steps of the complete checkpoints among these files, oldest first."""
+    return sorted(int(_step_of(name)) for name in names if name == f"checkpoints/{_step_of(name)}/{SEAL}")
+
+
+def _is_sound(checkpoint: Path) -> bool:
     try:
-        return {name: Known(*values) for name, values in json.loads(path.read_text()).items()}
-    except FileNotFoundError:
-        return {}
-    except (OSError, AttributeError, TypeError, ValueError) as error:
-        logger.warning("%s is damaged, so everything is fetched again: %s", path, error)
-        return {}
+        verify(checkpoint)
+    except DamagedCheckpoint:
+        return False
+    return True
 
 
-def _version(info: Mapping[str, Any]) -> str:
-    return " ".join(str(info[name]) for name in ("size", *VERSIONS) if name in info)
+def _reason(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)

@@ -22,13 +22,24 @@ from ddpm_jax.config import Config, checked
 from ddpm_jax.config.sections import Sample
 from ddpm_jax.diffusion.denoiser import Prediction
 from ddpm_jax.errors import UserError, nearest
+from ddpm_jax.interop.safetensors_file import PRETRAINED, find_file, read_file
+from ddpm_jax.mirror import at_hand
 from ddpm_jax.network.bind import bind
 from ddpm_jax.reporting.images import to_pixels
-from ddpm_jax.sample import Draw, choose_labels, compile_sampler, draw_all, for_sampler, load_params, only_images
+from ddpm_jax.sample import (
+    Draw,
+    choose_labels,
+    compile_sampler,
+    draw_all,
+    for_sampler,
+    label_names,
+    load_params,
+    only_images,
+)
 from ddpm_jax.sampling.noise import draw_noise, image_keys
 from ddpm_jax.shapes import Images, Labels, Pixels, Steps
-from ddpm_jax.training.sharding import data_mesh
-from ddpm_jax.workdir import at_hand, read_config
+from ddpm_jax.training.sharding import data_mesh, replicated
+from ddpm_jax.workdir import images_trained_on, read_config
 
 OPTIONS = (
     *("sampler", "steps", "seed", "label", "spacing", "timesteps", "final", "order", "eta", "variance", "threshold"),
@@ -42,27 +53,40 @@ LISTS = ("timesteps", "guidance_interval")
 def load_run(workdir: str | Path, *, step: int | None = None, ema: bool = True) -> "Run":
     """The run in a workdir, with the averaged (or raw) parameters of its newest (or any kept) checkpoint.
 
-    workdir: a folder, or an address such as gs://bucket/runs/x.
+    workdir: a folder, an address such as gs://bucket/runs/x, or "pretrained:digits", which comes with the package.
     Raises UserError where there is no run, no checkpoint, or none of that step.
     """
+    if str(workdir).startswith(PRETRAINED):
+        return _load_pretrained(str(workdir), step, ema)
     number = None if step is None else operator.index(step)
-    with at_hand(str(workdir), "load") as folder:
+    with at_hand(str(workdir), "load", number) as folder:
         config = read_config(folder)
         chosen = dataclasses.replace(config.sample, ema=ema, checkpoint=number)
         config = checked(dataclasses.replace(config, sample=chosen))
         params, found = load_params(config, folder, data_mesh())
-    return Run(folder, config, params, found)
+        return Run(config, params, found, label_names(config, folder), images_trained_on(folder))
+
+
+def _load_pretrained(name: str, step: int | None, ema: bool) -> "Run":
+    saved = read_file(find_file(name))
+    if not ema or step not in (None, saved.step):
+        raise UserError(f"{name} holds the averaged parameters of step {saved.step} alone.")
+    params = jax.device_put(saved.tree("ema"), replicated(data_mesh()))
+    return Run(saved.config, params, saved.step, tuple(saved.names), None)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
     """A trained model, ready to sample. Compiled samplers are kept, so a second call of a kind is fast."""
 
-    workdir: Path
     config: Config
     params: PyTree
     step: int
     """The training step that the parameters are from."""
+    names: tuple[str, ...]
+    """Of the classes or attributes that it knows."""
+    images: int | None
+    """How many it was trained on; None where that is not known."""
     _samplers: dict[Sample, Draw] = dataclasses.field(default_factory=dict, repr=False)
 
     def sample(
@@ -93,7 +117,7 @@ class Run:
         options |= {name: tuple(np.asarray(options[name]).tolist()) for name in LISTS if name in options}
         settings = dataclasses.replace(settings, count=operator.index(count), **options)
         config = checked(dataclasses.replace(self.config, sample=settings))
-        labels = choose_labels(config, self.workdir, np.arange(count))
+        labels = choose_labels(config, self.names, np.arange(count))
         draw = self._sampler(config)
         batches = draw_all(config, draw, self.params, labels, data_mesh(), quiet=True)
         return np.concatenate([to_pixels(samples.images) for samples in batches])

@@ -11,7 +11,7 @@ import logging
 import re
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -63,7 +63,7 @@ def sample(config: Config, workdir: Path) -> Path:
     Images go to disk batch by batch; the same call after an interruption goes on where it stopped.
     """
     settings = config.sample
-    labels = choose_labels(config, workdir, np.arange(settings.count))
+    labels = choose_labels(config, label_names(config, workdir), np.arange(settings.count))
     params, step = load_params(config, workdir, data_mesh())
     target = workdir / "samples" / sample_name(config, step, settings.count)
     logger.info("Sampling %d images, %s, from step %d", settings.count, target.name.split("-", 1)[1], step)
@@ -223,8 +223,16 @@ def draw_all(
         yield jax.device_get(Samples(samples.images[: count - first], frames))
 
 
-def choose_labels(config: Config, workdir: Path, indices: Int[np.ndarray, "batch"]) -> Labels | None:
-    """The labels of the images at `indices`: sample.label for all, or each class in turn; None if unconditional."""
+def label_names(config: Config, workdir: Path) -> tuple[str, ...]:
+    """The names of the classes or attributes that a run's model is told."""
+    return read_label_names(workdir) if config.model.classes or config.model.attributes else ()
+
+
+def choose_labels(config: Config, names: Sequence[str], indices: Int[np.ndarray, "batch"]) -> Labels | None:
+    """The labels of the images at `indices`: sample.label for all, or each class in turn; None if unconditional.
+
+    names: of the classes or attributes.
+    """
     width = config.model.classes or config.model.attributes
     label = config.sample.label
     if not width:
@@ -233,7 +241,7 @@ def choose_labels(config: Config, workdir: Path, indices: Int[np.ndarray, "batch
         if config.model.classes:
             return (indices % width).astype(np.int32)
         return np.zeros((len(indices), width), np.uint8)
-    numbers = [_label_number(name.strip(), read_label_names(workdir), width) for name in label.split(",")]
+    numbers = [_label_number(name.strip(), names, width) for name in label.split(",")]
     if config.model.attributes:
         return np.tile(np.isin(np.arange(width), numbers).astype(np.uint8), (len(indices), 1))
     if len(numbers) > 1:
@@ -243,7 +251,7 @@ def choose_labels(config: Config, workdir: Path, indices: Int[np.ndarray, "batch
     return np.full(len(indices), numbers[0], np.int32)
 
 
-def _label_number(name: str, names: tuple[str, ...], width: int) -> int:
+def _label_number(name: str, names: Sequence[str], width: int) -> int:
     if name in names:
         return names.index(name)
     # Among classes that have numbers for names, another number would be a mistake rather than a place in the list.

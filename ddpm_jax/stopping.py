@@ -17,6 +17,8 @@ from types import FrameType
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 GRACE = 20.0
 """Seconds that tidying up may take; schedulers give 30 before they kill."""
+AGAIN = 0.05
+"""Seconds after which a stop that was lost comes again."""
 LOOK = 0.2
 """Seconds between two looks at whether work that takes its time has ended."""
 Handler = Callable[[int, FrameType | None], None]
@@ -30,6 +32,23 @@ class Stopped(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
+
+
+def raise_again(error: BaseException) -> bool:
+    """Whether an exception that Python had to ignore was a Stopped, which then is raised again a moment later.
+
+    JAX, for one, has the garbage collector call functions of Python; what a signal raises there ends nowhere.
+    """
+    if not isinstance(error, Stopped):
+        return False
+    signal.signal(error.number, _stop_once)
+    threading.Timer(AGAIN, os.kill, (os.getpid(), error.number)).start()
+    return True
+
+
+def _stop_once(number: int, _: FrameType | None) -> None:
+    signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    raise Stopped(number)
 
 
 class _Deferral:
@@ -102,12 +121,13 @@ def _first(handler: Handler) -> Iterator[None]:
 def _end_when_late(arrived: int, ended: threading.Event) -> None:
     """Waits for signals, each of which is a byte; ends the process that has not ended some time after one.
 
-    That time begins when nothing is deferred any more.
+    Time in which a stop is deferred does not count.
     """
     while number := os.read(arrived, 1):
-        while _Deferral.active and not ended.wait(LOOK):
-            pass
-        if number[0] in SIGNALS and not ended.wait(GRACE):
+        left = GRACE if number[0] in SIGNALS else 0.0
+        while left > 0 and not ended.wait(LOOK):
+            left -= 0.0 if _Deferral.active else LOOK
+        if number[0] in SIGNALS and not ended.is_set():
             logger.warning("Stopped without waiting for what is being computed.")
             os._exit(128 + number[0])
 

@@ -30,7 +30,7 @@ from ddpm_jax.reporting.profile import Profile
 from ddpm_jax.reporting.progress import progress
 from ddpm_jax.reporting.throughput import Throughput
 from ddpm_jax.reporting.writer import TensorBoard, WeightsAndBiases, Writer, Writers
-from ddpm_jax.sample import STRIP_IMAGES, choose_labels, compile_sampler
+from ddpm_jax.sample import STRIP_IMAGES, choose_labels, compile_sampler, label_names
 from ddpm_jax.sampling.trajectory import Watch
 from ddpm_jax.stopping import Stopped
 from ddpm_jax.training.checkpoint import Checkpoints
@@ -308,7 +308,7 @@ def build_preview(config: Config, learner: Learner, writer: Writer, workdir: Pat
     drawn = preview_config(config)
     draw = compile_sampler(drawn, learner.mesh, Watch(frames=10, images=STRIP_IMAGES))
     indices = np.arange(count)
-    labels = choose_labels(drawn, workdir, indices)
+    labels = choose_labels(drawn, label_names(drawn, workdir), indices)
 
     def show(step: int, state: TrainState) -> None:
         if due(step, config.log.preview_every, config.train.steps):

@@ -5,80 +5,24 @@
 
 import json
 import logging
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from ddpm_jax.config import MADE_WITH, Config, changes, differences, from_json, to_json
-from ddpm_jax.data.cache import user_cache
 from ddpm_jax.data.dataset import Traits
 from ddpm_jax.errors import UserError
 from ddpm_jax.files import replacing
-from ddpm_jax.locks import alone, machine
-from ddpm_jax.mirror import EVERY, Mirror, copy_of, is_address
-from ddpm_jax.training.checkpoint import SEAL
+from ddpm_jax.locks import alone
 from ddpm_jax.training.sharding import wait_for_all
 
 OF_THE_OPTIMIZER = ("optimizer.name", "optimizer.clip")
 """Fields that the state of the optimiser is made for."""
 
-MINE = {"train": ("checkpoints",), "sample": ("samples", "evaluation")}
-"""For each use of a workdir at an address, the folders that are its own."""
-UNREAD = {
-    "train": re.compile(r"(samples|evaluation)/|.*events\.out\.tfevents"),
-    "sample": re.compile(r".*events\.out\.tfevents"),
-    "load": re.compile(r"(samples|evaluation)/|.*events\.out\.tfevents|.*\.log$"),
-    "plan": re.compile(r".*/|.*events\.out\.tfevents|.*\.log$"),
-}
-"""For each use, what it does not fetch."""
-
 logger = logging.getLogger(__name__)
-
-
-@contextmanager
-def at_hand(workdir: str, use: str) -> Iterator[Path]:
-    """The folder of a workdir; for one at an address a copy of it, which is kept up there while the block runs.
-
-    use: "train", "sample" (or measure), or those that only read: "load", "plan".
-    """
-    if not is_address(workdir):
-        yield _absolute(workdir)
-        return
-
-    def busy() -> None:
-        raise UserError(f"Another job is at work in {workdir}; wait for it, or choose another --workdir.")
-
-    folder = copy_of(workdir, user_cache("copies") / use)
-    with ExitStack() as held:
-        held.enter_context(alone(folder / ".mirror.lock", busy if use in MINE else lambda: None))
-        mirror = Mirror(workdir, folder, seal=SEAL, mine=MINE.get(use, ()), ready=partial(_is_ready, folder))
-        if use == "train":
-            here = (folder / ".mirror.lock").stat()
-            beside = f"{machine()} {here.st_dev} {here.st_ino}"
-            held.enter_context(mirror.leased(".train.lock", busy, beside))
-        mirror.fetch(lambda name: not UNREAD[use].match(name))
-        if use in MINE:
-            logger.info("Working in a copy of %s on this machine, which is brought there every %.0f s.", workdir, EVERY)
-            held.enter_context(mirror.kept_up())
-        yield folder
-
-
-def _absolute(workdir: str) -> Path:
-    try:
-        return Path(workdir).expanduser().resolve()
-    except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(f"--workdir={workdir!r} cannot be a folder ({error}); choose another.") from error
-
-
-def _is_ready(workdir: Path, name: str) -> bool:
-    """Whether a file is no part of a checkpoint that is still being written."""
-    top, step, *_ = Path(name).parts + ("", "")
-    return top != "checkpoints" or (workdir / top / step / SEAL).exists()
 
 
 def checkpoint_folder(workdir: Path) -> Path:
@@ -104,6 +48,7 @@ def refuse_another_run(workdir: Path, config: Config) -> None:
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file; give a folder.")
     if not (workdir / "config.json").exists():
+        _refuse_checkpoints_without_config(workdir)
         return
     before = read_config(workdir)
     # Parameters that came from elsewhere have seen no data here yet, so only what they were made with is settled.
@@ -113,6 +58,16 @@ def refuse_another_run(workdir: Path, config: Config) -> None:
         listed = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changed.items())
         remedy = "choose another --workdir." if begun else "what parameters need is settled when they are imported."
         raise UserError(f"{workdir} holds a run with another configuration ({listed}); {remedy}")
+
+
+def _refuse_checkpoints_without_config(workdir: Path) -> None:
+    """Nobody could tell whether the run that they are of is the one that is asked for."""
+    copies = {path.parts[-3]: path for path in checkpoint_folder(workdir).glob("*/config/metadata")}
+    if steps := [int(step) for step in copies if step.isdecimal()]:
+        raise UserError(
+            f"{workdir} holds checkpoints, but its config.json is gone; bring it back: "
+            f"cp {copies[str(max(steps))]} {workdir / 'config.json'}"
+        )
 
 
 def has_begun(workdir: Path) -> bool:
@@ -208,7 +163,7 @@ def _read_traits(path: Path) -> tuple[int, int]:
     try:
         table = json.loads(path.read_text())
         return int(table["images"]), int(table["crc32"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error!r}); remove it if the data is what it was.") from error
 
 

@@ -25,7 +25,6 @@ def main() -> None:
     from ddpm_jax.interop.runs import refuse_full
     from ddpm_jax.reporting.images import grid
     from ddpm_jax.run import load_run
-    from ddpm_jax.workdir import images_trained_on, read_label_names
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -47,9 +46,8 @@ def main() -> None:
         steps = min(STEPS, run.config.diffusion.steps)
         picture = grid(run.sample(flags.images, sampler="ddim", steps=steps, seed=0))
         drawn = f"{flags.images} samples, DDIM with {steps} steps, seed 0"
-    card = model_card(run.config, run.step, images_trained_on(run.workdir), drawn)
-    names = read_label_names(run.workdir)
-    write_folder(run.config, run.params, out, names=names, card=card, grid=picture)
+    card = model_card(run.config, run.step, run.images, drawn)
+    write_folder(run.config, run.params, out, names=run.names, card=card, grid=picture)
     logging.getLogger("ddpm_jax").info("Wrote %s", out)
 
 

@@ -1,6 +1,9 @@
 """Writes the parameters of a run, and their average, to one safetensors file with the configuration inside.
 
-python scripts/export_safetensors.py runs/x model.safetensors
+    python scripts/export_safetensors.py runs/x model.safetensors
+    python scripts/export_safetensors.py runs/x small.safetensors --average
+
+With --average the file holds the average alone, which images are drawn from: half the size.
 """
 
 import argparse
@@ -15,7 +18,6 @@ def main() -> None:
     """Reads the flags and the run, writes the file."""
     from ddpm_jax.interop.safetensors_file import write_file
     from ddpm_jax.run import load_run
-    from ddpm_jax.workdir import read_label_names
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -23,12 +25,12 @@ def main() -> None:
     parser.add_argument("workdir", help="of the run")
     parser.add_argument("file", type=Path, help="a new .safetensors file")
     parser.add_argument("--step", type=int, help="of the checkpoint (default: the newest)")
+    parser.add_argument("--average", action="store_true", help="leave the parameters themselves out")
     flags = parser.parse_args()
     path = flags.file.expanduser().resolve()
     average = load_run(flags.workdir, step=flags.step)
-    raw = load_run(flags.workdir, step=average.step, ema=False)
-    names = read_label_names(average.workdir)
-    write_file(path, average.config, raw.params, average.params, names=names, step=average.step)
+    params = None if flags.average else load_run(flags.workdir, step=average.step, ema=False).params
+    write_file(path, average.config, params, average.params, names=average.names, step=average.step)
     logging.getLogger("ddpm_jax").info("Wrote %s, step %d", path, average.step)
 
 

@@ -21,18 +21,17 @@ def main() -> None:
     from ddpm_jax.config import config_of, defaults
     from ddpm_jax.errors import UserError
     from ddpm_jax.interop.diffusers_folder import local_copy, read_folder
-    from ddpm_jax.interop.runs import refuse_contradictions, refuse_full, start_run
+    from ddpm_jax.interop.runs import new_workdir, refuse_contradictions, start_run
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("model", help="a folder, or a name of the hub")
-    parser.add_argument("workdir", type=Path, help="of the new run")
+    parser.add_argument("workdir", help="of the new run")
     parser.add_argument("--config", metavar="FILE", help="a recipe; without one, the defaults")
     flags, overrides = parser.parse_known_args()
     check_overrides(overrides, ["config", "help"])
-    workdir = flags.workdir.expanduser().resolve()
-    refuse_full(workdir)
+    workdir = new_workdir(flags.workdir)
     found = read_folder(local_copy(flags.model))
     recipe = load_recipe(flags.config) if flags.config else defaults()
     recipe.update_from_flattened_dict(found.fields)

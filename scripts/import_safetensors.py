@@ -17,19 +17,18 @@ def main() -> None:
     """Reads the flags and the file, writes the run."""
     from ddpm_jax.cli import check_overrides, override
     from ddpm_jax.config import config_of, to_config_dict
-    from ddpm_jax.interop.runs import refuse_contradictions, refuse_full, start_run
-    from ddpm_jax.interop.safetensors_file import read_file
+    from ddpm_jax.interop.runs import new_workdir, refuse_contradictions, start_run
+    from ddpm_jax.interop.safetensors_file import find_file, read_file
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("file", type=Path, help="a .safetensors file")
-    parser.add_argument("workdir", type=Path, help="of the new run")
+    parser.add_argument("file", help="a .safetensors file, or pretrained:digits, which comes with the package")
+    parser.add_argument("workdir", help="of the new run")
     flags, overrides = parser.parse_known_args()
     check_overrides(overrides, ["help"])
-    workdir = flags.workdir.expanduser().resolve()
-    refuse_full(workdir)
-    saved = read_file(flags.file.expanduser())
+    workdir = new_workdir(flags.workdir)
+    saved = read_file(find_file(flags.file))
     config = config_of(override(to_config_dict(saved.config), overrides))
     refuse_contradictions(saved.fields, config)
     start_run(config, workdir, saved.tree("params"), saved.names, ema=saved.tree("ema"))

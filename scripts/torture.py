@@ -40,6 +40,8 @@ def main() -> None:
     flags = parser.parse_args()
     if flags.folder.exists() and (not flags.folder.is_dir() or any(flags.folder.iterdir())):
         raise UserError(f"--folder={flags.folder} is not empty; choose a new one, or remove it.")
+    if flags.kills < 1 or flags.steps < 1:
+        raise UserError(f"--kills={flags.kills} and --steps={flags.steps} must be at least 1.")
     flags.folder = flags.folder.resolve()
     flags.folder.mkdir(parents=True, exist_ok=True)
     quieten_log()  # Checkpoints are read to compare them, many times.

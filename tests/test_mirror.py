@@ -1,20 +1,33 @@
-"""Workdirs and caches at an address: nothing is lost on the way, and what is there is complete. Files stand in for a
-store, whose library differs only in how bytes travel.
+"""Workdirs and caches at an address: nothing is lost on the way, and what is there is complete.
+
+Files stand in for a store, whose library differs in how bytes travel.
 """
 
+import errno
+import json
 import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
 import time
-from contextlib import ExitStack
 
 import fsspec.core
 import numpy as np
 import pytest
 
 from ddpm_jax import locks, mirror
-from ddpm_jax.data.cache import cached, open_cache
+from ddpm_jax.config import Config, to_json
+from ddpm_jax.data.cache import cached, open_cache, remembered
 from ddpm_jax.errors import UserError
-from ddpm_jax.mirror import Mirror, copy_of
-from ddpm_jax.workdir import at_hand
+from ddpm_jax.locks import leased
+from ddpm_jax.mirror import ALL, Mirror, at_hand
+from ddpm_jax.reporting.console import Lines
+from ddpm_jax.store import Store
+from ddpm_jax.training.checkpoint import seal
+
+KEEP = Config().checkpoint.keep
 
 
 def put(folder, **files: str) -> None:
@@ -26,9 +39,19 @@ def put(folder, **files: str) -> None:
 
 
 def tree(folder) -> dict[str, str]:
-    """What lies in a folder, but for what is of a machine alone."""
-    paths = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".mirror"))
-    return {path.relative_to(folder).as_posix(): path.read_text() for path in paths}
+    """What lies in a folder."""
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def checkpoint(folder, step: int, text: str = "numbers") -> None:
+    """A sealed checkpoint."""
+    put(folder, **{f"checkpoints__{step}__params__data": text, f"checkpoints__{step}__config": "{}"})
+    seal(folder / "checkpoints" / str(step))
+
+
+def steps(folder) -> list[int]:
+    """Of the sealed checkpoints."""
+    return sorted(int(path.parent.name) for path in folder.glob("checkpoints/*/SHA256SUMS"))
 
 
 @pytest.fixture
@@ -38,116 +61,173 @@ def there(tmp_path):
 
 @pytest.fixture
 def on(there, tmp_path):
-    """The mirror of the address on a machine, as a job that begins finds it."""
+    """The mirror of a new job on a machine, which begins with an empty copy."""
 
-    def begin(machine: str, **options) -> Mirror:
-        return Mirror(f"file://{there}", tmp_path / machine, seal="SEAL", **{"mine": ("steps",), **options})
+    def begin(machine: str, use: str = "train", wanted: int | None = None, holds=lambda: True) -> Mirror:
+        folder = tmp_path / machine
+        folder.mkdir()
+        job = Mirror(Store(f"file://{there}"), folder, holds)
+        job.fetch(use, wanted)
+        return job
 
     return begin
 
 
-def test_what_one_machine_brings_there_another_fetches(on, there):
+def test_what_one_job_brings_there_the_next_fetches(on, there):
     a = on("a")
-    put(a.folder, config_json="{}", steps__1__SEAL="sums", steps__1__params__data="1")
+    put(a.folder, config_json=to_json(Config()), train_log="begun", events="curves")
+    checkpoint(a.folder, 1)
     a.push()
     assert tree(there) == tree(a.folder)
     b = on("b")
-    b.fetch()
-    assert tree(b.folder) == tree(a.folder)
+    assert tree(b.folder) == {name: text for name, text in tree(there).items() if name != "events"}
 
 
 def test_only_what_changed_travels(on, monkeypatch):
-    a = on("a")
-    put(a.folder, one="1", two="2")
+    a, sent = on("a"), []
+    put(a.folder, config_json=to_json(Config()), one="1", two="2")
+    checkpoint(a.folder, 1)
     a.push()
+    does = a._store.put
+    monkeypatch.setattr(a._store, "put", lambda names, folder: [sent.extend(names), does(names, folder)])
     put(a.folder, two="other")
-    again, sent, fetched = on("a"), [], []
-    for name, names in ("put_file", sent), ("get_file", fetched):
-        does = getattr(again._store, name)
-        monkeypatch.setattr(
-            again._store, name, lambda *paths, does=does, names=names: [names.append(paths), does(*paths)]
-        )
-    again.fetch()
-    again.push()
-    again.push()
-    assert [path.rpartition("/")[2] for path, _ in sent] == ["two"] and fetched == []
+    a.push()
+    a.push(final=True)
+    assert sent == ["two"]
 
 
 def test_what_vouches_for_files_comes_last_and_goes_first(on, there, monkeypatch):
     a, seen = on("a"), []
 
     def looking(does):
-        def look(*paths):
-            does(*paths)
+        def look(*paths, **options):
+            done = does(*paths, **options)
             seen.append(set(tree(there)))
+            return done
 
         return look
 
-    names = {"steps__1__SEAL": "s", "steps__1__a": "1", "steps__1__z": "2"}
-    put(a.folder, **names)
     for name in ("put_file", "rm_file"):
-        monkeypatch.setattr(a._store, name, looking(getattr(a._store, name)))
-    a.push()
-    for path in (a.folder / "steps" / "1").iterdir():
-        path.unlink()
-    a.push()
-    assert len(seen) == 6 and seen[-1] == set()
-    assert all(len(files) == 3 for files in seen if "steps/1/SEAL" in files)
+        monkeypatch.setattr(a._store._files, name, looking(getattr(a._store._files, name)))
+    put(a.folder, config_json=to_json(Config()))
+    for step in range(KEEP + 2):
+        checkpoint(a.folder, step)
+        a.push()
+    assert len(seen) > 3 * KEEP
+    for files in seen:
+        for step in range(KEEP + 2):
+            own = {name for name in files if name.startswith(f"checkpoints/{step}/")}
+            assert f"checkpoints/{step}/SHA256SUMS" not in own or len(own) == 3
 
 
-def test_what_is_not_ready_stays_here_and_what_is_being_built_until_the_end(on, there):
-    a = on("a", ready=lambda name: "steps/2/" not in name)
-    put(a.folder, steps__2__a="half", one="1", x_lock="me")
-    (a.folder / ".building").mkdir()
-    (a.folder / ".building" / "pixels").write_text("few")
-    a.push()
-    assert set(tree(there)) == {"one"}
-    a.push(all_of_it=True)
-    assert set(tree(there)) == {"one", ".building/pixels"}
-
-
-def test_what_was_not_brought_there_yet_goes_on_where_nobody_else_was(on, there):
+def test_the_run_keeps_there_what_it_keeps_whatever_lies_here(on, there):
     a = on("a")
-    put(a.folder, steps__1__SEAL="1", log="begun")
+    put(a.folder, config_json=to_json(Config()))
+    for step in range(KEEP):
+        checkpoint(a.folder, step)
     a.push()
-    put(a.folder, steps__2__SEAL="2", log="begun and more")  # And killed.
-    again = on("a")
-    again.fetch()
-    again.push()
-    assert tree(there) == {"steps/1/SEAL": "1", "steps/2/SEAL": "2", "log": "begun and more"}
-
-
-def test_where_two_machines_went_apart_the_address_counts(on, there):
-    a, b = on("a"), on("b")
-    put(a.folder, steps__1__SEAL="1", log="begun")
-    a.push()
-    put(a.folder, steps__2__SEAL="of a, never seen")
-    b.fetch()
-    put(b.folder, steps__3__SEAL="3", log="gone on")
-    (b.folder / "steps" / "1" / "SEAL").unlink()
+    b = on("b")
+    assert steps(b.folder) == [KEEP - 1]  # Only the newest travels.
+    checkpoint(b.folder, KEEP)
+    put(there, checkpoints__77__params__data="a part of one that never was complete")
     b.push()
-    assert tree(there) == {"steps/3/SEAL": "3", "log": "gone on"}
-    again = on("a")
-    again.fetch()
-    assert tree(again.folder) == tree(there)
-    again.push()
-    assert tree(again.folder) == tree(there)
+    assert steps(there) == list(range(1, KEEP + 1)) and not (there / "checkpoints/77/params").is_file()
+    assert "checkpoints/77/params/data" not in tree(there)
 
 
-def test_a_job_deletes_only_what_is_its_own(on, there):
-    a, drawing = on("a"), on("b", mine=("samples",))
-    put(a.folder, steps__1__SEAL="1", config="c")
+def test_a_copy_that_vanishes_takes_nothing_with_it(on, there):
+    """Many empty folders of caches."""
+    a = on("a")
+    put(a.folder, config_json=to_json(Config()), samples__x__grid="drawn")
+    checkpoint(a.folder, 1)
     a.push()
-    drawing.fetch()
-    put(drawing.folder, samples__x="drawn")
-    (drawing.folder / "config").unlink()
-    (drawing.folder / "steps" / "1" / "SEAL").unlink()
-    drawing.push()
-    assert tree(there) == {"steps/1/SEAL": "1", "config": "c", "samples/x": "drawn"}
-    (a.folder / "steps" / "1" / "SEAL").unlink()
+    before = tree(there)
+    for path in list(a.folder.rglob("*")):
+        if path.is_file():
+            path.unlink()
     a.push()
-    drawing.fetch()
-    assert tree(drawing.folder) == {"config": "c", "samples/x": "drawn"} == tree(there)
+    a.push(final=True)
+    assert tree(there) == before
+
+
+def test_a_job_that_lost_its_place_changes_nothing_more(on, there):
+    a = on("a", holds=lambda: False)
+    put(a.folder, config_json="{}")
+    with pytest.raises(OSError, match="another job has taken its place"):
+        a.push()
+    assert not there.exists()
+
+
+def test_a_damaged_newest_checkpoint_is_fetched_with_the_one_before(on, there):
+    for step in 1, 2, 3:
+        checkpoint(there, step)
+    put(there, checkpoints__3__params__data="flipped")
+    assert steps(on("a").folder) == [2, 3]
+    assert steps(on("b", "load", 1).folder) == [1]
+    assert steps(on("c", "evaluate", ALL).folder) == [1, 2, 3]
+    with pytest.raises(UserError, match="keeps no checkpoint of step 9; it keeps 1, 2, 3"):
+        on("d", "load", 9)
+
+
+def test_a_checkpoint_that_is_saved_again_replaces_all_of_the_first(on, there):
+    checkpoint(there, 5, "damaged")
+    put(there, checkpoints__5__other="of the first", config_json=to_json(Config()))
+    a = on("a")
+    checkpoint(a.folder, 5, "again")
+    (a.folder / "checkpoints/5/other").unlink()
+    seal(a.folder / "checkpoints/5")
+    a.push()
+    assert tree(there) == tree(a.folder)
+
+
+def test_what_is_half_built_goes_there_at_the_end_and_away_when_it_is_done(on, there):
+    put(there, config_json=to_json(Config()), samples__old__grid="drawn before")
+    a = on("a", "sample")
+    building = a.folder / "samples" / ".new.building"
+    building.mkdir(parents=True)
+    (building / "pixels").write_text("few")
+    put(a.folder, x_lock="me")
+    a.push()
+    assert "samples/.new.building/pixels" not in tree(there)
+    a.push(final=True)  # Stopped by a signal.
+    b = on("b", "sample")
+    building = b.folder / "samples" / ".new.building"
+    assert (building / "pixels").read_text() == "few" and not (b.folder / "samples" / "old").exists()
+    building.rename(b.folder / "samples" / "new")
+    b.push(final=True)
+    assert set(tree(there)) == {"config.json", "samples/old/grid", "samples/new/pixels"}
+
+
+def test_a_checkpoint_that_is_deleted_here_on_its_way_does_not_count_there(on, there, monkeypatch):
+    a = on("a")
+    put(a.folder, config_json=to_json(Config()))
+    checkpoint(a.folder, 1)
+    does = a._store._files.put_file
+
+    def retiring(here, name, **options):
+        (a.folder / "checkpoints/1/SHA256SUMS").unlink(missing_ok=True)
+        (a.folder / "checkpoints/1/params/data").unlink(missing_ok=True)
+        return does(here, name, **options)
+
+    monkeypatch.setattr(a._store._files, "put_file", retiring)
+    a.push()
+    assert steps(there) == []
+
+
+def test_a_checkpoint_that_goes_while_it_is_fetched_is_passed_over(there, tmp_path, monkeypatch):
+    for step in 1, 2:
+        checkpoint(there, step)
+    job = Mirror(Store(f"file://{there}"), tmp_path / "b", lambda: True)
+    does = job._store._files.get_file
+
+    def retiring(name, target, **options):
+        (there / "checkpoints/2/SHA256SUMS").unlink(missing_ok=True)
+        (there / "checkpoints/2/params/data").unlink(missing_ok=True)
+        return does(name, target, **options)
+
+    monkeypatch.setattr(job._store._files, "get_file", retiring)
+    job.fetch("train")
+    assert steps(tmp_path / "b") == [1]
 
 
 class Down(Exception):
@@ -158,16 +238,16 @@ class Down(Exception):
 def failing(monkeypatch):
     """Lets the next few calls of a mirror's store fail."""
 
-    def fail(of: Mirror, name: str, times: int) -> list[int]:
-        does, left = getattr(of._store, name), [times]
+    def fail(of: Mirror, times: int, words: str = "503:\nbackend error") -> list[int]:
+        does, left = of._store._files.put, [times]
 
         def call(*args, **options):
             left[0] -= 1
             if left[0] >= 0:
-                raise Down("503:\nbackend error")
+                raise Down(words)
             return does(*args, **options)
 
-        monkeypatch.setattr(of._store, name, call)
+        monkeypatch.setattr(of._store._files, "put", call)
         return left
 
     monkeypatch.setattr(mirror, "EVERY", 0.02)
@@ -177,7 +257,7 @@ def failing(monkeypatch):
 
 def test_a_store_that_is_down_for_a_while_is_tried_again(on, there, failing, package_log):
     a = on("a")
-    left = failing(a, "put_file", 3)
+    left = failing(a, 3)
     with a.kept_up():
         put(a.folder, one="1")
         while left[0] >= 0:
@@ -186,95 +266,99 @@ def test_a_store_that_is_down_for_a_while_is_tried_again(on, there, failing, pac
     assert package_log.text.count("cannot be written (503: backend error); trying again") == 1
 
 
-def test_a_file_that_arrives_cut_off_is_noticed(on, monkeypatch):
+def test_a_store_that_stays_down_is_told_with_where_the_work_lies(on, failing):
     a = on("a")
-    put(a.folder, one="123")
-    monkeypatch.setattr(a._store, "put_file", lambda here, there: a._store.pipe_file(there, b"12"))
-    with pytest.raises(OSError, match="of 3 bytes 2 arrived"):
+    failing(a, 1000)
+    with pytest.raises(OSError, match=f"backend error; what is not there yet lies in {a.folder}"), a.kept_up():
+        put(a.folder, one="1")
+    assert tree(a.folder)["one"] == "1"
+
+
+def test_a_last_push_that_fails_does_not_hide_what_went_wrong_before(on, failing, package_log):
+    a = on("a")
+    failing(a, 1000)
+    with pytest.raises(ZeroDivisionError), a.kept_up():
+        put(a.folder, one="1")
+        raise ZeroDivisionError
+    assert "what is not there yet lies in" in package_log.text
+
+
+def test_who_may_not_write_is_told_so(on, failing):
+    a = on("a")
+    failing(a, 1, "Forbidden: storage.objects.create")
+    put(a.folder, one="1")
+    with pytest.raises(UserError, match="see that you may read and write there"):
         a.push()
 
 
-def test_a_store_that_stays_down_is_told_with_where_the_work_lies(on, failing, package_log):
+def test_a_full_disk_of_this_machine_stays_one(there, tmp_path, monkeypatch):
+    put(there, one="1")
+    store = Store(f"file://{there}")
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", "/here")
+
+    monkeypatch.setattr(store._files, "get", full)
+    with pytest.raises(OSError) as caught:
+        store.get(["one"], tmp_path / "copy")
+    assert caught.value.errno == errno.ENOSPC
+
+
+def test_a_checkpoint_that_arrives_cut_off_does_not_count(on, there, monkeypatch):
     a = on("a")
-    failing(a, "put_file", 1000)
-    with pytest.raises(OSError, match="503: backend error"), a.kept_up():
-        put(a.folder, one="1")
-    assert f"lies in {a.folder}" in package_log.text and tree(a.folder) == {"one": "1"}
+    put(a.folder, config_json=to_json(Config()))
+    checkpoint(a.folder, 1)
+    monkeypatch.setattr(a._store._files, "put_file", lambda _, name, **__: a._store._files.pipe_file(name, b"cut"))
+    with pytest.raises(OSError, match="arrived with 3 bytes"):
+        a.push()
+    assert steps(there) == []
 
 
-def test_a_store_that_cannot_be_used_at_all_is_told_at_once(on, monkeypatch):
-    def refuse(*args, **options):
-        raise Down("403: you may not")
+def test_a_store_that_cannot_be_used_at_all_is_told_at_once(there, monkeypatch):
+    def refuse(*_, **__):
+        raise Down("the name does not resolve")
 
-    a = on("a")
-    monkeypatch.setattr(type(a._store), "find", refuse)
-    with pytest.raises(UserError, match=r"cannot be opened \(403: you may not\)"):
-        on("b")
-
-
-def test_a_checkpoint_that_goes_while_it_is_fetched_is_passed_over(on, there, monkeypatch):
-    a = on("a")
-    put(a.folder, steps__1__SEAL="1", steps__2__SEAL="2")
-    a.push()
-    b = on("b")
-    fetch = b._store.get_file
-
-    def retiring(path, target):
-        if (there / "steps" / "1" / "SEAL").exists():
-            (there / "steps" / "1" / "SEAL").unlink()
-        return fetch(path, target)
-
-    monkeypatch.setattr(b._store, "get_file", retiring)
-    b.fetch()
-    assert tree(b.folder) == {"steps/2/SEAL": "2"}
+    monkeypatch.setattr(type(Store(f"file://{there}")._files), "find", refuse)
+    with pytest.raises(UserError, match=r"cannot be opened \(the name does not resolve\)"):
+        Store(f"file://{there}")
 
 
-def test_no_name_there_leads_out_of_the_copy(on, there, tmp_path, monkeypatch):
-    a = on("a")
+def test_names_there_that_are_none_of_files_are_passed_over(there, tmp_path, monkeypatch):
+    """Markers of folders, and names that would lead out of the copy."""
     put(there, good="1")
-    found = a._store.find(a._root, detail=True)
-    info = next(iter(found.values()))
-    monkeypatch.setattr(a._store, "find", lambda *_, **__: found | {f"{a._root}/../../evil": info, "/evil": info})
-    a.fetch()
-    assert tree(a.folder) == {"good": "1"} and not list(tmp_path.rglob("evil"))
-
-
-def test_a_damaged_memory_of_what_is_where_costs_only_the_way(on, there):
-    a = on("a")
-    put(a.folder, one="1")
-    a.push()
-    (a.folder / mirror.KNOWN).write_text("[1")
-    again = on("a")
-    again.fetch()
-    assert tree(again.folder) == {"one": "1"}
+    store = Store(f"file://{there}")
+    (info,) = store._files.find(store._root, detail=True).values()
+    odd = ["", "checkpoints/", "a//b", "../../evil", "a/../../evil", "/evil", "./x"]
+    found = {f"{store._root}/{name}": info for name in ["good", *odd]}
+    monkeypatch.setattr(store._files, "find", lambda *_, **__: found)
+    assert store.sizes() == {"good": 1}
 
 
 BAD = {
     "no folder": ("gs://", "is no address of a folder"),
     "a way out": ("file:///tmp/../etc", "is no address of a folder"),
     "empty parts": ("gs://bucket//x", "is no address of a folder"),
+    "one slash": ("gs:/bucket/x", "did you mean gs://bucket/x"),
+    "what ends with the job": ("memory://x", "outlives no job"),
+    "a folder without its third slash": ("file://x", "outlives no job"),
     "a chain": ("simplecache::gs://bucket/x", "is no address of a folder"),
+    "an unknown store": ("nowhere://x/y", "Protocol not known: nowhere"),
 }
 
 
 @pytest.mark.parametrize(("address", "message"), BAD.values(), ids=BAD)
-def test_addresses_that_are_none(address, message, tmp_path):
-    with pytest.raises(UserError, match=message):
-        copy_of(address, tmp_path)
+def test_addresses_that_are_none(address, message):
+    with pytest.raises(UserError, match=message), at_hand(address, "plan"):
+        pass
 
 
-def test_the_package_of_a_store_is_named_where_it_is_missing(tmp_path, monkeypatch):
-    def missing(*args, **options):
+def test_the_package_of_a_store_is_named_where_it_is_missing(monkeypatch):
+    def missing(*_, **__):
         raise ImportError("Please install gcsfs to access Google Storage")
 
     monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
     with pytest.raises(UserError, match=r"pip install -r requirements-cloud.txt \(Please install gcsfs"):
-        Mirror("gs://x/y", tmp_path, seal="SEAL")
-
-
-def test_stores_that_are_not_known(tmp_path):
-    with pytest.raises(UserError, match="Protocol not known: nowhere"):
-        Mirror("nowhere://x/y", tmp_path, seal="SEAL")
+        Store("gs://x/y")
 
 
 @pytest.fixture
@@ -291,50 +375,119 @@ def busy() -> None:
     raise Busy
 
 
-def test_one_job_at_a_time_holds_an_address(on, there, quick_locks):
-    with on("a").leased("lock", busy, "a"):
-        with pytest.raises(Busy), on("b").leased("lock", busy, "b"):
+def test_one_job_at_a_time_holds_an_address(there, quick_locks):
+    sheet = Store(f"file://{there}").sheet("lock")
+    with leased(sheet, busy) as holds:
+        assert holds()
+        locks_of_another = {**json.loads((there / "lock").read_text()), "process": "4026531836 1"}
+        assert not locks._has_ended(json.loads((there / "lock").read_text()))
+        assert locks._has_ended({**locks_of_another, "process": locks._process(os.getpid()).split()[0] + " 1"})
+        with pytest.raises(Busy), leased(sheet, busy):
             pass
-        assert (there / "lock").exists()
     assert not (there / "lock").exists()
-    with on("b").leased("lock", busy, "b"):
+    with leased(sheet, busy):
         pass
 
 
-def test_what_a_killed_job_signed_is_waited_for_elsewhere_but_not_on_its_own_machine(
-    on, there, quick_locks, monkeypatch
-):
-    with ExitStack() as killed:
-        killed.enter_context(on("a").leased("lock", busy, "a"))
-        signed = (there / "lock").read_text()
-    for beside, least in ("b", 0.5), ("a", 0.0):
-        (there / "lock").write_text(signed)
-        began = time.monotonic()
-        with on(beside).leased("lock", busy, beside):
-            assert least <= time.monotonic() - began < least + 0.5
+def test_what_a_killed_job_signed_is_waited_for_elsewhere_but_not_on_its_own_machine(there, quick_locks, monkeypatch):
+    program = f"""
+import os, signal
+from ddpm_jax import locks
+from ddpm_jax.store import Store
+locks.SETTLED = 0.0
+with locks.leased(Store("file://{there}").sheet("lock"), print):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", program]).returncode == -signal.SIGKILL
+    sheet, asked = Store(f"file://{there}").sheet("lock"), []
+    does = locks._lives
+    monkeypatch.setattr(locks, "_lives", lambda *args: [asked.append(args), does(*args)][1])
+    signed = (there / "lock").read_text()
+    with leased(sheet, busy):
+        assert asked == []
+    put(there, lock=json.dumps({**json.loads(signed), "machine": "another"}))
+    with leased(sheet, busy):
+        assert len(asked) == 1
 
 
-def test_a_cache_at_an_address_spares_another_machine_the_decoding(tmp_path, monkeypatch):
+def test_a_job_that_is_stopped_while_it_waits_leaves_nothing(there, quick_locks, monkeypatch):
+    def stopped(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(locks.time, "sleep", stopped)
+    with pytest.raises(KeyboardInterrupt), leased(Store(f"file://{there}").sheet("lock"), busy):
+        pass
+    assert not (there / "lock").exists()
+
+
+def test_a_cache_at_an_address_spares_another_machine_the_work(tmp_path, monkeypatch):
     images = np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3)
 
-    def use(machine: str, decode):
+    def use(machine: str, decode, compute):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / machine))
-        return cached(open_cache(f"file://{tmp_path}/store/cache"), "key", (2, 2, 3), decode)
+        cache = open_cache(f"file://{tmp_path}/store/cache")
+        return cached(cache, "key", (2, 2, 3), decode), remembered(cache, "table", compute)
 
-    first, _ = use("a", lambda: enumerate(images))
-    second, numbers = use("b", lambda: pytest.fail("decoded again"))
-    np.testing.assert_array_equal(first, images)
-    np.testing.assert_array_equal(second, images)
-    assert numbers.tolist() == [0, 1]
+    use("a", lambda: enumerate(images), lambda: {"x": np.arange(3)})
+    (found, numbers), table = use("b", *[lambda: pytest.fail("done again")] * 2)
+    np.testing.assert_array_equal(found, images)
+    assert numbers.tolist() == [0, 1] and table["x"].tolist() == [0, 1, 2]
+    monkeypatch.setattr("ddpm_jax.data.cache._checksum", lambda entry: pytest.fail("summed again"))
+    use("b", *[lambda: pytest.fail("done again")] * 2)
 
 
-def test_the_log_speaks_of_the_address(tmp_path, monkeypatch, capsys):
+def test_jobs_of_one_machine_may_use_a_cache_at_an_address_at_once(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    address = f"file://{tmp_path}/store/runs/x"
-    put(tmp_path / "store" / "runs" / "x", config_json="{}")
-    from ddpm_jax.reporting.console import Lines
+    failed = []
 
+    def use() -> None:
+        try:
+            for key in range(5):
+                assert (
+                    remembered(open_cache(f"file://{tmp_path}/store"), f"k{key}", lambda: {"x": np.ones(1)})["x"] == 1
+                )
+        except Exception as error:
+            failed.append(error)
+
+    jobs = [threading.Thread(target=use) for _ in range(4)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    assert failed == []
+
+
+@pytest.fixture
+def address(there, tmp_path, monkeypatch, quick_locks):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    put(there, config_json=to_json(Config()))
+    return f"file://{there}"
+
+
+def test_the_log_speaks_of_the_address(address, there):
     with at_hand(address, "load") as folder:
-        assert (folder / "config.json").read_text() == "{}"
+        assert (folder / "config.json").is_file()
         line = Lines().format(logging.makeLogRecord({"msg": f"{folder}/y, {folder.parent}"}))
-    assert line == f"{address}/y, file://{tmp_path}/store/runs"
+    assert line == f"{address}/y, file://{there.parent}"
+
+
+def test_copies_go_with_their_jobs_and_those_of_killed_ones_with_the_next(address, tmp_path, monkeypatch):
+    copies = tmp_path / "cache/ddpm_jax/copies"
+    put(copies / "killed", x="left")
+    monkeypatch.setattr(mirror, "YOUNG", 0.0)
+    with at_hand(address, "train") as one, at_hand(address, "sample") as other:
+        assert one != other and len(list(copies.iterdir())) == 2
+        with pytest.raises(UserError, match=r"Another job \(train\) is at work in"), at_hand(address, "train"):
+            pass
+        put(one, note="made")
+    assert list(copies.iterdir()) == []
+    assert (tmp_path / "store/run/note").read_text() == "made"
+
+
+def test_work_that_cannot_be_brought_there_is_kept(address, tmp_path, monkeypatch):
+    monkeypatch.setattr(mirror, "PAUSE", 0.0)
+    monkeypatch.setattr(Mirror, "push", lambda self, **_: (_ for _ in ()).throw(OSError(errno.EIO, "down", address)))
+    with pytest.raises(OSError, match="lies in"), at_hand(address, "train") as folder:
+        put(folder, note="made")
+    with at_hand(address, "load"):
+        assert (folder / "note").read_text() == "made"

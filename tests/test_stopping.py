@@ -77,3 +77,49 @@ def test_a_process_that_hangs_is_ended(number):
     process.send_signal(number)
     assert process.wait(timeout=20) == 128 + number
     process.stdout.close()
+
+
+def test_a_stop_that_the_garbage_collector_swallows_comes_again():
+    """Python discards what is raised in functions that the collector calls, such as JAX's."""
+    program = """
+import gc, os, signal, time
+from ddpm_jax.exits import exit_code
+def collected(phase, info):
+    if phase == "start" and not seen:
+        seen.append(phase)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.2)
+seen = []
+def work():
+    gc.callbacks.append(collected)
+    gc.collect()
+    gc.callbacks.remove(collected)
+    time.sleep(20)
+began = time.monotonic()
+code = exit_code(work)
+assert seen and time.monotonic() - began < 10
+raise SystemExit(code)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 143, done.stderr
+    assert done.stderr.splitlines() == ["Stopped by SIGTERM."]
+
+
+def test_time_in_which_a_stop_is_deferred_does_not_count(monkeypatch):
+    """Also where the signal came before."""
+    program = """
+import os, signal, time
+from ddpm_jax import stopping
+stopping.GRACE, stopping.LOOK = 0.5, 0.05
+with stopping.stoppable():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    except stopping.Stopped:
+        time.sleep(0.1)
+        with stopping.deferred(print):
+            time.sleep(1.5)
+        print("brought to an end")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == "brought to an end\n", done.stderr

@@ -4,7 +4,7 @@ import logging
 import numpy as np
 import pytest
 
-from ddpm_jax.config import Config
+from ddpm_jax.config import Config, to_json
 from ddpm_jax.data.dataset import Dataset, Traits, traits
 from ddpm_jax.errors import UserError
 from ddpm_jax.workdir import claim, read_config, read_label_names, refuse_another_run
@@ -81,3 +81,12 @@ def test_damaged_label_names_are_named(tmp_path, content):
     (tmp_path / "labels.json").write_text(content)
     with pytest.raises(UserError, match="labels.json"):
         read_label_names(tmp_path)
+
+
+def test_checkpoints_without_their_configuration_are_refused(tmp_path):
+    """Nobody could tell whether they are of the run that is asked for."""
+    for step in 9, 10:
+        (tmp_path / f"checkpoints/{step}/config").mkdir(parents=True)
+        (tmp_path / f"checkpoints/{step}/config/metadata").write_text(to_json(Config()))
+    with pytest.raises(UserError, match=r"its config.json is gone; bring it back: cp .*/10/config/metadata"):
+        refuse_another_run(tmp_path, Config())

@@ -2,7 +2,7 @@
 
 The key covers all that shapes the pixels. An entry is written under another name and renamed when it is complete, so an
 interrupted preparation never passes for one; of two jobs that need the same set, one prepares it and the other waits.
-A cache at an address (mirror.py) is used in a copy, to which what is needed is fetched.
+A cache at an address (store.py) is a folder of this machine all the same, which fetches from there what it lacks.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ import socket
 import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from jaxtyping import Int, UInt8
 from ddpm_jax.errors import UserError
 from ddpm_jax.files import NO_ARRAYS, replacing
 from ddpm_jax.locks import alone
-from ddpm_jax.mirror import Mirror, copy_of, is_address
+from ddpm_jax.store import Store, is_address
 
 VERSION = 2
 ABOUT = "about.json"
@@ -56,37 +56,45 @@ class Cache:
     """Where decoded images are kept."""
 
     folder: Path
-    mirror: Mirror | None = None
-    """Of an address that the folder is a copy of."""
+    store: Store | None = None
+    """The address that is looked into where the folder lacks something, and gets what is made."""
 
     def fetch(self, name: str) -> None:
-        """Brings here what the address has of this name."""
-        if self.mirror is not None:
-            self.mirror.fetch(lambda found: found.partition("/")[0] == name)
+        """Brings here what the address has of this name, unless it is here."""
+        if self.store is not None and not (self.folder / name).exists():
+            found = [path for path in self.store.sizes() if path.partition("/")[0] == name]
+            if found == [name] or f"{name}/{ABOUT}" in found:
+                with suppress(FileNotFoundError):  # Where it is being replaced, it is made here.
+                    self.store.get(found, self.folder)
 
     def push(self, name: str) -> None:
-        """Brings what is here of this name to the address."""
-        if self.mirror is not None:
+        """Brings what is here of this name to the address, with what vouches for the rest at the end."""
+        if self.store is not None:
+            path = self.folder / name
+            names = [f"{name}/{file.name}" for file in path.iterdir()] if path.is_dir() else [name]
+            last = [name for name in names if name.endswith(f"/{ABOUT}")]
             try:
-                self.mirror.push(name)
-            except OSError as error:
-                logger.warning("%s cannot be kept at %s: %s", name, self.mirror.address, error.strerror)
+                self.store.put([name for name in names if name not in last], self.folder)
+                self.store.put(last, self.folder)
+            except (OSError, UserError) as error:
+                logger.warning("%s is not kept at %s: %s", name, self.store.address, error)
 
 
 def open_cache(path: str | None) -> Cache:
     """data.cache, or a folder of this user's."""
     if path is None or not is_address(path):
         return Cache(Path(path).expanduser() if path else user_cache("data"))
-    folder = copy_of(path, user_cache("copies") / "cache")
-    return Cache(folder, Mirror(path, folder, seal=ABOUT))
+    store = Store(path)
+    return Cache(user_cache("data") / hashlib.sha256(store.address.encode()).hexdigest()[:16], store)
 
 
 def remembered(cache: Cache, key: str, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Some small arrays by name: from the cache, or computed and then kept there."""
     folder = cache.folder
     path = folder / f"{key}-v{VERSION}.npz"
-    cache.fetch(path.name)
     try:
+        with alone(folder / f"{key}.lock", lambda: None) if cache.store else nullcontext():
+            cache.fetch(path.name)
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
     except FileNotFoundError:
@@ -225,8 +233,11 @@ def read_entry(entry: Path, *, quietly: bool = False) -> tuple[np.ndarray, np.nd
         if images.nbytes != (entry / "images.u8").stat().st_size:
             raise ValueError("its images are too long")
         # To read all of it at every start would take minutes for a large set; a copy or a change has another time.
-        if (entry / "images.u8").stat().st_mtime_ns != about["changed"] and _checksum(entry) != about["crc32"]:
-            raise ValueError("its checksum is wrong")
+        if (entry / "images.u8").stat().st_mtime_ns != about["changed"]:
+            if _checksum(entry) != about["crc32"]:
+                raise ValueError("its checksum is wrong")
+            with suppress(OSError):  # Where it is ours to write, it need not be read again.
+                os.utime(entry / "images.u8", ns=(about["changed"], about["changed"]))
     except (FileNotFoundError, *NO_ARRAYS) as error:
         if not quietly:
             logger.warning("The prepared images in %s are not used and are made anew: %s", entry, error)

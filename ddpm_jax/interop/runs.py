@@ -15,6 +15,7 @@ from jaxtyping import PyTree
 from ddpm_jax.config import Config, flatten
 from ddpm_jax.errors import UserError
 from ddpm_jax.locks import alone
+from ddpm_jax.store import is_address
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.optimizer import build_optimizer
 from ddpm_jax.training.state import first_state
@@ -74,6 +75,15 @@ def built(target: Path) -> Iterator[Path]:
             building.rename(target)  # Also onto an empty folder.
         finally:
             shutil.rmtree(building, ignore_errors=True)
+
+
+def new_workdir(path: str) -> Path:
+    """The folder of a run to be, which must be empty, and on this machine."""
+    if is_address(path):
+        raise UserError(f"{path} is an address; make the run in a folder, and copy that there.")
+    workdir = Path(path).expanduser().resolve()
+    refuse_full(workdir)
+    return workdir
 
 
 def refuse_full(folder: Path) -> None:

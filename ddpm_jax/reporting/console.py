@@ -2,9 +2,13 @@
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
+
+from ddpm_jax.stopping import raise_again
 
 logger = logging.getLogger("ddpm_jax")
 logging.raiseExceptions = False  # A log that cannot be written, on a full disk, must not print tracebacks.
@@ -53,12 +57,19 @@ def start_log(file: Path | None = None) -> None:
 
 def _unraisable(ignored: "sys.UnraisableHookArgs") -> None:
     """Errors that nobody can catch go to the file: Orbax's coroutines, which a full disk cut off, end with some."""
+    if ignored.exc_value is not None and raise_again(ignored.exc_value):
+        return
     logger.debug("Ignored in %r", ignored.object, exc_info=ignored.exc_value)
 
 
-def call(path: str, name: str) -> None:
+@contextmanager
+def shown_as(path: str, name: str) -> Iterator[None]:
     """Has the log speak of a path, and of what lies under it, by another name: of a copy by its address."""
     _called[path] = name
+    try:
+        yield
+    finally:
+        del _called[path]
 
 
 def quieten_log() -> None:

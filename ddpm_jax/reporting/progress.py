@@ -34,7 +34,8 @@ def progress(
         now = time.monotonic()
         if now - last >= LINE_EVERY and count < total:
             remaining = (now - start) / (count - done) * (total - count)
-            logger.info("%s: %d of %d, %s left %s", what, count, total, duration(remaining), note())
+            words = ", ".join(filter(None, (f"{count} of {total}", f"{duration(remaining)} left", note())))
+            logger.info("%s: %s", what, words)
             last = now
 
 

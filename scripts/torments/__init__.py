@@ -1,9 +1,9 @@
 """What scripts/torture.py does, by name."""
 
+from scripts.torments.bad_numbers import numbers
 from scripts.torments.damage import damage
 from scripts.torments.disk import disk
 from scripts.torments.long import long
-from scripts.torments.numbers import numbers
 from scripts.torments.processes import processes
 from scripts.torments.storm import stop, storm
 

@@ -35,8 +35,8 @@ def train_in(folder: Path) -> list[str]:
 
 
 def train_there(folder: Path) -> list[str]:
-    """Training in a copy of what lies at an address."""
-    return training(f"file://{folder}/run")
+    """Training in a copy of what lies at an address, which is brought there all the time."""
+    return ["scripts/torments/eagerly.py", *training(f"file://{folder}/run")[1:]]
 
 
 def sample_in(folder: Path) -> list[str]:

@@ -1,7 +1,7 @@
 """A run that is killed and restarted ends as one that was left alone, to the last bit."""
 
 import signal
-from pathlib import Path
+import time
 
 import pytest
 
@@ -35,25 +35,27 @@ def test_killed_and_restarted_equals_undisturbed(undisturbed, tmp_path):
 def test_a_run_at_an_address_goes_from_machine_to_machine(undisturbed, tmp_path, monkeypatch):
     """A file system stands in for a store."""
     there, address = tmp_path / "store/runs/x", f"--workdir=file://{tmp_path}/store/runs/x"
-
-    def on(machine: str) -> Path:
-        """Lets what follows run on a machine; returns where it copies the workdir to."""
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / machine))
-        return tmp_path / machine / f"ddpm_jax/copies/train/file{there}"
-
-    copy = on("a")
-    assert kill_at(start(RECIPE, address, *LENGTH), copy, 20, signal.SIGTERM) == 143
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a"))
+    process = start(RECIPE, address, *LENGTH)
+    while not any((tmp_path / "a/ddpm_jax/copies").glob(f"*/{there.relative_to('/')}/checkpoints/20/SHA256SUMS")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    code, said = finish(process)
+    assert code == 143, said
     reached = max(int(path.name) for path in (there / "checkpoints").iterdir())
     assert 20 <= reached < 60 and not (there / ".train.lock").exists()
-    copy = on("b")
+    assert "Stopped by SIGTERM" in (there / "train.log").read_text()
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "b"))
     code, said = finish(start(RECIPE, address, *LENGTH))
-    assert code == 0 and f"Resuming from step {reached}" in said and str(copy) not in said, said
+    assert code == 0 and f"Resuming from step {reached}" in said and "/copies/" not in said, said
     assert_same_bits(final_state(there), final_state(undisturbed))
     assert scalars(there, "train/loss") == scalars(undisturbed, "train/loss")
-    on("c")
     code, said = finish(start("--mode=sample", address, "--config.sample.count=4", "--config.sample.steps=5"))
     assert code == 0 and len(list((there / "samples").glob("*/images/*.png"))) == 4, said
     assert load_run(address.partition("=")[2]).step == 60
+    assert not list((tmp_path / "b/ddpm_jax/copies").iterdir())
 
 
 def test_a_finished_run_has_nothing_left_to_do_and_a_longer_one_goes_on(undisturbed):

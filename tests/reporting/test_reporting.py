@@ -86,7 +86,7 @@ def test_progress_prints_plain_lines_where_there_is_no_terminal(monkeypatch, cap
     with caplog.at_level(logging.INFO):
         items = list(progress((time.sleep(0.015) or i for i in range(8)), "Work", total=10, done=2, note=lambda: "ok"))
     assert items == list(range(8))
-    assert "Work: " in caplog.text and " of 10, 0:00 left ok" in caplog.text
+    assert "Work: " in caplog.text and " of 10, 0:00 left, ok" in caplog.text
 
 
 def test_durations_read_like_clocks():

@@ -1,0 +1,26 @@
+"""main.py, but a workdir at an address is brought there all the time, and slowly: killing hits it on the way."""
+
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from fsspec.implementations.local import LocalFileSystem
+
+from ddpm_jax import mirror
+from ddpm_jax.cli import main
+
+_put = LocalFileSystem.put_file
+
+
+def put_slowly(*args: object, **options: object) -> None:
+    """As far as somebody else's network."""
+    time.sleep(0.01)
+    _put(*args, **options)  # pyright: ignore[reportArgumentType]
+
+
+if __name__ == "__main__":
+    mirror.EVERY = 0.1
+    LocalFileSystem.put_file = put_slowly  # pyright: ignore[reportAttributeAccessIssue]
+    sys.exit(main(sys.argv))
