@@ -261,6 +261,8 @@ def _is_needed(name: str, use: str) -> bool:
     top, _, rest = name.partition("/")
     if not rest:
         return top.endswith(".json") or top == f"{use}.log"
+    if use == "plan":  # Which asks what step was reached.
+        return top == "checkpoints" and rest.endswith(f"/{SEAL}")
     # What was half drawn goes on; what was drawn is not looked at again.
     return use in ("sample", "evaluate") and top in ("samples", "evaluation") and ("/." in name or top == "evaluation")
 

@@ -29,8 +29,9 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.results import read_results
 from ddpm_jax.evaluation.statistics import load_statistics
 from ddpm_jax.interop.tensors import TensorFile
+from ddpm_jax.locks import parse_signature
 from ddpm_jax.training.checkpoint import DamagedCheckpoint, verify
-from ddpm_jax.workdir import read_config, read_label_names
+from ddpm_jax.workdir import images_trained_on, read_config, read_label_names
 from tests.end_to_end.commands import ROOT
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
@@ -112,11 +113,14 @@ FILES = {
     "metadata.jsonl": (b'{"file_name": "a.png", "label": "cat"}\n{"file_name": "b.png", "young": true}\n', read_table),
     "model.safetensors": (save({"a": np.ones((2, 3), np.float32)}, {"format": "ddpm_jax"}), read_tensors),
     "config.json": (to_json(Config()).encode(), lambda path: read_config(path.parent)),
+    "data.json": (b'{"images": 9, "crc32": 7}', lambda path: images_trained_on(path.parent)),
+    ".train.lock": (b'{"machine": "a", "token": "b"}', lambda path: parse_signature(path.read_bytes()).get("token")),
     "labels.json": (b'["cat", "dog"]', lambda path: read_label_names(path.parent)),
     "statistics.npz": (arrays(**STATISTICS), lambda path: load_statistics(path, "pixels")),
     "7.json": (json.dumps(RESULTS).encode(), lambda path: read_results(path.parent, 7)),
     "SHA256SUMS": (f"{'0' * 64}  config/metadata\n".encode(), read_seal),
 }
+NESTED = b"[" * 200_000  # Deeper than Python reads.
 SOURCES = {"photos.zip": open_folder, "photos.npz": open_arrays, "photos.npy": open_arrays}
 
 
@@ -145,7 +149,7 @@ def test_a_damaged_file_is_read_or_refused(name, data):
         folder = Path(outside, "inside")
         folder.mkdir()
         path = folder / name
-        path.write_bytes(data.draw(st.one_of(damaged(content), st.binary(max_size=200))))
+        path.write_bytes(data.draw(st.one_of(damaged(content), st.binary(max_size=200), st.just(NESTED))))
         try:
             if name in SOURCES:
                 read_collection(path, SOURCES[name])

@@ -165,6 +165,8 @@ def test_a_damaged_newest_checkpoint_is_fetched_with_the_one_before(on, there):
     assert steps(on("a").folder) == [2, 3]
     assert steps(on("b", "load", 1).folder) == [1]
     assert steps(on("c", "evaluate", ALL).folder) == [1, 2, 3]
+    plan = on("e", "plan").folder
+    assert steps(plan) == [1, 2, 3] and len(tree(plan)) == 3  # What tells how far it is, and no more.
     with pytest.raises(UserError, match="keeps no checkpoint of step 9; it keeps 1, 2, 3"):
         on("d", "load", 9)
 

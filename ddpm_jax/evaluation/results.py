@@ -38,7 +38,7 @@ def read_results(folder: Path, step: int) -> dict[str, Result]:
         return {}
     try:
         results = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); move it away to measure anew.") from error
     if not isinstance(results, dict) or not all(map(_is_result, results.values())):
         raise UserError(f"{path} holds no results; move it away to measure anew.")

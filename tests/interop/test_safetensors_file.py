@@ -8,7 +8,9 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from ddpm_jax import UserError, load_run
-from ddpm_jax.interop.safetensors_file import read_file, write_file
+from ddpm_jax.config.sections import Data
+from ddpm_jax.data.sources.digits import load_digits
+from ddpm_jax.interop.safetensors_file import find_file, read_file, write_file
 from tests.end_to_end.commands import assert_same_bits
 from tests.interop.toy import config, random_params, random_run, script
 
@@ -34,6 +36,41 @@ def test_parameters_and_average_leave_and_come_back_to_the_last_bit(tmp_path):
     flag = "--config.diffusion.steps=9"
     done = script("scripts/import_safetensors.py", tmp_path / "model.safetensors", tmp_path / "other", flag)
     assert done.returncode == 2 and "diffusion.steps is 8 in the imported model" in done.stderr
+
+
+def test_the_average_alone_is_half_a_file_and_comes_back_as_both(tmp_path):
+    _, _, ema = random_run(tmp_path / "run")
+    for name, flags in ("both", ()), ("average", ("--average",)):
+        done = script("scripts/export_safetensors.py", tmp_path / "run", tmp_path / f"{name}.safetensors", *flags)
+        assert done.returncode == 0, done.stderr
+    sizes = {path.stem: path.stat().st_size for path in tmp_path.glob("*.safetensors")}
+    assert sizes["average"] < 0.7 * sizes["both"]
+    done = script("scripts/import_safetensors.py", tmp_path / "average.safetensors", tmp_path / "again")
+    assert done.returncode == 0, done.stderr
+    assert_same_bits(load_run(tmp_path / "again").params, ema)
+    assert_same_bits(load_run(tmp_path / "again", ema=False).params, ema)
+
+
+def test_the_digits_that_come_with_the_package_are_digits():
+    run, digits = load_run("pretrained:digits"), load_digits(Data(source="digits", image_size=8, channels=1))
+    assert run.names == tuple("0123456789") and find_file("pretrained:digits").stat().st_size < 3e6
+    images = run.sample(60, sampler="ddim", steps=10).reshape(60, -1).astype(float)
+    real = digits.decoded.reshape(len(digits.decoded), -1).astype(float)
+    nearest = np.argsort(((images[:, None] - real) ** 2).sum(-1), axis=1)[:, :5]
+    votes = [np.bincount(digits.annotations.classes[row], minlength=10).argmax() for row in nearest]
+    assert np.mean(np.array(votes) == np.arange(60) % 10) > 0.8
+
+
+def test_only_what_comes_with_the_package_can_be_named(tmp_path):
+    with pytest.raises(UserError, match="pretrained:digit does not come with the package; did you mean digits?"):
+        load_run("pretrained:digit")
+    for asked in {"ema": False}, {"step": 3}:
+        with pytest.raises(UserError, match="holds the averaged parameters of step 3000 alone"):
+            load_run("pretrained:digits", **asked)
+    done = script("main.py", "--mode=sample", "--workdir=pretrained:digits")
+    assert done.returncode == 2 and "scripts/import_safetensors.py pretrained:digits runs/imported" in done.stderr
+    done = script("scripts/import_safetensors.py", "pretrained:digits", tmp_path / "run")
+    assert done.returncode == 0 and load_run(tmp_path / "run").names == tuple("0123456789")
 
 
 def test_other_files_are_refused(tmp_path):

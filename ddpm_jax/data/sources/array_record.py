@@ -136,7 +136,7 @@ def _splits_of_info(folder: epath.Path, origin: str) -> tuple[dict[str, tuple[st
             ]
             splits[split["name"]] = tuple(names)
             lengths |= dict(zip(names, counts, strict=True))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{origin}: dataset_info.json cannot be read ({error!r}); prepare the set again.") from error
     return splits, lengths
 

@@ -87,7 +87,7 @@ def _npy_pair(path: Path, split: str | None, origin: str) -> list[tuple[Member, 
 
 
 def _npz_pairs(path: Path, wanted: str | None, origin: str) -> list[tuple[Member, Member | None]]:
-    with zipfile.ZipFile(path) as archive:
+    with _unreadable(_member(path, None), origin), zipfile.ZipFile(path) as archive:
         names = {name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")}
     found: dict[str, tuple[Member, Member | None]] = {}
     for images, labels in KINDS.items():

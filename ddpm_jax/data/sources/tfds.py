@@ -51,7 +51,10 @@ def find_prepared(place: Path, name: str) -> Path | None:
     base, config, version = match.groups()
     folder = place / base
     if config is None and (default := folder / ".config" / "metadata.json").is_file():
-        config = json.loads(default.read_text()).get("default_config_name")
+        try:
+            config = json.loads(default.read_text()).get("default_config_name")
+        except (OSError, ValueError, AttributeError, RecursionError) as error:
+            raise UserError(f"{default} cannot be read ({error}); prepare the set again.") from error
     folder = folder / config if config else folder
     versions = [path.parent for path in folder.glob("*/dataset_info.json")]
     versions = [path for path in versions if re.fullmatch(r"\d+\.\d+\.\d+", path.name)]
