@@ -2,7 +2,6 @@
 
 import ctypes
 import dataclasses
-import difflib
 import importlib.util
 import logging
 import os
@@ -11,13 +10,12 @@ import sys
 from contextlib import nullcontext
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
 
 import jax
 from absl import flags
-from ml_collections import ConfigDict, config_flags
 
-from ddpm_jax.config import WORDS, Config, config_of, flatten, optional_fields, to_config_dict
+from ddpm_jax.config import Config, check_overrides, config_of, flatten, load_recipe, override, to_config_dict
+from ddpm_jax.config.recipes import RECIPES
 from ddpm_jax.data.cache import user_cache
 from ddpm_jax.edit import TASKS
 from ddpm_jax.errors import UserError, nearest
@@ -37,22 +35,10 @@ MODES = (*STORIES, "plan")
 SAMPLING_MAY_SET = ("sample.", "evaluate.", "log.", "data.path", "data.cache")
 MALLOC_ARENA_MAX, MALLOC_MMAP_MAX, MALLOC_TRIM_THRESHOLD = -8, -4, -1
 """Options of mallopt(3)."""
-RECIPE_FAULTS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    NameError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-)
 USAGE = """\
 Trains a diffusion model, resumes it, samples from it, measures its samples, or tells what training will cost.
 
+EXAMPLES
   python main.py --config=configs/digits.py --workdir=runs/digits           train, or go on where it stopped
   python main.py --config=configs/folder.py --config.data.path=photos/ --workdir=runs/mine
   python main.py --config=configs/cifar10.py:smoke --workdir=runs/try       a quick check of a recipe, on a CPU
@@ -60,15 +46,24 @@ Trains a diffusion model, resumes it, samples from it, measures its samples, or 
   python main.py --mode=evaluate --workdir=runs/digits --config.evaluate.features=pixels
   python main.py --mode=plan --config=configs/celeba64.py --config.plan.devices=8 --config.model.dtype=bfloat16
 
+FLAGS
   --mode=train|sample|evaluate|plan
                           train by default
   --workdir=FOLDER        where the run lives: configuration, checkpoints, samples, TensorBoard's event files; a folder,
                           or an address such as gs://bucket/runs/x (docs/cloud.md)
-  --config=FILE[:VARIANT] the recipe to train; a run that goes on, and sampling, take it from the workdir
-  --config.FIELD=VALUE    sets one field, such as --config.data.batch_size=64 or --config.model.multipliers="(1,2,4)"
+  --config=FILE[:VARIANT] the recipe to train, a file or the name of one below; a run that goes on, and sampling, take
+                          it from the workdir
+  --config.FIELD=VALUE    sets one field
   --help                  this text
 
-Fields and their defaults: ddpm_jax/config/sections.py. Recipes: configs/.
+FIELDS THAT ARE OFTEN SET
+  data.path=photos/  data.image_size=64  data.batch_size=32  data.flip=True  data.filter="Smiling & ~Eyeglasses"
+  model.channels=64  model.multipliers="(1,2,4)"  model.classes=10  model.dtype=bfloat16  model.remat=True
+  train.steps=20000  train.accumulate=4  train.sharding=fsdp  optimizer.learning_rate=1e-4  seed=1
+  sample.sampler=ddim  sample.steps=50  sample.count=100  sample.seed=1  sample.label=cat  sample.guidance=2
+  checkpoint.every=1000  checkpoint.keep=3  log.preview_every=1000  log.wandb=True
+
+All fields and their defaults: docs/configuration.md. Recipes: {recipes}.
 """
 
 logger = logging.getLogger("ddpm_jax")
@@ -82,7 +77,7 @@ def main(argv: list[str]) -> int:
 def run(argv: list[str]) -> int:
     """Does what the flags say, and returns the exit code; raises UserError for what the user must mend."""
     if any(arg in ("--help", "-help", "-h", "--helpfull", "--helpshort") for arg in argv[1:]):
-        print(USAGE, end="")
+        print(usage(argv[0]), end="")
         return 0
     mode, recipe, place, overrides = parse_flags(argv)
     if is_address(place) and is_of_many():
@@ -101,6 +96,19 @@ def run(argv: list[str]) -> int:
             raise
         logger.error("%s: %s", error.filename, error.strerror)
     return code
+
+
+def usage(program: str) -> str:
+    """What --help prints; on a terminal its headings stand out."""
+    text = USAGE.format(recipes=", ".join(sorted(path.stem for path in RECIPES.glob("*.py"))))
+    if Path(program).name == "ddpm-jax":
+        text = text.replace("python main.py", "ddpm-jax").replace("configs/", "").replace(".py", "")
+    return re.sub(r"^([A-Z ]+)$", "\033[1m\\1\033[0m", text, flags=re.MULTILINE) if sys.stdout.isatty() else text
+
+
+def command() -> None:
+    """What `ddpm-jax` runs once the package is installed."""
+    sys.exit(main(sys.argv))
 
 
 def _checkpoint(overrides: list[str]) -> int | None:
@@ -172,87 +180,6 @@ def parse_flags(argv: list[str]) -> tuple[str, str | None, str | None, list[str]
     if not values.config:
         raise UserError("--mode=plan needs a recipe or a run; give --config=configs/digits.py, or --workdir=runs/x.")
     return values.mode, values.config, None, rest
-
-
-def check_overrides(args: list[str], known: list[str]) -> None:
-    """Refuses arguments that set no field of the configuration; known: the names of the command's own flags."""
-    for arg in args:
-        if not re.match(r"--?(no)?config\.", arg):
-            name = arg.lstrip("-").split("=")[0]
-            hint = nearest(name, known) if arg.startswith("-") else "write --name=value."
-            if name.split(".")[0] in vars(Config()):
-                hint = f"did you mean --config.{arg.lstrip('-')}?"
-            raise UserError(f"{arg!r} is not a flag; {hint}")
-
-
-def load_recipe(recipe: str | None) -> ConfigDict:
-    """The ConfigDict of FILE.py or FILE.py:VARIANT."""
-    if not recipe:
-        raise UserError("--config is missing; name a recipe to train, such as --config=configs/digits.py (see --help).")
-    name, _, variant = recipe.partition(":")
-    path = Path(name)
-    if not path.is_file() or path.suffix != ".py":
-        known = {
-            p.stem: str(p) for p in (path.parent if path.parent.name == "configs" else Path("configs")).glob("*.py")
-        }
-        near = difflib.get_close_matches(path.stem, known, n=3) or sorted(known)
-        raise UserError(f"--config={name} is not a Python file; recipes are {', '.join(known[stem] for stem in near)}.")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        return module.get_config(variant) if variant else module.get_config()
-    except RECIPE_FAULTS as error:
-        raise UserError(f"--config={recipe} cannot be loaded: {type(error).__name__}: {error}") from error
-
-
-def override(config: ConfigDict, overrides: list[str]) -> ConfigDict:
-    """The same ConfigDict with the fields of --config.FIELD=VALUE set, each parsed as the field's type."""
-    # Every field becomes a flag, also where a recipe sets only some.
-    config = to_config_dict(config_of(config))
-    known = flatten(config_of(config))
-    for arg in overrides:
-        name = re.sub(r"^--?(no)?config\.", "", arg.split("=")[0])
-        if name not in known:
-            raise UserError(f"--config.{name} is not a field of the configuration; {nearest(name, known)}")
-    overrides = [arg for arg in overrides if not _clears(arg, known, config)]
-    values = flags.FlagValues()
-    argv = ["main.py", *overrides]
-    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
-    try:
-        values(argv)
-    except (flags.Error, ValueError) as error:
-        raise _mistyped(overrides, known, str(error)) from error
-    return values.config
-
-
-def _clears(arg: str, known: dict[str, Any], config: ConfigDict) -> bool:
-    """Whether --config.FIELD= takes a field back, to None or to an empty list, which is then done."""
-    name, _, value = re.sub(r"^--?config\.", "", arg).partition("=")
-    if "=" not in arg or value not in ("", "None"):
-        return False
-    if isinstance(known[name], tuple) and not value:
-        config.update_from_flattened_dict({name: ()})
-    elif name in optional_fields():
-        config.update_from_flattened_dict({name: None})
-    else:
-        return False
-    return True
-
-
-def _mistyped(overrides: list[str], known: dict[str, Any], message: str) -> UserError:
-    """The error for a value that its field's flag cannot parse."""
-    for arg in overrides:
-        name, _, value = re.sub(r"^--?(no)?config\.", "", arg).partition("=")
-        if f"config.{name}" in message:
-            kind = (
-                "whole numbers such as (1, 2, 2)"
-                if isinstance(known[name], tuple)
-                else WORDS[optional_fields().get(name, type(known[name]))]
-            )
-            return UserError(f"{name}={value!r} has the wrong type; expected {kind}.")
-    return UserError(" ".join(message.split()))
 
 
 def _with_its_sampler(trained: Config, overrides: list[str]) -> Config:

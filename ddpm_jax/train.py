@@ -7,7 +7,7 @@ dataset -> batch(step) -> device -> compiled step -> state     (training/step.py
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,21 +17,17 @@ from clu.parameter_overview import get_parameter_overview
 from jax.sharding import Mesh
 
 from ddpm_jax.assemble import build_objective, build_schedule, build_unet
-from ddpm_jax.config import Config, checked, to_json
-from ddpm_jax.config.sections import Sample
+from ddpm_jax.config import Config, to_json
 from ddpm_jax.data.batches import Batch, Batches, prefetch
 from ddpm_jax.data.dataset import Dataset, hold_out, traits
 from ddpm_jax.data.open import open_dataset
 from ddpm_jax.errors import TrainingDiverged, UserError
-from ddpm_jax.evaluate import build_light_evaluation, light_config
-from ddpm_jax.reporting.images import grid, strip, to_pixels
+from ddpm_jax.evaluate import light_config
 from ddpm_jax.reporting.memory import memory_in_use, size_in_words
 from ddpm_jax.reporting.profile import Profile
 from ddpm_jax.reporting.progress import progress
 from ddpm_jax.reporting.throughput import Throughput
-from ddpm_jax.reporting.writer import TensorBoard, WeightsAndBiases, Writer, Writers
-from ddpm_jax.sample import STRIP_IMAGES, choose_labels, compile_sampler, label_names
-from ddpm_jax.sampling.trajectory import Watch
+from ddpm_jax.reporting.writer import Lowest, TensorBoard, WeightsAndBiases, Writer, Writers
 from ddpm_jax.stopping import Stopped
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.cost import StepCost, matrix_rate, step_cost
@@ -41,11 +37,11 @@ from ddpm_jax.training.preemption import Preemption
 from ddpm_jax.training.sharding import check_divisible, data_mesh, state_sharding, to_devices
 from ddpm_jax.training.state import TrainState, init_state, is_finite
 from ddpm_jax.training.step import Learner, Metrics, empty_metrics, train_step
-from ddpm_jax.training.validation import build_validation
+from ddpm_jax.watchers import build_watchers, due
 from ddpm_jax.workdir import checkpoint_folder, claimed, refuse_another_run
 
-EARLY = 100
-"""The first checkpoint and the first preview come at this step at the latest."""
+BEST = ("validation/loss_ema", "train/loss", "evaluation/fid")
+"""Curves whose lowest point is told at the end."""
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +72,8 @@ def train(config: Config, workdir: Path) -> None:
         describe(config, workdir, state, cost, len(rows), len(held), start)
         peak = matrix_rate(config.model.dtype) * mesh.size
         ideal = peak * config.data.batch_size / cost.flops if cost.flops else None
-        writer = open_writer(config, workdir, start)
+        lowest = Lowest()
+        writer = open_writer(config, workdir, start, lowest)
         try:
             watchers = build_watchers(config, learner, dataset, held, writer, workdir)
             profile = Profile(workdir, config.log.profile)
@@ -88,9 +85,9 @@ def train(config: Config, workdir: Path) -> None:
                 checkpoints.wait()
         finally:
             writer.close()
-    if stopped and preemption.requested:
-        raise Stopped(preemption.requested)
-    logger.info("Trained to step %d. Next: python main.py --mode=sample --workdir=%s", config.train.steps, workdir)
+        if stopped and preemption.requested:
+            raise Stopped(preemption.requested)
+        summarise(config, workdir, lowest, checkpoints.steps())
 
 
 def refuse_to_shorten(workdir: Path, config: Config) -> None:
@@ -145,11 +142,6 @@ def run_steps(
     profile.stop(state)
     feedback.drain()
     return stopping
-
-
-def due(step: int, every: int, last: int) -> bool:
-    """Whether something that happens every so many steps (0: never) happens now: also early on, and at the end."""
-    return every > 0 and (step % every == 0 or step == last or step == min(every, EARLY))
 
 
 def build_learner(config: Config, mesh: Mesh) -> Learner:
@@ -265,65 +257,11 @@ def _note(latest: Mapping[str, float]) -> str:
     return f"loss {latest['loss']:.4f}, {latest['images_per_second']:.0f} images/s"
 
 
-def build_watchers(
-    config: Config, learner: Learner, dataset: Dataset, held: np.ndarray, writer: Writer, workdir: Path
-) -> list[Callable[[int, TrainState], None]]:
-    """What looks at the state now and then: the validation loss and the previews."""
-    watchers = []
-    if len(held) and config.log.validate_every:
-        part = config.data.batch_size // config.train.accumulate
-        validate = build_validation(learner, dataset, held, part)
-
-        def report_validation(step: int, state: TrainState) -> None:
-            if due(step, config.log.validate_every, config.train.steps):
-                losses = {"validation/loss_ema": validate(state.ema), "validation/loss_raw": validate(state.params)}
-                writer.scalars(step, losses)
-                logger.debug("step %d: %s", step, losses)
-
-        watchers.append(report_validation)
-    if config.evaluate.every:
-        figures = build_light_evaluation(config, workdir, dataset)
-
-        def report_figures(step: int, state: TrainState) -> None:
-            if due(step, config.evaluate.every, config.train.steps):
-                writer.scalars(step, {f"evaluation/{name}": value for name, value in figures(state.ema).items()})
-
-        watchers.append(report_figures)
-    if config.log.preview_every:
-        watchers.append(build_preview(config, learner, writer, workdir))
-    return watchers
-
-
-def preview_config(config: Config) -> Config:
-    """The same run sampled by plain DDIM, each class in turn, whatever sample.* asks for that DDIM does not know."""
-    plain = Sample(sampler="ddim", steps=min(config.log.preview_steps, config.diffusion.steps))
-    kept = ("spacing", "threshold", "percentile", "percentile_max", "ema", "seed")
-    preview = dataclasses.replace(plain, **{name: getattr(config.sample, name) for name in kept})
-    return checked(dataclasses.replace(config, sample=preview))
-
-
-def build_preview(config: Config, learner: Learner, writer: Writer, workdir: Path) -> Callable[[int, TrainState], None]:
-    """Draws the same few images by DDIM from the averaged parameters: a grid, and a strip of how they came about."""
-    count = -(-config.log.preview_count // learner.mesh.size) * learner.mesh.size
-    drawn = preview_config(config)
-    draw = compile_sampler(drawn, learner.mesh, Watch(frames=10, images=STRIP_IMAGES))
-    indices = np.arange(count)
-    labels = choose_labels(drawn, label_names(drawn, workdir), indices)
-
-    def show(step: int, state: TrainState) -> None:
-        if due(step, config.log.preview_every, config.train.steps):
-            samples = jax.device_get(draw(state.ema, config.sample.seed, indices, labels))
-            writer.picture(step, "preview/grid", grid(to_pixels(samples.images[: config.log.preview_count])))
-            writer.picture(step, "preview/strip", strip(to_pixels(samples.frames), columns=10))
-
-    return show
-
-
-def open_writer(config: Config, workdir: Path, start: int) -> Writer:
-    """TensorBoard, and Weights & Biases if asked; only the first process writes."""
+def open_writer(config: Config, workdir: Path, start: int, lowest: Lowest) -> Writer:
+    """TensorBoard, Weights & Biases if asked, and what remembers the best; only the first process writes."""
     if jax.process_index() > 0:
         return Writers([])
-    places: list[Writer] = [TensorBoard(workdir, start)]
+    places: list[Writer] = [lowest, TensorBoard(workdir, start)]
     if config.log.wandb:
         places.append(WeightsAndBiases(workdir, config.log.wandb_project, dataclasses.asdict(config)))
     writer = Writers(places)
@@ -349,6 +287,21 @@ def describe(
     for name, value in lines.items():
         logger.info("%-11s %s", name, value)
     logger.debug("Parameters:\n%s", get_parameter_overview(state.params, include_stats=False))
+
+
+def summarise(config: Config, workdir: Path, lowest: Lowest, steps: Sequence[int]) -> None:
+    """The last screen: how well, where what lies, and what to do next."""
+    points = lowest.of(BEST).items()
+    found = (f"{name.replace('/', ' ')} {value:.4g} at step {step:,}" for name, (value, step) in points)
+    lines = {
+        "Lowest": ", ".join(found) or "nothing was measured",
+        "Checkpoints": f"{checkpoint_folder(workdir)} (steps {', '.join(map(str, steps))})",
+        "Watch": f"tensorboard --logdir {workdir.parent}",
+        "Next": f"python main.py --mode=sample --workdir={workdir}",
+    }
+    logger.info("Trained to step %d.", config.train.steps)
+    for name, value in lines.items():
+        logger.info("%-11s %s", name, value)
 
 
 def cost_in_words(cost: StepCost) -> str:

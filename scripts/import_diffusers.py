@@ -17,8 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 def main() -> None:
     """Reads the flags, the model, and writes the run."""
-    from ddpm_jax.cli import check_overrides, load_recipe, override
-    from ddpm_jax.config import config_of, defaults
+    from ddpm_jax.config import check_overrides, config_of, defaults, load_recipe, override
     from ddpm_jax.errors import UserError
     from ddpm_jax.interop.diffusers_folder import local_copy, read_folder
     from ddpm_jax.interop.runs import new_workdir, refuse_contradictions, start_run

@@ -15,8 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 def main() -> None:
     """Reads the flags and the file, writes the run."""
-    from ddpm_jax.cli import check_overrides, override
-    from ddpm_jax.config import config_of, to_config_dict
+    from ddpm_jax.config import check_overrides, config_of, override, to_config_dict
     from ddpm_jax.interop.runs import new_workdir, refuse_contradictions, start_run
     from ddpm_jax.interop.safetensors_file import find_file, read_file
 

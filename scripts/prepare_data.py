@@ -22,8 +22,7 @@ CHUNK_BYTES = 2**24
 
 def main() -> None:
     """Reads the flags, prepares, reports."""
-    from ddpm_jax.cli import check_overrides, load_recipe, override
-    from ddpm_jax.config import config_of, defaults
+    from ddpm_jax.config import check_overrides, config_of, defaults, load_recipe, override
     from ddpm_jax.data.open import open_dataset
     from ddpm_jax.errors import UserError
 

@@ -18,7 +18,7 @@ from jaxtyping import install_import_hook
 
 # The configuration is left out: it checks its own types, and says what is wrong in words of its own.
 ROOMS = "assemble cli data diffusion edit evaluate evaluation exits interop mirror network plan reporting run"
-ROOMS += " sample sampling train store training workdir"
+ROOMS += " sample sampling train store training watchers workdir"
 install_import_hook([f"ddpm_jax.{room}" for room in ROOMS.split()], "beartype.beartype")
 
 import jax

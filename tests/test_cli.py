@@ -8,6 +8,7 @@ import pytest
 from jax.errors import JaxRuntimeError
 
 from ddpm_jax import cli
+from ddpm_jax.config import load_recipe, override
 from ddpm_jax.errors import TrainingDiverged
 from ddpm_jax.stopping import Stopped
 
@@ -16,7 +17,7 @@ DIGITS = f"--config={CONFIGS}/digits.py:smoke"
 MISTAKES = {
     "no workdir": ([DIGITS], "--workdir is missing"),
     "no config": (["--workdir=W"], "--config is missing"),
-    "missing config": ([f"--config={CONFIGS}/digts.py", "--workdir=W"], "is not a Python file; recipes are"),
+    "missing config": ([f"--config={CONFIGS}/digts.py", "--workdir=W"], "is neither a Python file nor a recipe"),
     "unknown variant": ([f"--config={CONFIGS}/digits.py:tiny", "--workdir=W"], "no variant 'tiny'"),
     "unknown mode": (["--mode=trian", DIGITS, "--workdir=W"], "--mode=trian does not exist; did you mean train?"),
     "unknown flag": ([DIGITS, "--wrkdir=W"], "is not a flag; did you mean workdir?"),
@@ -86,18 +87,18 @@ def test_help_shows_modes_and_examples(capsys):
 
 def test_overrides_are_parsed_as_their_fields_types():
     flags = ["--config.model.multipliers=(1, 2, 4)", "--config.sample.steps=5", "--config.sample.timesteps=(8, 3)"]
-    config = cli.override(cli.load_recipe(str(CONFIGS / "digits.py")), [*flags, "--config.data.path=x"])
+    config = override(load_recipe(str(CONFIGS / "digits.py")), [*flags, "--config.data.path=x"])
     assert config.model.multipliers == (1, 2, 4)
     assert (config.sample.steps, config.sample.timesteps, config.data.path) == (5, (8, 3), "x")
 
 
 def test_an_empty_value_takes_a_field_back():
-    recipe = cli.load_recipe(str(CONFIGS / "digits.py"))
+    recipe = load_recipe(str(CONFIGS / "digits.py"))
     flags = ["--config.sample.checkpoint=20", "--config.sample.timesteps=(5, 3)", "--config.data.filter=Young"]
-    config = cli.override(recipe, flags)
+    config = override(recipe, flags)
     for clearing in ("", "None"):
         optional = [f"--config.{name}={clearing}" for name in ("sample.checkpoint", "data.filter")]
-        cleared = cli.override(config, ["--config.sample.timesteps=", *optional])
+        cleared = override(config, ["--config.sample.timesteps=", *optional])
         assert (cleared.sample.checkpoint, cleared.sample.timesteps, cleared.data.filter) == (None, (), None)
 
 

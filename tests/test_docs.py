@@ -5,11 +5,21 @@ import re
 import shlex
 from pathlib import Path
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from ddpm_jax.cli import load_recipe, override, parse_flags
-from ddpm_jax.config import Config, defaults, flatten
+from ddpm_jax.cli import parse_flags
+from ddpm_jax.config import Config, defaults, flatten, load_recipe, override
+from ddpm_jax.diffusion.schedule import betas_of_curve, schedule_of_betas
+from ddpm_jax.sampling.ddim import ddim
+from ddpm_jax.sampling.noise import draw_noise, image_keys
+from ddpm_jax.sampling.timesteps import step_pairs
+from ddpm_jax.sampling.trajectory import UNWATCHED, walk
+from ddpm_jax.shapes import Betas
+from ddpm_jax.training.step import METRICS
 from scripts.write_reference import PAGE, reference
+from tests.analytic import point_denoiser
 from tests.end_to_end.commands import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -75,6 +85,40 @@ def test_fields_that_are_named_exist(page):
     )
     files = {path.name for path in ROOT.rglob("*.py") if ".venv" not in path.parts} | {"data.json", "train.log"}
     assert [name for name in named if name not in known and name not in files] == []
+
+
+def code(page: str) -> list[str]:
+    """The blocks of Python in a page."""
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_the_first_images_need_no_training():
+    names = {}
+    exec("\n".join(code("docs/getting_started.md")), names)
+    assert names["images"].shape == (10, 8, 8, 1)
+
+
+def test_what_is_added_for_example_keeps_the_laws():
+    names = {"np": np, "jnp": jnp, "Betas": Betas, "betas_of_curve": betas_of_curve, "walk": walk}
+    for block in code("docs/extending.md"):
+        exec(block, names | {"UNWATCHED": UNWATCHED}, names)
+    schedule = schedule_of_betas(names["root_betas"](1000))
+    assert schedule.snr[1] > 10 and schedule.snr[-1] < 1e-4
+    keys = image_keys(0, np.arange(3))
+    given = (
+        point_denoiser(schedule, 0.3),
+        schedule,
+        draw_noise(keys, 0, (2, 2, 1)),
+        keys,
+        step_pairs("leading", 1000, 7),
+    )
+    np.testing.assert_allclose(names["ddim_by_hand"](*given).images, ddim(*given).images, atol=1e-6)
+
+
+def test_tags_that_are_named_are_written():
+    known = {*METRICS, "images_per_second", "data_wait_share", "share_of_peak", "skipped_steps"}
+    for page in PAGES:
+        assert set(re.findall(r"`train/(\w+)`", page.read_text())) <= known, page.name
 
 
 def test_commands_are_found():

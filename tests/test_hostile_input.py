@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.numpy import save
 
-from ddpm_jax.cli import load_recipe, override
-from ddpm_jax.config import Config, config_of, from_json, to_json
+from ddpm_jax.config import Config, config_of, from_json, load_recipe, override, to_json
 from ddpm_jax.config.sections import Data
 from ddpm_jax.data.decode import UNREADABLE, Decoding, decode
 from ddpm_jax.data.filters import evaluate_filter

@@ -9,10 +9,10 @@ from ddpm_jax.config.convert import (
     differences,
     flatten,
     from_json,
-    optional_fields,
     to_config_dict,
     to_json,
 )
+from ddpm_jax.config.recipes import check_overrides, load_recipe, override
 from ddpm_jax.config.sections import Config
 from ddpm_jax.config.variants import Recipe, apply_variant
 
@@ -23,13 +23,15 @@ __all__ = [
     "Recipe",
     "apply_variant",
     "changes",
+    "check_overrides",
     "checked",
     "config_of",
     "defaults",
     "differences",
     "flatten",
     "from_json",
-    "optional_fields",
+    "load_recipe",
+    "override",
     "resolutions",
     "to_config_dict",
     "to_json",

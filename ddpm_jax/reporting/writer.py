@@ -1,7 +1,8 @@
 """Where figures and pictures go while training: TensorBoard, and Weights & Biases if asked, through the same calls."""
 
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -61,6 +62,33 @@ class TensorBoard:
 
     def close(self) -> None:
         self._events.close()
+
+
+class Lowest:
+    """Remembers the lowest point of each curve."""
+
+    def __init__(self) -> None:
+        self._points: dict[str, tuple[float, int]] = {}
+
+    def of(self, names: Sequence[str]) -> dict[str, tuple[float, int]]:
+        """The lowest value of some curves, as far as they were drawn, and its step."""
+        return {name: self._points[name] for name in names if name in self._points}
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in ((name, value) for name, value in values.items() if math.isfinite(value)):
+            self._points[name] = min(self._points.get(name, (value, step)), (value, step))
+
+    def picture(self, step: int, name: str, picture: Picture) -> None:
+        """Pictures have no lowest point."""
+
+    def text(self, name: str, text: str) -> None:
+        """Nor have texts."""
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 class WeightsAndBiases:

@@ -96,8 +96,7 @@ def waiting(place: Path, steps: int) -> dict[str, float]:
     """Trains the U-Net of configs/celeba64_small.py, at an eighth of its width, on the prepared files."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    from ddpm_jax.cli import load_recipe, override
-    from ddpm_jax.config import config_of
+    from ddpm_jax.config import config_of, load_recipe, override
     from ddpm_jax.train import train
 
     recipe = str(Path(__file__).parents[2] / "configs" / "celeba64_small.py")

@@ -15,8 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ddpm_jax.assemble import build_pairs, build_unet
-from ddpm_jax.cli import load_recipe, override
-from ddpm_jax.config import Config, checked, config_of
+from ddpm_jax.config import Config, checked, config_of, load_recipe, override
 from ddpm_jax.data.batches import random_batch
 from ddpm_jax.errors import UserError
 from ddpm_jax.interop.diffusers_folder import write_folder

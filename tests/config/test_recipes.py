@@ -4,8 +4,7 @@ import jax
 import pytest
 
 from ddpm_jax.assemble import build_unet
-from ddpm_jax.cli import load_recipe
-from ddpm_jax.config import config_of
+from ddpm_jax.config import config_of, load_recipe
 from ddpm_jax.errors import UserError
 from ddpm_jax.network.unet import init_params
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ddpm_jax import cli
-from ddpm_jax.config import config_of
+from ddpm_jax.config import config_of, load_recipe
 from ddpm_jax.data.batches import random_batch
 from ddpm_jax.data.open import open_dataset
 from ddpm_jax.plan import OneDevice
@@ -25,7 +25,7 @@ IN_FULL = "digits"
 
 @pytest.mark.parametrize("name", LIKE_ANOTHER)
 def test_a_recipe_like_another_has_a_step_that_keeps_its_state(name):
-    config = config_of(cli.load_recipe(f"{ROOT}/configs/{name}.py:smoke"))
+    config = config_of(load_recipe(f"{ROOT}/configs/{name}.py:smoke"))
     dataset, one = open_dataset(config), OneDevice(config)
     batch = random_batch(config, config.data.batch_size)
     assert batch.images.shape[2:] == dataset.images.shape[1:]
@@ -40,7 +40,7 @@ def test_a_recipe_trains_samples_and_resumes(recipe, tmp_path):
     command = ["main.py", f"--config={recipe}:smoke", f"--workdir={tmp_path}/run"]
     if recipe.stem != IN_FULL:
         command.append("--config.log.preview_every=0")
-    data = config_of(cli.load_recipe(f"{recipe}:smoke")).data
+    data = config_of(load_recipe(f"{recipe}:smoke")).data
     assert cli.main(command) == 0
     curve = scalars(tmp_path / "run", "train/loss")
     assert sorted(curve) == [1, 2, 3] and all(np.isfinite(value) for value in curve.values())

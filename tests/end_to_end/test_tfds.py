@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ddpm_jax import cli
-from ddpm_jax.config import config_of
+from ddpm_jax.config import config_of, load_recipe, override
 from ddpm_jax.data.open import open_dataset
 from tests.data.faces import ATTRIBUTES
 from tests.end_to_end.commands import ROOT, scalars
@@ -90,7 +90,7 @@ def test_mnist_is_prepared_by_its_builder_and_trained_on_without_tensorflow(tmp_
     settings |= {"model.channels": 8, "model.norm_groups": 4, "model.blocks": 1, "data.batch_size": 8, "log.every": 1}
     flags = [f"--config.{name}={value}" for name, value in settings.items()]
     recipe = f"{ROOT}/configs/mnist.py"
-    dataset = open_dataset(config_of(cli.override(cli.load_recipe(recipe), flags)), labelled=True)
+    dataset = open_dataset(config_of(override(load_recipe(recipe), flags)), labelled=True)
     assert dataset.images.shape == (60_000, 28, 28, 1) and dataset.names == tuple("0123456789")
     np.testing.assert_array_equal(dataset.images[:, 5, 5, 0], dataset.labels * 20)
     assert np.bincount(dataset.labels).tolist() == [6000] * 10

@@ -11,7 +11,7 @@ from ddpm_jax.reporting.console import start_log
 from ddpm_jax.reporting.images import GAP, grid, save_gif, save_png, strip, to_pixels
 from ddpm_jax.reporting.progress import duration, progress
 from ddpm_jax.reporting.throughput import Throughput
-from ddpm_jax.reporting.writer import TensorBoard, WeightsAndBiases, Writers
+from ddpm_jax.reporting.writer import Lowest, TensorBoard, WeightsAndBiases, Writers
 
 
 def test_pixels_undo_the_scaling_of_images_and_clip():
@@ -146,3 +146,10 @@ def test_wandb_gets_the_same_calls(tmp_path, monkeypatch):
     place.picture(3, "preview/grid", np.zeros((4, 4, 1), np.uint8))
     place.close()
     assert calls == [("faces", "allow", {"seed": 1}), (3, ["train/loss"]), (3, ["preview/grid"]), "finish"]
+
+
+def test_the_lowest_point_of_a_curve_is_remembered():
+    lowest = Lowest()
+    for step, value in enumerate([float("nan"), 3.0, 1.0, 1.0, 2.0, float("inf")]):
+        lowest.scalars(step, {"train/loss": value, "other": -value})
+    assert lowest.of(["validation/loss", "train/loss"]) == {"train/loss": (1.0, 2)}

@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -97,3 +98,15 @@ def test_a_job_on_slurm_saves_when_it_is_told_and_is_queued_again(tmp_path):
     saved = max(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert f"saving step {saved}," in said[0].read_text()
     assert int(final_state(tmp_path / "run").step) == saved
+
+
+def test_the_dockerfile_is_sound_and_copies_what_it_is_given():
+    checked = subprocess.run(
+        [Path(sys.executable).with_name("hadolint"), ROOT / "Dockerfile"], capture_output=True, text=True
+    )
+    assert checked.returncode == 0, checked.stdout
+    given = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    for line in (ROOT / "Dockerfile").read_text().splitlines():
+        if line.startswith("COPY ") and "--from" not in line:
+            for source in line.split()[1:-1]:
+                assert any(fnmatch(source, name) for name in given) and list(ROOT.glob(source)), line

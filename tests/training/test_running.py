@@ -16,13 +16,14 @@ from ddpm_jax.errors import TrainingDiverged, UserError
 from ddpm_jax.reporting.profile import Profile
 from ddpm_jax.reporting.throughput import Throughput
 from ddpm_jax.reporting.writer import TensorBoard
-from ddpm_jax.train import build_feedback, due, preview_config, save
+from ddpm_jax.train import build_feedback, save
 from ddpm_jax.training import sharding
 from ddpm_jax.training.checkpoint import SEAL, Checkpoints
 from ddpm_jax.training.feedback import STEPS_AHEAD, Feedback
 from ddpm_jax.training.preemption import Preemption
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step import METRICS, empty_metrics
+from ddpm_jax.watchers import due, preview_config
 from tests.end_to_end.commands import scalars
 
 

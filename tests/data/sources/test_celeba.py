@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm_jax.cli import load_recipe
-from ddpm_jax.config import config_of
+from ddpm_jax.config import config_of, load_recipe
 from ddpm_jax.data.decode import Decoding, decode
 from ddpm_jax.data.open import kind_of
 from ddpm_jax.data.sources.celeba import FID_CROP, open_celeba

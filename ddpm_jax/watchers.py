@@ -1,0 +1,85 @@
+"""What looks at the state now and then while it trains: validation loss, a light evaluation, previews."""
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from ddpm_jax.config import Config, checked
+from ddpm_jax.config.sections import Sample
+from ddpm_jax.data.dataset import Dataset
+from ddpm_jax.evaluate import build_light_evaluation
+from ddpm_jax.reporting.images import grid, strip, to_pixels
+from ddpm_jax.reporting.writer import Writer
+from ddpm_jax.sample import STRIP_IMAGES, choose_labels, compile_sampler, label_names
+from ddpm_jax.sampling.trajectory import Watch
+from ddpm_jax.training.state import TrainState
+from ddpm_jax.training.step import Learner
+from ddpm_jax.training.validation import build_validation
+
+EARLY = 100
+"""The first checkpoint and the first preview come at this step at the latest."""
+
+logger = logging.getLogger(__name__)
+
+
+def due(step: int, every: int, last: int) -> bool:
+    """Whether something that happens every so many steps (0: never) happens now: also early on, and at the end."""
+    return every > 0 and (step % every == 0 or step == last or step == min(every, EARLY))
+
+
+def build_watchers(
+    config: Config, learner: Learner, dataset: Dataset, held: np.ndarray, writer: Writer, workdir: Path
+) -> list[Callable[[int, TrainState], None]]:
+    """What looks at the state now and then: the validation loss and the previews."""
+    watchers = []
+    if len(held) and config.log.validate_every:
+        part = config.data.batch_size // config.train.accumulate
+        validate = build_validation(learner, dataset, held, part)
+
+        def report_validation(step: int, state: TrainState) -> None:
+            if due(step, config.log.validate_every, config.train.steps):
+                losses = {"validation/loss_ema": validate(state.ema), "validation/loss_raw": validate(state.params)}
+                writer.scalars(step, losses)
+                logger.debug("step %d: %s", step, losses)
+
+        watchers.append(report_validation)
+    if config.evaluate.every:
+        figures = build_light_evaluation(config, workdir, dataset)
+
+        def report_figures(step: int, state: TrainState) -> None:
+            if due(step, config.evaluate.every, config.train.steps):
+                writer.scalars(step, {f"evaluation/{name}": value for name, value in figures(state.ema).items()})
+
+        watchers.append(report_figures)
+    if config.log.preview_every:
+        watchers.append(build_preview(config, learner, writer, workdir))
+    return watchers
+
+
+def preview_config(config: Config) -> Config:
+    """The same run sampled by plain DDIM, each class in turn, whatever sample.* asks for that DDIM does not know."""
+    plain = Sample(sampler="ddim", steps=min(config.log.preview_steps, config.diffusion.steps))
+    kept = ("spacing", "threshold", "percentile", "percentile_max", "ema", "seed")
+    preview = dataclasses.replace(plain, **{name: getattr(config.sample, name) for name in kept})
+    return checked(dataclasses.replace(config, sample=preview))
+
+
+def build_preview(config: Config, learner: Learner, writer: Writer, workdir: Path) -> Callable[[int, TrainState], None]:
+    """Draws the same few images by DDIM from the averaged parameters: a grid, and a strip of how they came about."""
+    count = -(-config.log.preview_count // learner.mesh.size) * learner.mesh.size
+    drawn = preview_config(config)
+    draw = compile_sampler(drawn, learner.mesh, Watch(frames=10, images=STRIP_IMAGES))
+    indices = np.arange(count)
+    labels = choose_labels(drawn, label_names(drawn, workdir), indices)
+
+    def show(step: int, state: TrainState) -> None:
+        if due(step, config.log.preview_every, config.train.steps):
+            samples = jax.device_get(draw(state.ema, config.sample.seed, indices, labels))
+            writer.picture(step, "preview/grid", grid(to_pixels(samples.images[: config.log.preview_count])))
+            writer.picture(step, "preview/strip", strip(to_pixels(samples.frames), columns=10))
+
+    return show
