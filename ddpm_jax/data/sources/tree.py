@@ -137,7 +137,7 @@ FILE = (0, stat.S_IFREG)
 def _archive(root: str, version: int) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(root)
-    except (zipfile.BadZipFile, OSError) as error:
+    except (*UNPACKING, OSError) as error:
         raise UserError(f"data.path={root} cannot be read as a zip ({error}); fetch or make it again.") from error
 
 
