@@ -57,7 +57,7 @@ def test_it_prepares_counts_measures_and_draws(photos):
         (["--config.data.filter=cats & dogs"], "leaves none of the 9 images"),
         (["--config.data.pth=x"], "data.pth is not a field of the configuration; did you mean data.path or"),
         (["--shet=x"], "'--shet=x' is not a flag; did you mean sheet?"),
-        (["--config=none.py"], "--config=none.py is not a Python file"),
+        (["--config=none.py"], "--config=none.py is neither a Python file nor a recipe"),
         (["--sheet=/dev/null/sheet.png"], "--sheet=/dev/null/sheet.png cannot be drawn"),
     ],
 )
