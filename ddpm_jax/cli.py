@@ -21,6 +21,7 @@ from ddpm_jax.edit import TASKS
 from ddpm_jax.errors import UserError, nearest
 from ddpm_jax.evaluate import evaluate
 from ddpm_jax.exits import exit_code, leaving_others
+from ddpm_jax.interop.safetensors_file import PRETRAINED
 from ddpm_jax.mirror import ALL, at_hand
 from ddpm_jax.plan import plan
 from ddpm_jax.reporting.console import quieten_log, start_log
@@ -80,6 +81,11 @@ def run(argv: list[str]) -> int:
         print(usage(argv[0]), end="")
         return 0
     mode, recipe, place, overrides = parse_flags(argv)
+    if place and place.startswith(PRETRAINED):
+        raise UserError(
+            f"--workdir={place} is for load_run; make a run of it first: "
+            f"python scripts/import_safetensors.py {place} runs/imported"
+        )
     if is_address(place) and is_of_many():
         raise UserError(
             f"--workdir={place} is for jobs of one process; for several, mount the bucket and give the folder it is "

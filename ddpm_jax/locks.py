@@ -62,15 +62,13 @@ def leased(sheet: "Sheet", busy: Callable[[], None]) -> Iterator[Callable[[], bo
             busy()
             time.sleep(BEAT)
             continue
-        try:
+        with ExitStack() as written:
+            written.callback(_leave, sheet, token)
             sheet.write(_signature(token, 0))
             time.sleep(SETTLED)  # Two jobs may have found the sheet free.
-            settled = holds()
-        except BaseException:
-            _leave(sheet, token)
-            raise
-        if settled:
-            break
+            if holds():
+                written.pop_all()
+                break
     with _signed(sheet, token):
         yield holds
 

@@ -24,7 +24,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.locks import alone, is_held, leased
 from ddpm_jax.reporting.console import shown_as
 from ddpm_jax.stopping import deferred
-from ddpm_jax.store import Store, is_address, size_of
+from ddpm_jax.store import Store, is_address
 from ddpm_jax.training.checkpoint import SEAL, DamagedCheckpoint, kept, verify
 from ddpm_jax.workdir import read_config
 
@@ -53,11 +53,6 @@ def at_hand(workdir: str, use: str, checkpoint: int | None = None) -> Iterator[P
     use: "train", "sample", "evaluate", or those that only read: "load", "plan". checkpoint: the step of the one that is
     needed, or ALL; None for what the run's configuration says, else the newest.
     """
-    if workdir.startswith("pretrained:"):
-        raise UserError(
-            f"--workdir={workdir} is for load_run; make a run of it first: "
-            f"python scripts/import_safetensors.py {workdir} runs/imported"
-        )
     if not is_address(workdir):
         yield _absolute(workdir)
         return
@@ -103,7 +98,7 @@ class Mirror:
         with self._turn:
             if not self._holds():
                 raise OSError(errno.EIO, "another job has taken its place", self._store.address)
-            changed = [name for name in self._here() if self._same.get(name) != size_of(self.folder / name)]
+            changed = [name for name in self._here() if self._same.get(name) != _size_of(self.folder / name)]
             others = [name for name in changed if not name.startswith("checkpoints/")]
             self._send([name for name in others if final or "/." not in f"/{name}"])
             if sealed := _sealed(changed):
@@ -180,11 +175,11 @@ class Mirror:
 
     def _get(self, names: list[str]) -> None:
         self._store.get(names, self.folder)
-        self._same |= {name: size_of(self.folder / name) for name in names}
+        self._same |= {name: _size_of(self.folder / name) for name in names}
 
     def _send(self, names: list[str]) -> bool:
         """Whether all of them are there now; not those that were deleted or renamed here meanwhile."""
-        before = {name: size_of(self.folder / name) for name in names}
+        before = {name: _size_of(self.folder / name) for name in names}
         try:
             self._store.put(names, self.folder)
         except FileNotFoundError as error:
@@ -231,11 +226,12 @@ def _copy_of(store: Store) -> Iterator[Path]:
     base = Path(mkdtemp(dir=top.resolve()))
     folder = base / store.place
     folder.mkdir(parents=True)
-    with alone(base / ".lock", lambda: None), shown_as(f"{base}/", store.address.removesuffix(store.place)):
+    here, there = f"{base}/", store.address.removesuffix(store.place)
+    with alone(base / ".lock", lambda: None), shown_as(here, there):
         try:
             yield folder
         except UserError as error:  # Which may speak of what lies here.
-            raise UserError(str(error).replace(f"{base}/", store.address.removesuffix(store.place))) from error
+            raise UserError(str(error).replace(here, there)) from error
         finally:
             if not (folder / UNSENT).exists():
                 shutil.rmtree(base, ignore_errors=True)
@@ -284,6 +280,15 @@ def _is_sound(checkpoint: Path) -> bool:
     except DamagedCheckpoint:
         return False
     return True
+
+
+def _size_of(path: Path) -> tuple[int, int] | None:
+    """What tells whether a file changed; None where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 def _reason(error: Exception) -> str:

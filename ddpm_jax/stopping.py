@@ -47,8 +47,13 @@ def raise_again(error: BaseException) -> bool:
 
 
 def _stop_once(number: int, _: FrameType | None) -> None:
-    signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    _act_by_default(number)
     raise Stopped(number)
+
+
+def _act_by_default(number: int) -> None:
+    """From the next such signal on."""
+    signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 class _Deferral:
@@ -107,7 +112,7 @@ def _first(handler: Handler) -> Iterator[None]:
     """The first signal goes to the handler; each later one acts as it does by default."""
 
     def once(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        _act_by_default(number)
         handler(number, frame)
 
     before = {number: signal.signal(number, once) for number in SIGNALS}

@@ -7,7 +7,6 @@ renaming and no adding to a file, so nothing is worked on there: mirror.py and d
 import errno
 import json
 import logging
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -161,12 +160,3 @@ def _is_plain(name: str) -> bool:
     """Whether a name, put behind a folder's, is that of a file in it."""
     path = PurePosixPath(name)
     return bool(name) and path.as_posix() == name and ".." not in path.parts and not path.is_absolute()
-
-
-def size_of(path: Path) -> tuple[int, int] | None:
-    """What tells whether a file changed; None where there is none."""
-    try:
-        found = os.stat(path)
-    except FileNotFoundError:
-        return None
-    return found.st_size, found.st_mtime_ns

@@ -10,8 +10,8 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import fsspec.core
 import numpy as np
@@ -440,23 +440,14 @@ def test_a_cache_at_an_address_spares_another_machine_the_work(tmp_path, monkeyp
 
 def test_jobs_of_one_machine_may_use_a_cache_at_an_address_at_once(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    failed = []
 
-    def use() -> None:
-        try:
-            for key in range(5):
-                assert (
-                    remembered(open_cache(f"file://{tmp_path}/store"), f"k{key}", lambda: {"x": np.ones(1)})["x"] == 1
-                )
-        except Exception as error:
-            failed.append(error)
+    def use(_: int) -> None:
+        for key in range(5):
+            cache = open_cache(f"file://{tmp_path}/store")
+            assert remembered(cache, f"k{key}", lambda: {"x": np.ones(1)})["x"] == 1
 
-    jobs = [threading.Thread(target=use) for _ in range(4)]
-    for job in jobs:
-        job.start()
-    for job in jobs:
-        job.join()
-    assert failed == []
+    with ThreadPoolExecutor(4) as jobs:
+        assert list(jobs.map(use, range(4))) == [None] * 4  # Raises what went wrong in any of them.
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import dataclasses
 import io
 import math
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr
+from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -108,7 +108,7 @@ def of_parameters(folder: Path) -> Iterator[Outcome]:
 
 def train(workdir: Path, what: str = "", by: Any = None, **fields: Any) -> int:
     """Trains here and now, quietly, with one function in place of another; returns the exit code."""
-    with redirect_stderr(io.StringIO()), mock.patch(what, by) if what else redirect_stderr(io.StringIO()):
+    with redirect_stderr(io.StringIO()), mock.patch(what, by) if what else nullcontext():
         code = main(training(workdir, log_every=1, checkpoint_every=4, train_max_bad_steps=10, **fields))
     quieten_log()  # What follows looks at the state, and would tell of it.
     return code
