@@ -54,11 +54,13 @@ from ddpm_jax.sample import (
 from ddpm_jax.sampling.ddim import ddim
 from ddpm_jax.sampling.editing import inpaint, invert, noised, slerp
 from ddpm_jax.sampling.noise import draw_noise, image_keys
-from ddpm_jax.shapes import ImageKeys, Images, Pixels
+from ddpm_jax.shapes import AnyArray, ImageKeys, Images, Pixels
 from ddpm_jax.training.sharding import along_batch, data_mesh, replicated
 from ddpm_jax.training.step import from_pixels
 
 Edit = Callable[[Denoiser, Images, ImageKeys], Images]
+PixelMask = Float[AnyArray, "height width 1"]
+"""1 where pixels are to be drawn, 0 where they are known, of all images."""
 COMPARED = 8
 """Columns of a comparison."""
 COLUMNS = 10
@@ -115,22 +117,32 @@ def turned_back(config: Config) -> Edit:
 
 def inpaint_images(config: Config, workdir: Path) -> Path:
     """Draws what the mask leaves open; the other pixels stay as they are."""
-    settings, schedule, pairs = config.sample, build_schedule(config), build_pairs(config)
-    constraint, variance = build_constraint(config), sampling_variance(config)
     originals, mask = read_images(config), read_mask(config)
     chosen = originals[in_turn(config, len(originals))]
+    paint = build_inpainting(config)
+    params, step = load_params(config, workdir, data_mesh())
 
     def edit(denoiser: Denoiser, x0: Images, keys: ImageKeys) -> Images:
+        return paint(denoiser, x0, keys, mask)
+
+    painted = to_pixels(run_edit(config, workdir, params, edit, from_pixels(chosen)))
+    drawn = np.where(mask > 0.5, painted, chosen)
+    picture = paired_grid(np.where(mask > 0.5, np.uint8(127), chosen), drawn)
+    return write(config, workdir, step, drawn, picture, given=originals.tobytes() + mask.tobytes())
+
+
+def build_inpainting(config: Config) -> Callable[[Denoiser, Images, ImageKeys, PixelMask], Images]:
+    """Inpainting with its options set: (denoiser, x0, keys, mask) -> images."""
+    settings, schedule, pairs = config.sample, build_schedule(config), build_pairs(config)
+    constraint, variance = build_constraint(config), sampling_variance(config)
+
+    def paint(denoiser: Denoiser, x0: Images, keys: ImageKeys, mask: PixelMask) -> Images:
         x_T = draw_noise(keys, 0, x0.shape[1:])
         every = jnp.broadcast_to(jnp.asarray(mask), (len(x0), *mask.shape))
         walk = {"jump": settings.jump, "repeats": settings.resamples, "variance": variance}
         return inpaint(constraint(denoiser), schedule, x_T, keys, pairs, x0, every, **walk).images
 
-    params, step = load_params(config, workdir, data_mesh())
-    painted = to_pixels(run_edit(config, workdir, params, edit, from_pixels(chosen)))
-    drawn = np.where(mask > 0.5, painted, chosen)
-    picture = paired_grid(np.where(mask > 0.5, np.uint8(127), chosen), drawn)
-    return write(config, workdir, step, drawn, picture, given=originals.tobytes() + mask.tobytes())
+    return paint
 
 
 def vary(config: Config, workdir: Path) -> Path:
@@ -248,8 +260,8 @@ def read_images(config: Config) -> Pixels:
     return np.stack([_read(path, decoding_of(config.data), "sample.images") for path in files])
 
 
-def read_mask(config: Config) -> np.ndarray:
-    """sample.mask as float32 [size, size, 1], 1 where it is white."""
+def read_mask(config: Config) -> PixelMask:
+    """sample.mask, 1 where it is white."""
     if not config.sample.mask:
         raise UserError("sample.task='inpaint' needs sample.mask, an image that is white where pixels shall be drawn.")
     how = dataclasses.replace(decoding_of(config.data), channels=1, resize="box")  # Cropped as its image is.

@@ -7,7 +7,7 @@ images = run.sample(16, sampler="ddim", steps=50, seed=0)
 
 import dataclasses
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from ddpm_jax.config.sections import Sample
 from ddpm_jax.diffusion.denoiser import Prediction
 from ddpm_jax.errors import UserError, nearest
 from ddpm_jax.interop.safetensors_file import PRETRAINED, find_file, read_file
+from ddpm_jax.live import LiveSampler, Moment
 from ddpm_jax.mirror import at_hand
 from ddpm_jax.network.bind import bind
 from ddpm_jax.reporting.images import to_pixels
@@ -45,6 +46,8 @@ OPTIONS = (
     *("sampler", "steps", "seed", "label", "spacing", "timesteps", "final", "order", "eta", "variance", "threshold"),
     *("percentile", "percentile_max", "keep_eps", "guidance", "guidance_interval", "guidance_rescale", "batch_size"),
 )
+OPTIONS_AT_ONCE = tuple(name for name in OPTIONS if name != "batch_size")
+OPTIONS_INPAINTING = (*OPTIONS_AT_ONCE, "resamples", "jump")
 # Of these, what are floats and what are tuples.
 FRACTIONS = ("eta", "percentile", "percentile_max", "guidance", "guidance_rescale")
 LISTS = ("timesteps", "guidance_interval")
@@ -88,6 +91,7 @@ class Run:
     images: int | None
     """How many it was trained on; None where that is not known."""
     _samplers: dict[Sample, Draw] = dataclasses.field(default_factory=dict, repr=False)
+    _live: dict[Sample, LiveSampler] = dataclasses.field(default_factory=dict, repr=False)
 
     def sample(
         self,
@@ -106,21 +110,51 @@ class Run:
         given comes from the run's configuration; where the sampler is another one, its steps, timesteps, spacing,
         order, eta, variance and eps are the defaults.
         """
-        settings = only_images(for_sampler(self.config.sample, sampler or self.config.sample.sampler))
-        given = {"steps": steps, "seed": seed, "label": None if label is None else str(label)}
-        options |= {name: value for name, value in given.items() if value is not None}
-        for name in options.keys() - set(OPTIONS):
-            raise UserError(f"sample() has no option {name}; {nearest(name, OPTIONS)}")
-        # NumPy's numbers, and whole ones where a field is a float, are as good as Python's.
-        options = {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
-        options |= {name: float(options[name]) for name in FRACTIONS if type(options.get(name)) is int}
-        options |= {name: tuple(np.asarray(options[name]).tolist()) for name in LISTS if name in options}
-        settings = dataclasses.replace(settings, count=operator.index(count), **options)
-        config = checked(dataclasses.replace(self.config, sample=settings))
+        given = {"sampler": sampler, "steps": steps, "seed": seed, "label": label}
+        config = self._configured(count, OPTIONS, given | options)
         labels = choose_labels(config, self.names, np.arange(count))
         draw = self._sampler(config)
         batches = draw_all(config, draw, self.params, labels, data_mesh(), quiet=True)
         return np.concatenate([to_pixels(samples.images) for samples in batches])
+
+    def watch(self, count: int, **options: Any) -> Iterator[Moment]:
+        """Draws what `sample` draws, all at once on one device, and yields each step as it is done.
+
+        The last moment holds the images. Whoever leaves the loop before (`break`) ends the work. Options as for
+        `sample`, without batch_size.
+        """
+        config = self._configured(count, OPTIONS_AT_ONCE, options)
+        labels = choose_labels(config, self.names, np.arange(count))
+        return self._live_sampler(config).watch(self._on_one_device, config.sample.seed, labels)
+
+    def inpaint(
+        self, images: ArrayLike, mask: ArrayLike, *, count: int | None = None, **options: Any
+    ) -> Iterator[Moment]:
+        """Draws anew what a mask leaves open (RePaint), and yields each step as `watch` does.
+
+        images: uint8 [N, height, width, channels], taken in turn until there are `count` (N by default); mask:
+        [height, width], true or not zero where pixels are drawn. Options as for `watch` with DDPM, whose steps are 250
+        by default, and `resamples` and `jump`; without a label the model is asked of no class in particular.
+        """
+        images, mask = np.asarray(images), np.asarray(mask)
+        size = self.config.data.image_size
+        shape = (size, size, self.config.data.channels)
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape or not len(images):
+            raise UserError(
+                f"images are {images.dtype} {list(images.shape)}; expected uint8 [N, {str(shape)[1:-1]}], N from 1."
+            )
+        if mask.dtype.kind not in "biuf" or mask.shape != (size, size) or not 0 < np.count_nonzero(mask) < mask.size:
+            raise UserError(
+                f"mask is {mask.dtype} {list(mask.shape)}; expected numbers [{size}, {size}], some 0, the others not: "
+                "those pixels are drawn."
+            )
+        count = len(images) if count is None else operator.index(count)
+        config = self._configured(count, OPTIONS_INPAINTING, {"sampler": "ddpm"} | options, "inpaint")
+        labels = None
+        if config.sample.label is not None:
+            labels = choose_labels(config, self.names, np.arange(count))
+        known = (images[np.arange(count) % len(images)], (mask != 0).astype(np.float32)[..., None])
+        return self._live_sampler(config).watch(self._on_one_device, config.sample.seed, labels, known)
 
     def noise(self, count: int, *, seed: int | None = None) -> Float[np.ndarray, "count height width channels"]:
         """The x_T that `sample(count, seed=seed)` starts from, float32."""
@@ -162,6 +196,30 @@ class Run:
                 f"labels={labels.tolist()} must hold a whole number in {low}..{high} for each of {list(shape)}."
             )
         return labels.astype(np.int32 if model.classes else np.uint8)
+
+    def _configured(self, count: int, known: Sequence[str], options: dict[str, Any], task: str = "generate") -> Config:
+        """The run's configuration with what a call asks for; None asks for nothing."""
+        options = {name: value for name, value in options.items() if value is not None}
+        for name in options.keys() - set(known):
+            raise UserError(f"There is no option {name}; {nearest(name, known)}")
+        # NumPy's numbers, and whole ones where a field is a float, are as good as Python's.
+        options = {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
+        options |= {name: float(options[name]) for name in FRACTIONS if type(options.get(name)) is int}
+        options |= {name: tuple(np.asarray(options[name]).tolist()) for name in LISTS if name in options}
+        options |= {"label": str(options["label"])} if "label" in options else {}
+        settings = only_images(for_sampler(self.config.sample, options.get("sampler", self.config.sample.sampler)))
+        settings = dataclasses.replace(settings, task=task, count=operator.index(count), **options)
+        return checked(dataclasses.replace(self.config, sample=settings))
+
+    def _live_sampler(self, config: Config) -> LiveSampler:
+        kind = dataclasses.replace(config.sample, seed=0, label=None)
+        if kind not in self._live:
+            self._live[kind] = LiveSampler(config)
+        return self._live[kind]
+
+    @cached_property
+    def _on_one_device(self) -> PyTree:
+        return jax.device_put(self.params, jax.local_devices()[0])
 
     def _sampler(self, config: Config) -> Draw:
         kind = dataclasses.replace(config.sample, count=1, batch_size=1, seed=0, label=None)

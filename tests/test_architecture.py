@@ -30,6 +30,7 @@ ORDER = [
     "evaluation",
     "sample",
     "edit",
+    "live",
     "evaluate",
     "watchers",
     "train",
