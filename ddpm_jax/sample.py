@@ -282,14 +282,20 @@ def names_in(text: str, field: str) -> list[str]:
     return names
 
 
-def with_sampler(config: Config, name: str, count: int, field: str) -> Config:
-    """The configuration with another sampler, given as "ddim" or with its steps as "ddim:20"; field: it stands in."""
+def sampler_and_steps(name: str, field: str) -> tuple[str, int | None]:
+    """("ddim", 20) for "ddim:20", ("ddim", None) for "ddim"; field: where it stands."""
     sampler, _, steps = name.partition(":")
     if steps and not steps.isdecimal():
         raise UserError(f"{field} names {name!r}; expected a sampler, or sampler:steps.")
+    return sampler, int(steps) if steps else None
+
+
+def with_sampler(config: Config, name: str, count: int, field: str) -> Config:
+    """The configuration with another sampler, given as "ddim" or with its steps as "ddim:20"; field: it stands in."""
+    sampler, steps = sampler_and_steps(name, field)
     settings = dataclasses.replace(for_sampler(config.sample, sampler), count=count)
     if steps:
-        settings = dataclasses.replace(settings, steps=int(steps), timesteps=Sample().timesteps)
+        settings = dataclasses.replace(settings, steps=steps, timesteps=Sample().timesteps)
     try:
         one = checked(dataclasses.replace(config, sample=settings))
         build_pairs(one)  # Raises now what would be found out after others were drawn.

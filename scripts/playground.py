@@ -1,0 +1,69 @@
+"""A page on which to play with a trained model: draw, watch, compare samplers, inpaint with a brush.
+
+    python scripts/playground.py --workdir=runs/x
+    python scripts/playground.py --workdir=pretrained:digits
+    python scripts/playground.py --workdir=runs/x --host=0.0.0.0 --port=8000
+
+Only this machine can open the page, unless --host says otherwise: 0.0.0.0 lets in whoever reaches the port. Visitors
+take turns on the device. Needs Gradio: pip install -r requirements-playground.txt
+"""
+
+import argparse
+import logging
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+
+def main() -> None:
+    """Reads the flags, loads the model, serves the page until it is stopped."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--workdir", default="pretrained:digits", help="of the run (default: pretrained:digits)")
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (127.0.0.1)")
+    parser.add_argument("--port", type=int, default=7860, help="to listen on (7860); 0 for any that is free")
+    parser.add_argument("--open", action="store_true", help="open the page in a browser here")
+    flags = parser.parse_args()
+
+    from ddpm_jax.errors import UserError
+    from scripts.play.model import Model
+
+    model = Model(flags.workdir)
+    with tempfile.TemporaryDirectory(prefix="playground-") as folder:
+        # Pictures that visitors load, and what Gradio keeps of them, go when the page does.
+        os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
+        try:
+            from scripts.play.page import LOOKS, build_page
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] != "gradio":
+                raise
+            raise UserError("The playground needs Gradio: pip install -r requirements-playground.txt") from error
+        page = build_page(model, Path(folder))
+        try:
+            _, address, _ = page.launch(
+                server_name=flags.host,
+                server_port=flags.port or None,
+                inbrowser=flags.open,
+                prevent_thread_lock=True,
+                quiet=True,
+                **LOOKS,
+            )
+        except OSError as error:
+            raise UserError(
+                f"Cannot listen on {flags.host}:{flags.port} (is it in use?); choose another --port, or 0 for any."
+            ) from error
+        logging.getLogger("ddpm_jax").info("The playground is at %s (Ctrl-C ends it)", address)
+        try:
+            page.block_thread()
+        finally:
+            page.close(verbose=False)
+
+
+if __name__ == "__main__":
+    from ddpm_jax.exits import exit_code
+
+    sys.exit(exit_code(main))
