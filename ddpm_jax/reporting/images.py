@@ -51,13 +51,13 @@ def evenly_spaced(frames: np.ndarray, count: int) -> np.ndarray:
 
 def save_png(picture: Picture, path: Path) -> None:
     """Writes a picture; one channel is saved as greyscale."""
-    _image(picture).save(path)
+    to_image(picture).save(path)
 
 
 def save_gif(pictures: Sequence[Picture], path: Path, *, milliseconds: int = 80, hold: int = 1500) -> None:
     """Writes an endless animation whose last picture stays for `hold` milliseconds."""
     durations = [milliseconds] * (len(pictures) - 1) + [hold]
-    first, *rest = (_image(picture) for picture in pictures)
+    first, *rest = (to_image(picture) for picture in pictures)
     first.save(path, save_all=True, append_images=rest, duration=durations, loop=0)
 
 
@@ -70,5 +70,6 @@ def caption(picture: Picture, text: str) -> UInt8[np.ndarray, "taller picture_wi
     return np.concatenate([above, picture])
 
 
-def _image(picture: Picture) -> Image.Image:
+def to_image(picture: Picture) -> Image.Image:
+    """For Pillow, and for notebooks, which show it; one channel is grey."""
     return Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
