@@ -10,7 +10,7 @@ compare        the same noise through several samplers, a row each
 import dataclasses
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -180,22 +180,34 @@ def in_turn(config: Config, originals: int) -> np.ndarray:
 
 def compare(config: Config, workdir: Path) -> Path:
     """Draws the same few images with several samplers, a row each, from the same noise."""
-    mesh, rows, names = data_mesh(), [], []
     columns = min(config.sample.count, COMPARED)
     field = "sample.compare"
     kinds = [with_sampler(config, name, columns, field) for name in names_in(config.sample.compare, field)]
     if config.sample.sampler not in {one.sample.sampler for one in kinds}:
         _refuse_unused(config)
-    params, step = load_params(config, workdir, mesh)
+    params, step = load_params(config, workdir, data_mesh())
+    rows = draw_each(kinds, params, label_names(config, workdir))
+    first, *_ = rows
+    for name, row in rows.items():
+        difference = np.sqrt(np.mean((row.astype(float) - rows[first]) ** 2))
+        logger.info("%-24s differs from %s by %.1f grey levels (root mean square)", name, first, difference)
+    return write(config, workdir, step, np.concatenate([*rows.values()]), captioned_rows(rows))
+
+
+def draw_each(kinds: Sequence[Config], params: PyTree, names: Sequence[str]) -> dict[str, Pixels]:
+    """The same images by several samplers, under the name of each; names: of the labels."""
+    mesh, rows = data_mesh(), {}
     for one in kinds:
-        labels = choose_labels(one, label_names(one, workdir), np.arange(columns))
+        labels = choose_labels(one, names, np.arange(one.sample.count))
         batches = draw_all(one, compile_sampler(one, mesh), params, labels, mesh, quiet=True)
-        rows.append(np.concatenate([to_pixels(samples.images) for samples in batches]))
-        names.append(f"{one.sample.sampler}-{len(build_pairs(one))}steps")
-        difference = np.sqrt(np.mean((rows[-1].astype(float) - rows[0]) ** 2))
-        logger.info("%-24s differs from %s by %.1f grey levels (root mean square)", names[-1], names[0], difference)
-    captioned = [caption(grid(row, columns=columns), name) for row, name in zip(rows, names, strict=True)]
-    return write(config, workdir, step, np.concatenate(rows), np.concatenate(captioned))
+        name = f"{one.sample.sampler}-{len(build_pairs(one))}steps"
+        rows[name] = np.concatenate([to_pixels(samples.images) for samples in batches])
+    return rows
+
+
+def captioned_rows(rows: Mapping[str, Pixels]) -> Picture:
+    """Images below their names, a row each."""
+    return np.concatenate([caption(grid(row, columns=len(row)), name) for name, row in rows.items()])
 
 
 def _refuse_unused(config: Config) -> None:

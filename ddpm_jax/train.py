@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,7 +18,7 @@ from clu.parameter_overview import get_parameter_overview
 from jax.sharding import Mesh
 
 from ddpm_jax.assemble import build_objective, build_schedule, build_unet
-from ddpm_jax.config import Config, to_json
+from ddpm_jax.config import Config, flatten, to_json
 from ddpm_jax.data.batches import Batch, Batches, prefetch
 from ddpm_jax.data.dataset import Dataset, hold_out, traits
 from ddpm_jax.data.open import open_dataset
@@ -27,7 +28,16 @@ from ddpm_jax.reporting.memory import memory_in_use, size_in_words
 from ddpm_jax.reporting.profile import Profile
 from ddpm_jax.reporting.progress import progress
 from ddpm_jax.reporting.throughput import Throughput
-from ddpm_jax.reporting.writer import Lowest, TensorBoard, WeightsAndBiases, Writer, Writers
+from ddpm_jax.reporting.writer import (
+    JUDGED_BY,
+    ByImagesSeen,
+    Lowest,
+    TensorBoard,
+    WeightsAndBiases,
+    Writer,
+    Writers,
+    tag,
+)
 from ddpm_jax.stopping import Stopped
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.cost import StepCost, matrix_rate, step_cost
@@ -37,11 +47,17 @@ from ddpm_jax.training.preemption import Preemption
 from ddpm_jax.training.sharding import check_divisible, data_mesh, state_sharding, to_devices
 from ddpm_jax.training.state import TrainState, init_state, is_finite
 from ddpm_jax.training.step import Learner, Metrics, empty_metrics, train_step
-from ddpm_jax.watchers import build_watchers, due
+from ddpm_jax.watchers import build_watchers, compared, due
 from ddpm_jax.workdir import checkpoint_folder, claimed, refuse_another_run
 
-BEST = ("validation/loss_ema", "train/loss", "evaluation/fid")
-"""Curves whose lowest point is told at the end."""
+SHOWN = (
+    *("seed", "data.image_size", "data.batch_size", "train.steps", "train.accumulate", "train.label_dropout"),
+    *("model.channels", "model.multipliers", "model.blocks", "model.attention_resolutions", "model.dropout"),
+    *("model.classes", "model.attributes", "model.dtype", "diffusion.steps", "diffusion.schedule"),
+    *("diffusion.prediction", "diffusion.loss", "diffusion.weighting", "diffusion.variance"),
+    *("optimizer.learning_rate", "optimizer.warmup", "optimizer.schedule", "optimizer.ema_decay", "optimizer.clip"),
+)
+"""Fields by which TensorBoard's page of hyperparameters tells runs apart."""
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +70,8 @@ def train(config: Config, workdir: Path) -> None:
     check_divisible(mesh, config.data.batch_size, config.train.accumulate, "data.batch_size")
     if config.evaluate.every:
         light_config(config)  # Raises now what would be found out after the run was begun.
+    if config.log.preview_every and config.log.preview_samplers:
+        compared(config)  # Likewise.
     dataset = open_dataset(config)
     rows, held = hold_out(dataset, config.data.holdout)
     learner = build_learner(config, mesh)
@@ -244,7 +262,7 @@ def build_feedback(
     def report(step: int, means: Mapping[str, float]) -> None:
         values = {**means, "skipped_steps": float(skipped), **throughput.read(step), **memory_in_use()}
         latest.update(values)
-        writer.scalars(step, {f"train/{name}": value for name, value in values.items()})
+        writer.scalars(step, {tag(name): value for name, value in values.items()})
         words = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         logger.debug("step %d: %s", step, words)
 
@@ -261,12 +279,20 @@ def open_writer(config: Config, workdir: Path, start: int, lowest: Lowest) -> Wr
     """TensorBoard, Weights & Biases if asked, and what remembers the best; only the first process writes."""
     if jax.process_index() > 0:
         return Writers([])
-    places: list[Writer] = [lowest, TensorBoard(workdir, start)]
+    fields = flatten(config)
+    curves = TensorBoard(workdir, start, {name: _plain(fields[name]) for name in SHOWN})
+    size = config.data.batch_size
+    by_images = ByImagesSeen(TensorBoard(workdir / "by_images_seen", start * size), size)
+    places: list[Writer] = [lowest, curves, by_images]
     if config.log.wandb:
         places.append(WeightsAndBiases(workdir, config.log.wandb_project, dataclasses.asdict(config)))
     writer = Writers(places)
     writer.text("config", "```json\n" + to_json(config) + "```")
     return writer
+
+
+def _plain(value: Any) -> str | int | float:
+    return value if isinstance(value, str | int | float) else str(value)
 
 
 def describe(
@@ -291,7 +317,7 @@ def describe(
 
 def summarise(config: Config, workdir: Path, lowest: Lowest, steps: Sequence[int]) -> None:
     """The last screen: how well, where what lies, and what to do next."""
-    points = lowest.of(BEST).items()
+    points = lowest.of(JUDGED_BY).items()
     found = (f"{name.replace('/', ' ')} {value:.4g} at step {step:,}" for name, (value, step) in points)
     lines = {
         "Lowest": ", ".join(found) or "nothing was measured",

@@ -11,10 +11,11 @@ import numpy as np
 from ddpm_jax.config import Config, checked
 from ddpm_jax.config.sections import Sample
 from ddpm_jax.data.dataset import Dataset
+from ddpm_jax.edit import COMPARED, captioned_rows, draw_each
 from ddpm_jax.evaluate import build_light_evaluation
 from ddpm_jax.reporting.images import grid, strip, to_pixels
 from ddpm_jax.reporting.writer import Writer
-from ddpm_jax.sample import STRIP_IMAGES, choose_labels, compile_sampler, label_names
+from ddpm_jax.sample import STRIP_IMAGES, choose_labels, compile_sampler, label_names, names_in, with_sampler
 from ddpm_jax.sampling.trajectory import Watch
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step import Learner
@@ -68,18 +69,27 @@ def preview_config(config: Config) -> Config:
     return checked(dataclasses.replace(config, sample=preview))
 
 
+def compared(config: Config) -> list[Config]:
+    """The samplers of log.preview_samplers; raises UserError for what they cannot do."""
+    field, plain = "log.preview_samplers", preview_config(config)
+    return [with_sampler(plain, name, COMPARED, field) for name in names_in(config.log.preview_samplers or "", field)]
+
+
 def build_preview(config: Config, learner: Learner, writer: Writer, workdir: Path) -> Callable[[int, TrainState], None]:
     """Draws the same few images by DDIM from the averaged parameters: a grid, and a strip of how they came about."""
+    names = label_names(config, workdir)
     count = -(-config.log.preview_count // learner.mesh.size) * learner.mesh.size
     drawn = preview_config(config)
     draw = compile_sampler(drawn, learner.mesh, Watch(frames=10, images=STRIP_IMAGES))
     indices = np.arange(count)
-    labels = choose_labels(drawn, label_names(drawn, workdir), indices)
+    labels = choose_labels(drawn, names, indices)
 
     def show(step: int, state: TrainState) -> None:
         if due(step, config.log.preview_every, config.train.steps):
             samples = jax.device_get(draw(state.ema, config.sample.seed, indices, labels))
             writer.picture(step, "preview/grid", grid(to_pixels(samples.images[: config.log.preview_count])))
             writer.picture(step, "preview/strip", strip(to_pixels(samples.frames), columns=10))
+            if step == config.train.steps and config.log.preview_samplers:
+                writer.picture(step, "preview/samplers", captioned_rows(draw_each(compared(config), state.ema, names)))
 
     return show

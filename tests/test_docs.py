@@ -12,6 +12,7 @@ import pytest
 from ddpm_jax.cli import parse_flags
 from ddpm_jax.config import Config, defaults, flatten, load_recipe, override
 from ddpm_jax.diffusion.schedule import betas_of_curve, schedule_of_betas
+from ddpm_jax.reporting.writer import GROUPS, tag
 from ddpm_jax.sampling.ddim import ddim
 from ddpm_jax.sampling.noise import draw_noise, image_keys
 from ddpm_jax.sampling.timesteps import step_pairs
@@ -116,9 +117,10 @@ def test_what_is_added_for_example_keeps_the_laws():
 
 
 def test_tags_that_are_named_are_written():
-    known = {*METRICS, "images_per_second", "data_wait_share", "share_of_peak", "skipped_steps"}
+    known = {tag(name) for name in (*METRICS, *(name for names in GROUPS.values() for name in names))}
+    groups = "|".join({"train", *GROUPS})
     for page in PAGES:
-        assert set(re.findall(r"`train/(\w+)`", page.read_text())) <= known, page.name
+        assert set(re.findall(rf"`((?:{groups})/\w+)`", page.read_text())) <= known, page.name
 
 
 def test_commands_are_found():

@@ -322,6 +322,8 @@ class Log:
     """Images of a preview."""
     preview_steps: Count = 50
     """DDIM steps of a preview."""
+    preview_samplers: str | None = "ddim,dpm_solver,unipc"
+    """Samplers that the preview at the last step compares, as in sample.compare; None for none."""
     profile: tuple[int, ...] = ()
     """Two steps, the first and the last of those that are traced into <workdir>/plugins/profile for XProf."""
     wandb: bool = False

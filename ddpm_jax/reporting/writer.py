@@ -13,6 +13,30 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[re
 from ddpm_jax.errors import UserError
 from ddpm_jax.reporting.images import Picture
 
+GROUPS = {
+    "optimizer": ("gradient_norm", "learning_rate", "skipped_steps"),
+    "speed": ("images_per_second", "data_wait_share", "share_of_peak"),
+    "memory": ("device_memory_mebibytes", "host_memory_mebibytes"),
+}
+"""What stands together in TensorBoard, of the figures of training; the rest under "train"."""
+JUDGED_BY = ("validation/loss_ema", "train/loss", "evaluation/fid")
+"""Curves that tell how good a run is."""
+QUALITY = ("train/", "validation/", "evaluation/")
+"""Groups that tell of the model, rather than of the machine or of the optimizer."""
+CHARTS = {
+    "Loss": {
+        "training and validation": ["Multiline", ["train/loss", "validation/loss_ema", "validation/loss_raw"]],
+        "by quarter of the steps t": ["Multiline", ["train/loss_t_.*"]],
+    },
+    "Quality": {"of light evaluations": ["Multiline", ["evaluation/.*"]]},
+}
+"""TensorBoard's page of custom scalars: curves that belong in one chart."""
+
+
+def tag(name: str) -> str:
+    """The name of a figure of training with its group, such as speed/images_per_second."""
+    return f"{next((group for group, names in GROUPS.items() if name in names), 'train')}/{name}"
+
 
 @runtime_checkable
 class Writer(Protocol):
@@ -32,7 +56,7 @@ class TensorBoard:
     loses, and on a full disk the thread dies and the next call waits forever.
     """
 
-    def __init__(self, folder: Path, start: int | None) -> None:
+    def __init__(self, folder: Path, start: int | None, hyperparameters: Mapping[str, Any] | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._events = EventsWriter(str(folder / "events"), f".{start or 0}")
         first = 0 if start is None else start + 1
@@ -40,6 +64,10 @@ class TensorBoard:
         if start is not None:
             session = SessionLog(status=SessionLog.START)
             self._events.write_event(Event(wall_time=time.time(), step=first, session_log=session))
+        if hyperparameters:
+            experiment, values, _ = summary.hparams(dict(hyperparameters), dict.fromkeys(JUDGED_BY))
+            for record in (experiment, values, summary.custom_scalars(CHARTS)):
+                self._write(0, record)
 
     def _write(self, step: int, record: Any) -> None:
         self._events.write_event(Event(wall_time=time.time(), step=step, summary=record))
@@ -62,6 +90,31 @@ class TensorBoard:
 
     def close(self) -> None:
         self._events.close()
+
+
+class ByImagesSeen:
+    """The curves of quality over the images that were seen, where runs of unlike batches can be compared."""
+
+    def __init__(self, writer: Writer, batch_size: int) -> None:
+        self._writer, self._batch_size = writer, batch_size
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        kept = {
+            name: value for name, value in values.items() if name.startswith(("train/", "validation/", "evaluation/"))
+        }
+        self._writer.scalars(step * self._batch_size, kept)
+
+    def picture(self, step: int, name: str, picture: Picture) -> None:
+        """Pictures are found by their step."""
+
+    def text(self, name: str, text: str) -> None:
+        """Texts have no place on the axis."""
+
+    def flush(self) -> None:
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
 
 
 class Lowest:

@@ -97,6 +97,7 @@ def waiting(place: Path, steps: int) -> dict[str, float]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     from ddpm_jax.config import config_of, load_recipe, override
+    from ddpm_jax.reporting.writer import tag
     from ddpm_jax.train import train
 
     recipe = str(Path(__file__).parents[2] / "configs" / "celeba64_small.py")
@@ -117,5 +118,5 @@ def waiting(place: Path, steps: int) -> dict[str, float]:
     train(config_of(override(load_recipe(recipe), flags)), place / "run")
     events = EventAccumulator(str(place / "run")).Reload()
     # The first reading holds the wait for the very first batch.
-    shares, rates = (events.Scalars(f"train/{name}")[-1].value for name in ("data_wait_share", "images_per_second"))
+    shares, rates = (events.Scalars(tag(name))[-1].value for name in ("data_wait_share", "images_per_second"))
     return {"training_images_per_second": rates, "training_data_wait_share": shares}

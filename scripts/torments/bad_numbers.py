@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from ddpm_jax.cli import main
 from ddpm_jax.reporting.console import quieten_log
+from ddpm_jax.reporting.writer import tag
 from ddpm_jax.training import step as training_step
 from ddpm_jax.training.state import is_finite
 from scripts.torments.commands import LENGTH, Outcome, newest_state, same_bits, training
@@ -121,7 +122,7 @@ def told(workdir: Path) -> int:
 
 def curve(workdir: Path, name: str) -> np.ndarray:
     """A scalar as TensorBoard shows it."""
-    return np.array([event.value for event in EventAccumulator(str(workdir)).Reload().Scalars(f"train/{name}")])
+    return np.array([event.value for event in EventAccumulator(str(workdir)).Reload().Scalars(tag(name))])
 
 
 def skipped_well(workdir: Path, code: int) -> str:

@@ -64,7 +64,7 @@ def speeds(workdir: Path) -> list[tuple[float, float]]:
     """Images per second by step."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(workdir)).Reload().Scalars("train/images_per_second")
+    events = EventAccumulator(str(workdir)).Reload().Scalars("speed/images_per_second")
     return [(event.step, event.value) for event in events]
 
 

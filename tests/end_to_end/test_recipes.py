@@ -7,12 +7,14 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ddpm_jax import cli
 from ddpm_jax.config import config_of, load_recipe
 from ddpm_jax.data.batches import random_batch
 from ddpm_jax.data.open import open_dataset
 from ddpm_jax.plan import OneDevice
+from ddpm_jax.reporting.writer import tag
 from ddpm_jax.training.step import empty_metrics, train_step
 from tests.end_to_end.commands import ROOT, assert_same_bits, final_state, scalars
 
@@ -46,8 +48,15 @@ def test_a_recipe_trains_samples_and_resumes(recipe, tmp_path):
     assert sorted(curve) == [1, 2, 3] and all(np.isfinite(value) for value in curve.values())
     assert set(scalars(tmp_path / "run", "validation/loss_ema")) == {3}
     for name in ("share_of_peak", "images_per_second", "data_wait_share", "host_memory_mebibytes"):
-        curve = scalars(tmp_path / "run", f"train/{name}")
+        curve = scalars(tmp_path / "run", tag(name))
         assert set(curve) == {1, 2, 3} and (min(curve.values()) > 0 or name == "data_wait_share"), name
+
+    assert set(scalars(tmp_path / "run" / "by_images_seen", "train/loss")) == {data.batch_size * i for i in (1, 2, 3)}
+    if recipe.stem == IN_FULL:
+        shown = EventAccumulator(str(tmp_path / "run")).Reload()
+        assert set(shown.Tags()["images"]) == {"preview/grid", "preview/strip", "preview/samplers"}
+        (at_the_end,) = shown.Images("preview/samplers")
+        assert at_the_end.step == 3 and at_the_end.height == 3 * (64 + 4 + 14)
 
     assert cli.main(["main.py", "--mode=sample", f"--workdir={tmp_path}/run"]) == 0
     (folder,) = (tmp_path / "run" / "samples").iterdir()

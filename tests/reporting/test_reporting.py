@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
 
 from ddpm_jax.errors import UserError
 from ddpm_jax.reporting.console import start_log
 from ddpm_jax.reporting.images import GAP, grid, save_gif, save_png, strip, to_pixels
 from ddpm_jax.reporting.progress import duration, progress
 from ddpm_jax.reporting.throughput import Throughput
-from ddpm_jax.reporting.writer import Lowest, TensorBoard, WeightsAndBiases, Writers
+from ddpm_jax.reporting.writer import ByImagesSeen, Lowest, TensorBoard, WeightsAndBiases, Writers
 
 
 def test_pixels_undo_the_scaling_of_images_and_clip():
@@ -67,6 +68,30 @@ def test_tensorboard_reads_what_was_written_and_a_resumed_run_hides_what_came_af
     events = EventAccumulator(str(tmp_path)).Reload()
     steps = {event.step: event.value for event in events.Scalars("train/loss")}
     assert steps == pytest.approx({1: 0.1, 2: 0.2, 3: 0.3, 4: 9.0})
+
+
+def test_hyperparameters_and_charts_are_where_tensorboard_looks_for_them(tmp_path):
+    values = {"optimizer.learning_rate": 2e-4, "model.multipliers": "(1, 2)", "data.flip": True}
+    TensorBoard(tmp_path / "run", 0, values).close()
+    plugins = EventAccumulator(str(tmp_path / "run")).Reload().summary_metadata
+    content = plugins["_hparams_/session_start_info"].plugin_data.content
+    read = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
+    assert {name: getattr(read[name], read[name].WhichOneof("kind")) for name in read} == values
+    layout = EventAccumulator(str(tmp_path / "run")).Reload().Tensors("custom_scalars__config__")[0].tensor_proto
+    for name in ("train/loss", "validation/loss_ema", "evaluation/.*"):
+        assert name.encode() in layout.string_val[0]
+
+
+def test_curves_over_the_images_seen_survive_a_resumption(tmp_path):
+    for start in (0, 3):
+        curves = ByImagesSeen(TensorBoard(tmp_path, start * 16), 16)
+        for step in range(start + 1, start + 6):
+            curves.scalars(step, {"train/loss": float(step + start), "speed/images_per_second": 1.0})
+        curves.close()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert events.Tags()["scalars"] == ["train/loss"]
+    seen = {event.step: event.value for event in events.Scalars("train/loss")}
+    assert seen == {16: 1, 32: 2, 48: 3, 64: 7, 80: 8, 96: 9, 112: 10, 128: 11}
 
 
 def test_the_log_goes_to_the_terminal_and_with_details_to_the_file(tmp_path, capsys):

@@ -123,7 +123,7 @@ def test_skipped_steps_are_counted_and_many_in_a_row_name_the_last_good_checkpoi
             feedback.push(step, jnp.asarray(streak), metrics)
         feedback.drain()
         writer.close()
-        assert scalars(tmp_path / "run", "train/skipped_steps") == {1: 4, 2: 5, 3: 6, 4: 6, 5: 7}
+        assert scalars(tmp_path / "run", "optimizer/skipped_steps") == {1: 4, 2: 5, 3: 6, 4: 6, 5: 7}
         assert package_log.text.count("was skipped: its loss or gradient is not finite") == 3
         (tmp_path / "40").mkdir()
         (tmp_path / "40" / SEAL).write_text("")
