@@ -10,7 +10,7 @@ compare        the same noise through several samplers, a row each
 import dataclasses
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -187,27 +187,27 @@ def compare(config: Config, workdir: Path) -> Path:
         _refuse_unused(config)
     params, step = load_params(config, workdir, data_mesh())
     rows = draw_each(kinds, params, label_names(config, workdir))
-    first, *_ = rows
-    for name, row in rows.items():
-        difference = np.sqrt(np.mean((row.astype(float) - rows[first]) ** 2))
+    first, first_row = rows[0]
+    for name, row in rows:
+        difference = np.sqrt(np.mean((row.astype(float) - first_row) ** 2))
         logger.info("%-24s differs from %s by %.1f grey levels (root mean square)", name, first, difference)
-    return write(config, workdir, step, np.concatenate([*rows.values()]), captioned_rows(rows))
+    return write(config, workdir, step, np.concatenate([row for _, row in rows]), captioned_rows(rows))
 
 
-def draw_each(kinds: Sequence[Config], params: PyTree, names: Sequence[str]) -> dict[str, Pixels]:
-    """The same images by several samplers, under the name of each; names: of the labels."""
-    mesh, rows = data_mesh(), {}
+def draw_each(kinds: Sequence[Config], params: PyTree, names: Sequence[str]) -> list[tuple[str, Pixels]]:
+    """The same images by several samplers, with the name of each; names: of the labels."""
+    mesh, rows = data_mesh(), []
     for one in kinds:
         labels = choose_labels(one, names, np.arange(one.sample.count))
         batches = draw_all(one, compile_sampler(one, mesh), params, labels, mesh, quiet=True)
         name = f"{one.sample.sampler}-{len(build_pairs(one))}steps"
-        rows[name] = np.concatenate([to_pixels(samples.images) for samples in batches])
+        rows.append((name, np.concatenate([to_pixels(samples.images) for samples in batches])))
     return rows
 
 
-def captioned_rows(rows: Mapping[str, Pixels]) -> Picture:
+def captioned_rows(rows: Sequence[tuple[str, Pixels]]) -> Picture:
     """Images below their names, a row each."""
-    return np.concatenate([caption(grid(row, columns=len(row)), name) for name, row in rows.items()])
+    return np.concatenate([caption(grid(row, columns=len(row)), name) for name, row in rows])
 
 
 def _refuse_unused(config: Config) -> None:
