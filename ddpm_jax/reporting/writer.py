@@ -25,10 +25,9 @@ QUALITY = ("train/", "validation/", "evaluation/")
 """Groups that tell of the model, rather than of the machine or of the optimizer."""
 CHARTS = {
     "Loss": {
-        "training and validation": ["Multiline", ["train/loss", "validation/loss_ema", "validation/loss_raw"]],
-        "by quarter of the steps t": ["Multiline", ["train/loss_t_.*"]],
-    },
-    "Quality": {"of light evaluations": ["Multiline", ["evaluation/.*"]]},
+        "training and validation": ["Multiline", ["^train/loss$", "^validation/.*"]],
+        "by quarter of the steps t": ["Multiline", ["^train/loss_t_.*"]],
+    }
 }
 """TensorBoard's page of custom scalars: curves that belong in one chart."""
 
@@ -99,10 +98,8 @@ class ByImagesSeen:
         self._writer, self._batch_size = writer, batch_size
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        kept = {
-            name: value for name, value in values.items() if name.startswith(("train/", "validation/", "evaluation/"))
-        }
-        self._writer.scalars(step * self._batch_size, kept)
+        kept = {f"by_images_seen/{name}": value for name, value in values.items() if name.startswith(QUALITY)}
+        self._writer.scalars(step * self._batch_size, kept)  # Names of their own: a chart has one axis.
 
     def picture(self, step: int, name: str, picture: Picture) -> None:
         """Pictures are found by their step."""

@@ -78,7 +78,7 @@ def test_hyperparameters_and_charts_are_where_tensorboard_looks_for_them(tmp_pat
     read = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
     assert {name: getattr(read[name], read[name].WhichOneof("kind")) for name in read} == values
     layout = EventAccumulator(str(tmp_path / "run")).Reload().Tensors("custom_scalars__config__")[0].tensor_proto
-    for name in ("train/loss", "validation/loss_ema", "evaluation/.*"):
+    for name in ("^train/loss$", "^validation/.*", "^train/loss_t_.*"):
         assert name.encode() in layout.string_val[0]
 
 
@@ -89,8 +89,8 @@ def test_curves_over_the_images_seen_survive_a_resumption(tmp_path):
             curves.scalars(step, {"train/loss": float(step + start), "speed/images_per_second": 1.0})
         curves.close()
     events = EventAccumulator(str(tmp_path)).Reload()
-    assert events.Tags()["scalars"] == ["train/loss"]
-    seen = {event.step: event.value for event in events.Scalars("train/loss")}
+    assert events.Tags()["scalars"] == ["by_images_seen/train/loss"]
+    seen = {event.step: event.value for event in events.Scalars("by_images_seen/train/loss")}
     assert seen == {16: 1, 32: 2, 48: 3, 64: 7, 80: 8, 96: 9, 112: 10, 128: 11}
 
 
