@@ -18,7 +18,7 @@ from ddpm_jax.config import Config, check_overrides, config_of, flatten, load_re
 from ddpm_jax.config.recipes import RECIPES
 from ddpm_jax.data.cache import user_cache
 from ddpm_jax.edit import TASKS
-from ddpm_jax.errors import UserError, nearest
+from ddpm_jax.errors import UserError, nearest, program
 from ddpm_jax.evaluate import evaluate
 from ddpm_jax.exits import exit_code, leaving_others
 from ddpm_jax.interop.safetensors_file import PRETRAINED
@@ -78,7 +78,7 @@ def main(argv: list[str]) -> int:
 def run(argv: list[str]) -> int:
     """Does what the flags say, and returns the exit code; raises UserError for what the user must mend."""
     if any(arg in ("--help", "-help", "-h", "--helpfull", "--helpshort") for arg in argv[1:]):
-        print(usage(argv[0]), end="")
+        print(usage(), end="")
         return 0
     mode, recipe, place, overrides = parse_flags(argv)
     if place and place.startswith(PRETRAINED):
@@ -104,11 +104,11 @@ def run(argv: list[str]) -> int:
     return code
 
 
-def usage(program: str) -> str:
+def usage() -> str:
     """What --help prints; on a terminal its headings stand out."""
     text = USAGE.format(recipes=", ".join(sorted(path.stem for path in RECIPES.glob("*.py"))))
-    if Path(program).name == "ddpm-jax":
-        text = text.replace("python main.py", "ddpm-jax").replace("configs/", "").replace(".py", "")
+    if program() == "ddpm-jax":
+        text = text.replace("python main.py", program()).replace("configs/", "").replace(".py", "")
     return re.sub(r"^([A-Z ]+)$", "\033[1m\\1\033[0m", text, flags=re.MULTILINE) if sys.stdout.isatty() else text
 
 

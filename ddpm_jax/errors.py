@@ -1,7 +1,9 @@
 """The exceptions that `exits.py` turns into one line: UserError exits with 2, TrainingDiverged with 1."""
 
 import difflib
+import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -10,6 +12,11 @@ class UserError(Exception):
 
 class TrainingDiverged(Exception):
     """The loss stopped being a number: at which step, what was saved before, what to try, in one line."""
+
+
+def program() -> str:
+    """What people type to run this, as the messages that tell the next command write it."""
+    return "ddpm-jax" if Path(sys.argv[0]).name == "ddpm-jax" else "python main.py"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -22,7 +22,7 @@ from ddpm_jax.config import Config, flatten, to_json
 from ddpm_jax.data.batches import Batch, Batches, prefetch
 from ddpm_jax.data.dataset import Dataset, hold_out, traits
 from ddpm_jax.data.open import open_dataset
-from ddpm_jax.errors import TrainingDiverged, UserError
+from ddpm_jax.errors import TrainingDiverged, UserError, program
 from ddpm_jax.evaluate import light_config
 from ddpm_jax.reporting.memory import memory_in_use, size_in_words
 from ddpm_jax.reporting.profile import Profile
@@ -323,7 +323,7 @@ def summarise(config: Config, workdir: Path, lowest: Lowest, steps: Sequence[int
         "Lowest": ", ".join(found) or "nothing was measured",
         "Checkpoints": f"{checkpoint_folder(workdir)} (steps {', '.join(map(str, steps))})",
         "Watch": f"tensorboard --logdir {workdir.parent}",
-        "Next": f"python main.py --mode=sample --workdir={workdir}",
+        "Next": f"{program()} --mode=sample --workdir={workdir}",
     }
     logger.info("Trained to step %d.", config.train.steps)
     for name, value in lines.items():

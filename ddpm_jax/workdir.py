@@ -14,7 +14,7 @@ import jax
 
 from ddpm_jax.config import MADE_WITH, Config, changes, differences, from_json, to_json
 from ddpm_jax.data.dataset import Traits
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, program
 from ddpm_jax.files import replacing
 from ddpm_jax.locks import alone
 from ddpm_jax.training.sharding import wait_for_all
@@ -37,7 +37,7 @@ def read_config(workdir: Path) -> Config:
         return from_json(path.read_text(), str(path))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(
-            f"{workdir} holds no run (no config.json); train one: python main.py --config=… --workdir={workdir}"
+            f"{workdir} holds no run (no config.json); train one: {program()} --config=… --workdir={workdir}"
         ) from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not text ({error}); every checkpoint of the run holds a copy.") from error

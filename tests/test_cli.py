@@ -2,6 +2,7 @@
 
 import errno
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -144,3 +145,12 @@ def test_a_fault_of_our_own_is_not_hidden(error, monkeypatch):
     monkeypatch.setattr(cli, "run", fail)
     with pytest.raises(type(error), match="a fault"):
         cli.main(["main.py"])
+
+
+@pytest.mark.parametrize(("started", "words"), [("/usr/bin/ddpm-jax", "ddpm-jax"), ("main.py", "python main.py")])
+def test_messages_tell_the_command_that_people_typed(monkeypatch, tmp_path, capsys, started, words):
+    monkeypatch.setattr(sys, "argv", [started])
+    assert cli.main([started, "--mode=sample", f"--workdir={tmp_path}"]) == 2
+    assert f"train one: {words} --config" in capsys.readouterr().err
+    assert cli.main([started, "--help"]) == 0
+    assert f"\n  {words} --mode=sample" in capsys.readouterr().out

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from ddpm_jax.config import Config, flatten
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, program
 from ddpm_jax.locks import alone
 from ddpm_jax.store import is_address
 from ddpm_jax.training.checkpoint import Checkpoints
@@ -48,7 +48,7 @@ def start_run(
         with Checkpoints(checkpoint_folder(building)) as checkpoints:
             checkpoints.save(state, asdict(config))
         write_config(building, config, names)
-    logger.info("Wrote %s. Next: python main.py --mode=sample --workdir=%s", workdir, workdir)
+    logger.info("Wrote %s. Next: %s --mode=sample --workdir=%s", workdir, program(), workdir)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ GROUPS = {
 """What stands together in TensorBoard, of the figures of training; the rest under "train"."""
 JUDGED_BY = ("validation/loss_ema", "train/loss", "evaluation/fid")
 """Curves that tell how good a run is."""
-QUALITY = ("train/", "validation/", "evaluation/")
+QUALITY = ("train", "validation", "evaluation")
 """Groups that tell of the model, rather than of the machine or of the optimizer."""
 CHARTS = {
     "Loss": {
@@ -98,8 +98,10 @@ class ByImagesSeen:
         self._writer, self._batch_size = writer, batch_size
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        kept = {f"by_images_seen/{name}": value for name, value in values.items() if name.startswith(QUALITY)}
-        self._writer.scalars(step * self._batch_size, kept)  # Names of their own: a chart has one axis.
+        # In groups of their own, since a chart has one axis.
+        parts = [(*name.split("/", 1), value) for name, value in values.items()]
+        kept = {f"{group}_by_images_seen/{name}": value for group, name, value in parts if group in QUALITY}
+        self._writer.scalars(step * self._batch_size, kept)
 
     def picture(self, step: int, name: str, picture: Picture) -> None:
         """Pictures are found by their step."""

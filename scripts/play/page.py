@@ -82,15 +82,21 @@ class Shared:
             guidance = gr.Slider(0, 8, 1, step=0.1, label="Guidance (0: any label, 1: as learned)", elem_id="guidance")
         return label, guidance
 
-    def asked(self, given: Sequence[Any]) -> tuple[Run, dict[str, Any], Sequence[Any]]:
-        """The run, the options that are chosen above, and what else was given."""
+    def asked(self, given: Sequence[Any], *, in_turn: bool = True) -> tuple[Run, dict[str, Any], Sequence[Any]]:
+        """The run, the options that are chosen above, and what else was given.
+
+        in_turn: without a choice, each class is asked for in turn, rather than none.
+        """
         checkpoint, ema, seed, label, guidance, *others = given
         if seed is None:
             raise UserError("The seed is empty; expected a whole number from 0.")
         options = {"seed": seed}
         if self.conditional:
+            turns = in_turn and self.model.config.model.classes
             chosen = ",".join(label) or None if isinstance(label, list) else None if label == IN_TURN else label
-            options |= {"label": chosen, "guidance": guidance}
+            options |= {"label": chosen}
+            # Where no label is asked for, there is none to exaggerate.
+            options |= {"guidance": guidance} if chosen is not None or turns else {}
         return self.model.at(checkpoint, ema), options, others
 
 
@@ -180,7 +186,7 @@ def _inpaint_tab(shared: Shared) -> None:
         return own, _to_paint_on(own, canvas_size)
 
     def inpaint(*given: Any) -> Iterator[Any]:
-        run, options, (image, canvas, steps, resamples, count) = shared.asked(given)
+        run, options, (image, canvas, steps, resamples, count) = shared.asked(given, in_turn=False)
         if image is None:
             raise UserError("There is no image yet: draw one, or load one of yours.")
         painted = max((layer[..., 3] for layer in canvas["layers"]), key=np.count_nonzero, default=np.zeros((1, 1)))

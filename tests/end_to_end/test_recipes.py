@@ -51,7 +51,7 @@ def test_a_recipe_trains_samples_and_resumes(recipe, tmp_path):
         curve = scalars(tmp_path / "run", tag(name))
         assert set(curve) == {1, 2, 3} and (min(curve.values()) > 0 or name == "data_wait_share"), name
 
-    seen = scalars(tmp_path / "run" / "by_images_seen", "by_images_seen/train/loss")
+    seen = scalars(tmp_path / "run" / "by_images_seen", "train_by_images_seen/loss")
     assert set(seen) == {data.batch_size * i for i in (1, 2, 3)}
     if recipe.stem == IN_FULL:
         shown = EventAccumulator(str(tmp_path / "run")).Reload()

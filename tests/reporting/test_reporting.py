@@ -89,8 +89,8 @@ def test_curves_over_the_images_seen_survive_a_resumption(tmp_path):
             curves.scalars(step, {"train/loss": float(step + start), "speed/images_per_second": 1.0})
         curves.close()
     events = EventAccumulator(str(tmp_path)).Reload()
-    assert events.Tags()["scalars"] == ["by_images_seen/train/loss"]
-    seen = {event.step: event.value for event in events.Scalars("by_images_seen/train/loss")}
+    assert events.Tags()["scalars"] == ["train_by_images_seen/loss"]
+    seen = {event.step: event.value for event in events.Scalars("train_by_images_seen/loss")}
     assert seen == {16: 1, 32: 2, 48: 3, 64: 7, 80: 8, 96: 9, 112: 10, 128: 11}
 
 
