@@ -5,10 +5,10 @@
 `Run.watch` offers it to Python, `scripts/playground.py` to a browser.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
-from threading import Lock
 from typing import NamedTuple
 
 import jax
@@ -49,9 +49,8 @@ class LiveSampler:
     def __init__(self, config: Config):
         self.config = config
         self._draw = jax.jit(self._drawing)
-        self._turn = Lock()
-        self._seen: SimpleQueue[tuple[Array, Array, Array] | None] = SimpleQueue()
-        self._looking = False
+        self._numbers = itertools.count()
+        self._onlookers: dict[int, SimpleQueue[tuple[Array, Array, Array] | None]] = {}
 
     def watch(
         self, params: PyTree, seed: int, labels: Labels | None, known: tuple[Pixels, PixelMask] | None = None
@@ -60,20 +59,19 @@ class LiveSampler:
 
         known: the images to paint in and where, if the task is inpainting.
         """
-        with self._turn, ThreadPoolExecutor(1) as worker:
-            self._looking, self._seen = True, SimpleQueue()
-            drawing = worker.submit(self._finish, params, seed, labels, known)
-            drawing.add_done_callback(lambda _: self._seen.put(None))
+        number, seen = next(self._numbers), SimpleQueue()
+        self._onlookers[number] = seen
+        with ThreadPoolExecutor(1) as worker:
+            drawing = worker.submit(self._finish, number, params, seed, labels, known)
+            drawing.add_done_callback(lambda _: seen.put(None))
             try:
-                done, steps = 0, self.steps
-                while (seen := self._seen.get()) is not None:
-                    t, x_t, x0 = seen
+                steps = self.steps
+                for done, (t, x_t, x0) in enumerate(iter(seen.get, None)):
                     yield Moment(done, steps, int(t), to_pixels(np.asarray(x_t)), to_pixels(np.asarray(x0)))
-                    done += 1
                 images = drawing.result()
-                yield Moment(done, steps, 0, images, images)
+                yield Moment(steps, steps, 0, images, images)
             finally:
-                self._looking = False
+                del self._onlookers[number]
 
     @property
     def steps(self) -> int:
@@ -82,34 +80,42 @@ class LiveSampler:
         return len(resampled(pairs, sample.jump, sample.resamples)[0] if sample.task == "inpaint" else pairs)
 
     def _finish(
-        self, params: PyTree, seed: int, labels: Labels | None, known: tuple[Pixels, PixelMask] | None
+        self, number: int, params: PyTree, seed: int, labels: Labels | None, known: tuple[Pixels, PixelMask] | None
     ) -> Pixels:
-        drawn = to_pixels(jax.device_get(self._draw(params, seed, labels, known)))
+        drawn = to_pixels(jax.device_get(self._draw(number, params, seed, labels, known)))
         jax.effects_barrier()  # All that was told is in the queue.
         return drawn if known is None else np.where(known[1] > 0.5, drawn, known[0])
 
-    def _drawing(self, params: PyTree, seed: Array, labels: Array | None, known: tuple[Array, Array] | None) -> Images:
+    def _drawing(
+        self, number: Array, params: PyTree, seed: Array, labels: Array | None, known: tuple[Array, Array] | None
+    ) -> Images:
         config = self.config
-        schedule, pairs = build_schedule(config), build_pairs(config)
+        schedule, pairs, guidance = build_schedule(config), build_pairs(config), build_guidance(config)
         keys = image_keys(seed, np.arange(config.sample.count))
-        bound = bind(build_unet(config), params, schedule, config.diffusion.prediction, labels, build_guidance(config))
-        denoiser = watched(bound, self._is_looked_at, lambda *seen: self._seen.put(seen))
+        denoiser = bind(build_unet(config), params, schedule, config.diffusion.prediction, labels, guidance)
+        denoiser = watched(denoiser, number, self._is_looked_at, self._tell)
         if known:
             pixels, mask = known
             return build_inpainting(config)(denoiser, from_pixels(pixels), keys, mask)
         shape = (config.data.image_size, config.data.image_size, config.data.channels)
         return build_sampler(config)(denoiser, schedule, draw_noise(keys, 0, shape), keys, pairs).images
 
-    def _is_looked_at(self, t: Array) -> np.ndarray:
-        return np.asarray(self._looking)
+    def _is_looked_at(self, number: Array) -> np.ndarray:
+        return np.asarray(int(number) in self._onlookers)
+
+    def _tell(self, number: Array, *seen: Array) -> None:
+        onlooker = self._onlookers.get(int(number))
+        if onlooker is not None:
+            onlooker.put((seen[0], seen[1], seen[2]))
 
 
 def watched(
-    denoiser: Denoiser, wanted: Callable[[Array], np.ndarray], tell: Callable[[Array, Array, Array], None]
+    denoiser: Denoiser, number: Array | int, wanted: Callable[[Array], np.ndarray], tell: Callable[..., None]
 ) -> Denoiser:
-    """The same Denoiser, which calls tell(t, x_t, x0) on the host, and answers with zeros once nothing is wanted.
+    """The same Denoiser, which calls tell(number, t, x_t, x0) on the host, and answers with zeros once nobody wants it.
 
-    Both are called at run time from within compiled code; the images of a call have one t.
+    number: of the onlooker, by which wanted(number) and tell know it, since both are called at run time from within
+    code that is compiled once for all; the images of a call have one t.
     """
 
     def watching(x_t: Images, t: Steps) -> Prediction:
@@ -119,9 +125,9 @@ def watched(
             return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), answer)
 
         # An exception raised in a callback would end the work, too, but leaves other devices waiting, and a traceback.
-        asked = io_callback(wanted, jax.ShapeDtypeStruct((), bool), t[0])
+        asked = io_callback(wanted, jax.ShapeDtypeStruct((), bool), number)
         prediction = jax.lax.cond(asked, denoiser, nothing, x_t, t)
-        jax.debug.callback(tell, t[0], x_t, prediction.x0)
+        jax.debug.callback(tell, number, t[0], x_t, prediction.x0)
         return prediction
 
     return watching

@@ -7,8 +7,8 @@ images = run.sample(16, sampler="ddim", steps=50, seed=0)
 
 import dataclasses
 import operator
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ from ddpm_jax.shapes import Images, Labels, Pixels, Steps
 from ddpm_jax.training.sharding import data_mesh, replicated
 from ddpm_jax.workdir import images_trained_on, read_config
 
+KEPT = 32
+"""Compiled samplers of a run; those that were not used for longest make room for others."""
 OPTIONS = (
     *("sampler", "steps", "seed", "label", "spacing", "timesteps", "final", "order", "eta", "variance", "threshold"),
     *("percentile", "percentile_max", "keep_eps", "guidance", "guidance_interval", "guidance_rescale", "batch_size"),
@@ -80,7 +82,7 @@ def _load_pretrained(name: str, step: int | None, ema: bool) -> "Run":
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
-    """A trained model, ready to sample. Compiled samplers are kept, so a second call of a kind is fast."""
+    """A trained model, ready to sample. The newest compiled samplers are kept, so a second call of a kind is fast."""
 
     config: Config
     params: PyTree
@@ -90,8 +92,6 @@ class Run:
     """Of the classes or attributes that it knows."""
     images: int | None
     """How many it was trained on; None where that is not known."""
-    _samplers: dict[Sample, Draw] = dataclasses.field(default_factory=dict, repr=False)
-    _live: dict[Sample, LiveSampler] = dataclasses.field(default_factory=dict, repr=False)
 
     def sample(
         self,
@@ -211,21 +211,24 @@ class Run:
         settings = dataclasses.replace(settings, task=task, count=operator.index(count), **options)
         return checked(dataclasses.replace(self.config, sample=settings))
 
+    def _sampler(self, config: Config) -> Draw:
+        return self._samplers(dataclasses.replace(config.sample, count=1, batch_size=1, seed=0, label=None))
+
     def _live_sampler(self, config: Config) -> LiveSampler:
-        kind = dataclasses.replace(config.sample, seed=0, label=None)
-        if kind not in self._live:
-            self._live[kind] = LiveSampler(config)
-        return self._live[kind]
+        return self._live_samplers(dataclasses.replace(config.sample, seed=0, label=None))
+
+    @cached_property
+    def _samplers(self) -> Callable[[Sample], Draw]:
+        kept = lru_cache(maxsize=KEPT)
+        return kept(lambda sample: compile_sampler(dataclasses.replace(self.config, sample=sample), data_mesh()))
+
+    @cached_property
+    def _live_samplers(self) -> Callable[[Sample], LiveSampler]:
+        return lru_cache(maxsize=KEPT)(lambda sample: LiveSampler(dataclasses.replace(self.config, sample=sample)))
 
     @cached_property
     def _on_one_device(self) -> PyTree:
         return jax.device_put(self.params, jax.local_devices()[0])
-
-    def _sampler(self, config: Config) -> Draw:
-        kind = dataclasses.replace(config.sample, count=1, batch_size=1, seed=0, label=None)
-        if kind not in self._samplers:
-            self._samplers[kind] = compile_sampler(config, data_mesh())
-        return self._samplers[kind]
 
     @cached_property
     def _denoise(self) -> Any:

@@ -182,6 +182,13 @@ def test_leaving_early_ends_the_work_and_the_next_call_is_whole(run):
     np.testing.assert_array_equal([moment.x_t for moment in run.watch(2, seed=1)], whole)
 
 
+def test_two_may_watch_the_same_sampler_at_once(run):
+    alone = [[moment.x_t for moment in run.watch(2, seed=seed)] for seed in (1, 2)]
+    together = zip(run.watch(2, seed=1), run.watch(2, seed=2), strict=True)
+    for moments, expected in zip(together, zip(*alone, strict=True), strict=True):
+        np.testing.assert_array_equal([moment.x_t for moment in moments], expected)
+
+
 def test_inpainting_draws_where_the_mask_is_open_and_nowhere_else(run):
     images = run.sample(2, seed=7)
     mask = np.arange(64).reshape(8, 8) % 3 == 0
@@ -214,7 +221,7 @@ def test_a_watched_denoiser_answers_the_same_until_nobody_looks(draw):
         return Prediction(x_t / 2, x_t / 3)
 
     looking = [True, True, False, True]
-    onlooker = watched(denoiser, lambda _: np.asarray(looking[len(told)]), lambda *seen: told.append(seen))
+    onlooker = watched(denoiser, 0, lambda _: np.asarray(looking[len(told)]), lambda _, *seen: told.append(seen))
     pairs = step_pairs("leading", 1000, 4, "zero")
     x_T = draw.normal(size=(2, 8, 8, 1)).astype(np.float32)
     keys = image_keys(0, np.arange(2))
