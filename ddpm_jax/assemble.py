@@ -19,10 +19,13 @@ from ddpm_jax.network.unet import UNet, init_params
 from ddpm_jax.sampling.ddim import ddim
 from ddpm_jax.sampling.ddpm import ddpm
 from ddpm_jax.sampling.dpm_solver import dpm_solver
+from ddpm_jax.sampling.editing import PixelMask, inpaint
+from ddpm_jax.sampling.noise import draw_noise
 from ddpm_jax.sampling.threshold import clip, constrain, dynamic
 from ddpm_jax.sampling.timesteps import Pairs, listed_pairs, step_pairs
 from ddpm_jax.sampling.trajectory import Samples
 from ddpm_jax.sampling.unipc import unipc
+from ddpm_jax.shapes import ImageKeys, Images
 
 
 def build_schedule(config: Config) -> Schedule:
@@ -156,3 +159,17 @@ def build_constraint(config: Config) -> Callable[[Denoiser], Denoiser]:
 def sampling_variance(config: Config) -> Variance:
     """Of DDPM's steps."""
     return config.sample.variance or config.diffusion.variance
+
+
+def build_inpainting(config: Config) -> Callable[[Denoiser, Images, ImageKeys, PixelMask], Images]:
+    """Inpainting with its options set: (denoiser, x0, keys, mask) -> images."""
+    settings, schedule, pairs = config.sample, build_schedule(config), build_pairs(config)
+    constraint, variance = build_constraint(config), sampling_variance(config)
+
+    def paint(denoiser: Denoiser, x0: Images, keys: ImageKeys, mask: PixelMask) -> Images:
+        x_T = draw_noise(keys, 0, x0.shape[1:])
+        every = jnp.broadcast_to(jnp.asarray(mask), (len(x0), *mask.shape))
+        walk = {"jump": settings.jump, "repeats": settings.resamples, "variance": variance}
+        return inpaint(constraint(denoiser), schedule, x_T, keys, pairs, x0, every, **walk).images
+
+    return paint

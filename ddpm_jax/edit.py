@@ -19,13 +19,12 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree, UInt8
 
 from ddpm_jax.assemble import (
-    build_constraint,
     build_guidance,
+    build_inpainting,
     build_pairs,
     build_sampler,
     build_schedule,
     build_unet,
-    sampling_variance,
 )
 from ddpm_jax.config import Config
 from ddpm_jax.config.sections import Sample
@@ -34,7 +33,7 @@ from ddpm_jax.data.sources.folder import SUFFIXES
 from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.errors import UserError
 from ddpm_jax.network.bind import bind
-from ddpm_jax.reporting.images import Picture, caption, grid, save_gif, save_png, to_pixels
+from ddpm_jax.reporting.images import Picture, captioned_rows, grey_levels_apart, grid, save_gif, save_png, to_pixels
 from ddpm_jax.reporting.pixel_file import PixelFile
 from ddpm_jax.sample import (
     OF_THE_SAMPLER,
@@ -52,16 +51,14 @@ from ddpm_jax.sample import (
     write_images,
 )
 from ddpm_jax.sampling.ddim import ddim
-from ddpm_jax.sampling.editing import inpaint, invert, noised, slerp
+from ddpm_jax.sampling.editing import PixelMask, invert, noised, slerp
 from ddpm_jax.sampling.noise import draw_noise, image_keys
-from ddpm_jax.shapes import AnyArray, ImageKeys, Images, Pixels
+from ddpm_jax.shapes import ImageKeys, Images, Pixels
 from ddpm_jax.training.sharding import along_batch, data_mesh, replicated
 from ddpm_jax.training.step import from_pixels
 
 Edit = Callable[[Denoiser, Images, ImageKeys], Images]
-PixelMask = Float[AnyArray, "height width 1"]
-"""1 where pixels are to be drawn, 0 where they are known, of all images."""
-COMPARED = 8
+COMPARED_IMAGES = 8
 """Columns of a comparison."""
 COLUMNS = 10
 """Originals in a row of a picture."""
@@ -131,20 +128,6 @@ def inpaint_images(config: Config, workdir: Path) -> Path:
     return write(config, workdir, step, drawn, picture, given=originals.tobytes() + mask.tobytes())
 
 
-def build_inpainting(config: Config) -> Callable[[Denoiser, Images, ImageKeys, PixelMask], Images]:
-    """Inpainting with its options set: (denoiser, x0, keys, mask) -> images."""
-    settings, schedule, pairs = config.sample, build_schedule(config), build_pairs(config)
-    constraint, variance = build_constraint(config), sampling_variance(config)
-
-    def paint(denoiser: Denoiser, x0: Images, keys: ImageKeys, mask: PixelMask) -> Images:
-        x_T = draw_noise(keys, 0, x0.shape[1:])
-        every = jnp.broadcast_to(jnp.asarray(mask), (len(x0), *mask.shape))
-        walk = {"jump": settings.jump, "repeats": settings.resamples, "variance": variance}
-        return inpaint(constraint(denoiser), schedule, x_T, keys, pairs, x0, every, **walk).images
-
-    return paint
-
-
 def vary(config: Config, workdir: Path) -> Path:
     """Draws variations of images: the less of them is left, the greater sample.strength is."""
     settings, schedule, sampler = config.sample, build_schedule(config), build_sampler(config)
@@ -180,7 +163,7 @@ def in_turn(config: Config, originals: int) -> np.ndarray:
 
 def compare(config: Config, workdir: Path) -> Path:
     """Draws the same few images with several samplers, a row each, from the same noise."""
-    columns = min(config.sample.count, COMPARED)
+    columns = min(config.sample.count, COMPARED_IMAGES)
     field = "sample.compare"
     kinds = [with_sampler(config, name, columns, field) for name in names_in(config.sample.compare, field)]
     if config.sample.sampler not in {one.sample.sampler for one in kinds}:
@@ -189,8 +172,8 @@ def compare(config: Config, workdir: Path) -> Path:
     rows = draw_each(kinds, params, label_names(config, workdir))
     first, first_row = rows[0]
     for name, row in rows:
-        difference = np.sqrt(np.mean((row.astype(float) - first_row) ** 2))
-        logger.info("%-24s differs from %s by %.1f grey levels (root mean square)", name, first, difference)
+        apart = grey_levels_apart(row, first_row)
+        logger.info("%-24s differs from %s by %.1f grey levels (root mean square)", name, first, apart)
     return write(config, workdir, step, np.concatenate([row for _, row in rows]), captioned_rows(rows))
 
 
@@ -203,11 +186,6 @@ def draw_each(kinds: Sequence[Config], params: PyTree, names: Sequence[str]) -> 
         name = f"{one.sample.sampler}-{len(build_pairs(one))}steps"
         rows.append((name, np.concatenate([to_pixels(samples.images) for samples in batches])))
     return rows
-
-
-def captioned_rows(rows: Sequence[tuple[str, Pixels]]) -> Picture:
-    """Images below their names, a row each."""
-    return np.concatenate([caption(grid(row, columns=len(row)), name) for name, row in rows])
 
 
 def _refuse_unused(config: Config) -> None:

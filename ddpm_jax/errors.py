@@ -1,4 +1,7 @@
-"""The exceptions that `exits.py` turns into one line: UserError exits with 2, TrainingDiverged with 1."""
+"""The exceptions that `exits.py` turns into one line, and what helps to word them.
+
+UserError exits with 2, TrainingDiverged with 1.
+"""
 
 import difflib
 import sys

@@ -6,9 +6,12 @@
 """
 
 import itertools
+import threading
+import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from queue import SimpleQueue
+from concurrent.futures import Future
+from contextlib import suppress
+from queue import Full, Queue
 from typing import NamedTuple
 
 import jax
@@ -17,16 +20,18 @@ import numpy as np
 from jax.experimental import io_callback
 from jaxtyping import Array, PyTree
 
-from ddpm_jax.assemble import build_guidance, build_pairs, build_sampler, build_schedule, build_unet
+from ddpm_jax.assemble import build_guidance, build_inpainting, build_pairs, build_sampler, build_schedule, build_unet
 from ddpm_jax.config import Config
 from ddpm_jax.diffusion.denoiser import Denoiser, Prediction
-from ddpm_jax.edit import PixelMask, build_inpainting
 from ddpm_jax.network.bind import bind
 from ddpm_jax.reporting.images import to_pixels
-from ddpm_jax.sampling.editing import resampled
+from ddpm_jax.sampling.editing import PixelMask, resampled
 from ddpm_jax.sampling.noise import draw_noise, image_keys
 from ddpm_jax.shapes import Images, Labels, Pixels, Steps
 from ddpm_jax.training.step import from_pixels
+
+BACKLOG = 16
+"""Moments that may wait to be looked at."""
 
 
 class Moment(NamedTuple):
@@ -36,6 +41,8 @@ class Moment(NamedTuple):
     """Steps that came before."""
     steps: int
     """Of the whole walk."""
+    seconds: float
+    """Since the first step began; compilation does not count."""
     t: int
     x_t: Pixels
     """The noisy images, uint8 [count, height, width, channels]."""
@@ -43,14 +50,57 @@ class Moment(NamedTuple):
     """The clean images that the model takes them for."""
 
 
+class Onlooker:
+    """Who watches one walk, with the steps that it has not taken yet; where they are too many, the walk waits."""
+
+    def __init__(self) -> None:
+        self.images: Future[Pixels] = Future()
+        self._seen: Queue[tuple[float, int, Pixels, Pixels] | None] = Queue(BACKLOG)
+        self._began: float | None = None
+        self._left = False
+
+    @property
+    def is_there(self) -> bool:
+        """Whether anyone still looks; nobody does once the interpreter ends."""
+        return not self._left and threading.main_thread().is_alive()
+
+    def start(self) -> None:
+        """The walk is about to take a step."""
+        self._began = self._began or time.monotonic()
+
+    def see(self, t: Array, x_t: Array, x0: Array) -> None:
+        """The walk has taken a step."""
+        self._offer((self.seconds(), int(t), to_pixels(np.asarray(x_t)), to_pixels(np.asarray(x0))))
+
+    def seconds(self) -> float:
+        """Since the first step began."""
+        return time.monotonic() - (self._began or time.monotonic())
+
+    def end(self) -> None:
+        """The walk is over."""
+        self._offer(None)
+
+    def leave(self) -> None:
+        """Nobody looks any more."""
+        self._left = True
+
+    def __iter__(self) -> Iterator[tuple[float, int, Pixels, Pixels]]:
+        return iter(self._seen.get, None)
+
+    def _offer(self, seen: tuple[float, int, Pixels, Pixels] | None) -> None:
+        while self.is_there:
+            with suppress(Full):
+                return self._seen.put(seen, timeout=0.2)
+
+
 class LiveSampler:
-    """A sampler whose steps can be watched; compiled once for each number of images, for the first device."""
+    """A sampler whose steps can be watched, by several at once; compiled for the first device."""
 
     def __init__(self, config: Config):
         self.config = config
         self._draw = jax.jit(self._drawing)
         self._numbers = itertools.count()
-        self._onlookers: dict[int, SimpleQueue[tuple[Array, Array, Array] | None]] = {}
+        self._onlookers: dict[int, Onlooker] = {}
 
     def watch(
         self, params: PyTree, seed: int, labels: Labels | None, known: tuple[Pixels, PixelMask] | None = None
@@ -59,19 +109,17 @@ class LiveSampler:
 
         known: the images to paint in and where, if the task is inpainting.
         """
-        number, seen = next(self._numbers), SimpleQueue()
-        self._onlookers[number] = seen
-        with ThreadPoolExecutor(1) as worker:
-            drawing = worker.submit(self._finish, number, params, seed, labels, known)
-            drawing.add_done_callback(lambda _: seen.put(None))
-            try:
-                steps = self.steps
-                for done, (t, x_t, x0) in enumerate(iter(seen.get, None)):
-                    yield Moment(done, steps, int(t), to_pixels(np.asarray(x_t)), to_pixels(np.asarray(x0)))
-                images = drawing.result()
-                yield Moment(steps, steps, 0, images, images)
-            finally:
-                del self._onlookers[number]
+        number, onlooker = next(self._numbers), Onlooker()
+        self._onlookers[number] = onlooker
+        try:
+            threading.Thread(target=self._finish, args=(number, params, seed, labels, known)).start()
+            steps = self.steps
+            for done, (seconds, t, x_t, x0) in enumerate(onlooker):
+                yield Moment(done, steps, seconds, t, x_t, x0)
+            images = onlooker.images.result()
+            yield Moment(steps, steps, onlooker.seconds(), 0, images, images)
+        finally:
+            onlooker.leave()  # From here on, the steps that are left cost next to nothing.
 
     @property
     def steps(self) -> int:
@@ -81,10 +129,16 @@ class LiveSampler:
 
     def _finish(
         self, number: int, params: PyTree, seed: int, labels: Labels | None, known: tuple[Pixels, PixelMask] | None
-    ) -> Pixels:
-        drawn = to_pixels(jax.device_get(self._draw(number, params, seed, labels, known)))
-        jax.effects_barrier()  # All that was told is in the queue.
-        return drawn if known is None else np.where(known[1] > 0.5, drawn, known[0])
+    ) -> None:
+        onlooker = self._onlookers[number]
+        try:
+            drawn = to_pixels(jax.device_get(self._draw(number, params, seed, labels, known)))
+            onlooker.images.set_result(drawn if known is None else np.where(known[1] > 0.5, drawn, known[0]))
+        except Exception as error:  # Raised again where the images are asked for.
+            onlooker.images.set_exception(error)
+        finally:
+            onlooker.end()
+            del self._onlookers[number]
 
     def _drawing(
         self, number: Array, params: PyTree, seed: Array, labels: Array | None, known: tuple[Array, Array] | None
@@ -101,12 +155,12 @@ class LiveSampler:
         return build_sampler(config)(denoiser, schedule, draw_noise(keys, 0, shape), keys, pairs).images
 
     def _is_looked_at(self, number: Array) -> np.ndarray:
-        return np.asarray(int(number) in self._onlookers)
+        onlooker = self._onlookers[int(number)]
+        onlooker.start()
+        return np.asarray(onlooker.is_there)
 
-    def _tell(self, number: Array, *seen: Array) -> None:
-        onlooker = self._onlookers.get(int(number))
-        if onlooker is not None:
-            onlooker.put((seen[0], seen[1], seen[2]))
+    def _tell(self, number: Array, t: Array, x_t: Array, x0: Array) -> None:
+        self._onlookers[int(number)].see(t, x_t, x0)
 
 
 def watched(
@@ -121,13 +175,16 @@ def watched(
     def watching(x_t: Images, t: Steps) -> Prediction:
         answer = jax.eval_shape(denoiser, x_t, t)
 
+        def tells(x_t: Images, t: Steps) -> Prediction:
+            prediction = denoiser(x_t, t)
+            io_callback(tell, None, number, t[0], x_t, prediction.x0, ordered=True)
+            return prediction
+
         def nothing(x_t: Images, t: Steps) -> Prediction:
             return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), answer)
 
         # An exception raised in a callback would end the work, too, but leaves other devices waiting, and a traceback.
-        asked = io_callback(wanted, jax.ShapeDtypeStruct((), bool), number)
-        prediction = jax.lax.cond(asked, denoiser, nothing, x_t, t)
-        jax.debug.callback(tell, number, t[0], x_t, prediction.x0)
-        return prediction
+        asked = io_callback(wanted, jax.ShapeDtypeStruct((), bool), number, ordered=True)
+        return jax.lax.cond(asked, tells, nothing, x_t, t)
 
     return watching

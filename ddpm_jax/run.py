@@ -7,7 +7,7 @@ images = run.sample(16, sampler="ddim", steps=50, seed=0)
 
 import dataclasses
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from numpy.typing import ArrayLike
 
 from ddpm_jax.assemble import build_schedule, build_unet
 from ddpm_jax.config import Config, checked
-from ddpm_jax.config.sections import Sample
 from ddpm_jax.diffusion.denoiser import Prediction
 from ddpm_jax.errors import UserError, nearest
 from ddpm_jax.interop.safetensors_file import PRETRAINED, find_file, read_file
@@ -42,8 +41,6 @@ from ddpm_jax.shapes import Images, Labels, Pixels, Steps
 from ddpm_jax.training.sharding import data_mesh, replicated
 from ddpm_jax.workdir import images_trained_on, read_config
 
-KEPT = 32
-"""Compiled samplers of a run; those that were not used for longest make room for others."""
 OPTIONS = (
     *("sampler", "steps", "seed", "label", "spacing", "timesteps", "final", "order", "eta", "variance", "threshold"),
     *("percentile", "percentile_max", "keep_eps", "guidance", "guidance_interval", "guidance_rescale", "batch_size"),
@@ -113,7 +110,7 @@ class Run:
         given = {"sampler": sampler, "steps": steps, "seed": seed, "label": label}
         config = self._configured(count, OPTIONS, given | options)
         labels = choose_labels(config, self.names, np.arange(count))
-        draw = self._sampler(config)
+        draw = _sampler(_kind(config, count=1, batch_size=1))
         batches = draw_all(config, draw, self.params, labels, data_mesh(), quiet=True)
         return np.concatenate([to_pixels(samples.images) for samples in batches])
 
@@ -125,7 +122,7 @@ class Run:
         """
         config = self._configured(count, OPTIONS_AT_ONCE, options)
         labels = choose_labels(config, self.names, np.arange(count))
-        return self._live_sampler(config).watch(self._on_one_device, config.sample.seed, labels)
+        return _live_sampler(_kind(config)).watch(self._on_one_device, config.sample.seed, labels)
 
     def inpaint(
         self, images: ArrayLike, mask: ArrayLike, *, count: int | None = None, **options: Any
@@ -149,12 +146,14 @@ class Run:
                 "those pixels are drawn."
             )
         count = len(images) if count is None else operator.index(count)
+        if self.config.sample.label is None and options.get("label") is None:
+            options = {"guidance": 1.0} | options  # There is no label to exaggerate.
         config = self._configured(count, OPTIONS_INPAINTING, {"sampler": "ddpm"} | options, "inpaint")
         labels = None
         if config.sample.label is not None:
             labels = choose_labels(config, self.names, np.arange(count))
         known = (images[np.arange(count) % len(images)], (mask != 0).astype(np.float32)[..., None])
-        return self._live_sampler(config).watch(self._on_one_device, config.sample.seed, labels, known)
+        return _live_sampler(_kind(config)).watch(self._on_one_device, config.sample.seed, labels, known)
 
     def noise(self, count: int, *, seed: int | None = None) -> Float[np.ndarray, "count height width channels"]:
         """The x_T that `sample(count, seed=seed)` starts from, float32."""
@@ -211,23 +210,10 @@ class Run:
         settings = dataclasses.replace(settings, task=task, count=operator.index(count), **options)
         return checked(dataclasses.replace(self.config, sample=settings))
 
-    def _sampler(self, config: Config) -> Draw:
-        return self._samplers(dataclasses.replace(config.sample, count=1, batch_size=1, seed=0, label=None))
-
-    def _live_sampler(self, config: Config) -> LiveSampler:
-        return self._live_samplers(dataclasses.replace(config.sample, seed=0, label=None))
-
-    @cached_property
-    def _samplers(self) -> Callable[[Sample], Draw]:
-        kept = lru_cache(maxsize=KEPT)
-        return kept(lambda sample: compile_sampler(dataclasses.replace(self.config, sample=sample), data_mesh()))
-
-    @cached_property
-    def _live_samplers(self) -> Callable[[Sample], LiveSampler]:
-        return lru_cache(maxsize=KEPT)(lambda sample: LiveSampler(dataclasses.replace(self.config, sample=sample)))
-
     @cached_property
     def _on_one_device(self) -> PyTree:
+        if jax.process_count() > 1:
+            raise UserError(f"To watch needs one process, and this job has {jax.process_count()}; draw by sample().")
         return jax.device_put(self.params, jax.local_devices()[0])
 
     @cached_property
@@ -238,3 +224,21 @@ class Run:
             return bind(unet, params, schedule, kind, labels)(x_t, t)
 
         return jax.jit(denoise)
+
+
+def _kind(config: Config, **same: Any) -> Config:
+    """The configuration without what a compiled sampler does not depend on."""
+    return dataclasses.replace(
+        config, sample=dataclasses.replace(config.sample, seed=0, label=None, ema=True, checkpoint=None, **same)
+    )
+
+
+# Compiled for all runs of one configuration; those that were not used for longest make room for others.
+@lru_cache(maxsize=32)
+def _sampler(config: Config) -> Draw:
+    return compile_sampler(config, data_mesh())
+
+
+@lru_cache(maxsize=32)
+def _live_sampler(config: Config) -> LiveSampler:
+    return LiveSampler(config)

@@ -47,10 +47,10 @@ from ddpm_jax.training.preemption import Preemption
 from ddpm_jax.training.sharding import check_divisible, data_mesh, state_sharding, to_devices
 from ddpm_jax.training.state import TrainState, init_state, is_finite
 from ddpm_jax.training.step import Learner, Metrics, empty_metrics, train_step
-from ddpm_jax.watchers import build_watchers, compared, due
+from ddpm_jax.watchers import build_watchers, comparison_configs, due
 from ddpm_jax.workdir import checkpoint_folder, claimed, refuse_another_run
 
-SHOWN = (
+HYPERPARAMETERS = (
     *("seed", "data.image_size", "data.batch_size", "train.steps", "train.accumulate", "train.label_dropout"),
     *("model.channels", "model.multipliers", "model.blocks", "model.attention_resolutions", "model.dropout"),
     *("model.classes", "model.attributes", "model.dtype", "diffusion.steps", "diffusion.schedule"),
@@ -71,7 +71,7 @@ def train(config: Config, workdir: Path) -> None:
     if config.evaluate.every:
         light_config(config)  # Raises now what would be found out after the run was begun.
     if config.log.preview_every and config.log.preview_samplers:
-        compared(config)  # Likewise.
+        comparison_configs(config)  # Likewise.
     dataset = open_dataset(config)
     rows, held = hold_out(dataset, config.data.holdout)
     learner = build_learner(config, mesh)
@@ -280,7 +280,7 @@ def open_writer(config: Config, workdir: Path, start: int, lowest: Lowest) -> Wr
     if jax.process_index() > 0:
         return Writers([])
     fields = flatten(config)
-    curves = TensorBoard(workdir, start, {name: _plain(fields[name]) for name in SHOWN})
+    curves = TensorBoard(workdir, start, {name: _plain(fields[name]) for name in HYPERPARAMETERS})
     size = config.data.batch_size
     by_images = ByImagesSeen(TensorBoard(workdir / "by_images_seen", start * size), size)
     places: list[Writer] = [lowest, curves, by_images]

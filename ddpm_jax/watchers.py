@@ -11,9 +11,9 @@ import numpy as np
 from ddpm_jax.config import Config, checked
 from ddpm_jax.config.sections import Sample
 from ddpm_jax.data.dataset import Dataset
-from ddpm_jax.edit import COMPARED, captioned_rows, draw_each
+from ddpm_jax.edit import COMPARED_IMAGES, draw_each
 from ddpm_jax.evaluate import build_light_evaluation
-from ddpm_jax.reporting.images import grid, strip, to_pixels
+from ddpm_jax.reporting.images import captioned_rows, grid, strip, to_pixels
 from ddpm_jax.reporting.writer import Writer
 from ddpm_jax.sample import STRIP_IMAGES, choose_labels, compile_sampler, label_names, names_in, with_sampler
 from ddpm_jax.sampling.trajectory import Watch
@@ -69,10 +69,12 @@ def preview_config(config: Config) -> Config:
     return checked(dataclasses.replace(config, sample=preview))
 
 
-def compared(config: Config) -> list[Config]:
+def comparison_configs(config: Config) -> list[Config]:
     """The samplers of log.preview_samplers; raises UserError for what they cannot do."""
     field, plain = "log.preview_samplers", preview_config(config)
-    return [with_sampler(plain, name, COMPARED, field) for name in names_in(config.log.preview_samplers or "", field)]
+    return [
+        with_sampler(plain, name, COMPARED_IMAGES, field) for name in names_in(config.log.preview_samplers or "", field)
+    ]
 
 
 def build_preview(config: Config, learner: Learner, writer: Writer, workdir: Path) -> Callable[[int, TrainState], None]:
@@ -90,6 +92,8 @@ def build_preview(config: Config, learner: Learner, writer: Writer, workdir: Pat
             writer.picture(step, "preview/grid", grid(to_pixels(samples.images[: config.log.preview_count])))
             writer.picture(step, "preview/strip", strip(to_pixels(samples.frames), columns=10))
             if step == config.train.steps and config.log.preview_samplers:
-                writer.picture(step, "preview/samplers", captioned_rows(draw_each(compared(config), state.ema, names)))
+                writer.picture(
+                    step, "preview/samplers", captioned_rows(draw_each(comparison_configs(config), state.ema, names))
+                )
 
     return show

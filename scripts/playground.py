@@ -37,7 +37,7 @@ def main() -> None:
         # Pictures that visitors load, and what Gradio keeps of them, go when the page does.
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
         try:
-            from scripts.play.page import LOOKS, build_page
+            from scripts.play.page import LAUNCH, build_page
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] != "gradio":
                 raise
@@ -50,7 +50,7 @@ def main() -> None:
                 inbrowser=flags.open,
                 prevent_thread_lock=True,
                 quiet=True,
-                **LOOKS,
+                **LAUNCH,
             )
         except OSError as error:
             raise UserError(

@@ -2,20 +2,12 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
 
 from ddpm_jax import UserError, cli, load_run
 from ddpm_jax.assemble import build_schedule
-from ddpm_jax.config import Config
-from ddpm_jax.diffusion.denoiser import Prediction
 from ddpm_jax.diffusion.process import per_image
-from ddpm_jax.live import watched
-from ddpm_jax.reporting.images import to_pixels
-from ddpm_jax.sampling.ddim import ddim
-from ddpm_jax.sampling.noise import image_keys
-from ddpm_jax.sampling.timesteps import step_pairs
 from tests.end_to_end.commands import RECIPE
 
 pytestmark = pytest.mark.xdist_group("run")  # They share a run.
@@ -157,76 +149,3 @@ def test_calls_that_differ_write_to_different_folders(workdir, capsys):
     assert names == sorted(f"{stem}-{said}{pictures}" for said in ("", "label-3-", "label-3-guidance-2.0-"))
     assert cli.main(["main.py", "--mode=sample", f"--workdir={workdir}", "--config.model.channels=16"]) == 2
     assert "cannot be set to 16 for sampling" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"sampler": "ddim", "steps": 4, "eta": 1}, {"sampler": "unipc", "steps": 4, "spacing": "linspace_open"}],
-)
-def test_who_watches_sees_each_step_of_what_sample_draws(run, options):
-    *moments, last = run.watch(3, seed=2, label=3, guidance=2, **options)
-    assert [moment.done for moment in moments] == list(range(options.get("steps", 8))) == list(range(last.done))
-    assert [moment.t for moment in moments] == sorted({moment.t for moment in moments}, reverse=True)
-    assert {moment.steps for moment in moments} == {last.steps} == {last.done} and last.t == 0
-    np.testing.assert_array_equal(moments[0].x_t, to_pixels(run.noise(3, seed=2)))
-    drawn = run.sample(3, seed=2, label=3, guidance=2, **options)
-    assert np.abs(last.x_t.astype(int) - drawn).max() <= 1
-    np.testing.assert_array_equal(last.x_t, last.x0)
-
-
-def test_leaving_early_ends_the_work_and_the_next_call_is_whole(run):
-    whole = [moment.x_t for moment in run.watch(2, seed=1)]
-    for moment in run.watch(2, seed=1):
-        assert moment.done == 0
-        break
-    np.testing.assert_array_equal([moment.x_t for moment in run.watch(2, seed=1)], whole)
-
-
-def test_two_may_watch_the_same_sampler_at_once(run):
-    alone = [[moment.x_t for moment in run.watch(2, seed=seed)] for seed in (1, 2)]
-    together = zip(run.watch(2, seed=1), run.watch(2, seed=2), strict=True)
-    for moments, expected in zip(together, zip(*alone, strict=True), strict=True):
-        np.testing.assert_array_equal([moment.x_t for moment in moments], expected)
-
-
-def test_inpainting_draws_where_the_mask_is_open_and_nowhere_else(run):
-    images = run.sample(2, seed=7)
-    mask = np.arange(64).reshape(8, 8) % 3 == 0
-    *moments, last = run.inpaint(images, mask, count=5, resamples=2, jump=4, label=3)
-    assert len(moments) == last.steps == 16
-    np.testing.assert_array_equal(last.x_t[:, ~mask], images[[0, 1, 0, 1, 0]][:, ~mask])
-    assert (last.x_t[:, mask] != images[[0, 1, 0, 1, 0]][:, mask]).any()
-    *_, other = run.inpaint(images, mask, count=5, resamples=2, jump=4, label=3, seed=9)
-    assert (other.x_t[:, mask] != last.x_t[:, mask]).any()
-
-
-def test_mistakes_in_inpainting_are_named(run):
-    images, mask = run.sample(2), np.eye(8)
-    with pytest.raises(UserError, match=r"images are uint8 \[2, 8, 8\]; expected uint8 \[N, 8, 8, 1\]"):
-        run.inpaint(images[..., 0], mask)
-    for bad in (np.ones((8, 8)), np.zeros((8, 8)), np.eye(4), np.eye(8)[..., None]):
-        with pytest.raises(UserError, match=r"mask is float64 .*; expected numbers \[8, 8\], some 0"):
-            run.inpaint(images, bad)
-    with pytest.raises(UserError, match="sample.task='inpaint' needs sample.sampler='ddpm', got 'ddim'"):
-        run.inpaint(images, mask, sampler="ddim")
-    with pytest.raises(UserError, match="There is no option batch_size"):
-        run.watch(2, batch_size=4)
-
-
-def test_a_watched_denoiser_answers_the_same_until_nobody_looks(draw):
-    schedule, told, worked = build_schedule(Config()), [], []
-
-    def denoiser(x_t, t):
-        jax.debug.callback(lambda _: worked.append(1), x_t)
-        return Prediction(x_t / 2, x_t / 3)
-
-    looking = [True, True, False, True]
-    onlooker = watched(denoiser, 0, lambda _: np.asarray(looking[len(told)]), lambda _, *seen: told.append(seen))
-    pairs = step_pairs("leading", 1000, 4, "zero")
-    x_T = draw.normal(size=(2, 8, 8, 1)).astype(np.float32)
-    keys = image_keys(0, np.arange(2))
-    jax.block_until_ready(jax.jit(lambda x: ddim(onlooker, schedule, x, keys, pairs))(x_T))
-    jax.effects_barrier()
-    assert [int(t) for t, _, _ in told] == pairs[:, 0].tolist() and len(worked) == 3
-    for asked, (_, x_t, x0) in zip(looking, told, strict=True):
-        np.testing.assert_allclose(x0, np.asarray(x_t) / 2 if asked else 0.0, atol=1e-6)

@@ -70,6 +70,16 @@ def caption(picture: Picture, text: str) -> UInt8[np.ndarray, "taller picture_wi
     return np.concatenate([above, picture])
 
 
+def captioned_rows(rows: Sequence[tuple[str, Pixels]]) -> Picture:
+    """Images below their names, a row each."""
+    return np.concatenate([caption(grid(row, columns=len(row)), name) for name, row in rows])
+
+
+def grey_levels_apart(a: Pixels, b: Pixels) -> float:
+    """The root mean square of the difference."""
+    return float(np.sqrt(np.mean((np.asarray(a, float) - np.asarray(b, float)) ** 2)))
+
+
 def to_image(picture: Picture) -> Image.Image:
     """For Pillow, and for notebooks, which show it; one channel is grey."""
     return Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)

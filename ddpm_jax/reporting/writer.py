@@ -63,10 +63,11 @@ class TensorBoard:
         if start is not None:
             session = SessionLog(status=SessionLog.START)
             self._events.write_event(Event(wall_time=time.time(), step=first, session_log=session))
+            self._write(0, summary.custom_scalars(CHARTS))
         if hyperparameters:
             experiment, values, _ = summary.hparams(dict(hyperparameters), dict.fromkeys(JUDGED_BY))
-            for record in (experiment, values, summary.custom_scalars(CHARTS)):
-                self._write(0, record)
+            self._write(0, experiment)
+            self._write(0, values)
 
     def _write(self, step: int, record: Any) -> None:
         self._events.write_event(Event(wall_time=time.time(), step=step, summary=record))

@@ -25,6 +25,8 @@ from ddpm_jax.shapes import AnyArray, ImageKeys, Images
 
 Mask = Float[AnyArray, "batch height width _"]
 """1 where pixels are to be drawn, 0 where they are known; one channel may serve for all."""
+PixelMask = Float[AnyArray, "height width 1"]
+"""The same for all images alike."""
 STEP, KNOWN, BACK = range(3)
 """What noise is drawn for in each row of inpainting."""
 

@@ -1,10 +1,11 @@
 """What the page asks of a trained model: pictures as they grow, and the files of the finished ones."""
 
+import dataclasses
 import math
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,17 +15,23 @@ from PIL import Image
 
 from ddpm_jax import Run, UserError, load_run
 from ddpm_jax.config import Config
+from ddpm_jax.config.sections import Sample
 from ddpm_jax.data.decode import UNREADABLE, decode, decoding_of
 from ddpm_jax.interop.safetensors_file import PRETRAINED
 from ddpm_jax.live import Moment
-from ddpm_jax.reporting.images import Picture, caption, grid, save_gif, save_png
+from ddpm_jax.reporting.images import Picture, captioned_rows, grey_levels_apart, grid, save_gif, save_png
 from ddpm_jax.sample import sampler_and_steps
+from ddpm_jax.shapes import Pixels
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.workdir import checkpoint_folder
 
 PACE = 0.1
 """Seconds between two pictures that are sent to the browser."""
 GIF_FRAMES = 40
+MOST_SAMPLERS = 8
+"""In a comparison."""
+KEPT_SECONDS = 3600
+"""For so long files can be downloaded."""
 
 
 class Shown(NamedTuple):
@@ -36,31 +43,29 @@ class Shown(NamedTuple):
     gif: Path | None = None
 
 
-class Tick(NamedTuple):
-    """A moment, when it came, and whether it is time to send a picture of it."""
-
-    seconds: float
-    send: bool
-    moment: Moment
-
-
 class Model:
     """The run in a workdir, whichever of its checkpoints is asked for; two stay in memory."""
 
     def __init__(self, workdir: str):
         self.workdir = workdir
-        self.at = lru_cache(maxsize=2)(partial(_load, workdir))
-        newest = self.at(None, True)
+        newest = _load(workdir, None, True)
         self.config, self.names = newest.config, newest.names
-        with Checkpoints(checkpoint_folder(Path(workdir))) as checkpoints:
+        with Checkpoints(checkpoint_folder(Path(workdir).expanduser())) as checkpoints:
             self.steps = checkpoints.steps()[::-1] or [newest.step]  # At an address, and in the package: the newest.
+        self._runs = {(newest.step, True): newest}
+
+    def at(self, step: int, ema: bool) -> Run:
+        """The run with the parameters of a step, averaged or raw."""
+        if (step, ema) not in self._runs:
+            self._runs = dict(list(self._runs.items())[-1:]) | {(step, ema): _load(self.workdir, step, ema)}
+        return self._runs[step, ema]
 
     @property
     def has_raw(self) -> bool:
         """Whether parameters that are not averaged are there, too."""
         return not self.workdir.startswith(PRETRAINED)
 
-    def about(self, step: int | None, ema: bool) -> str:
+    def about(self, step: int, ema: bool) -> str:
         """A line about what was loaded."""
         run, data, model = self.at(step, ema), self.config.data, self.config.model
         colour = {1: "grey", 3: "colour"}.get(data.channels, f"{data.channels}-channel")
@@ -74,7 +79,9 @@ class Model:
 
 
 def _load(workdir: str, step: int | None, ema: bool) -> Run:
-    return load_run(workdir, step=step, ema=ema)
+    """A run without what its configuration says of sampling: the page asks for everything itself."""
+    run = load_run(workdir, step=step, ema=ema)
+    return dataclasses.replace(run, config=dataclasses.replace(run.config, sample=Sample()))
 
 
 def inpainted(run: Run, image: np.ndarray, painted: np.ndarray, **options: Any) -> Iterator[Moment]:
@@ -93,9 +100,9 @@ def inpainted(run: Run, image: np.ndarray, painted: np.ndarray, **options: Any) 
 
 
 def fitted(raw: bytes, config: Config) -> np.ndarray:
-    """A visitor's image file as the model's images are, uint8 [height, width, channels]."""
+    """The middle of a visitor's image file, as large as the model's images, uint8 [height, width, channels]."""
     try:
-        return decode(raw, decoding_of(config.data))
+        return decode(raw, dataclasses.replace(decoding_of(config.data), crop=()))  # data.crop is for the data's sizes.
     except UNREADABLE as error:
         raise UserError(f"This file cannot be read ({error}); give a PNG, JPEG or the like.") from error
 
@@ -103,57 +110,53 @@ def fitted(raw: bytes, config: Config) -> np.ndarray:
 def played(moments: Iterator[Moment], view: str, folder: Path) -> Iterator[Shown]:
     """Pictures of a drawing while it goes on, and in the end its files: the images, and how they came."""
     frames: list[Picture] = []
-    for tick in timed(moments):
-        moment = tick.moment
-        picture = grid(moment.x0 if view == "x0" else moment.x_t)
-        if moment.done % math.ceil(moment.steps / GIF_FRAMES) == 0 or not moment.t:
-            frames.append(picture)
-        if tick.send:
+    for moment, send in paced(moments):
+        of_the_gif = moment.done % math.ceil(moment.steps / GIF_FRAMES) == 0 or not moment.t
+        if send or of_the_gif:
+            picture = grid(moment.x0 if view == "x0" else moment.x_t)
+            frames += [picture] if of_the_gif else []
+        if send and moment.t:
             yield Shown(picture, f"Step {moment.done} of {moment.steps}, t = {moment.t}")
     png, gif = new_file(folder, "images.png"), new_file(folder, "denoising.gif")
     save_png(picture, png)
     save_gif(frames, gif)
-    yield Shown(picture, f"{len(moment.x_t)} images, {moment.steps} steps, {tick.seconds:.2f} seconds", png, gif)
+    yield Shown(picture, f"{len(moment.x_t)} images, {moment.steps} steps, {moment.seconds:.2f} seconds", png, gif)
 
 
 def compared(run: Run, names: Sequence[str], count: int, folder: Path, **options: Any) -> Iterator[Shown]:
     """The same images drawn by several samplers, such as "ddim:50", a row each, from the same noise."""
-    if not names:
-        raise UserError("Choose a sampler, or several to compare.")
+    if not 0 < len(names) <= MOST_SAMPLERS:
+        raise UserError(f"{len(names)} samplers are chosen; expected 1 to {MOST_SAMPLERS}.")
     kinds = [sampler_and_steps(name, "The comparison") for name in names]
     walks = [run.watch(count, sampler=sampler, steps=steps, **options) for sampler, steps in kinds]
-    rows: list[Picture] = []
+    rows: list[tuple[str, Pixels]] = []
     lines = ["| sampler | steps | seconds | from the first row |", "|---|---|---|---|"]
-    first = None
     for (sampler, _), walk in zip(kinds, walks, strict=True):
-        for tick in timed(walk):
-            moment = tick.moment
-            row = caption(grid(moment.x_t, columns=count), f"{sampler}, {moment.steps} steps")
-            if tick.send:
-                yield Shown(np.concatenate([*rows, row]), "\n".join([*lines, f"| {sampler} | {moment.done} | | |"]))
-        first = moment.x_t if first is None else first
-        difference = np.sqrt(np.mean((moment.x_t.astype(float) - first) ** 2))
-        lines.append(f"| {sampler} | {moment.steps} | {tick.seconds:.2f} | {difference:.1f} grey levels |")
+        for moment, send in paced(walk):
+            row = (f"{sampler}, {moment.steps} steps", moment.x_t)
+            if send and moment.t:
+                text = "\n".join([*lines, f"| {sampler} | {moment.done} of {moment.steps} | | |"])
+                yield Shown(captioned_rows([*rows, row]), text)
         rows.append(row)
+        apart = grey_levels_apart(moment.x_t, rows[0][1])
+        lines.append(f"| {sampler} | {moment.steps} | {moment.seconds:.2f} | {apart:.1f} grey levels |")
     png = new_file(folder, "comparison.png")
-    save_png(np.concatenate(rows), png)
-    yield Shown(np.concatenate(rows), "\n".join(lines), png)
+    save_png(captioned_rows(rows), png)
+    yield Shown(captioned_rows(rows), "\n".join(lines), png)
 
 
-def timed(moments: Iterator[Moment]) -> Iterator[Tick]:
-    """Each moment with the seconds that its steps took, and whether it is time to send a picture.
-
-    The first moment comes when the sampler is compiled and one step done: its time is reckoned from the others'.
-    """
-    start = sent = time.monotonic()
+def paced(moments: Iterator[Moment]) -> Iterator[tuple[Moment, bool]]:
+    """Each moment, and whether to send a picture of it: when a while has passed since the last one, and at the end."""
+    sent = -math.inf
     for moment in moments:
-        now = time.monotonic()
-        start = start if moment.done else now
-        send = not moment.done or now - sent >= PACE
-        sent = now if send else sent
-        yield Tick((now - start) * moment.steps / max(moment.steps - 1, 1), send, moment)
+        send = not moment.t or time.monotonic() - sent >= PACE
+        yield moment, send
+        sent = time.monotonic() if send else sent
 
 
 def new_file(folder: Path, name: str) -> Path:
-    """A path of this name that no other visitor has."""
-    return Path(tempfile.mkdtemp(dir=folder)) / name
+    """A path of this name that no other visitor has; what visitors were given long ago is deleted."""
+    for old in folder.glob("given-*"):
+        if old.stat().st_mtime < time.time() - KEPT_SECONDS:
+            shutil.rmtree(old, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix="given-", dir=folder)) / name

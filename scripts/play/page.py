@@ -3,26 +3,34 @@
 import inspect
 import random
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import numpy as np
+from jax.errors import JaxRuntimeError
 
 from ddpm_jax import Run, UserError
 from ddpm_jax.assemble import DEFAULT_STEPS
 from ddpm_jax.reporting.images import Picture
-from scripts.play.model import Model, Shown, compared, fitted, inpainted, played
+from scripts.play.model import KEPT_SECONDS, Model, Shown, compared, fitted, inpainted, played
 
 CSS = """
 .gradio-container {max-width: 1100px !important; margin: auto}
 .picture img {image-rendering: pixelated}
 """
-LOOKS = {"theme": gr.themes.Default(font=("system-ui", "sans-serif")), "css": CSS, "footer_links": []}
+LAUNCH = {
+    "max_file_size": "20mb",
+    "theme": gr.themes.Default(font=("system-ui", "sans-serif")),
+    "css": CSS,
+    "footer_links": [],
+}
 SAMPLERS = {"DDPM": "ddpm", "DDIM": "ddim", "DPM-Solver++": "dpm_solver", "UniPC": "unipc"}
 VIEWS = [("noisy images (x_t)", "x_t"), ("what it takes them for (x_0)", "x0")]
 COMPARISONS = ("ddim:50", "ddim:10", "unipc:10", "ddpm", "ddim:100", "ddim:20", "dpm_solver:20", "dpm_solver:10")
-COMPARED = 3
+CHOSEN_AT_FIRST = 3
 """Of these, those that are chosen at first."""
 IN_TURN = "each in turn"
 MOST_IMAGES = 64
@@ -39,7 +47,7 @@ WAITING = 20
 
 def build_page(model: Model, folder: Path) -> gr.Blocks:
     """The page of a model; folder: for the pictures that visitors load, which is deleted with the page."""
-    with gr.Blocks(title="ddpm_jax playground", analytics_enabled=False) as page:
+    with gr.Blocks(title="ddpm_jax playground", analytics_enabled=False, delete_cache=(600, KEPT_SECONDS)) as page:
         shared = Shared(model, folder)
         with gr.Tab("Draw"), gr.Row():
             _draw_tab(shared)
@@ -56,7 +64,7 @@ class Shared:
     def __init__(self, model: Model, folder: Path):
         self.model, self.folder = model, folder
         self.conditional = bool(model.config.model.classes or model.config.model.attributes)
-        about = gr.Markdown(self._title(None, True))
+        about = gr.Markdown(self._title(model.steps[0], True))
         with gr.Row():
             checkpoint = gr.Dropdown(model.steps, value=model.steps[0], label="Checkpoint", elem_id="checkpoint")
             ema = gr.Checkbox(True, label="Averaged parameters", visible=model.has_raw, elem_id="ema")
@@ -66,9 +74,9 @@ class Shared:
         label, guidance = self._label_controls()
         self.controls = [checkpoint, ema, seed, label, guidance]
         for control in (checkpoint, ema):
-            control.change(_told(self._title), [checkpoint, ema], about)
+            _on_device(control.change, self._title, [checkpoint, ema], [about])
 
-    def _title(self, step: int | None, ema: bool) -> str:
+    def _title(self, step: int, ema: bool) -> str:
         return f"# ddpm_jax playground\n{self.model.about(step, ema)}"
 
     def _label_controls(self) -> tuple[Any, Any]:
@@ -92,12 +100,18 @@ class Shared:
             raise UserError("The seed is empty; expected a whole number from 0.")
         options = {"seed": seed}
         if self.conditional:
-            turns = in_turn and self.model.config.model.classes
-            chosen = ",".join(label) or None if isinstance(label, list) else None if label == IN_TURN else label
+            chosen = _label(label)
             options |= {"label": chosen}
             # Where no label is asked for, there is none to exaggerate.
-            options |= {"guidance": guidance} if chosen is not None or turns else {}
+            takes_turns = in_turn and self.model.config.model.classes
+            options |= {"guidance": guidance} if chosen is not None or takes_turns else {}
         return self.model.at(checkpoint, ema), options, others
+
+
+def _label(chosen: str | list[str]) -> str | None:
+    if isinstance(chosen, list):
+        return ",".join(chosen) or None
+    return None if chosen == IN_TURN else chosen
 
 
 def _draw_tab(shared: Shared) -> None:
@@ -116,7 +130,7 @@ def _draw_tab(shared: Shared) -> None:
         options |= {"sampler": sampler, "steps": steps} | ({"eta": eta} if sampler == "ddim" else {})
         yield from _shown(played(run.watch(count, **options), view, shared.folder))
 
-    drawing = _on_device(start, draw, [*shared.controls, sampler, steps, eta, count, view], result)
+    drawing = _on_device(start.click, draw, [*shared.controls, sampler, steps, eta, count, view], result)
     stop.click(None, cancels=[drawing])
     sampler.change(lambda name: (_default_steps(name, total), gr.update(visible=name == "ddim")), sampler, [steps, eta])
 
@@ -128,7 +142,7 @@ def _compare_tab(shared: Shared) -> None:
         gr.Markdown("The same noise through several samplers, a row each.")
         names = gr.Dropdown(
             known,
-            value=known[:COMPARED],
+            value=known[:CHOSEN_AT_FIRST],
             multiselect=True,
             allow_custom_value=True,
             label="Samplers",
@@ -143,7 +157,7 @@ def _compare_tab(shared: Shared) -> None:
         run, options, (names, count) = shared.asked(given)
         yield from _shown(compared(run, names, count, shared.folder, **options), gif=False)
 
-    comparing = _on_device(start, compare, [*shared.controls, names, count], result)
+    comparing = _on_device(start.click, compare, [*shared.controls, names, count], result)
     stop.click(None, cancels=[comparing])
 
 
@@ -177,7 +191,7 @@ def _inpaint_tab(shared: Shared) -> None:
     def take(*given: Any) -> tuple[Any, Any]:
         run, options, _ = shared.asked(given)
         if run.config.model.classes and options["label"] is None:
-            options["label"] = options["seed"] % run.config.model.classes
+            options["label"] = run.names[options["seed"] % run.config.model.classes]
         (drawn,) = run.sample(1, sampler="unipc", steps=min(20, total), **options)
         return drawn, _to_paint_on(drawn, canvas_size)
 
@@ -193,9 +207,9 @@ def _inpaint_tab(shared: Shared) -> None:
         options |= {"count": count, "steps": steps, "resamples": resamples}
         yield from _shown(played(inpainted(run, image, painted, **options), "x_t", shared.folder))
 
-    _on_device(fresh, take, shared.controls, [image, canvas])
-    upload.upload(_told(load), upload, [image, canvas])
-    painting = _on_device(start, inpaint, [*shared.controls, image, canvas, steps, resamples, count], result)
+    _on_device(fresh.click, take, shared.controls, [image, canvas])
+    _on_device(upload.upload, load, [upload], [image, canvas])
+    painting = _on_device(start.click, inpaint, [*shared.controls, image, canvas, steps, resamples, count], result)
     stop.click(None, cancels=[painting])
 
 
@@ -226,36 +240,44 @@ def _result(name: str, *, gif: bool = True) -> list[Any]:
 def _shown(steps: Iterator[Shown], *, gif: bool = True) -> Iterator[Any]:
     """What the components of `_result` are to show, one list for each moment."""
     waiting = [gr.update(interactive=False)] * (1 + gif)
-    yield [gr.update(), "Compiling this sampler, some seconds; the next time it is ready.", *waiting]
+    yield [gr.update(), "Starting; a sampler that is new is compiled first, which takes some seconds.", *waiting]
     for shown in steps:
         picture = _in_colour(_enlarged(shown.picture, max(1, LARGE // max(shown.picture.shape))))
         files = [gr.update(value=file, interactive=True) for file in (shown.png, shown.gif) if file]
         yield [picture, shown.text, *(files or waiting)]
 
 
-def _on_device(button: gr.Button, work: Callable[..., Any], given: list[Any], results: list[Any]) -> Any:
-    """Has a button do work for which visitors queue, since there is one device."""
-    return button.click(
-        _told(work), given, results, concurrency_id="device", concurrency_limit=1, show_progress="minimal"
-    )
+def _on_device(happens: Callable[..., Any], work: Callable[..., Any], given: list[Any], results: list[Any]) -> Any:
+    """Does work when something happens, such as a click; visitors queue for it, since there is one device."""
+    return happens(_told(work), given, results, concurrency_id="device", concurrency_limit=1, show_progress="minimal")
 
 
 def _told(work: Callable[..., Any]) -> Callable[..., Any]:
     """The same work, whose mistakes become a message on the page."""
 
+    @wraps(work)
     def one(*given: Any) -> Any:
-        try:
+        with _messages():
             return work(*given)
-        except UserError as error:
-            raise gr.Error(str(error), duration=SECONDS, print_exception=False) from error
 
+    @wraps(work)
     def several(*given: Any) -> Iterator[Any]:
-        try:
+        with _messages():
             yield from work(*given)
-        except UserError as error:
-            raise gr.Error(str(error), duration=SECONDS, print_exception=False) from error
 
     return several if inspect.isgeneratorfunction(work) else one
+
+
+@contextmanager
+def _messages() -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise gr.Error(str(error), duration=SECONDS, print_exception=False) from error
+    except JaxRuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        words = f"The device gave up ({reason}); ask for fewer images."
+        raise gr.Error(words, duration=SECONDS, print_exception=False) from error
 
 
 def _default_steps(sampler: str, total: int) -> int:
