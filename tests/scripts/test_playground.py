@@ -128,7 +128,7 @@ def test_what_is_chosen_becomes_options_that_sampling_takes(tmp_path, model, nam
 
     config = config_of({"data": {"image_size": 8}, "model": {"attention_resolutions": (), **model}})
     known = SimpleNamespace(
-        config=config, names=tuple(names), steps=[7], has_raw=True, about=str, at=lambda *which: which
+        config=config, names=tuple(names), steps=[7], has_raw=True, about=lambda *which: "", at=lambda *which: which
     )
     with gradio.Blocks():
         shared = Shared(known, tmp_path)
