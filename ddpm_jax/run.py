@@ -88,7 +88,7 @@ class Run:
     names: tuple[str, ...]
     """Of the classes or attributes that it knows."""
     images: int | None
-    """How many it was trained on; None where that is not known."""
+    """How many its set has, those that are held out among them; None where that is not known."""
 
     def sample(
         self,

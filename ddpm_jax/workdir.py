@@ -154,7 +154,7 @@ def parse_label_names(text: str, where: str) -> tuple[str, ...]:
 
 
 def images_trained_on(workdir: Path) -> int | None:
-    """How many images a run has for training, or None where it has seen none yet."""
+    """How many images a run's set has, or None where it has seen none yet."""
     path = workdir / "data.json"
     return _read_traits(path)[0] if path.exists() else None
 

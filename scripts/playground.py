@@ -11,6 +11,7 @@ take turns on the device. Needs Gradio: pip install -r requirements-playground.t
 import argparse
 import logging
 import os
+import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -20,6 +21,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 def main() -> None:
     """Reads the flags, loads the model, serves the page until it is stopped."""
+    from ddpm_jax.errors import UserError
+
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -28,8 +31,12 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=7860, help="to listen on (7860); 0 for any that is free")
     parser.add_argument("--open", action="store_true", help="open the page in a browser here")
     flags = parser.parse_args()
-
-    from ddpm_jax.errors import UserError
+    if not 0 <= flags.port <= 65535:
+        raise UserError(f"--port={flags.port} is no port; expected 1 to 65535, or 0 for any that is free.")
+    try:
+        socket.getaddrinfo(flags.host, None)
+    except OSError as error:
+        raise UserError(f"--host={flags.host} is no address of this machine; try 127.0.0.1 or 0.0.0.0.") from error
     from scripts.play.model import Model
 
     model = Model(flags.workdir)

@@ -19,6 +19,7 @@ last pair (101, 1). Where rounding repeats a step, as in quadratic with many, it
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -86,7 +87,7 @@ def step_pairs(spacing: str, total: int, steps: int, final: Final = "zero") -> P
         raise ValueError(f"steps is {steps}; expected 1 to {total}, the number of diffusion steps.")
     visited = np.unique(SPACINGS[spacing](total, steps))
     if len(visited) < steps:
-        logger.warning("Spacing %r rounds %d steps of %d to %d different ones", spacing, steps, total, len(visited))
+        _tell_of_fewer(spacing, steps, total, len(visited))
     return listed_pairs([int(t) for t in visited[::-1]], total, final)
 
 
@@ -107,3 +108,8 @@ def path(pairs: Pairs) -> Int[np.ndarray, "nodes"]:
     if np.any(pairs[1:, 0] != pairs[:-1, 1]):
         raise ValueError(f"Each step must start where the one before it ended; got (t, s) = {pairs.tolist()}.")
     return np.append(pairs[:, 0], pairs[-1, 1])
+
+
+@cache  # Once, however often the steps are asked for.
+def _tell_of_fewer(spacing: str, steps: int, total: int, visited: int) -> None:
+    logger.warning("Spacing %r rounds %d steps of %d to %d different ones", spacing, steps, total, visited)

@@ -5,7 +5,7 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,7 +72,7 @@ class Model:
         parameters = sum(leaf.size for leaf in jax.tree.leaves(run.params)) / 1e6
         known = f", {model.classes} classes" if model.classes else ""
         known = f", {model.attributes} attributes" if model.attributes else known
-        trained = f", trained on {run.images:,} images" if run.images else ""
+        trained = f", of a set of {run.images:,}" if run.images else ""
         which = "average" if ema else "raw parameters"
         size = f"{data.image_size}x{data.image_size} {colour} images"
         return f"**{self.workdir}**, step {run.step:,} ({which}): {size}, {parameters:.1f} M parameters{known}{trained}"
@@ -104,7 +104,9 @@ def fitted(raw: bytes, config: Config) -> np.ndarray:
     try:
         return decode(raw, dataclasses.replace(decoding_of(config.data), crop=()))  # data.crop is for the data's sizes.
     except UNREADABLE as error:
-        raise UserError(f"This file cannot be read ({error}); give a PNG, JPEG or the like.") from error
+        raise UserError(
+            f"This file cannot be read ({error}); give a PNG, JPEG or the like, and not too large."
+        ) from error
 
 
 def played(moments: Iterator[Moment], view: str, folder: Path) -> Iterator[Shown]:
@@ -120,18 +122,29 @@ def played(moments: Iterator[Moment], view: str, folder: Path) -> Iterator[Shown
     png, gif = new_file(folder, "images.png"), new_file(folder, "denoising.gif")
     save_png(picture, png)
     save_gif(frames, gif)
-    yield Shown(picture, f"{len(moment.x_t)} images, {moment.steps} steps, {moment.seconds:.2f} seconds", png, gif)
+    yield Shown(
+        picture,
+        f"{len(moment.x_t)} images, {moment.steps} steps, {moment.seconds:.2f} seconds without compilation",
+        png,
+        gif,
+    )
 
 
-def compared(run: Run, names: Sequence[str], count: int, folder: Path, **options: Any) -> Iterator[Shown]:
-    """The same images drawn by several samplers, such as "ddim:50", a row each, from the same noise."""
+def walks_of(run: Run, names: Sequence[str], count: int, **options: Any) -> dict[str, Iterator[Moment]]:
+    """The same images by several samplers, such as "ddim:50"; raises UserError before any of them starts."""
     if not 0 < len(names) <= MOST_SAMPLERS:
         raise UserError(f"{len(names)} samplers are chosen; expected 1 to {MOST_SAMPLERS}.")
     kinds = [sampler_and_steps(name, "The comparison") for name in names]
     walks = [run.watch(count, sampler=sampler, steps=steps, **options) for sampler, steps in kinds]
+    return dict(zip(names, walks, strict=True))
+
+
+def compared(walks: Mapping[str, Iterator[Moment]], folder: Path) -> Iterator[Shown]:
+    """Samplers one after the other, a row each."""
     rows: list[tuple[str, Pixels]] = []
     lines = ["| sampler | steps | seconds | from the first row |", "|---|---|---|---|"]
-    for (sampler, _), walk in zip(kinds, walks, strict=True):
+    for name, walk in walks.items():
+        sampler = name.partition(":")[0]
         for moment, send in paced(walk):
             row = (f"{sampler}, {moment.steps} steps", moment.x_t)
             if send and moment.t:

@@ -3,7 +3,6 @@
 import inspect
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,10 @@ from jax.errors import JaxRuntimeError
 from ddpm_jax import Run, UserError
 from ddpm_jax.assemble import DEFAULT_STEPS
 from ddpm_jax.reporting.images import Picture
-from scripts.play.model import KEPT_SECONDS, Model, Shown, compared, fitted, inpainted, played
+from scripts.play.model import KEPT_SECONDS, Model, Shown, compared, fitted, inpainted, played, walks_of
 
 CSS = """
-.gradio-container {max-width: 1100px !important; margin: auto}
+.gradio-container {width: 100% !important; max-width: 1100px !important; margin: auto}
 .picture img {image-rendering: pixelated}
 """
 LAUNCH = {
@@ -68,7 +67,7 @@ class Shared:
         with gr.Row():
             checkpoint = gr.Dropdown(model.steps, value=model.steps[0], label="Checkpoint", elem_id="checkpoint")
             ema = gr.Checkbox(True, label="Averaged parameters", visible=model.has_raw, elem_id="ema")
-            seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MOST_SEED, elem_id="seed")
+            seed = gr.Number(0, label="Seed", precision=0, elem_id="seed")
             another = gr.Button("Another seed", elem_id="another", min_width=150)
         another.click(lambda: random.randint(0, MOST_SEED), None, seed)
         label, guidance = self._label_controls()
@@ -131,7 +130,7 @@ def _draw_tab(shared: Shared) -> None:
         yield from _shown(played(run.watch(count, **options), view, shared.folder))
 
     drawing = _on_device(start.click, draw, [*shared.controls, sampler, steps, eta, count, view], result)
-    stop.click(None, cancels=[drawing])
+    stop.click(lambda: "Stopped.", None, result[1], cancels=[drawing])
     sampler.change(lambda name: (_default_steps(name, total), gr.update(visible=name == "ddim")), sampler, [steps, eta])
 
 
@@ -155,10 +154,10 @@ def _compare_tab(shared: Shared) -> None:
 
     def compare(*given: Any) -> Iterator[Any]:
         run, options, (names, count) = shared.asked(given)
-        yield from _shown(compared(run, names, count, shared.folder, **options), gif=False)
+        yield from _shown(compared(walks_of(run, names, count, **options), shared.folder), gif=False)
 
     comparing = _on_device(start.click, compare, [*shared.controls, names, count], result)
-    stop.click(None, cancels=[comparing])
+    stop.click(lambda: "Stopped.", None, result[1], cancels=[comparing])
 
 
 def _inpaint_tab(shared: Shared) -> None:
@@ -182,8 +181,10 @@ def _inpaint_tab(shared: Shared) -> None:
             brush=gr.Brush(default_size=canvas_size // 8, colors=["#ff2d87"], color_mode="fixed"),
             elem_id="canvas",
         )
-        steps = gr.Slider(1, total, min(50, total), step=1, label="Steps of DDPM")
-        resamples = gr.Slider(1, 20, 5, step=1, label="Resamples", info="How often each stretch is walked (RePaint)")
+        steps = gr.Slider(
+            1, total, min(50, total), step=1, label="Steps of DDPM", info="Each is walked as often as resamples say"
+        )
+        resamples = gr.Slider(1, 20, 5, step=1, label="Resamples", info="How often each step is walked (RePaint)")
         count = gr.Slider(1, 16, 4, step=1, label="Images")
         start, stop = _start_and_stop("Inpaint")
     result = _result("inpainted")
@@ -210,7 +211,7 @@ def _inpaint_tab(shared: Shared) -> None:
     _on_device(fresh.click, take, shared.controls, [image, canvas])
     _on_device(upload.upload, load, [upload], [image, canvas])
     painting = _on_device(start.click, inpaint, [*shared.controls, image, canvas, steps, resamples, count], result)
-    stop.click(None, cancels=[painting])
+    stop.click(lambda: "Stopped.", None, result[1], cancels=[painting])
 
 
 def _start_and_stop(name: str) -> tuple[gr.Button, gr.Button]:
@@ -253,31 +254,31 @@ def _on_device(happens: Callable[..., Any], work: Callable[..., Any], given: lis
 
 
 def _told(work: Callable[..., Any]) -> Callable[..., Any]:
-    """The same work, whose mistakes become a message on the page."""
+    """The same work, whose mistakes become a message on the page, which stays as it is."""
 
     @wraps(work)
     def one(*given: Any) -> Any:
-        with _messages():
+        try:
             return work(*given)
+        except (UserError, JaxRuntimeError) as error:
+            gr.Warning(_in_words(error), duration=SECONDS, title="Not so")
+            return gr.skip()
 
     @wraps(work)
     def several(*given: Any) -> Iterator[Any]:
-        with _messages():
+        try:
             yield from work(*given)
+        except (UserError, JaxRuntimeError) as error:
+            gr.Warning(_in_words(error), duration=SECONDS, title="Not so")
+            yield gr.skip()
 
     return several if inspect.isgeneratorfunction(work) else one
 
 
-@contextmanager
-def _messages() -> Iterator[None]:
-    try:
-        yield
-    except UserError as error:
-        raise gr.Error(str(error), duration=SECONDS, print_exception=False) from error
-    except JaxRuntimeError as error:
-        reason = str(error).partition("\n")[0]
-        words = f"The device gave up ({reason}); ask for fewer images."
-        raise gr.Error(words, duration=SECONDS, print_exception=False) from error
+def _in_words(error: Exception) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    return f"The device gave up ({str(error).partition(chr(10))[0]}); ask for fewer images."
 
 
 def _default_steps(sampler: str, total: int) -> int:

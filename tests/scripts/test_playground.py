@@ -19,7 +19,7 @@ from PIL import Image
 from ddpm_jax import UserError, cli, load_run
 from ddpm_jax.config import config_of
 from ddpm_jax.reporting.images import grid
-from scripts.play.model import KEPT_SECONDS, PACE, compared, fitted, inpainted, new_file, paced
+from scripts.play.model import KEPT_SECONDS, PACE, fitted, inpainted, new_file, paced, walks_of
 from tests.data.pictures import encoded, noise
 from tests.end_to_end.commands import RECIPE, ROOT
 
@@ -57,14 +57,14 @@ def test_a_visitors_file_becomes_an_image_as_the_models_are(digits, draw):
         fitted(b"no image", digits.config)
 
 
-def test_comparisons_name_what_they_do_not_know(digits, tmp_path):
+def test_comparisons_name_what_they_do_not_know(digits):
     for names, words in (
         ([], "0 samplers are chosen; expected 1 to 8"),
         (["dim"], "'dim' does not exist"),
         (["ddim:x"], "sampler:steps"),
     ):
         with pytest.raises(UserError, match=words):
-            next(compared(digits, names, 2, tmp_path))
+            walks_of(digits, names, 2)
 
 
 def test_pictures_are_sent_at_a_pace_that_a_browser_keeps(digits):
@@ -105,7 +105,12 @@ def test_what_cannot_be_served_is_one_line_with_code_2(tmp_path):
     pytest.importorskip("gradio", reason="Gradio is not installed: pip install -r requirements-playground.txt")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        mistakes = {f"--port={port}": f"Cannot listen on 127.0.0.1:{port}", f"--workdir={tmp_path}/x": "no run"}
+        mistakes = {
+            f"--port={port}": f"Cannot listen on 127.0.0.1:{port}",
+            "--port=99999": "expected 1 to 65535",
+            "--host=no.such.host.invalid": "is no address of this machine",
+            f"--workdir={tmp_path}/x": "no run",
+        }
         for flag, words in mistakes.items():
             done = playground(flag)
             assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr, done.stderr
@@ -277,7 +282,7 @@ class TestPage:
         page.wait_for_timeout(1500)
         stopped = page.inner_text("#drawn-text")
         page.wait_for_timeout(1500)
-        assert page.inner_text("#drawn-text") == stopped and page.is_disabled("#drawn-png")
+        assert page.inner_text("#drawn-text") == stopped == "Stopped." and page.is_disabled("#drawn-png")
         choose(page, "sampler", "UniPC")
         page.click("#draw")
         assert saved(page, "drawn-png").size == (266, 266)
@@ -333,6 +338,9 @@ class TestPage:
         say(page, "steps", 5000)
         page.wait_for_function("document.querySelector('#steps input[type=number]').value == '1000'")
         say(page, "steps", 5)
+        say(page, "seed", -1)
+        page.click("#draw")
+        page.wait_for_selector("text=/sample.seed=-1 is out of range/")
         page.fill("#seed input", "")
         page.press("#seed input", "Tab")
         page.click("#draw")
