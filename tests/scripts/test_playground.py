@@ -192,7 +192,9 @@ def browser():
 def address(browser):
     served = Served()
     yield served.address
-    assert "Traceback" not in served.stop()
+    told = served.stop()
+    # Gradio's server tells of visitors who leave in the middle of a picture; nothing of ours may fail.
+    assert not re.search(r"File \".*/(play|ddpm_jax)/", told), told
 
 
 @pytest.fixture
