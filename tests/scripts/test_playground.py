@@ -194,7 +194,7 @@ def address(browser):
     yield served.address
     told = served.stop()
     # Gradio's server tells of visitors who leave in the middle of a picture; nothing of ours may fail.
-    assert not re.search(r"File \".*/(play|ddpm_jax)/", told), told
+    assert not re.search(rf'File "{ROOT}/(scripts|ddpm_jax)/', told), told
 
 
 @pytest.fixture
