@@ -5,6 +5,7 @@
 `Run.watch` offers it to Python, `scripts/playground.py` to a browser.
 """
 
+import atexit
 import itertools
 import threading
 import time
@@ -54,15 +55,10 @@ class Onlooker:
     """Who watches one walk, with the steps that it has not taken yet; where they are too many, the walk waits."""
 
     def __init__(self) -> None:
+        self.is_there = True
         self.images: Future[Pixels] = Future()
         self._seen: Queue[tuple[float, int, Pixels, Pixels] | None] = Queue(BACKLOG)
         self._began: float | None = None
-        self._left = False
-
-    @property
-    def is_there(self) -> bool:
-        """Whether anyone still looks; nobody does once the interpreter ends."""
-        return not self._left and threading.main_thread().is_alive()
 
     def start(self) -> None:
         """The walk is about to take a step."""
@@ -82,7 +78,7 @@ class Onlooker:
 
     def leave(self) -> None:
         """Nobody looks any more."""
-        self._left = True
+        self.is_there = False
 
     def __iter__(self) -> Iterator[tuple[float, int, Pixels, Pixels]]:
         return iter(self._seen.get, None)
@@ -112,7 +108,9 @@ class LiveSampler:
         number, onlooker = next(self._numbers), Onlooker()
         self._onlookers[number] = onlooker
         try:
-            threading.Thread(target=self._finish, args=(number, params, seed, labels, known)).start()
+            work = threading.Thread(target=self._finish, args=(number, params, seed, labels, known), daemon=True)
+            _UNDER_WAY[work] = onlooker
+            work.start()
             steps = self.steps
             for done, (seconds, t, x_t, x0) in enumerate(onlooker):
                 yield Moment(done, steps, seconds, t, x_t, x0)
@@ -138,7 +136,7 @@ class LiveSampler:
             onlooker.images.set_exception(error)
         finally:
             onlooker.end()
-            del self._onlookers[number]
+            del self._onlookers[number], _UNDER_WAY[threading.current_thread()]
 
     def _drawing(
         self, number: Array, params: PyTree, seed: Array, labels: Array | None, known: tuple[Array, Array] | None
@@ -161,6 +159,17 @@ class LiveSampler:
 
     def _tell(self, number: Array, t: Array, x_t: Array, x0: Array) -> None:
         self._onlookers[int(number)].see(t, x_t, x0)
+
+
+_UNDER_WAY: dict[threading.Thread, Onlooker] = {}
+
+
+@atexit.register
+def _leave_all() -> None:
+    """A script may end while it watches: its walks do, too, and before JAX does, on which they run."""
+    for work, onlooker in [*_UNDER_WAY.items()]:
+        onlooker.leave()
+        work.join()
 
 
 def watched(

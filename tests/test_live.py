@@ -72,10 +72,24 @@ def test_who_looks_slowly_makes_the_walk_wait(digits):
     assert first.seconds <= 0.9 < last.seconds  # Else all would have been done, and kept, long before.
 
 
-def test_a_script_may_end_while_it_watches():
-    code = "import ddpm_jax; walk = ddpm_jax.load_run('pretrained:digits').watch(1, steps=1000); print(next(walk).done)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ROOT)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
+SCRIPT = """
+import threading, time, ddpm_jax
+
+def look():
+    for moment in run.watch(1, steps=100):
+        time.sleep(0.01)
+    print(moment.done)
+
+run = ddpm_jax.load_run("pretrained:digits")
+threading.Thread(target=look).start()
+walk = run.watch(1, steps=1000)
+print(next(walk).done)
+"""
+
+
+def test_a_script_may_end_while_it_watches_and_its_threads_look_on():
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert (done.returncode, sorted(done.stdout.split()), done.stderr) == (0, ["0", "100"], "")
 
 
 def test_two_may_watch_the_same_sampler_at_once(digits):
