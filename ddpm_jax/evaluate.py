@@ -25,7 +25,7 @@ from ddpm_jax.data.cache import key_of, open_cache, remembered
 from ddpm_jax.data.dataset import Dataset, hold_out, traits
 from ddpm_jax.data.open import open_dataset
 from ddpm_jax.diffusion.likelihood import bits_per_dim
-from ddpm_jax.errors import UserError, program
+from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.features import Extractor, open_extractor
 from ddpm_jax.evaluation.results import add_result, all_results, draw_charts, read_results, result_name, table
 from ddpm_jax.evaluation.statistics import (
@@ -61,7 +61,7 @@ from ddpm_jax.shapes import Labels
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.sharding import agreed_by_all, along_batch, data_mesh, replicated, wait_for_all
 from ddpm_jax.training.step import from_pixels
-from ddpm_jax.workdir import checkpoint_folder
+from ddpm_jax.workdir import checkpoint_folder, no_checkpoint
 
 VERSION = "1"
 """Of how statistics are measured; what another version measured and kept is not used."""
@@ -135,7 +135,7 @@ def chosen_steps(config: Config, workdir: Path) -> list[int]:
     with Checkpoints(checkpoint_folder(workdir)) as checkpoints:
         steps = checkpoints.steps()
     if not steps:
-        raise UserError(f"{workdir} holds no checkpoint yet; train first: {program()} --config=… --workdir={workdir}")
+        raise no_checkpoint(workdir)
     if config.evaluate.every_checkpoint:
         return steps
     return [steps[-1] if config.sample.checkpoint is None else config.sample.checkpoint]

@@ -24,7 +24,7 @@ from ddpm_jax.assemble import build_guidance, build_pairs, build_sampler, build_
 from ddpm_jax.config import Config, checked
 from ddpm_jax.config.checks import TASK_FIELDS
 from ddpm_jax.config.sections import Sample
-from ddpm_jax.errors import UserError, nearest, program
+from ddpm_jax.errors import UserError, nearest
 from ddpm_jax.files import replacing
 from ddpm_jax.locks import alone
 from ddpm_jax.network.bind import bind
@@ -37,7 +37,7 @@ from ddpm_jax.shapes import Labels, Pixels
 from ddpm_jax.stopping import Stopped
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.sharding import agreed_by_all, along_batch, data_mesh, replicated
-from ddpm_jax.workdir import checkpoint_folder, read_label_names
+from ddpm_jax.workdir import checkpoint_folder, no_checkpoint, read_label_names
 
 LONGEST_NAME = 180
 """Characters of a folder's name, of which file systems take about 250."""
@@ -168,7 +168,7 @@ def load_params(config: Config, workdir: Path, mesh: Mesh) -> tuple[PyTree, int]
     with Checkpoints(checkpoint_folder(workdir)) as checkpoints:
         found = checkpoints.restore_params(like, ema=config.sample.ema, step=config.sample.checkpoint)
     if found is None:
-        raise UserError(f"{workdir} holds no checkpoint yet; train first: {program()} --config=… --workdir={workdir}")
+        raise no_checkpoint(workdir)
     return found
 
 

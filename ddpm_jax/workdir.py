@@ -30,6 +30,11 @@ def checkpoint_folder(workdir: Path) -> Path:
     return workdir / "checkpoints"
 
 
+def no_checkpoint(workdir: Path) -> UserError:
+    """The error for a run that has nothing to draw from."""
+    return UserError(f"{workdir} holds no checkpoint yet; train first: {program()} --config=… --workdir={workdir}")
+
+
 def read_config(workdir: Path) -> Config:
     """The configuration that a run was started with."""
     path = workdir / "config.json"

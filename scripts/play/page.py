@@ -261,24 +261,25 @@ def _told(work: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return work(*given)
         except (UserError, JaxRuntimeError) as error:
-            gr.Warning(_in_words(error), duration=SECONDS, title="Not so")
-            return gr.skip()
+            return _warned(error)
 
     @wraps(work)
     def several(*given: Any) -> Iterator[Any]:
         try:
             yield from work(*given)
         except (UserError, JaxRuntimeError) as error:
-            gr.Warning(_in_words(error), duration=SECONDS, title="Not so")
-            yield gr.skip()
+            yield _warned(error)
 
     return several if inspect.isgeneratorfunction(work) else one
 
 
-def _in_words(error: Exception) -> str:
-    if isinstance(error, UserError):
-        return str(error)
-    return f"The device gave up ({str(error).partition(chr(10))[0]}); ask for fewer images."
+def _warned(error: UserError | JaxRuntimeError) -> Any:
+    """Shows a message, and gives what leaves all components as they are."""
+    words = str(error)
+    if isinstance(error, JaxRuntimeError):
+        words = f"The device gave up ({words.splitlines()[0]}); ask for fewer images."
+    gr.Warning(words, duration=SECONDS, title="Not so")
+    return gr.skip()
 
 
 def _default_steps(sampler: str, total: int) -> int:
