@@ -17,28 +17,21 @@ import numpy as np
 from jaxtyping import Float, PyTree
 from numpy.typing import ArrayLike
 
-from ddpm_jax.assemble import build_schedule, build_unet
+from ddpm_jax.builders import build_schedule, build_unet
+from ddpm_jax.commands.mirror import at_hand
 from ddpm_jax.config import Config, checked
 from ddpm_jax.diffusion.denoiser import Prediction
+from ddpm_jax.diffusion.pixels import to_pixels
 from ddpm_jax.errors import UserError, nearest
+from ddpm_jax.generation.draw import Draw, compile_sampler, draw_all, load_params
+from ddpm_jax.generation.labels import choose_labels, label_names
+from ddpm_jax.generation.live import LiveSampler, Moment
+from ddpm_jax.generation.requests import for_sampler, only_images
 from ddpm_jax.interop.safetensors_file import PRETRAINED, find_file, read_file
-from ddpm_jax.live import LiveSampler, Moment
-from ddpm_jax.mirror import at_hand
 from ddpm_jax.network.bind import bind
-from ddpm_jax.reporting.images import to_pixels
-from ddpm_jax.sample import (
-    Draw,
-    choose_labels,
-    compile_sampler,
-    draw_all,
-    for_sampler,
-    label_names,
-    load_params,
-    only_images,
-)
+from ddpm_jax.runtime.devices import data_mesh, replicated
 from ddpm_jax.sampling.noise import draw_noise, image_keys
 from ddpm_jax.shapes import Images, Labels, Pixels, Steps
-from ddpm_jax.training.sharding import data_mesh, replicated
 from ddpm_jax.workdir import images_trained_on, read_config
 
 OPTIONS = (

@@ -15,9 +15,9 @@ import jax
 from ddpm_jax.config import MADE_WITH, Config, changes, differences, from_json, to_json
 from ddpm_jax.data.dataset import Traits
 from ddpm_jax.errors import UserError, program
-from ddpm_jax.files import replacing
-from ddpm_jax.locks import alone
-from ddpm_jax.training.sharding import wait_for_all
+from ddpm_jax.runtime.devices import wait_for_all
+from ddpm_jax.runtime.files import replacing
+from ddpm_jax.runtime.locks import alone
 
 OF_THE_OPTIMIZER = ("optimizer.name", "optimizer.clip")
 """Fields that the state of the optimiser is made for."""

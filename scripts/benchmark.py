@@ -30,7 +30,7 @@ RECIPE = str(Path(__file__).parents[1] / "configs" / "digits.py")
 
 def main() -> None:
     """Reads the flags, measures, prints."""
-    from ddpm_jax.cli import keep_freed_memory
+    from ddpm_jax.commands.cli import keep_freed_memory
 
     flags = checked_flags()
     prepare_environment(flags)
@@ -140,6 +140,6 @@ def lines_of(facts: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 if __name__ == "__main__":
-    from ddpm_jax.exits import exit_code
+    from ddpm_jax.runtime.exit_codes import exit_code
 
     sys.exit(exit_code(main))

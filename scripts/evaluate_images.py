@@ -113,6 +113,6 @@ def show(figures: dict[str, Any], distance: str, as_json: bool) -> None:
 
 
 if __name__ == "__main__":
-    from ddpm_jax.exits import exit_code
+    from ddpm_jax.runtime.exit_codes import exit_code
 
     sys.exit(exit_code(main))

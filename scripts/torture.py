@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 def main() -> None:
     """Reads the flags, torments, reports."""
     from ddpm_jax.errors import UserError
-    from ddpm_jax.reporting.console import quieten_log
+    from ddpm_jax.runtime.log import quieten_log
     from scripts.torments import TORMENTS
 
     parser = argparse.ArgumentParser(
@@ -58,6 +58,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from ddpm_jax.exits import exit_code
+    from ddpm_jax.runtime.exit_codes import exit_code
 
     sys.exit(exit_code(main))

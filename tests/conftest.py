@@ -16,10 +16,11 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 from jaxtyping import install_import_hook
 
-# The configuration is left out: it checks its own types, and says what is wrong in words of its own.
-ROOMS = "assemble cli data diffusion edit evaluate evaluation exits interop mirror network plan reporting run"
-ROOMS += " sample sampling train store training watchers workdir"
-install_import_hook([f"ddpm_jax.{room}" for room in ROOMS.split()], "beartype.beartype")
+# The configuration checks its own types, and says what is wrong in words of its own; recipes are its input.
+UNCHECKED = {"__init__", "__pycache__", "config", "configs", "pretrained", "py.typed"}
+PACKAGE = Path(__file__).parents[1] / "ddpm_jax"
+CHECKED = {path.name.removesuffix(".py") for path in PACKAGE.iterdir()} - UNCHECKED
+install_import_hook([f"ddpm_jax.{name}" for name in sorted(CHECKED)], "beartype.beartype")
 
 import jax
 import numpy as np

@@ -12,33 +12,22 @@ PACKAGE = Path(__file__).parents[1] / "ddpm_jax"
 ORDER = [
     "errors",
     "shapes",
-    "files",
-    "locks",
-    "stopping",
+    "runtime",
     "config",
     "diffusion",
     "network",
     "sampling",
     "reporting",
-    "store",
     "data",
     "training",
-    "assemble",
+    "builders",
     "workdir",
-    "mirror",
     "interop",
+    "generation",
     "evaluation",
-    "sample",
-    "edit",
-    "live",
-    "evaluate",
-    "watchers",
-    "train",
-    "plan",
+    "commands",
     "run",
-    "exits",
     "__init__",
-    "cli",
 ]
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
@@ -74,8 +63,8 @@ def test_each_dependency_has_its_room(path):
         "orbax": {"training"},
         "tensorboardX": {"reporting"},
         "ml_collections": {"config"},
-        "absl": {"config", "cli"},
-        "fsspec": {"store"},
+        "absl": {"config", "commands"},
+        "fsspec": {"runtime"},
         "PIL": {"data", "reporting"},
         "matplotlib": {"reporting"},
         "etils": {"data"},
@@ -107,7 +96,7 @@ def test_processes_that_decode_images_start_without_jax():
 
 def test_the_package_imports_where_optional_packages_are_blocked():
     blocked = ["tensorflow", "tensorflow_datasets", "grain", "torch", "wandb"]
-    program = f"import sys; sys.modules.update(dict.fromkeys({blocked})); import ddpm_jax.cli"
+    program = f"import sys; sys.modules.update(dict.fromkeys({blocked})); import ddpm_jax.commands.cli"
     subprocess.run([sys.executable, "-c", program], check=True, cwd=PACKAGE.parent)
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax.cli import parse_flags
+from ddpm_jax.commands.cli import parse_flags
 from ddpm_jax.config import Config, defaults, flatten, load_recipe, override
 from ddpm_jax.diffusion.schedule import betas_of_curve, schedule_of_betas
 from ddpm_jax.reporting.writer import GROUPS, tag

@@ -28,7 +28,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.results import read_results
 from ddpm_jax.evaluation.statistics import load_statistics
 from ddpm_jax.interop.tensors import TensorFile
-from ddpm_jax.locks import parse_signature
+from ddpm_jax.runtime.locks import parse_signature
 from ddpm_jax.training.checkpoint import DamagedCheckpoint, verify
 from ddpm_jax.workdir import images_trained_on, read_config, read_label_names
 from tests.end_to_end.commands import ROOT

@@ -28,7 +28,7 @@ def test_the_wheel_holds_all_that_is_needed(tmp_path):
         (points,) = (files.read(name).decode() for name in names if name.endswith("entry_points.txt"))
     parser = ConfigParser()
     parser.read_string(points)
-    assert parser["console_scripts"]["ddpm-jax"] == "ddpm_jax.cli:command"
+    assert parser["console_scripts"]["ddpm-jax"] == "ddpm_jax.commands.cli:command"
     package = {path.relative_to(ROOT).as_posix() for path in (ROOT / "ddpm_jax").rglob("*.py")}
     others = {"py.typed", "data/sources/digits.npz", "data/sources/digits-LICENSE.md", "pretrained/digits.safetensors"}
     recipes = {f"configs/{path.name}" for path in RECIPES.glob("*.py")}

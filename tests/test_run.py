@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ddpm_jax import UserError, cli, load_run
-from ddpm_jax.assemble import build_schedule
+from ddpm_jax.builders import build_schedule
 from ddpm_jax.diffusion.process import per_image
 from tests.end_to_end.commands import RECIPE
 

@@ -24,9 +24,9 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from ddpm_jax.errors import UserError
-from ddpm_jax.files import NO_ARRAYS, replacing
-from ddpm_jax.locks import alone
-from ddpm_jax.store import Store, is_address
+from ddpm_jax.runtime.files import NO_ARRAYS, replacing, user_cache
+from ddpm_jax.runtime.locks import alone
+from ddpm_jax.runtime.store import Store, is_address
 
 VERSION = 2
 ABOUT = "about.json"
@@ -44,11 +44,6 @@ def key_of(parts: Iterable[str]) -> str:
     for part in parts:
         digest.update(part.encode("utf-8", "surrogateescape") + b"\0")
     return digest.hexdigest()[:24]
-
-
-def user_cache(name: str) -> Path:
-    """A folder for this user's cached files: under XDG_CACHE_HOME, or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddpm_jax" / name
 
 
 @dataclass(frozen=True)

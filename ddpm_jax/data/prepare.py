@@ -22,7 +22,7 @@ from ddpm_jax.data.cache import Cache, Row, cached, key_of
 from ddpm_jax.data.collection import Collection
 from ddpm_jax.data.decode import UNREADABLE, Decoding, Raw, decode
 from ddpm_jax.errors import UserError, printable, some
-from ddpm_jax.reporting.progress import progress
+from ddpm_jax.runtime.progress import progress
 
 MAX_UNREADABLE = 0.01
 CHUNK = 32

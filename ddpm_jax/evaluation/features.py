@@ -17,9 +17,9 @@ from ddpm_jax.config.checks import MOST_PIXELS
 from ddpm_jax.errors import UserError, nearest
 from ddpm_jax.evaluation.inception import Inception, Layer, prepared
 from ddpm_jax.evaluation.weights import has_classifier, read_weights, safe_file
-from ddpm_jax.files import sha256
-from ddpm_jax.reporting.progress import progress
-from ddpm_jax.training.sharding import along_batch, replicated
+from ddpm_jax.runtime.devices import along_batch, replicated
+from ddpm_jax.runtime.files import sha256
+from ddpm_jax.runtime.progress import progress
 
 BATCH = 64
 """Images at once on each device."""

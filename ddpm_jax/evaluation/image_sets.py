@@ -15,7 +15,7 @@ from ddpm_jax.data.open import FILES, kind_of
 from ddpm_jax.data.prepare import cores
 from ddpm_jax.errors import UserError, printable
 from ddpm_jax.evaluation.statistics import load_statistics
-from ddpm_jax.files import NO_ARRAYS
+from ddpm_jax.runtime.files import NO_ARRAYS
 
 
 class ImageSet:

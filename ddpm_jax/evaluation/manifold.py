@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ddpm_jax.errors import UserError
-from ddpm_jax.evaluation.moments import Features
+from ddpm_jax.evaluation.frechet import Features
 
 PRECISION_K, DENSITY_K = 3, 5
 """Neighbours, as in the papers."""

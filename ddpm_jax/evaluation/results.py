@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ddpm_jax.errors import UserError
-from ddpm_jax.files import replacing
-from ddpm_jax.locks import alone
 from ddpm_jax.reporting.charts import line_chart, panels
 from ddpm_jax.reporting.writer import TensorBoard
+from ddpm_jax.runtime.files import replacing
+from ddpm_jax.runtime.locks import alone
 
 Result = dict[str, Any]
 """Figures by name, and "protocol": all that they depend on."""

@@ -17,11 +17,11 @@ from jaxtyping import Float
 
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.features import Extractor, features_of
+from ddpm_jax.evaluation.frechet import Moments, MomentSums, frechet_distance
 from ddpm_jax.evaluation.inception_score import ScoreSums, random_parts
-from ddpm_jax.evaluation.kernel import SUBSET_SIZE, SUBSETS, kernel_distance
+from ddpm_jax.evaluation.kid import SUBSET_SIZE, SUBSETS, kernel_distance
 from ddpm_jax.evaluation.manifold import DENSITY_K, PRECISION_K, manifold
-from ddpm_jax.evaluation.moments import Moments, MomentSums, frechet_distance
-from ddpm_jax.files import NO_ARRAYS, replacing
+from ddpm_jax.runtime.files import NO_ARRAYS, replacing
 
 FIGURES = (
     *("fid", "kid_mean", "kid_std", "inception_score_mean", "inception_score_std"),

@@ -19,12 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from ddpm_jax.data.cache import user_cache
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.inception import LAYERS, SIZE, Inception, Layer
-from ddpm_jax.files import replacing, sha256
 from ddpm_jax.interop.tensors import TensorFile, by_path, fill, write_tensors
-from ddpm_jax.locks import alone
+from ddpm_jax.runtime.files import replacing, sha256, user_cache
+from ddpm_jax.runtime.locks import alone
 
 NAME = "pt_inception-2015-12-05-6726825d"
 URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{NAME}.pth"

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import PyTree
 
-from ddpm_jax.assemble import shapes_of
+from ddpm_jax.builders import shapes_of
 from ddpm_jax.config import Config, to_json
 from ddpm_jax.errors import UserError
 from ddpm_jax.interop.diffusers import params_of, tensors_of

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_jax.assemble import sampling_variance
+from ddpm_jax.builders import sampling_variance
 from ddpm_jax.config import Config
 from ddpm_jax.config.sections import Sample
 from ddpm_jax.diffusion.schedule import BETAS, MAX_BETA

@@ -14,8 +14,8 @@ from jaxtyping import PyTree
 
 from ddpm_jax.config import Config, flatten
 from ddpm_jax.errors import UserError, program
-from ddpm_jax.locks import alone
-from ddpm_jax.store import is_address
+from ddpm_jax.runtime.locks import alone
+from ddpm_jax.runtime.store import is_address
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.optimizer import build_optimizer
 from ddpm_jax.training.state import first_state

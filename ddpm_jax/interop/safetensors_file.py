@@ -13,7 +13,7 @@ from pathlib import Path
 
 from jaxtyping import PyTree
 
-from ddpm_jax.assemble import shapes_of
+from ddpm_jax.builders import shapes_of
 from ddpm_jax.config import MADE_WITH, Config, flatten, from_json, to_json
 from ddpm_jax.errors import UserError, nearest
 from ddpm_jax.interop.runs import numbered

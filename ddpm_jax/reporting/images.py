@@ -5,22 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
-from ddpm_jax.shapes import Frames, Images, Pixels
+from ddpm_jax.shapes import Pixels
 
 Picture = UInt8[np.ndarray, "picture_height picture_width channels"]
 MIN_SHOWN = 64  # Pixels; smaller images are enlarged by whole factors, so that a grid of digits can be seen.
 GAP = 2
 GROUND = 255
 CAPTION_HEIGHT = 14
-
-
-def to_pixels(images: Images | Frames | Float[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
-    """[-1, 1] as 0..255, rounded; values outside are clipped, and NaN is black."""
-    scaled = np.nan_to_num((np.asarray(images, np.float32) + 1.0) * 127.5, nan=0.0)
-    return np.clip(np.round(scaled), 0, 255).astype(np.uint8)
 
 
 def grid(images: Pixels, columns: int | None = None) -> Picture:

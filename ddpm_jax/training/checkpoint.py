@@ -24,7 +24,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from ddpm_jax.errors import UserError
-from ddpm_jax.files import replacing, sha256, sync
+from ddpm_jax.runtime.files import replacing, sha256, sync
 from ddpm_jax.training.state import TrainState
 
 SEAL = "SHA256SUMS"

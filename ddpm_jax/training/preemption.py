@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from ddpm_jax.stopping import deferred
+from ddpm_jax.runtime.signals import deferred
 
 AGREE_SECONDS = 3.0
 """Between exchanges of the processes, about; each holds up the step before it."""

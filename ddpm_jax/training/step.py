@@ -6,6 +6,7 @@ it with the state donated. The metrics are running sums on the device, so that r
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -17,14 +18,15 @@ from jaxtyping import Array, Int, PyTree
 from ddpm_jax.config.sections import Optimizer
 from ddpm_jax.data.batches import Batch
 from ddpm_jax.diffusion.objective import Objective, losses, quarter_of
+from ddpm_jax.diffusion.pixels import from_pixels
 from ddpm_jax.diffusion.process import q_sample
 from ddpm_jax.diffusion.schedule import Schedule
 from ddpm_jax.network.bind import apply_unet, drop_labels
 from ddpm_jax.network.unet import UNet
-from ddpm_jax.shapes import Images, Labels, OneKey, PerImage, Pixels, Steps
+from ddpm_jax.runtime.devices import replicated
+from ddpm_jax.shapes import Labels, OneKey, PerImage, Pixels, Steps
 from ddpm_jax.training.ema import update_ema
 from ddpm_jax.training.optimizer import LearningRate
-from ddpm_jax.training.sharding import replicated
 from ddpm_jax.training.state import STEP, VALIDATION, TrainState, purpose_key
 
 Metrics = dict[str, Average]
@@ -58,11 +60,6 @@ class Learner:
 def empty_metrics() -> Metrics:
     """Averages of nothing."""
     return {name: Average.empty() for name in METRICS}
-
-
-def from_pixels(pixels: Pixels) -> Images:
-    """0..255 as [-1, 1] in float32."""
-    return pixels.astype(jnp.float32) / 127.5 - 1.0
 
 
 def train_step(
@@ -170,3 +167,10 @@ def validation_losses(
     x_t = q_sample(learner.schedule, x0, t, noise)
     output = apply_unet(learner.unet, params, x_t, t, labels)
     return losses(learner.objective, learner.schedule, output, x0, x_t, t, noise)
+
+
+def lower_step(learner: Learner, state: TrainState, batch: Batch) -> jax.stages.Lowered:
+    """The training step for these arrays (or shapes), the state donated and laid out as it came; to be compiled."""
+    layout = jax.tree.map(lambda x: x.sharding, state)
+    jitted = jax.jit(partial(train_step, learner), donate_argnums=0, out_shardings=(layout, None, None))
+    return jitted.lower(state, empty_metrics(), batch)

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Array, Int, PyTree
 
 from ddpm_jax.data.dataset import Dataset
+from ddpm_jax.runtime.devices import replicated, to_devices
 from ddpm_jax.shapes import Labels, Pixels
-from ddpm_jax.training.sharding import replicated, to_devices
 from ddpm_jax.training.step import Learner, validation_losses
 
 

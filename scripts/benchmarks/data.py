@@ -42,7 +42,7 @@ def read_rate(place: Path, count: int, rounds: int) -> dict[str, float]:
     from ddpm_jax.data.cache import Cache, cached
     from ddpm_jax.data.dataset import Dataset
     from ddpm_jax.reporting.memory import memory_in_use
-    from ddpm_jax.training.sharding import data_mesh, to_devices
+    from ddpm_jax.runtime.devices import data_mesh, to_devices
 
     draw = np.random.default_rng(0)
     blocks = draw.integers(0, 256, (64, SIDE, SIDE, 3), np.uint8)
@@ -96,9 +96,9 @@ def waiting(place: Path, steps: int) -> dict[str, float]:
     """Trains the U-Net of configs/celeba64_small.py, at an eighth of its width, on the prepared files."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    from ddpm_jax.commands.train import train
     from ddpm_jax.config import config_of, load_recipe, override
     from ddpm_jax.reporting.writer import tag
-    from ddpm_jax.train import train
 
     recipe = str(Path(__file__).parents[2] / "configs" / "celeba64_small.py")
     settings = {

@@ -14,20 +14,20 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ddpm_jax.assemble import build_pairs, build_unet
+from ddpm_jax.builders import build_learner, build_pairs, build_unet
+from ddpm_jax.commands.cost import matrix_rate, step_cost
 from ddpm_jax.config import Config, checked, config_of, load_recipe, override
 from ddpm_jax.data.batches import random_batch
 from ddpm_jax.errors import UserError
+from ddpm_jax.generation.draw import compile_sampler
+from ddpm_jax.generation.requests import for_sampler
 from ddpm_jax.interop.diffusers_folder import write_folder
 from ddpm_jax.network.bind import apply_unet
 from ddpm_jax.network.unet import init_params
 from ddpm_jax.reporting.memory import memory_in_use
-from ddpm_jax.sample import compile_sampler, for_sampler
-from ddpm_jax.train import build_learner, lower_step
-from ddpm_jax.training.cost import matrix_rate, step_cost
-from ddpm_jax.training.sharding import check_divisible, data_mesh, replicated, to_devices
+from ddpm_jax.runtime.devices import check_divisible, data_mesh, replicated, to_devices
 from ddpm_jax.training.state import first_state
-from ddpm_jax.training.step import empty_metrics
+from ddpm_jax.training.step import empty_metrics, lower_step
 from scripts.benchmarks.peer import VARIANTS, Peer, comparison, in_turn, python_of, refuse_disagreement
 from scripts.benchmarks.timing import median
 

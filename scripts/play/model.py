@@ -17,10 +17,10 @@ from ddpm_jax import Run, UserError, load_run
 from ddpm_jax.config import Config
 from ddpm_jax.config.sections import Sample
 from ddpm_jax.data.decode import UNREADABLE, decode, decoding_of
+from ddpm_jax.generation.live import Moment
+from ddpm_jax.generation.requests import sampler_and_steps
 from ddpm_jax.interop.safetensors_file import PRETRAINED
-from ddpm_jax.live import Moment
 from ddpm_jax.reporting.images import Picture, captioned_rows, grey_levels_apart, grid, save_gif, save_png
-from ddpm_jax.sample import sampler_and_steps
 from ddpm_jax.shapes import Pixels
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.workdir import checkpoint_folder

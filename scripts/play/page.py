@@ -12,7 +12,7 @@ import numpy as np
 from jax.errors import JaxRuntimeError
 
 from ddpm_jax import Run, UserError
-from ddpm_jax.assemble import DEFAULT_STEPS
+from ddpm_jax.builders import DEFAULT_STEPS
 from ddpm_jax.reporting.images import Picture
 from scripts.play.model import KEPT_SECONDS, Model, Shown, compared, fitted, inpainted, played, walks_of
 

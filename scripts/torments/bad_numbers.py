@@ -15,16 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ddpm_jax.cli import main
-from ddpm_jax.reporting.console import quieten_log
+from ddpm_jax.commands.cli import main
 from ddpm_jax.reporting.writer import tag
+from ddpm_jax.runtime.log import quieten_log
 from ddpm_jax.training import step as training_step
 from ddpm_jax.training.state import is_finite
 from scripts.torments.commands import LENGTH, Outcome, newest_state, same_bits, training
 
 SPOILED = (5, 21, 22, 38, 53)
 """Steps, counted from 0, that meet something bad."""
-STEP = "ddpm_jax.train.train_step"
+STEP = "ddpm_jax.training.step.train_step"
 Spoil = Callable[[Any, jax.Array], Any]
 
 

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from ddpm_jax.builders import build_learner
+from ddpm_jax.commands.train import start_state
 from ddpm_jax.config import config_of
-from ddpm_jax.train import build_learner, start_state
+from ddpm_jax.runtime.devices import data_mesh
 from ddpm_jax.training.checkpoint import Checkpoints
-from ddpm_jax.training.sharding import data_mesh
 from ddpm_jax.training.state import TrainState
 
 ROOT = Path(__file__).parents[2]

@@ -8,8 +8,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from fsspec.implementations.local import LocalFileSystem
 
-from ddpm_jax import mirror
-from ddpm_jax.cli import main
+from ddpm_jax.commands import mirror
+from ddpm_jax.commands.cli import main
 
 _put = LocalFileSystem.put_file
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from ddpm_jax.assemble import build_unet
+from ddpm_jax.builders import build_unet
 from ddpm_jax.config import config_of, load_recipe
 from ddpm_jax.errors import UserError
 from ddpm_jax.network.unet import init_params

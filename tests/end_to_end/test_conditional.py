@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from ddpm_jax import cli
+from ddpm_jax.commands import cli
 from tests.data.faces import write_celeba
 
 

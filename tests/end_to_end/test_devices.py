@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm_jax import cli, load_run
+from ddpm_jax.commands import cli, load_run
 from ddpm_jax.config.sections import Data
 from ddpm_jax.data.sources.digits import load_digits
+from ddpm_jax.runtime.devices import along_batch, data_mesh
 from ddpm_jax.sampling.noise import draw_noise, image_keys
-from ddpm_jax.training.sharding import along_batch, data_mesh
 from tests.end_to_end.commands import (
     RECIPE,
     ROOT,

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ddpm_jax import cli
+from ddpm_jax.commands import cli
+from ddpm_jax.commands.plan import OneDevice
 from ddpm_jax.config import config_of, load_recipe
 from ddpm_jax.data.batches import random_batch
 from ddpm_jax.data.open import open_dataset
-from ddpm_jax.plan import OneDevice
 from ddpm_jax.reporting.writer import tag
 from ddpm_jax.training.step import empty_metrics, train_step
 from tests.end_to_end.commands import ROOT, assert_same_bits, final_state, scalars

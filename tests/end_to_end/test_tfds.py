@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ddpm_jax import cli
+from ddpm_jax.commands import cli
 from ddpm_jax.config import config_of, load_recipe, override
 from ddpm_jax.data.open import open_dataset
 from tests.data.faces import ATTRIBUTES

@@ -9,10 +9,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from ddpm_jax.evaluation.features import open_extractor
+from ddpm_jax.evaluation.frechet import MomentSums, frechet_distance
 from ddpm_jax.evaluation.inception import LAYERS, Inception, prepared
 from ddpm_jax.evaluation.inception_score import SPLITS, ScoreSums
-from ddpm_jax.evaluation.kernel import squared_mmd
-from ddpm_jax.evaluation.moments import MomentSums, frechet_distance
+from ddpm_jax.evaluation.kid import squared_mmd
 from ddpm_jax.evaluation.weights import read_weights
 from tests.peers import peer
 

@@ -5,10 +5,10 @@ import pytest
 import scipy.linalg
 
 from ddpm_jax.errors import UserError
+from ddpm_jax.evaluation.frechet import Moments, MomentSums, frechet_distance
 from ddpm_jax.evaluation.inception_score import SPLITS, ScoreSums, random_parts
-from ddpm_jax.evaluation.kernel import kernel_distance, squared_mmd
+from ddpm_jax.evaluation.kid import kernel_distance, squared_mmd
 from ddpm_jax.evaluation.manifold import BLOCK, DENSITY_K, PRECISION_K, manifold, neighbour_distances
-from ddpm_jax.evaluation.moments import Moments, MomentSums, frechet_distance
 
 
 def gaussian(draw, mean, covariance) -> Moments:

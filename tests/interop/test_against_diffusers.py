@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from ddpm_jax import load_run
-from ddpm_jax.assemble import build_schedule, build_unet
+from ddpm_jax.builders import build_schedule, build_unet
 from ddpm_jax.config import flatten
 from ddpm_jax.diffusion.schedule import sigmoid_betas
 from ddpm_jax.interop.diffusers_folder import read_folder, write_folder

@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from ddpm_jax import UserError, cli, load_run
-from ddpm_jax.assemble import build_schedule, shapes_of
+from ddpm_jax.builders import build_schedule, shapes_of
 from ddpm_jax.config import defaults, flatten
 from ddpm_jax.interop.diffusers import their_name
 from ddpm_jax.interop.diffusers_folder import local_copy, model_card, read_folder, write_folder

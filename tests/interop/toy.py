@@ -6,7 +6,7 @@ import sys
 import jax
 import numpy as np
 
-from ddpm_jax.assemble import shapes_of
+from ddpm_jax.builders import shapes_of
 from ddpm_jax.config import config_of, defaults
 from ddpm_jax.interop.diffusers_folder import read_folder
 from ddpm_jax.interop.runs import start_run

@@ -7,12 +7,13 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
+from ddpm_jax.diffusion.pixels import to_pixels
 from ddpm_jax.errors import UserError
-from ddpm_jax.reporting.console import start_log
-from ddpm_jax.reporting.images import GAP, grid, save_gif, save_png, strip, to_pixels
-from ddpm_jax.reporting.progress import duration, progress
+from ddpm_jax.reporting.images import GAP, grid, save_gif, save_png, strip
 from ddpm_jax.reporting.throughput import Throughput
 from ddpm_jax.reporting.writer import ByImagesSeen, Lowest, TensorBoard, WeightsAndBiases, Writers
+from ddpm_jax.runtime.log import start_log
+from ddpm_jax.runtime.progress import duration, progress
 
 
 def test_pixels_undo_the_scaling_of_images_and_clip():
@@ -106,7 +107,7 @@ def test_the_log_goes_to_the_terminal_and_with_details_to_the_file(tmp_path, cap
 
 
 def test_progress_prints_plain_lines_where_there_is_no_terminal(monkeypatch, caplog):
-    monkeypatch.setattr("ddpm_jax.reporting.progress.LINE_EVERY", 0.02)
+    monkeypatch.setattr("ddpm_jax.runtime.progress.LINE_EVERY", 0.02)
     logging.getLogger("ddpm_jax").propagate = True
     with caplog.at_level(logging.INFO):
         items = list(progress((time.sleep(0.015) or i for i in range(8)), "Work", total=10, done=2, note=lambda: "ok"))

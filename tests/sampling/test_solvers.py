@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax.assemble import build_pairs, build_sampler
+from ddpm_jax.builders import build_pairs, build_sampler
 from ddpm_jax.config import config_of
 from ddpm_jax.diffusion.denoiser import Prediction, prediction_of_output
 from ddpm_jax.diffusion.schedule import Schedule

@@ -14,10 +14,11 @@ from pathlib import Path
 import jax
 import pytest
 
-from ddpm_jax.train import build_learner, lower_step
-from ddpm_jax.training.cost import state_bytes, step_cost
-from ddpm_jax.training.sharding import data_mesh, imagined_mesh, state_sharding
+from ddpm_jax.builders import build_learner
+from ddpm_jax.commands.cost import state_bytes, step_cost
+from ddpm_jax.runtime.devices import data_mesh, imagined_mesh, state_sharding
 from ddpm_jax.training.state import TrainState, init_state
+from ddpm_jax.training.step import lower_step
 from tests.training.toy import config_with, loader
 
 pytestmark = pytest.mark.xdist_group("collectives")  # Compiled once, for all tests.

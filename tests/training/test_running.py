@@ -10,20 +10,21 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh
 
+from ddpm_jax.commands.monitors import preview_config
+from ddpm_jax.commands.train import build_feedback, save
 from ddpm_jax.config import config_of
 from ddpm_jax.config.sections import Sample
 from ddpm_jax.errors import TrainingDiverged, UserError
 from ddpm_jax.reporting.profile import Profile
 from ddpm_jax.reporting.throughput import Throughput
 from ddpm_jax.reporting.writer import TensorBoard
-from ddpm_jax.train import build_feedback, save
 from ddpm_jax.training import sharding
+from ddpm_jax.training.cadence import due
 from ddpm_jax.training.checkpoint import SEAL, Checkpoints
 from ddpm_jax.training.feedback import STEPS_AHEAD, Feedback
 from ddpm_jax.training.preemption import Preemption
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step import METRICS, empty_metrics
-from ddpm_jax.watchers import due, preview_config
 from tests.end_to_end.commands import scalars
 
 

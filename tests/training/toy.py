@@ -7,11 +7,11 @@ from functools import lru_cache, partial
 import jax
 import numpy as np
 
+from ddpm_jax.builders import build_learner
 from ddpm_jax.config import Config, config_of
 from ddpm_jax.data.batches import Batches
 from ddpm_jax.data.open import open_dataset
-from ddpm_jax.train import build_learner
-from ddpm_jax.training.sharding import data_mesh, replicated, to_devices
+from ddpm_jax.runtime.devices import data_mesh, replicated, to_devices
 from ddpm_jax.training.state import TrainState, init_state
 from ddpm_jax.training.step import Learner, empty_metrics, train_step
 

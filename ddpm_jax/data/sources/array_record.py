@@ -27,7 +27,7 @@ from ddpm_jax.data.collection import Collection
 from ddpm_jax.data.sources.example import Features, read_example
 from ddpm_jax.data.sources.splits import SPLITS, choose_split
 from ddpm_jax.errors import UserError, some
-from ddpm_jax.reporting.progress import progress
+from ddpm_jax.runtime.progress import progress
 
 IMAGE_KEYS = ("image", "image/encoded", "jpg", "jpeg", "png", "webp")
 ATTRIBUTE = "attributes/"

@@ -23,7 +23,7 @@ from ddpm_jax.data.annotations import annotate
 from ddpm_jax.data.collection import Collection
 from ddpm_jax.data.sources.splits import SPLITS, choose_split
 from ddpm_jax.errors import UserError, some
-from ddpm_jax.files import NO_ARRAYS
+from ddpm_jax.runtime.files import NO_ARRAYS
 
 KINDS = {"images": "labels", "x": "y", "arr_0": "arr_1"}
 """Names of arrays of images, and of the labels that go with them."""

@@ -14,21 +14,22 @@ from pathlib import Path
 import jax
 from absl import flags
 
+from ddpm_jax.commands.edit import TASKS
+from ddpm_jax.commands.evaluate import evaluate
+from ddpm_jax.commands.mirror import ALL, at_hand
+from ddpm_jax.commands.plan import plan
+from ddpm_jax.commands.sample import sample
+from ddpm_jax.commands.train import train
 from ddpm_jax.config import Config, check_overrides, config_of, flatten, load_recipe, override, to_config_dict
 from ddpm_jax.config.recipes import RECIPES
-from ddpm_jax.data.cache import user_cache
-from ddpm_jax.edit import TASKS
 from ddpm_jax.errors import UserError, nearest, program
-from ddpm_jax.evaluate import evaluate
-from ddpm_jax.exits import exit_code, leaving_others
+from ddpm_jax.generation.requests import for_sampler
 from ddpm_jax.interop.safetensors_file import PRETRAINED
-from ddpm_jax.mirror import ALL, at_hand
-from ddpm_jax.plan import plan
-from ddpm_jax.reporting.console import quieten_log, start_log
-from ddpm_jax.sample import for_sampler, sample
-from ddpm_jax.store import is_address
-from ddpm_jax.train import train
-from ddpm_jax.training.sharding import is_of_many, join_cluster, wait_for_all
+from ddpm_jax.runtime.devices import is_of_many, join_cluster, wait_for_all
+from ddpm_jax.runtime.exit_codes import exit_code, leaving_others
+from ddpm_jax.runtime.files import user_cache
+from ddpm_jax.runtime.log import quieten_log, start_log
+from ddpm_jax.runtime.store import is_address
 from ddpm_jax.workdir import read_config, refuse_another_run
 
 STORIES = {"train": train, "sample": sample, "evaluate": evaluate}

@@ -17,14 +17,15 @@ import fsspec.core
 import numpy as np
 import pytest
 
-from ddpm_jax import locks, mirror
+from ddpm_jax.commands import mirror
+from ddpm_jax.commands.mirror import ALL, Mirror, at_hand
 from ddpm_jax.config import Config, to_json
 from ddpm_jax.data.cache import cached, open_cache, remembered
 from ddpm_jax.errors import UserError
-from ddpm_jax.locks import leased
-from ddpm_jax.mirror import ALL, Mirror, at_hand
-from ddpm_jax.reporting.console import Lines
-from ddpm_jax.store import Store
+from ddpm_jax.runtime import locks
+from ddpm_jax.runtime.locks import leased
+from ddpm_jax.runtime.log import Lines
+from ddpm_jax.runtime.store import Store
 from ddpm_jax.training.checkpoint import seal
 
 KEEP = Config().checkpoint.keep
@@ -394,8 +395,8 @@ def test_one_job_at_a_time_holds_an_address(there, quick_locks):
 def test_what_a_killed_job_signed_is_waited_for_elsewhere_but_not_on_its_own_machine(there, quick_locks, monkeypatch):
     program = f"""
 import os, signal
-from ddpm_jax import locks
-from ddpm_jax.store import Store
+from ddpm_jax.runtime import locks
+from ddpm_jax.runtime.store import Store
 locks.SETTLED = 0.0
 with locks.leased(Store("file://{there}").sheet("lock"), print):
     os.kill(os.getpid(), signal.SIGKILL)

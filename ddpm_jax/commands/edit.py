@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree, UInt8
 
-from ddpm_jax.assemble import (
+from ddpm_jax.builders import (
     build_guidance,
     build_inpainting,
     build_pairs,
@@ -31,31 +31,20 @@ from ddpm_jax.config.sections import Sample
 from ddpm_jax.data.decode import UNREADABLE, Decoding, decode, decoding_of, size_of
 from ddpm_jax.data.sources.folder import SUFFIXES
 from ddpm_jax.diffusion.denoiser import Denoiser
+from ddpm_jax.diffusion.pixels import from_pixels, to_pixels
 from ddpm_jax.errors import UserError
+from ddpm_jax.generation.draw import batch_size, compile_sampler, draw_all, load_params
+from ddpm_jax.generation.labels import choose_labels, label_names
+from ddpm_jax.generation.output import building_of, publish, write_images
+from ddpm_jax.generation.requests import OF_THE_SAMPLER, names_in, sample_name, with_sampler
 from ddpm_jax.network.bind import bind
-from ddpm_jax.reporting.images import Picture, captioned_rows, grey_levels_apart, grid, save_gif, save_png, to_pixels
+from ddpm_jax.reporting.images import Picture, captioned_rows, grey_levels_apart, grid, save_gif, save_png
 from ddpm_jax.reporting.pixel_file import PixelFile
-from ddpm_jax.sample import (
-    OF_THE_SAMPLER,
-    batch_size,
-    building_of,
-    choose_labels,
-    compile_sampler,
-    draw_all,
-    label_names,
-    load_params,
-    names_in,
-    publish,
-    sample_name,
-    with_sampler,
-    write_images,
-)
+from ddpm_jax.runtime.devices import along_batch, data_mesh, replicated
 from ddpm_jax.sampling.ddim import ddim
 from ddpm_jax.sampling.editing import PixelMask, invert, noised, slerp
 from ddpm_jax.sampling.noise import draw_noise, image_keys
 from ddpm_jax.shapes import ImageKeys, Images, Pixels
-from ddpm_jax.training.sharding import along_batch, data_mesh, replicated
-from ddpm_jax.training.step import from_pixels
 
 Edit = Callable[[Denoiser, Images, ImageKeys], Images]
 COMPARED_IMAGES = 8

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ddpm_jax.stopping import raise_again
+from ddpm_jax.runtime.signals import raise_again
 
 logger = logging.getLogger("ddpm_jax")
 logging.raiseExceptions = False  # A log that cannot be written, on a full disk, must not print tracebacks.

@@ -21,15 +21,14 @@ import numpy as np
 from jax.experimental import io_callback
 from jaxtyping import Array, PyTree
 
-from ddpm_jax.assemble import build_guidance, build_inpainting, build_pairs, build_sampler, build_schedule, build_unet
+from ddpm_jax.builders import build_guidance, build_inpainting, build_pairs, build_sampler, build_schedule, build_unet
 from ddpm_jax.config import Config
 from ddpm_jax.diffusion.denoiser import Denoiser, Prediction
+from ddpm_jax.diffusion.pixels import from_pixels, to_pixels
 from ddpm_jax.network.bind import bind
-from ddpm_jax.reporting.images import to_pixels
 from ddpm_jax.sampling.editing import PixelMask, resampled
 from ddpm_jax.sampling.noise import draw_noise, image_keys
 from ddpm_jax.shapes import Images, Labels, Pixels, Steps
-from ddpm_jax.training.step import from_pixels
 
 BACKLOG = 16
 """Moments that may wait to be looked at."""

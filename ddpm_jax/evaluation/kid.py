@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from ddpm_jax.evaluation.moments import Features
+from ddpm_jax.evaluation.frechet import Features
 
 SUBSETS, SUBSET_SIZE = 100, 1000
 

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ddpm_jax.errors import UserError
-from ddpm_jax.locks import parse_signature
+from ddpm_jax.runtime.locks import parse_signature
 
 OF_THIS_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 MAY_NOT = re.compile(r"Forbidden|AccessDenied|Access Denied|[Pp]ermission|\b40[13]\b")

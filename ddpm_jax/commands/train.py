@@ -13,20 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from clu.parameter_overview import get_parameter_overview
-from jax.sharding import Mesh
 
-from ddpm_jax.assemble import build_objective, build_schedule, build_unet
+from ddpm_jax.builders import build_learner, build_loader
+from ddpm_jax.commands.cost import StepCost, matrix_rate, step_cost
+from ddpm_jax.commands.evaluate import light_config
+from ddpm_jax.commands.monitors import build_watchers, comparison_configs
 from ddpm_jax.config import Config, flatten, to_json
-from ddpm_jax.data.batches import Batch, Batches, prefetch
-from ddpm_jax.data.dataset import Dataset, hold_out, traits
+from ddpm_jax.data.batches import Batch, prefetch
+from ddpm_jax.data.dataset import hold_out, traits
 from ddpm_jax.data.open import open_dataset
 from ddpm_jax.errors import TrainingDiverged, UserError, program
-from ddpm_jax.evaluate import light_config
 from ddpm_jax.reporting.memory import memory_in_use, size_in_words
 from ddpm_jax.reporting.profile import Profile
-from ddpm_jax.reporting.progress import progress
 from ddpm_jax.reporting.throughput import Throughput
 from ddpm_jax.reporting.writer import (
     JUDGED_BY,
@@ -38,16 +37,15 @@ from ddpm_jax.reporting.writer import (
     Writers,
     tag,
 )
-from ddpm_jax.stopping import Stopped
+from ddpm_jax.runtime.devices import check_divisible, data_mesh, state_sharding
+from ddpm_jax.runtime.progress import progress
+from ddpm_jax.runtime.signals import Stopped
+from ddpm_jax.training.cadence import due
 from ddpm_jax.training.checkpoint import Checkpoints
-from ddpm_jax.training.cost import StepCost, matrix_rate, step_cost
 from ddpm_jax.training.feedback import Feedback
-from ddpm_jax.training.optimizer import build_optimizer, learning_rate
 from ddpm_jax.training.preemption import Preemption
-from ddpm_jax.training.sharding import check_divisible, data_mesh, state_sharding, to_devices
 from ddpm_jax.training.state import TrainState, init_state, is_finite
-from ddpm_jax.training.step import Learner, Metrics, empty_metrics, train_step
-from ddpm_jax.watchers import build_watchers, comparison_configs, due
+from ddpm_jax.training.step import Learner, Metrics, empty_metrics, lower_step
 from ddpm_jax.workdir import checkpoint_folder, claimed, refuse_another_run
 
 HYPERPARAMETERS = (
@@ -162,21 +160,6 @@ def run_steps(
     return stopping
 
 
-def build_learner(config: Config, mesh: Mesh) -> Learner:
-    """All that the training step needs besides its arguments."""
-    return Learner(
-        unet=build_unet(config),
-        schedule=build_schedule(config),
-        objective=build_objective(config),
-        optimizer=build_optimizer(config.optimizer, config.train.steps),
-        learning_rate=learning_rate(config.optimizer, config.train.steps),
-        averaging=config.optimizer,
-        mesh=mesh,
-        seed=config.seed,
-        label_dropout=config.train.label_dropout,
-    )
-
-
 def start_state(config: Config, learner: Learner, checkpoints: Checkpoints) -> TrainState:
     """The newest sound checkpoint, or a fresh state, laid out over the devices."""
 
@@ -194,28 +177,6 @@ def start_state(config: Config, learner: Learner, checkpoints: Checkpoints) -> T
         return restored
     # Drawing random numbers is all this does, once: optimised code would take longer to compile than to save.
     return jax.jit(fresh, out_shardings=shardings, compiler_options={"xla_backend_optimization_level": 0})()
-
-
-def build_loader(config: Config, dataset: Dataset, rows: np.ndarray, mesh: Mesh) -> Callable[[int], Batch]:
-    """A function from a step to its batch on the devices."""
-    batches = Batches(
-        dataset,
-        rows,
-        config.data.batch_size,
-        seed=config.seed,
-        flip=config.data.flip,
-        parts=config.train.accumulate,
-        process=jax.process_index(),
-        processes=jax.process_count(),
-    )
-    return lambda step: to_devices(mesh, batches(step), axis=1)
-
-
-def lower_step(learner: Learner, state: TrainState, batch: Batch) -> jax.stages.Lowered:
-    """The training step for these arrays (or shapes), the state donated and laid out as it came; to be compiled."""
-    layout = jax.tree.map(lambda x: x.sharding, state)
-    jitted = jax.jit(partial(train_step, learner), donate_argnums=0, out_shardings=(layout, None, None))
-    return jitted.lower(state, empty_metrics(), batch)
 
 
 def save(checkpoints: Checkpoints, state: TrainState, config: Config) -> None:

@@ -19,12 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from ddpm_jax.assemble import build_constraint, build_pairs, build_schedule, build_unet, sampling_variance
+from ddpm_jax.builders import build_constraint, build_pairs, build_schedule, build_unet, sampling_variance
 from ddpm_jax.config import Config, checked
 from ddpm_jax.data.cache import key_of, open_cache, remembered
 from ddpm_jax.data.dataset import Dataset, hold_out, traits
 from ddpm_jax.data.open import open_dataset
 from ddpm_jax.diffusion.likelihood import bits_per_dim
+from ddpm_jax.diffusion.pixels import from_pixels, to_pixels
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.features import Extractor, open_extractor
 from ddpm_jax.evaluation.results import add_result, all_results, draw_charts, read_results, result_name, table
@@ -38,29 +39,17 @@ from ddpm_jax.evaluation.statistics import (
     statistics_of,
     warn_of_few,
 )
-from ddpm_jax.files import sha256
+from ddpm_jax.generation.draw import compile_sampler, draw_all, load_params
+from ddpm_jax.generation.labels import choose_labels, label_names
+from ddpm_jax.generation.output import building_of, checksum, draw_to_disk
+from ddpm_jax.generation.requests import names_in, only_images, sample_name, with_sampler
 from ddpm_jax.network.bind import bind
-from ddpm_jax.reporting.images import to_pixels
-from ddpm_jax.reporting.progress import progress
-from ddpm_jax.sample import (
-    building_of,
-    checksum,
-    choose_labels,
-    compile_sampler,
-    draw_all,
-    draw_to_disk,
-    label_names,
-    load_params,
-    names_in,
-    only_images,
-    sample_name,
-    with_sampler,
-)
+from ddpm_jax.runtime.devices import agreed_by_all, along_batch, data_mesh, replicated, wait_for_all
+from ddpm_jax.runtime.files import sha256
+from ddpm_jax.runtime.progress import progress
 from ddpm_jax.sampling.noise import image_keys
 from ddpm_jax.shapes import Labels
 from ddpm_jax.training.checkpoint import Checkpoints
-from ddpm_jax.training.sharding import agreed_by_all, along_batch, data_mesh, replicated, wait_for_all
-from ddpm_jax.training.step import from_pixels
 from ddpm_jax.workdir import checkpoint_folder, no_checkpoint
 
 VERSION = "1"

@@ -8,28 +8,25 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from ddpm_jax.commands.edit import COMPARED_IMAGES, draw_each
+from ddpm_jax.commands.evaluate import build_light_evaluation
 from ddpm_jax.config import Config, checked
 from ddpm_jax.config.sections import Sample
 from ddpm_jax.data.dataset import Dataset
-from ddpm_jax.edit import COMPARED_IMAGES, draw_each
-from ddpm_jax.evaluate import build_light_evaluation
-from ddpm_jax.reporting.images import captioned_rows, grid, strip, to_pixels
+from ddpm_jax.diffusion.pixels import to_pixels
+from ddpm_jax.generation.draw import compile_sampler
+from ddpm_jax.generation.labels import choose_labels, label_names
+from ddpm_jax.generation.output import STRIP_IMAGES
+from ddpm_jax.generation.requests import names_in, with_sampler
+from ddpm_jax.reporting.images import captioned_rows, grid, strip
 from ddpm_jax.reporting.writer import Writer
-from ddpm_jax.sample import STRIP_IMAGES, choose_labels, compile_sampler, label_names, names_in, with_sampler
 from ddpm_jax.sampling.trajectory import Watch
+from ddpm_jax.training.cadence import due
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step import Learner
 from ddpm_jax.training.validation import build_validation
 
-EARLY = 100
-"""The first checkpoint and the first preview come at this step at the latest."""
-
 logger = logging.getLogger(__name__)
-
-
-def due(step: int, every: int, last: int) -> bool:
-    """Whether something that happens every so many steps (0: never) happens now: also early on, and at the end."""
-    return every > 0 and (step % every == 0 or step == last or step == min(every, EARLY))
 
 
 def build_watchers(

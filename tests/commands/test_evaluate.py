@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from ddpm_jax import UserError, cli
+from ddpm_jax.commands.evaluate import labels_to_draw
 from ddpm_jax.config.sections import Data
 from ddpm_jax.data.dataset import Dataset
 from ddpm_jax.data.sources.digits import load_digits
-from ddpm_jax.evaluate import labels_to_draw
 from ddpm_jax.evaluation.features import open_extractor
 from ddpm_jax.evaluation.results import Row, curves_that_compare
 from ddpm_jax.evaluation.statistics import compare, load_statistics, measure, save_statistics

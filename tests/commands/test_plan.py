@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from ddpm_jax.assemble import shapes_of
-from ddpm_jax.plan import (
+from ddpm_jax.builders import shapes_of
+from ddpm_jax.commands.cost import StepCost, bytes_of, sent_bytes, state_bytes
+from ddpm_jax.commands.plan import (
     USABLE,
     Line,
     OneDevice,
@@ -21,8 +22,7 @@ from ddpm_jax.plan import (
     time_in_words,
 )
 from ddpm_jax.reporting.memory import size_in_words
-from ddpm_jax.training.cost import StepCost, bytes_of, sent_bytes, state_bytes
-from ddpm_jax.training.sharding import imagined_mesh
+from ddpm_jax.runtime.devices import imagined_mesh
 from tests.training.toy import CONFIG, config_with
 
 pytestmark = pytest.mark.xdist_group("plan")  # Compiled once, for all tests.

@@ -19,12 +19,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
 
-from ddpm_jax.data.cache import user_cache
 from ddpm_jax.errors import UserError
-from ddpm_jax.locks import alone, is_held, leased
-from ddpm_jax.reporting.console import shown_as
-from ddpm_jax.stopping import deferred
-from ddpm_jax.store import Store, is_address
+from ddpm_jax.runtime.files import user_cache
+from ddpm_jax.runtime.locks import alone, is_held, leased
+from ddpm_jax.runtime.log import shown_as
+from ddpm_jax.runtime.signals import deferred
+from ddpm_jax.runtime.store import Store, is_address
 from ddpm_jax.training.checkpoint import SEAL, DamagedCheckpoint, kept, verify
 from ddpm_jax.workdir import read_config
 

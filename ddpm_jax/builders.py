@@ -6,16 +6,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from ddpm_jax.config import Config
 from ddpm_jax.config.sections import Variance
+from ddpm_jax.data.batches import Batch, Batches
+from ddpm_jax.data.dataset import Dataset
 from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.guidance import Guidance
 from ddpm_jax.diffusion.objective import Objective, absolute_error, huber, min_snr, p2, squared_error, uniform
 from ddpm_jax.diffusion.schedule import BETAS, Schedule, schedule_of_betas
 from ddpm_jax.errors import UserError
 from ddpm_jax.network.unet import UNet, init_params
+from ddpm_jax.runtime.devices import to_devices
 from ddpm_jax.sampling.ddim import ddim
 from ddpm_jax.sampling.ddpm import ddpm
 from ddpm_jax.sampling.dpm_solver import dpm_solver
@@ -26,6 +31,8 @@ from ddpm_jax.sampling.timesteps import Pairs, listed_pairs, step_pairs
 from ddpm_jax.sampling.trajectory import Samples
 from ddpm_jax.sampling.unipc import unipc
 from ddpm_jax.shapes import ImageKeys, Images
+from ddpm_jax.training.optimizer import build_optimizer, learning_rate
+from ddpm_jax.training.step import Learner
 
 
 def build_schedule(config: Config) -> Schedule:
@@ -173,3 +180,33 @@ def build_inpainting(config: Config) -> Callable[[Denoiser, Images, ImageKeys, P
         return inpaint(constraint(denoiser), schedule, x_T, keys, pairs, x0, every, **walk).images
 
     return paint
+
+
+def build_learner(config: Config, mesh: Mesh) -> Learner:
+    """All that the training step needs besides its arguments."""
+    return Learner(
+        unet=build_unet(config),
+        schedule=build_schedule(config),
+        objective=build_objective(config),
+        optimizer=build_optimizer(config.optimizer, config.train.steps),
+        learning_rate=learning_rate(config.optimizer, config.train.steps),
+        averaging=config.optimizer,
+        mesh=mesh,
+        seed=config.seed,
+        label_dropout=config.train.label_dropout,
+    )
+
+
+def build_loader(config: Config, dataset: Dataset, rows: np.ndarray, mesh: Mesh) -> Callable[[int], Batch]:
+    """A function from a step to its batch on the devices."""
+    batches = Batches(
+        dataset,
+        rows,
+        config.data.batch_size,
+        seed=config.seed,
+        flip=config.data.flip,
+        parts=config.train.accumulate,
+        process=jax.process_index(),
+        processes=jax.process_count(),
+    )
+    return lambda step: to_devices(mesh, batches(step), axis=1)

@@ -9,19 +9,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm_jax import cli, load_run
-from ddpm_jax.assemble import build_pairs, build_schedule, build_unet
+from ddpm_jax.builders import build_pairs, build_schedule, build_unet
+from ddpm_jax.commands import cli, load_run
 from ddpm_jax.config import config_of
 from ddpm_jax.config.sections import Data
 from ddpm_jax.data.sources.digits import load_digits
+from ddpm_jax.diffusion.pixels import from_pixels, to_pixels
+from ddpm_jax.generation.output import shown_grid
 from ddpm_jax.network.bind import bind
-from ddpm_jax.reporting.images import to_pixels
 from ddpm_jax.reporting.pixel_file import PixelFile
-from ddpm_jax.sample import shown_grid
 from ddpm_jax.sampling.ddim import ddim
 from ddpm_jax.sampling.editing import invert
 from ddpm_jax.sampling.noise import image_keys
-from ddpm_jax.training.step import from_pixels
 from tests.end_to_end.commands import RECIPE
 
 pytestmark = pytest.mark.xdist_group("edit")  # They share a run.

@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from ddpm_jax import locks
-from ddpm_jax.locks import alone
+from ddpm_jax.runtime import locks
+from ddpm_jax.runtime.locks import alone
 
 
 class Busy(Exception):
@@ -54,7 +54,7 @@ def test_a_killed_job_leaves_nothing_in_the_way(tmp_path, monkeypatch):
     program = f"""
 import os, signal
 from pathlib import Path
-from ddpm_jax.locks import alone
+from ddpm_jax.runtime.locks import alone
 with alone(Path({str(path)!r}), print):
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -143,7 +143,7 @@ def test_who_was_taken_for_dead_ends_and_leaves_the_lock(tmp_path):
     program = f"""
 import json, time
 from pathlib import Path
-from ddpm_jax import locks
+from ddpm_jax.runtime import locks
 locks.BEAT = 0.05
 path = Path({str(path)!r})
 with locks.alone(path, print):

@@ -21,19 +21,19 @@ import jax
 from jax.sharding import AbstractMesh
 from jax.stages import Compiled
 
+from ddpm_jax.builders import build_learner
+from ddpm_jax.commands.cost import StepCost, bytes_of, matrix_rate, sent_bytes, state_bytes, step_cost
 from ddpm_jax.config import Config
 from ddpm_jax.data.batches import Batch, random_batch
 from ddpm_jax.data.dataset import held_out
 from ddpm_jax.data.open import count_images
 from ddpm_jax.errors import UserError
 from ddpm_jax.reporting.memory import device_limit, size_in_words
-from ddpm_jax.train import build_learner, lower_step
+from ddpm_jax.runtime.devices import check_divisible, data_mesh, imagined_mesh, replicated, to_devices
+from ddpm_jax.training.cadence import due
 from ddpm_jax.training.checkpoint import Checkpoints, kept
-from ddpm_jax.training.cost import StepCost, bytes_of, matrix_rate, sent_bytes, state_bytes, step_cost
-from ddpm_jax.training.sharding import check_divisible, data_mesh, imagined_mesh, replicated, to_devices
 from ddpm_jax.training.state import TrainState, init_state
-from ddpm_jax.training.step import empty_metrics
-from ddpm_jax.watchers import due
+from ddpm_jax.training.step import empty_metrics, lower_step
 from ddpm_jax.workdir import checkpoint_folder
 
 USABLE = 0.9

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from ddpm_jax import UserError, load_run
-from ddpm_jax.assemble import build_schedule
+from ddpm_jax.builders import build_schedule
 from ddpm_jax.config import Config
 from ddpm_jax.diffusion.denoiser import Prediction
-from ddpm_jax.live import LiveSampler, watched
-from ddpm_jax.reporting.images import to_pixels
+from ddpm_jax.diffusion.pixels import to_pixels
+from ddpm_jax.generation.live import LiveSampler, watched
 from ddpm_jax.sampling.ddim import ddim
 from ddpm_jax.sampling.noise import image_keys
 from ddpm_jax.sampling.timesteps import step_pairs

@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 BEAT = 10.0
 """Seconds between two signatures."""
@@ -73,6 +73,7 @@ def leased(sheet: "Sheet", busy: Callable[[], None]) -> Iterator[Callable[[], bo
         yield holds
 
 
+@runtime_checkable
 class Sheet(Protocol):
     """What a lock's holder signs."""
 

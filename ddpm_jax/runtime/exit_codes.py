@@ -21,8 +21,8 @@ import jax
 from jax.errors import JaxRuntimeError
 
 from ddpm_jax.errors import TrainingDiverged, UserError
-from ddpm_jax.reporting.console import start_log
-from ddpm_jax.stopping import Stopped, stoppable
+from ddpm_jax.runtime.log import start_log
+from ddpm_jax.runtime.signals import Stopped, stoppable
 
 DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 DISK_TROUBLE |= {errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}

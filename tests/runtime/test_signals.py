@@ -9,11 +9,11 @@ import time
 
 import pytest
 
-from ddpm_jax.stopping import SIGNALS, Stopped, deferred, stoppable
+from ddpm_jax.runtime.signals import SIGNALS, Stopped, deferred, stoppable
 
 HANGS = """
 import contextlib, ctypes
-from ddpm_jax import stopping
+from ddpm_jax.runtime import signals as stopping
 stopping.GRACE = 0.2
 with stopping.stoppable():
     mutex = ctypes.create_string_buffer(256)
@@ -83,7 +83,7 @@ def test_a_stop_that_the_garbage_collector_swallows_comes_again():
     """Python discards what is raised in functions that the collector calls, such as JAX's."""
     program = """
 import gc, os, signal, time
-from ddpm_jax.exits import exit_code
+from ddpm_jax.runtime.exit_codes import exit_code
 def collected(phase, info):
     if phase == "start" and not seen:
         seen.append(phase)
@@ -109,7 +109,7 @@ def test_time_in_which_a_stop_is_deferred_does_not_count(monkeypatch):
     """Also where the signal came before."""
     program = """
 import os, signal, time
-from ddpm_jax import stopping
+from ddpm_jax.runtime import signals as stopping
 stopping.GRACE, stopping.LOOK = 0.5, 0.05
 with stopping.stoppable():
     try:

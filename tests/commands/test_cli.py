@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from jax.errors import JaxRuntimeError
 
-from ddpm_jax import cli
+from ddpm_jax.commands import cli
 from ddpm_jax.config import load_recipe, override
 from ddpm_jax.errors import TrainingDiverged
-from ddpm_jax.stopping import Stopped
+from ddpm_jax.runtime.signals import Stopped
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 DIGITS = f"--config={CONFIGS}/digits.py:smoke"
 MISTAKES = {
     "no workdir": ([DIGITS], "--workdir is missing"),

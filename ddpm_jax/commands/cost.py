@@ -12,7 +12,7 @@ from jax.stages import Compiled, Lowered
 from jax.typing import DTypeLike
 from jaxtyping import Array, PyTree
 
-from ddpm_jax.training.sharding import state_sharding
+from ddpm_jax.runtime.devices import state_sharding
 from ddpm_jax.training.state import TrainState
 
 PRODUCTS = {"cpu": (1536, 1)}

@@ -1,0 +1,51 @@
+"""--mode=sample: from a run's checkpoint to images, pictures and files.
+
+    seed, i -> key -> x_T -> sampler (one scan over the Denoiser) -> uint8 -> grid, strip, GIF, PNG files, npz
+
+`run.py` offers the same to Python.
+"""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from ddpm_jax.config import Config
+from ddpm_jax.generation.draw import load_params
+from ddpm_jax.generation.labels import choose_labels, label_names
+from ddpm_jax.generation.output import (
+    GIF_IMAGES,
+    STRIP_IMAGES,
+    building_of,
+    draw_pictures,
+    draw_to_disk,
+    publish,
+    write_images,
+)
+from ddpm_jax.generation.requests import sample_name
+from ddpm_jax.runtime.devices import data_mesh
+from ddpm_jax.sampling.trajectory import Watch
+
+logger = logging.getLogger(__name__)
+
+
+def sample(config: Config, workdir: Path) -> Path:
+    """Draws sample.count images and writes them to <workdir>/samples/<name>/, which it returns.
+
+    Images go to disk batch by batch; the same call after an interruption goes on where it stopped.
+    """
+    settings = config.sample
+    labels = choose_labels(config, label_names(config, workdir), np.arange(settings.count))
+    params, step = load_params(config, workdir, data_mesh())
+    target = workdir / "samples" / sample_name(config, step, settings.count)
+    logger.info("Sampling %d images, %s, from step %d", settings.count, target.name.split("-", 1)[1], step)
+    watch = Watch(max(settings.strip, settings.gif), max(STRIP_IMAGES, GIF_IMAGES), settings.frames == "x0")
+    with building_of(target) as building:
+        store = draw_to_disk(config, params, labels, building, watch)
+        if store:
+            draw_pictures(building, config, store)
+            write_images(building, store)
+            for name in ("frames.npy", "call.json"):
+                (building / name).unlink()
+            publish(building, target)
+    return target
