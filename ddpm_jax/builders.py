@@ -90,7 +90,7 @@ def build_unet(config: Config) -> UNet:
     )
 
 
-def shapes_of(config: Config) -> PyTree:
+def param_shapes(config: Config) -> PyTree:
     """The shapes of the network's parameters."""
     unet, data = build_unet(config), config.data
     return jax.eval_shape(lambda: init_params(unet, jax.random.key(0), data.image_size, data.channels))
@@ -176,8 +176,8 @@ def build_inpainting(config: Config) -> Callable[[Denoiser, Images, ImageKeys, P
     def paint(denoiser: Denoiser, x0: Images, keys: ImageKeys, mask: PixelMask) -> Images:
         x_T = draw_noise(keys, 0, x0.shape[1:])
         every = jnp.broadcast_to(jnp.asarray(mask), (len(x0), *mask.shape))
-        walk = {"jump": settings.jump, "repeats": settings.resamples, "variance": variance}
-        return inpaint(constraint(denoiser), schedule, x_T, keys, pairs, x0, every, **walk).images
+        iterate = {"jump": settings.jump, "resamples": settings.resamples, "variance": variance}
+        return inpaint(constraint(denoiser), schedule, x_T, keys, pairs, x0, every, **iterate).images
 
     return paint
 
@@ -190,7 +190,7 @@ def build_learner(config: Config, mesh: Mesh) -> Learner:
         objective=build_objective(config),
         optimizer=build_optimizer(config.optimizer, config.train.steps),
         learning_rate=learning_rate(config.optimizer, config.train.steps),
-        averaging=config.optimizer,
+        ema_config=config.optimizer,
         mesh=mesh,
         seed=config.seed,
         label_dropout=config.train.label_dropout,

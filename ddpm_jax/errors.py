@@ -1,4 +1,4 @@
-"""The exceptions that `exits.py` turns into one line, and what helps to word them.
+"""The exceptions that `exit_codes.py` turns into one line, and what helps to word them.
 
 UserError exits with 2, TrainingDiverged with 1.
 """
@@ -29,7 +29,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {' or '.join(near)}?" if near else f"expected one of {', '.join(known)}."
 
 
-def some(names: Iterable[str], shown: int = 5) -> str:
+def abbreviated(names: Iterable[str], shown: int = 5) -> str:
     """The first few names in words, and how many more there are."""
     names = [printable(name) for name in names]
     more = f" and {len(names) - shown} more" if len(names) > shown else ""

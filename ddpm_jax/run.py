@@ -18,7 +18,7 @@ from jaxtyping import Float, PyTree
 from numpy.typing import ArrayLike
 
 from ddpm_jax.builders import build_schedule, build_unet
-from ddpm_jax.commands.mirror import at_hand
+from ddpm_jax.commands.mirror import local_copy
 from ddpm_jax.config import Config, checked
 from ddpm_jax.diffusion.denoiser import Prediction
 from ddpm_jax.diffusion.pixels import to_pixels
@@ -54,7 +54,7 @@ def load_run(workdir: str | Path, *, step: int | None = None, ema: bool = True) 
     if str(workdir).startswith(PRETRAINED):
         return _load_pretrained(str(workdir), step, ema)
     number = None if step is None else operator.index(step)
-    with at_hand(str(workdir), "load", number) as folder:
+    with local_copy(str(workdir), "load", number) as folder:
         config = read_config(folder)
         chosen = dataclasses.replace(config.sample, ema=ema, checkpoint=number)
         config = checked(dataclasses.replace(config, sample=chosen))

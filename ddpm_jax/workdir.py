@@ -17,7 +17,7 @@ from ddpm_jax.data.dataset import Traits
 from ddpm_jax.errors import UserError, program
 from ddpm_jax.runtime.devices import wait_for_all
 from ddpm_jax.runtime.files import replacing
-from ddpm_jax.runtime.locks import alone
+from ddpm_jax.runtime.locks import exclusive_lock
 
 OF_THE_OPTIMIZER = ("optimizer.name", "optimizer.clip")
 """Fields that the state of the optimiser is made for."""
@@ -88,7 +88,7 @@ def unfit(before: Config, now: Config) -> dict[str, tuple[Any, Any]]:
 
 
 @contextmanager
-def claimed(workdir: Path, config: Config, data: Traits) -> Iterator[None]:
+def acquired(workdir: Path, config: Config, data: Traits) -> Iterator[None]:
     """Keeps the workdir for this job while it trains, and writes down what it trains; other processes wait for that."""
 
     def busy() -> None:
@@ -96,13 +96,13 @@ def claimed(workdir: Path, config: Config, data: Traits) -> Iterator[None]:
 
     with ExitStack() as held:
         if jax.process_index() == 0:
-            held.enter_context(alone(workdir / ".train.lock", busy))
-            claim(workdir, config, data)
+            held.enter_context(exclusive_lock(workdir / ".train.lock", busy))
+            acquire(workdir, config, data)
         wait_for_all("claim")
         yield
 
 
-def claim(workdir: Path, config: Config, data: Traits) -> None:
+def acquire(workdir: Path, config: Config, data: Traits) -> None:
     """Writes the configuration, and says what changed since the run was last started; refuses other images."""
     workdir.mkdir(parents=True, exist_ok=True)
     if (workdir / "data.json").exists():

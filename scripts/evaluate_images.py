@@ -83,7 +83,7 @@ def main() -> None:
     real, fake = found["real"], found["fake"]
     warn_of_few(real.moments.images, fake.moments.images, len(fake.moments.mean))
     figures: dict[str, Any] = dict(compare(real, fake))
-    kept = [None if side.some is None else len(side.some) for side in (real, fake)]
+    kept = [None if side.subset is None else len(side.subset) for side in (real, fake)]
     figures["protocol"] = {
         **figures_protocol(extractor, kept[0], kept[1], flags.neighbours),
         "real": about(flags.real, sets["real"], real, flags.split),

@@ -19,7 +19,7 @@ def main() -> None:
     """Reads the flags, the model, and writes the run."""
     from ddpm_jax.config import check_overrides, config_of, defaults, load_recipe, override
     from ddpm_jax.errors import UserError
-    from ddpm_jax.interop.diffusers_folder import local_copy, read_folder
+    from ddpm_jax.interop.diffusers_folder import fetch_folder, read_folder
     from ddpm_jax.interop.runs import new_workdir, refuse_contradictions, start_run
 
     parser = argparse.ArgumentParser(
@@ -31,7 +31,7 @@ def main() -> None:
     flags, overrides = parser.parse_known_args()
     check_overrides(overrides, ["config", "help"])
     workdir = new_workdir(flags.workdir)
-    found = read_folder(local_copy(flags.model))
+    found = read_folder(fetch_folder(flags.model))
     recipe = load_recipe(flags.config) if flags.config else defaults()
     recipe.update_from_flattened_dict(found.fields)
     try:

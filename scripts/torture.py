@@ -24,7 +24,7 @@ def main() -> None:
     """Reads the flags, torments, reports."""
     from ddpm_jax.errors import UserError
     from ddpm_jax.runtime.log import quieten_log
-    from scripts.torments import TORMENTS
+    from scripts.fault_injection import TORMENTS
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False

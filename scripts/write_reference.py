@@ -61,7 +61,7 @@ def comments(section: type) -> dict[str, str]:
 
 def in_words(hint: Any) -> str:
     """What a field may hold."""
-    from ddpm_jax.config import WORDS
+    from ddpm_jax.config import TYPE_NAMES
     from ddpm_jax.config.sections import Range
 
     kinds = typing.get_args(hint)
@@ -74,7 +74,7 @@ def in_words(hint: Any) -> str:
         return " or ".join([*words, "None"])
     if origin is typing.Literal:
         return ", ".join(f"`{kind}`" for kind in kinds)
-    return "whole numbers" if origin is tuple else WORDS[hint]
+    return "whole numbers" if origin is tuple else TYPE_NAMES[hint]
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ def gaussian_denoiser(schedule: Schedule, mean: float, std: float) -> Denoiser:
     """E[x_0 | x_t] for pixels that are independently N(mean, std^2)."""
 
     def denoise(x_t, t):
-        signal, noise = per_image(schedule.signal, t, x_t), per_image(schedule.noise, t, x_t)
+        signal, noise = per_image(schedule.signal_rate, t, x_t), per_image(schedule.noise_rate, t, x_t)
         gain = std**2 * signal / (signal**2 * std**2 + noise**2)
         x0 = mean + gain * (x_t - signal * mean)
         return Prediction(x0, eps_from_x0(schedule, x_t, t, x0))
@@ -34,7 +34,7 @@ def two_values_denoiser(schedule: Schedule, value: float, std: float) -> Denoise
     """E[x_0 | x_t] for pixels that are independently N(value, std^2) or, as often, N(-value, std^2)."""
 
     def denoise(x_t, t):
-        signal, noise = per_image(schedule.signal, t, x_t), per_image(schedule.noise, t, x_t)
+        signal, noise = per_image(schedule.signal_rate, t, x_t), per_image(schedule.noise_rate, t, x_t)
         variance = signal**2 * std**2 + noise**2
         means = [centre + signal * std**2 / variance * (x_t - signal * centre) for centre in (value, -value)]
         # The log of how much likelier the first is.

@@ -16,7 +16,7 @@ from ddpm_jax.reporting.writer import GROUPS, tag
 from ddpm_jax.sampling.ddim import ddim
 from ddpm_jax.sampling.noise import draw_noise, image_keys
 from ddpm_jax.sampling.timesteps import step_pairs
-from ddpm_jax.sampling.trajectory import UNWATCHED, walk
+from ddpm_jax.sampling.trajectory import NO_FRAMES, iterate
 from ddpm_jax.shapes import Betas
 from ddpm_jax.training.step import METRICS
 from scripts.write_reference import PAGE, reference
@@ -65,7 +65,9 @@ def test_commands_name_what_there_is(page):
             check_main(command, rest)
         elif program.startswith("scripts/"):
             assert (ROOT / program).is_file(), command
-            source = "".join(path.read_text() for path in [ROOT / program, *(ROOT / "scripts/torments").glob("*.py")])
+            source = "".join(
+                path.read_text() for path in [ROOT / program, *(ROOT / "scripts/fault_injection").glob("*.py")]
+            )
             for flag in (word.split("=")[0] for word in rest if word.startswith("--")):
                 assert flag.startswith("--config") or flag in source or flag in ("--workdir", "--mode"), command
 
@@ -100,9 +102,9 @@ def test_the_first_images_need_no_training():
 
 
 def test_what_is_added_for_example_keeps_the_laws():
-    names = {"np": np, "jnp": jnp, "Betas": Betas, "betas_of_curve": betas_of_curve, "walk": walk}
+    names = {"np": np, "jnp": jnp, "Betas": Betas, "betas_of_curve": betas_of_curve, "walk": iterate}
     for block in code("docs/extending.md"):
-        exec(block, names | {"UNWATCHED": UNWATCHED}, names)
+        exec(block, names | {"UNWATCHED": NO_FRAMES}, names)
     schedule = schedule_of_betas(names["root_betas"](1000))
     assert schedule.snr[1] > 10 and schedule.snr[-1] < 1e-4
     keys = image_keys(0, np.arange(3))

@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ddpm_jax import UserError, cli, load_run
+from ddpm_jax import UserError, load_run
 from ddpm_jax.builders import build_schedule
+from ddpm_jax.commands import cli
 from ddpm_jax.diffusion.process import per_image
 from tests.end_to_end.commands import RECIPE
 
@@ -50,7 +51,10 @@ def test_predictions_add_up_to_x_t(run, draw):
     x_t, t = draw.normal(size=(4, 8, 8, 1)).astype(np.float32), np.array([1, 3, 5, 8])
     prediction = run.denoiser(x_t, t)
     schedule = build_schedule(run.config)
-    rebuilt = per_image(schedule.signal, t, x_t) * prediction.x0 + per_image(schedule.noise, t, x_t) * prediction.eps
+    rebuilt = (
+        per_image(schedule.signal_rate, t, x_t) * prediction.x0
+        + per_image(schedule.noise_rate, t, x_t) * prediction.eps
+    )
     np.testing.assert_allclose(rebuilt, x_t, atol=1e-4)
 
 

@@ -7,7 +7,7 @@ import pytest
 from ddpm_jax.config import Config, to_json
 from ddpm_jax.data.dataset import Dataset, Traits, traits
 from ddpm_jax.errors import UserError
-from ddpm_jax.workdir import claim, read_config, read_label_names, refuse_another_run
+from ddpm_jax.workdir import acquire, read_config, read_label_names, refuse_another_run
 
 DATA = Traits(4, (), 0)
 
@@ -17,17 +17,17 @@ def with_steps(steps: int) -> Config:
 
 
 def test_a_claimed_workdir_gives_back_its_configuration(tmp_path):
-    claim(tmp_path / "a" / "b", with_steps(7), Traits(5, ("cat", "Katze ü"), 1))
+    acquire(tmp_path / "a" / "b", with_steps(7), Traits(5, ("cat", "Katze ü"), 1))
     assert read_config(tmp_path / "a" / "b") == with_steps(7)
     assert read_label_names(tmp_path / "a" / "b") == ("cat", "Katze ü")
 
 
 def test_the_length_may_change_and_is_said(tmp_path, caplog):
     logging.getLogger("ddpm_jax").propagate = True
-    claim(tmp_path, with_steps(7), DATA)
+    acquire(tmp_path, with_steps(7), DATA)
     refuse_another_run(tmp_path, with_steps(9))
     with caplog.at_level(logging.INFO):
-        claim(tmp_path, with_steps(9), DATA)
+        acquire(tmp_path, with_steps(9), DATA)
     assert "train.steps was 7 and is now 9; the learning-rate schedule follows" in caplog.text
     assert read_config(tmp_path) == with_steps(9)
 
@@ -36,8 +36,8 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path):
     images = np.zeros((300, 2, 2, 1), np.uint8)
     labels = np.arange(300, dtype=np.int32) % 2
     before = traits(Dataset(images, labels, ("a", "b")))
-    claim(tmp_path, Config(), before)
-    claim(tmp_path, Config(), traits(Dataset(images.copy(), labels, ("a", "b"))))
+    acquire(tmp_path, Config(), before)
+    acquire(tmp_path, Config(), traits(Dataset(images.copy(), labels, ("a", "b"))))
     changes = {
         "300 images, now 299": Dataset(images[1:], labels[1:], ("a", "b")),
         "other images or labels": Dataset(images + np.uint8(1), labels, ("a", "b")),
@@ -46,14 +46,14 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path):
     }
     for words, changed in changes.items():
         with pytest.raises(UserError, match=words):
-            claim(tmp_path, Config(), traits(changed))
+            acquire(tmp_path, Config(), traits(changed))
     (tmp_path / "data.json").write_text("{}")
     with pytest.raises(UserError, match="data.json cannot be read .*; remove it if the data is what it was"):
-        claim(tmp_path, Config(), before)
+        acquire(tmp_path, Config(), before)
 
 
 def test_another_run_is_refused_and_nothing_is_overwritten(tmp_path):
-    claim(tmp_path, Config(), DATA)
+    acquire(tmp_path, Config(), DATA)
     before = (tmp_path / "config.json").read_bytes()
     other = dataclasses.replace(Config(), seed=3, model=dataclasses.replace(Config().model, channels=64))
     with pytest.raises(UserError, match=r"seed was 0, now 3; model.channels was 128, now 64"):

@@ -1,4 +1,4 @@
-"""The command line: flags and modes. main.py only calls `main`; exits.py has what its exit codes mean."""
+"""The command line: flags and modes. main.py only calls `main`; exit_codes.py has what its exit codes mean."""
 
 import ctypes
 import dataclasses
@@ -16,7 +16,7 @@ from absl import flags
 
 from ddpm_jax.commands.edit import TASKS
 from ddpm_jax.commands.evaluate import evaluate
-from ddpm_jax.commands.mirror import ALL, at_hand
+from ddpm_jax.commands.mirror import ALL, local_copy
 from ddpm_jax.commands.plan import plan
 from ddpm_jax.commands.sample import sample
 from ddpm_jax.commands.train import train
@@ -26,10 +26,10 @@ from ddpm_jax.errors import UserError, nearest, program
 from ddpm_jax.generation.requests import for_sampler
 from ddpm_jax.interop.safetensors_file import PRETRAINED
 from ddpm_jax.runtime.devices import is_of_many, join_cluster, wait_for_all
-from ddpm_jax.runtime.exit_codes import exit_code, leaving_others
+from ddpm_jax.runtime.exit_codes import exit_code, exit_without_barrier
 from ddpm_jax.runtime.files import user_cache
 from ddpm_jax.runtime.log import quieten_log, start_log
-from ddpm_jax.runtime.store import is_address
+from ddpm_jax.runtime.store import is_url
 from ddpm_jax.workdir import read_config, refuse_another_run
 
 STORIES = {"train": train, "sample": sample, "evaluate": evaluate}
@@ -73,7 +73,7 @@ logger = logging.getLogger("ddpm_jax")
 
 def main(argv: list[str]) -> int:
     """Runs the command line (argv[0] is the program) and returns the exit code."""
-    return leaving_others(lambda: exit_code(lambda: run(argv)))
+    return exit_without_barrier(lambda: exit_code(lambda: run(argv)))
 
 
 def run(argv: list[str]) -> int:
@@ -87,16 +87,16 @@ def run(argv: list[str]) -> int:
             f"--workdir={place} is for load_run; make a run of it first: "
             f"python scripts/import_safetensors.py {place} runs/imported"
         )
-    if is_address(place) and is_of_many():
+    if is_url(place) and is_of_many():
         raise UserError(
             f"--workdir={place} is for jobs of one process; for several, mount the bucket and give the folder it is "
             "mounted on (docs/cloud.md)."
         )
-    if is_address(place) and recipe:
+    if is_url(place) and recipe:
         config_of(override(load_recipe(recipe), overrides))  # Mistakes are told before anything is fetched.
     code = 0
     try:
-        with at_hand(place, mode, _checkpoint(overrides)) if place else nullcontext() as workdir:
+        with local_copy(place, mode, _checkpoint(overrides)) if place else nullcontext() as workdir:
             code = exit_code(lambda: work(mode, recipe, workdir, overrides))  # Its last words belong to the log, too.
     except OSError as error:
         if not code:
@@ -129,7 +129,7 @@ def _checkpoint(overrides: list[str]) -> int | None:
 
 def work(mode: str, recipe: str | None, workdir: Path | None, overrides: list[str]) -> None:
     """Does what a mode is for; workdir: a plan of a recipe has none."""
-    config = settle(mode, recipe, workdir, overrides)
+    config = resolve_config(mode, recipe, workdir, overrides)
     _use_compilation_cache()
     keep_freed_memory()
     join_cluster()
@@ -151,7 +151,7 @@ def work(mode: str, recipe: str | None, workdir: Path | None, overrides: list[st
     wait_for_all("the end")  # Of the first process, which writes.
 
 
-def settle(mode: str, recipe: str | None, workdir: Path | None, overrides: list[str]) -> Config:
+def resolve_config(mode: str, recipe: str | None, workdir: Path | None, overrides: list[str]) -> Config:
     """The configuration: of the recipe where one is given, else of the run, with the overrides."""
     trains = mode in ("train", "plan")
     if recipe and not trains:

@@ -84,7 +84,7 @@ def evaluate(config: Config, workdir: Path) -> Path:
     except FileExistsError as error:
         raise UserError(f"{folder} is a file; it should be a folder for results. Move it away.") from error
     found: list[tuple[int, str]] = []
-    gauge = open_gauge(config, dataset, settings.count)
+    setup = open_setup(config, dataset, settings.count)
     for step in steps:
         at = dataclasses.replace(config, sample=dataclasses.replace(config.sample, checkpoint=step))
         try:
@@ -95,7 +95,7 @@ def evaluate(config: Config, workdir: Path) -> Path:
             logger.warning("Step %d is passed over: %s", step, error)
             continue
         for one in kinds:
-            found.append((step, evaluate_sampler(one, workdir, step, params, dataset, gauge)))
+            found.append((step, evaluate_sampler(one, workdir, step, params, dataset, setup)))
         if dataset is not None and len(rows):
             found.append((step, evaluate_bound(config, workdir, step, params, dataset, rows)))
     if not found:
@@ -130,7 +130,7 @@ def chosen_steps(config: Config, workdir: Path) -> list[int]:
     return [steps[-1] if config.sample.checkpoint is None else config.sample.checkpoint]
 
 
-class Gauge(NamedTuple):
+class EvaluationSetup(NamedTuple):
     """What images are compared by, and with."""
 
     extractor: Extractor
@@ -139,7 +139,7 @@ class Gauge(NamedTuple):
     """What tells the reference from others."""
 
 
-def open_gauge(config: Config, dataset: Dataset | None, count: int) -> Gauge | None:
+def open_setup(config: Config, dataset: Dataset | None, count: int) -> EvaluationSetup | None:
     """For the process that measures; None on others. Refuses, before anything is drawn, what could not be compared."""
     if jax.process_index():
         return None
@@ -154,7 +154,7 @@ def open_gauge(config: Config, dataset: Dataset | None, count: int) -> Gauge | N
             + (" (--grey for grey images)." if extractor.name == "pixels" and data.channels == 1 else ".")
         )
     warn_of_few(reference.moments.images, count, dimensions, "drawn")
-    return Gauge(extractor, reference, identity)
+    return EvaluationSetup(extractor, reference, identity)
 
 
 def reference_statistics(config: Config, extractor: Extractor, dataset: Dataset | None) -> tuple[Statistics, str]:
@@ -191,12 +191,12 @@ def labels_to_draw(config: Config, workdir: Path, dataset: Dataset | None) -> La
 
 
 def evaluate_sampler(
-    config: Config, workdir: Path, step: int, params: PyTree, dataset: Dataset | None, gauge: Gauge | None
+    config: Config, workdir: Path, step: int, params: PyTree, dataset: Dataset | None, setup: EvaluationSetup | None
 ) -> str:
     """Draws images from a checkpoint's parameters, measures them, and adds the figures to <step>.json by a name."""
     labels = labels_to_draw(config, workdir, dataset)
     folder, name = workdir / "evaluation", sample_name(config, step, config.sample.count).partition("-")[2]
-    protocol = protocol_of(config, step, params, labels, gauge) if gauge else {}
+    protocol = protocol_of(config, step, params, labels, setup) if setup else {}
     key = result_name(name, protocol)
     # Where another job measures the same, this one waits, and finds the result.
     with building_of(folder / f"{step}-{key}", wait=jax.process_count() == 1) as building:
@@ -206,26 +206,28 @@ def evaluate_sampler(
             return key
         logger.info("Drawing %d images, %s, from step %d", config.sample.count, name, step)
         store = draw_to_disk(config, params, labels, building)
-        if store and gauge:
-            fake = measure(gauge.extractor, store.images(), "Drawn images", limit=config.evaluate.neighbours)
-            add_result(folder, step, name, {**compare(gauge.reference, fake), "protocol": protocol})
+        if store and setup:
+            fake = measure(setup.extractor, store.images(), "Drawn images", limit=config.evaluate.neighbours)
+            add_result(folder, step, name, {**compare(setup.reference, fake), "protocol": protocol})
             shutil.rmtree(building)
     wait_for_all(name)
     return key
 
 
-def protocol_of(config: Config, step: int, params: PyTree, labels: Labels | None, gauge: Gauge) -> dict[str, Any]:
+def protocol_of(
+    config: Config, step: int, params: PyTree, labels: Labels | None, setup: EvaluationSetup
+) -> dict[str, Any]:
     """All that a figure depends on, so that it can be compared with others, or cannot."""
     data, sample, other = config.data, dataclasses.asdict(config.sample), config.evaluate.reference
     own = {"split": data.split or "training", "image_size": data.image_size, "resize": data.resize, "crop": data.crop}
-    some, most = gauge.reference.some, config.evaluate.neighbours
+    some, most = setup.reference.subset, config.evaluate.neighbours
     kept = None if some is None else len(some)
     protocol = {
-        **figures_protocol(gauge.extractor, kept, min(sample["count"], most), most),
+        **figures_protocol(setup.extractor, kept, min(sample["count"], most), most),
         "real": {
-            "images": gauge.reference.moments.images,
+            "images": setup.reference.moments.images,
             "from": other or data.path or data.name or data.source,
-            "identity": gauge.identity,
+            "identity": setup.identity,
             **(dict.fromkeys(own) if other else own),
         },
         "drawn": {
@@ -249,16 +251,16 @@ def light_config(config: Config) -> Config:
 def build_light_evaluation(config: Config, workdir: Path, dataset: Dataset) -> Callable[[PyTree], dict[str, float]]:
     """A function from parameters to the figures of a few images of one sampler, for curves while training."""
     settings, mesh = config.evaluate, data_mesh()
-    one, gauge = light_config(config), open_gauge(config, dataset, settings.light_count)
+    one, setup = light_config(config), open_setup(config, dataset, settings.light_count)
     draw, labels = compile_sampler(one, mesh), labels_to_draw(one, workdir, dataset)
 
     def figures(params: PyTree) -> dict[str, float]:
         images = np.concatenate([s.images for s in draw_all(one, draw, params, labels, mesh, quiet=True)])
-        if gauge is None or not np.isfinite(images).all():
+        if setup is None or not np.isfinite(images).all():
             return {}
-        fake = measure(gauge.extractor, to_pixels(images), "Drawn images", limit=settings.neighbours)
-        found = compare(gauge.reference, fake)
-        found[gauge.extractor.distance] = found.pop("fid")
+        fake = measure(setup.extractor, to_pixels(images), "Drawn images", limit=settings.neighbours)
+        found = compare(setup.reference, fake)
+        found[setup.extractor.distance] = found.pop("fid")
         return {name: value for name, value in found.items() if value is not None}
 
     return figures

@@ -21,10 +21,10 @@ from tempfile import mkdtemp
 
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime.files import user_cache
-from ddpm_jax.runtime.locks import alone, is_held, leased
-from ddpm_jax.runtime.log import shown_as
+from ddpm_jax.runtime.locks import exclusive_lock, is_held, lease
+from ddpm_jax.runtime.log import path_alias
 from ddpm_jax.runtime.signals import deferred
-from ddpm_jax.runtime.store import Store, is_address
+from ddpm_jax.runtime.store import Store, is_url
 from ddpm_jax.training.checkpoint import SEAL, DamagedCheckpoint, kept, verify
 from ddpm_jax.workdir import read_config
 
@@ -47,13 +47,13 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def at_hand(workdir: str, use: str, checkpoint: int | None = None) -> Iterator[Path]:
+def local_copy(workdir: str, use: str, checkpoint: int | None = None) -> Iterator[Path]:
     """The folder of a workdir; for one at an address a copy of it, which is brought there while the block runs.
 
     use: "train", "sample", "evaluate", or those that only read: "load", "plan". checkpoint: the step of the one that is
     needed, or ALL; None for what the run's configuration says, else the newest.
     """
-    if not is_address(workdir):
+    if not is_url(workdir):
         yield _absolute(workdir)
         return
 
@@ -63,12 +63,12 @@ def at_hand(workdir: str, use: str, checkpoint: int | None = None) -> Iterator[P
     store = Store(workdir)
     with ExitStack() as held:
         folder = held.enter_context(_copy_of(store))
-        holds = held.enter_context(leased(store.sheet(f".{use}.lock"), busy)) if use in WORKS else None
+        holds = held.enter_context(lease(store.record(f".{use}.lock"), busy)) if use in WORKS else None
         mirror = Mirror(store, folder, holds or (lambda: False))
         mirror.fetch(use, checkpoint)
         if holds:
             logger.info("Working in a copy of %s, which is brought there every %.0f s.", store.address, EVERY)
-            held.enter_context(mirror.kept_up())
+            held.enter_context(mirror.syncing())
         yield folder
 
 
@@ -110,7 +110,7 @@ class Mirror:
                 self._store.delete(gone)
 
     @contextmanager
-    def kept_up(self) -> Iterator[None]:
+    def syncing(self) -> Iterator[None]:
         """Brings there what changes here while the block runs, and the rest after it, however it ends."""
         ended = threading.Event()
         going_on = threading.Thread(target=self._go_on, args=(ended,), name="mirror", daemon=True)
@@ -227,7 +227,7 @@ def _copy_of(store: Store) -> Iterator[Path]:
     folder = base / store.place
     folder.mkdir(parents=True)
     here, there = f"{base}/", store.address.removesuffix(store.place)
-    with alone(base / ".lock", lambda: None), shown_as(here, there):
+    with exclusive_lock(base / ".lock", lambda: None), path_alias(here, there):
         try:
             yield folder
         except UserError as error:  # Which may speak of what lies here.

@@ -20,7 +20,7 @@ from ddpm_jax.generation.output import STRIP_IMAGES
 from ddpm_jax.generation.requests import names_in, with_sampler
 from ddpm_jax.reporting.images import captioned_rows, grid, strip
 from ddpm_jax.reporting.writer import Writer
-from ddpm_jax.sampling.trajectory import Watch
+from ddpm_jax.sampling.trajectory import FrameSpec
 from ddpm_jax.training.cadence import due
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step import Learner
@@ -29,11 +29,11 @@ from ddpm_jax.training.validation import build_validation
 logger = logging.getLogger(__name__)
 
 
-def build_watchers(
+def build_monitors(
     config: Config, learner: Learner, dataset: Dataset, held: np.ndarray, writer: Writer, workdir: Path
 ) -> list[Callable[[int, TrainState], None]]:
     """What looks at the state now and then: the validation loss and the previews."""
-    watchers = []
+    monitors = []
     if len(held) and config.log.validate_every:
         part = config.data.batch_size // config.train.accumulate
         validate = build_validation(learner, dataset, held, part)
@@ -44,7 +44,7 @@ def build_watchers(
                 writer.scalars(step, losses)
                 logger.debug("step %d: %s", step, losses)
 
-        watchers.append(report_validation)
+        monitors.append(report_validation)
     if config.evaluate.every:
         figures = build_light_evaluation(config, workdir, dataset)
 
@@ -52,10 +52,10 @@ def build_watchers(
             if due(step, config.evaluate.every, config.train.steps):
                 writer.scalars(step, {f"evaluation/{name}": value for name, value in figures(state.ema).items()})
 
-        watchers.append(report_figures)
+        monitors.append(report_figures)
     if config.log.preview_every:
-        watchers.append(build_preview(config, learner, writer, workdir))
-    return watchers
+        monitors.append(build_preview(config, learner, writer, workdir))
+    return monitors
 
 
 def preview_config(config: Config) -> Config:
@@ -79,7 +79,7 @@ def build_preview(config: Config, learner: Learner, writer: Writer, workdir: Pat
     names = label_names(config, workdir)
     count = -(-config.log.preview_count // learner.mesh.size) * learner.mesh.size
     drawn = preview_config(config)
-    draw = compile_sampler(drawn, learner.mesh, Watch(frames=10, images=STRIP_IMAGES))
+    draw = compile_sampler(drawn, learner.mesh, FrameSpec(frames=10, images=STRIP_IMAGES))
     indices = np.arange(count)
     labels = choose_labels(drawn, names, indices)
 

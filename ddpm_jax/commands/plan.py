@@ -48,7 +48,7 @@ TIMED_STEPS = 3
 logger = logging.getLogger(__name__)
 
 
-class Line(NamedTuple):
+class LinearModel(NamedTuple):
     """What a step takes, over the images that it computes at once: bytes on one device, or operations."""
 
     fixed: int | float
@@ -141,8 +141,8 @@ def rounded(number: float) -> str:
 class Measured(NamedTuple):
     """Of a step on one device here; None where the backend does not tell."""
 
-    flops: Line | None
-    memory: Line | None
+    flops: LinearModel | None
+    memory: LinearModel | None
     timed: int
     """Images at once in the step that was timed; 0 if none was, since not one fits or plan.teraflops says the speed."""
     seconds: float
@@ -155,7 +155,7 @@ def measure(one: OneDevice, images: int, rate: float) -> Measured:
     """
     few = images if images < SOME else 1
     steps = {few: one.compile(few), SOME: one.compile(SOME)}
-    flops, memory = line_of(steps, "flops"), line_of(steps, "memory")
+    flops, memory = linear_model(steps, "flops"), linear_model(steps, "memory")
     if one.config.plan.teraflops and flops is not None:
         return Measured(flops, memory, 0, 0.0)
     quick = images if flops is None else int(QUICK * rate / flops.per_image)
@@ -168,7 +168,7 @@ def measure(one: OneDevice, images: int, rate: float) -> Measured:
         timed = power_of_two(timed) if timed >= SOME else few
     if timed not in steps:
         steps = {SOME: steps[SOME], timed: one.compile(timed)}
-        flops, memory = line_of(steps, "flops"), line_of(steps, "memory")
+        flops, memory = linear_model(steps, "flops"), linear_model(steps, "memory")
     return Measured(flops, memory, timed, one.seconds(steps[timed][0], timed))
 
 
@@ -180,11 +180,11 @@ def speed_in_words(config: Config, devices: int, found: Measured, rate: float) -
         return speed, f"{rounded(speed)} images/s at {config.plan.teraflops:g} TFLOP/s on each device"
     if not found.timed:
         return None, "not timed, since not one image fits on a device here; set plan.teraflops"
-    alone = found.timed / found.seconds
+    per_device = found.timed / found.seconds
     share = flops and f", {flops.of(found.timed) / found.seconds / rate:.0%} of what it does in matrix products"
-    speed = devices * alone
+    speed = devices * per_device
     return speed, (
-        f"{rounded(speed)} images/s, where one device makes {rounded(alone)}, {found.timed} at once{share or ''}"
+        f"{rounded(speed)} images/s, where one device makes {rounded(per_device)}, {found.timed} at once{share or ''}"
     )
 
 
@@ -193,23 +193,27 @@ def power_of_two(most: int | float) -> int:
     return 2 ** int(math.log2(most)) if most >= 1 else 0
 
 
-def line_of(steps: Mapping[int, tuple[Compiled, StepCost]], what: Literal["flops", "memory"]) -> Line | None:
+def linear_model(
+    steps: Mapping[int, tuple[Compiled, StepCost]], what: Literal["flops", "memory"]
+) -> LinearModel | None:
     """The line through what the steps of two numbers of images cost; None where that is unknown."""
     (few, low), (many, high) = ((images, getattr(cost, what)) for images, (_, cost) in sorted(steps.items()))
     if low is None or high is None:
         return None
     slope = max((high - low) / (many - few), 1.0)
-    return Line(low - slope * few, slope)
+    return LinearModel(low - slope * few, slope)
 
 
-def memory_in_words(config: Config, mesh: AbstractMesh, state: TrainState, line: Line) -> Iterator[tuple[str, str]]:
+def memory_in_words(
+    config: Config, mesh: AbstractMesh, state: TrainState, line: LinearModel
+) -> Iterator[tuple[str, str]]:
     """What a step takes on each device of the mesh; how many images fit; what to change where the batch does not."""
     devices, total = mesh.size, config.data.batch_size
     parts = config.train.accumulate
     images = total // devices // parts
 
-    def on_mesh(parts: int) -> Line:
-        return Line(line.fixed + extra_bytes(config, state, mesh, parts), line.per_image)
+    def on_mesh(parts: int) -> LinearModel:
+        return LinearModel(line.fixed + extra_bytes(config, state, mesh, parts), line.per_image)
 
     each = f"{size_in_words(line.per_image)} for each image at once"
     yield "Memory", f"{size_in_words(on_mesh(parts).of(images))} on each device, of it {each}"

@@ -24,7 +24,7 @@ from ddpm_jax.generation.output import (
 )
 from ddpm_jax.generation.requests import sample_name
 from ddpm_jax.runtime.devices import data_mesh
-from ddpm_jax.sampling.trajectory import Watch
+from ddpm_jax.sampling.trajectory import FrameSpec
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def sample(config: Config, workdir: Path) -> Path:
     params, step = load_params(config, workdir, data_mesh())
     target = workdir / "samples" / sample_name(config, step, settings.count)
     logger.info("Sampling %d images, %s, from step %d", settings.count, target.name.split("-", 1)[1], step)
-    watch = Watch(max(settings.strip, settings.gif), max(STRIP_IMAGES, GIF_IMAGES), settings.frames == "x0")
+    watch = FrameSpec(max(settings.strip, settings.gif), max(STRIP_IMAGES, GIF_IMAGES), settings.frames == "x0")
     with building_of(target) as building:
         store = draw_to_disk(config, params, labels, building, watch)
         if store:

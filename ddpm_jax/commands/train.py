@@ -18,7 +18,7 @@ from clu.parameter_overview import get_parameter_overview
 from ddpm_jax.builders import build_learner, build_loader
 from ddpm_jax.commands.cost import StepCost, matrix_rate, step_cost
 from ddpm_jax.commands.evaluate import light_config
-from ddpm_jax.commands.monitors import build_watchers, comparison_configs
+from ddpm_jax.commands.monitors import build_monitors, comparison_configs
 from ddpm_jax.config import Config, flatten, to_json
 from ddpm_jax.data.batches import Batch, prefetch
 from ddpm_jax.data.dataset import hold_out, traits
@@ -29,8 +29,8 @@ from ddpm_jax.reporting.profile import Profile
 from ddpm_jax.reporting.throughput import Throughput
 from ddpm_jax.reporting.writer import (
     JUDGED_BY,
+    BestSoFar,
     ByImagesSeen,
-    Lowest,
     TensorBoard,
     WeightsAndBiases,
     Writer,
@@ -46,7 +46,7 @@ from ddpm_jax.training.feedback import Feedback
 from ddpm_jax.training.preemption import Preemption
 from ddpm_jax.training.state import TrainState, init_state, is_finite
 from ddpm_jax.training.step import Learner, Metrics, empty_metrics, lower_step
-from ddpm_jax.workdir import checkpoint_folder, claimed, refuse_another_run
+from ddpm_jax.workdir import acquired, checkpoint_folder, refuse_another_run
 
 HYPERPARAMETERS = (
     *("seed", "data.image_size", "data.batch_size", "train.steps", "train.accumulate", "train.label_dropout"),
@@ -74,7 +74,7 @@ def train(config: Config, workdir: Path) -> None:
     rows, held = hold_out(dataset, config.data.holdout)
     learner = build_learner(config, mesh)
     keep = {"keep": config.checkpoint.keep, "keep_every": config.checkpoint.keep_every}
-    with claimed(workdir, config, traits(dataset)), Checkpoints(checkpoint_folder(workdir), **keep) as checkpoints:
+    with acquired(workdir, config, traits(dataset)), Checkpoints(checkpoint_folder(workdir), **keep) as checkpoints:
         state = start_state(config, learner, checkpoints)
         start = int(state.step)
         if start == config.train.steps:
@@ -88,22 +88,22 @@ def train(config: Config, workdir: Path) -> None:
         describe(config, workdir, state, cost, len(rows), len(held), start)
         peak = matrix_rate(config.model.dtype) * mesh.size
         ideal = peak * config.data.batch_size / cost.flops if cost.flops else None
-        lowest = Lowest()
-        writer = open_writer(config, workdir, start, lowest)
+        best = BestSoFar()
+        writer = open_writer(config, workdir, start, best)
         try:
-            watchers = build_watchers(config, learner, dataset, held, writer, workdir)
+            monitors = build_monitors(config, learner, dataset, held, writer, workdir)
             profile = Profile(workdir, config.log.profile)
             throughput = Throughput(config.data.batch_size, start, ideal)
             with Preemption() as preemption:
                 stopped = run_steps(
-                    config, step, state, load, checkpoints, preemption, watchers, writer, profile, throughput
+                    config, step, state, load, checkpoints, preemption, monitors, writer, profile, throughput
                 )
                 checkpoints.wait()
         finally:
             writer.close()
         if stopped and preemption.requested:
             raise Stopped(preemption.requested)
-        summarise(config, workdir, lowest, checkpoints.steps())
+        summarise(config, workdir, best, checkpoints.steps())
 
 
 def refuse_to_shorten(workdir: Path, config: Config) -> None:
@@ -123,7 +123,7 @@ def run_steps(
     load: Callable[[int], Batch],
     checkpoints: Checkpoints,
     preemption: Preemption,
-    watchers: list[Callable[[int, TrainState], None]],
+    monitors: list[Callable[[int, TrainState], None]],
     writer: Writer,
     profile: Profile,
     throughput: Throughput,
@@ -153,7 +153,7 @@ def run_steps(
             logger.info("Asked to stop: saving step %d, from which the same command goes on.", done)
             break
         with throughput.paused():
-            for watch in watchers:
+            for watch in monitors:
                 watch(done, state)
     profile.stop(state)
     feedback.drain()
@@ -236,7 +236,7 @@ def _note(latest: Mapping[str, float]) -> str:
     return f"loss {latest['loss']:.4f}, {latest['images_per_second']:.0f} images/s"
 
 
-def open_writer(config: Config, workdir: Path, start: int, lowest: Lowest) -> Writer:
+def open_writer(config: Config, workdir: Path, start: int, best: BestSoFar) -> Writer:
     """TensorBoard, Weights & Biases if asked, and what remembers the best; only the first process writes."""
     if jax.process_index() > 0:
         return Writers([])
@@ -244,7 +244,7 @@ def open_writer(config: Config, workdir: Path, start: int, lowest: Lowest) -> Wr
     curves = TensorBoard(workdir, start, {name: _plain(fields[name]) for name in HYPERPARAMETERS})
     size = config.data.batch_size
     by_images = ByImagesSeen(TensorBoard(workdir / "by_images_seen", start * size), size)
-    places: list[Writer] = [lowest, curves, by_images]
+    places: list[Writer] = [best, curves, by_images]
     if config.log.wandb:
         places.append(WeightsAndBiases(workdir, config.log.wandb_project, dataclasses.asdict(config)))
     writer = Writers(places)
@@ -276,9 +276,9 @@ def describe(
     logger.debug("Parameters:\n%s", get_parameter_overview(state.params, include_stats=False))
 
 
-def summarise(config: Config, workdir: Path, lowest: Lowest, steps: Sequence[int]) -> None:
+def summarise(config: Config, workdir: Path, best: BestSoFar, steps: Sequence[int]) -> None:
     """The last screen: how well, where what lies, and what to do next."""
-    points = lowest.of(JUDGED_BY).items()
+    points = best.of(JUDGED_BY).items()
     found = (f"{name.replace('/', ' ')} {value:.4g} at step {step:,}" for name, (value, step) in points)
     lines = {
         "Lowest": ", ".join(found) or "nothing was measured",

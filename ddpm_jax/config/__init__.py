@@ -1,6 +1,6 @@
 """The configuration: recipe or JSON in, frozen and checked Config out."""
 
-from ddpm_jax.config.checks import WORDS, checked, resolutions
+from ddpm_jax.config.checks import TYPE_NAMES, checked, resolutions
 from ddpm_jax.config.convert import (
     MADE_WITH,
     changes,
@@ -18,7 +18,7 @@ from ddpm_jax.config.variants import Recipe, apply_variant
 
 __all__ = [
     "MADE_WITH",
-    "WORDS",
+    "TYPE_NAMES",
     "Config",
     "Recipe",
     "apply_variant",

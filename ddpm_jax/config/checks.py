@@ -13,7 +13,7 @@ from typing import Any
 from ddpm_jax.config.sections import Config, Data, Model, Range, Sample
 from ddpm_jax.errors import UserError, nearest
 
-WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
+TYPE_NAMES = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
 
 
 def checked(config: Config) -> Config:
@@ -62,7 +62,7 @@ def _check_value(kind: Any, value: Any, name: str) -> None:
             raise UserError(f"{name}={value!r} has the wrong type; expected whole numbers such as (1, 2, 2).")
         return
     if type(value) is not kind or (kind is float and not math.isfinite(value)):
-        raise UserError(f"{name}={value!r} has the wrong type; expected {WORDS[kind]}.")
+        raise UserError(f"{name}={value!r} has the wrong type; expected {TYPE_NAMES[kind]}.")
     if isinstance(allowed, Range) and not allowed.holds(value):
         raise UserError(f"{name}={value} is out of range; expected {allowed.words}.")
 

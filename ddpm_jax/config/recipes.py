@@ -9,7 +9,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from ddpm_jax.config.checks import WORDS
+from ddpm_jax.config.checks import TYPE_NAMES
 from ddpm_jax.config.convert import config_of, flatten, optional_fields, to_config_dict
 from ddpm_jax.config.sections import Config
 from ddpm_jax.errors import UserError, nearest
@@ -95,7 +95,7 @@ def _mistyped(overrides: list[str], known: dict[str, Any], message: str) -> User
             kind = (
                 "whole numbers such as (1, 2, 2)"
                 if isinstance(known[name], tuple)
-                else WORDS[optional_fields().get(name, type(known[name]))]
+                else TYPE_NAMES[optional_fields().get(name, type(known[name]))]
             )
             return UserError(f"{name}={value!r} has the wrong type; expected {kind}.")
     return UserError(" ".join(message.split()))

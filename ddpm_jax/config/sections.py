@@ -242,7 +242,7 @@ class Sample:
     checkpoint: Natural | None = None
     """Step of the checkpoint; None for the newest."""
     task: Literal["generate", "compare", "reconstruct", "interpolate", "inpaint", "vary"] = "generate"
-    """New images, the same noise through several samplers, or work on given images (`edit.py`)."""
+    """New images, the same noise through several samplers, or work on given images (`commands/edit.py`)."""
     compare: str = "ddpm,ddim,dpm_solver,unipc"
     """The samplers to compare, each with its number of steps if it is not the default, as in "ddim:20"."""
     images: str | None = None

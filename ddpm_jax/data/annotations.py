@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from ddpm_jax.errors import UserError, some
+from ddpm_jax.errors import UserError, abbreviated
 
 TABLES = ("labels.csv", "metadata.csv", "metadata.jsonl")
 FILE_COLUMNS = ("file_name", "file", "filename", "image", "image_id", "path")
@@ -78,8 +78,8 @@ def read_table(name: str, text: str, origin: str) -> dict[str, dict[str, str]]:
         column = next((column for column in row if column.lower() in FILE_COLUMNS), None)
         if column is None:
             raise UserError(
-                f"{origin}: row {number} of {name} has the columns {some(list(row))}; expected one that names the "
-                f"file: {', '.join(FILE_COLUMNS)}."
+                f"{origin}: row {number} of {name} has the columns {abbreviated(list(row))}; expected one that names "
+                f"the file: {', '.join(FILE_COLUMNS)}."
             )
         file = row.pop(column).removeprefix("./")
         if file in table:
@@ -97,11 +97,13 @@ def annotations_of_table(names: Sequence[str], table: Mapping[str, Mapping[str, 
     absent = sorted(set(table) - set(names))
     if missing:
         raise UserError(
-            f"{origin} misses {len(missing)} of {len(names)} images ({some(missing)}); add a row for each of them, "
-            "or take them away."
+            f"{origin} misses {len(missing)} of {len(names)} images ({abbreviated(missing)}); add a row for each of "
+            "them, or take them away."
         )
     if absent:
-        raise UserError(f"{origin} names {len(absent)} images that are not there ({some(absent)}); remove their rows.")
+        raise UserError(
+            f"{origin} names {len(absent)} images that are not there ({abbreviated(absent)}); remove their rows."
+        )
     columns = list(dict.fromkeys(column for name in names for column in table[name]))
     values = {column: [table[name].get(column, "") for name in names] for column in columns}
     class_column = next((column for column in values if column.lower() in CLASS_COLUMNS), None)
@@ -111,7 +113,7 @@ def annotations_of_table(names: Sequence[str], table: Mapping[str, Mapping[str, 
     attributes = {name: _yes_or_no(column) for name, column in values.items()}
     unused = [name for name, column in attributes.items() if column is None]
     if unused:
-        logger.info("%s: columns that are not yes or no are not used: %s", origin, some(unused))
+        logger.info("%s: columns that are not yes or no are not used: %s", origin, abbreviated(unused))
     return annotate(len(names), classes, {name: column for name, column in attributes.items() if column is not None})
 
 

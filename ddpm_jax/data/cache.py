@@ -25,8 +25,8 @@ from jaxtyping import Int, UInt8
 
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime.files import NO_ARRAYS, replacing, user_cache
-from ddpm_jax.runtime.locks import alone
-from ddpm_jax.runtime.store import Store, is_address
+from ddpm_jax.runtime.locks import exclusive_lock
+from ddpm_jax.runtime.store import Store, is_url
 
 VERSION = 2
 ABOUT = "about.json"
@@ -77,7 +77,7 @@ class Cache:
 
 def open_cache(path: str | None) -> Cache:
     """data.cache, or a folder of this user's."""
-    if path is None or not is_address(path):
+    if path is None or not is_url(path):
         return Cache(Path(path).expanduser() if path else user_cache("data"))
     store = Store(path)
     return Cache(user_cache("data") / hashlib.sha256(store.address.encode()).hexdigest()[:16], store)
@@ -88,7 +88,7 @@ def remembered(cache: Cache, key: str, compute: Callable[[], dict[str, np.ndarra
     folder = cache.folder
     path = folder / f"{key}-v{VERSION}.npz"
     try:
-        with alone(folder / f"{key}.lock", lambda: None) if cache.store else nullcontext():
+        with exclusive_lock(folder / f"{key}.lock", lambda: None) if cache.store else nullcontext():
             cache.fetch(path.name)
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
@@ -99,7 +99,7 @@ def remembered(cache: Cache, key: str, compute: Callable[[], dict[str, np.ndarra
     arrays = compute()
     try:
         with (
-            alone(folder / f"{key}.lock", lambda: None),
+            exclusive_lock(folder / f"{key}.lock", lambda: None),
             replacing(path) as unfinished,
             unfinished.open("wb") as file,
         ):
@@ -143,7 +143,7 @@ def _alone(folder: Path, key: str) -> Iterator[None]:
     waiting = partial(logger.info, "Another job prepares the same images; waiting for it")
     with ExitStack() as held:
         try:
-            held.enter_context(alone(folder / f"{key}.lock", waiting))
+            held.enter_context(exclusive_lock(folder / f"{key}.lock", waiting))
         except OSError as error:
             raise UserError(
                 f"data.cache={folder} cannot be written ({error.strerror}); set data.cache to a folder that can."

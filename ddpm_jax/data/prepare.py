@@ -21,7 +21,7 @@ from jaxtyping import Int, UInt8
 from ddpm_jax.data.cache import Cache, Row, cached, key_of
 from ddpm_jax.data.collection import Collection
 from ddpm_jax.data.decode import UNREADABLE, Decoding, Raw, decode
-from ddpm_jax.errors import UserError, printable, some
+from ddpm_jax.errors import UserError, abbreviated, printable
 from ddpm_jax.runtime.progress import progress
 
 MAX_UNREADABLE = 0.01
@@ -32,7 +32,7 @@ FEW = 500
 AHEAD = 4
 """Chunks for each core that are decoded before they are asked for."""
 TRANSIENT = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE)
-PATIENCE = 2.0
+RETRY_S = 2.0
 """Seconds before an image is read again."""
 Decoded = UInt8[np.ndarray, "size size channels"] | str
 """The pixels of an image, or why it cannot be read."""
@@ -53,7 +53,7 @@ def load_images(
     images, kept = cached(cache, key, shape, lambda: decode_all(collection, rows, how))
     if len(kept) < len(rows):  # Said at every start, for the cache keeps it so.
         lost = [collection.names[int(row)] for row in np.delete(rows, kept)]
-        logger.warning("%d of %d images cannot be read and are left out: %s", len(lost), len(rows), some(lost))
+        logger.warning("%d of %d images cannot be read and are left out: %s", len(lost), len(rows), abbreviated(lost))
     return images, kept
 
 
@@ -62,7 +62,7 @@ def decode_all(collection: Collection, rows: Int[np.ndarray, "M"], how: Decoding
     unreadable: list[str] = []
     starts = range(0, len(rows), CHUNK)
     with _workers(collection, how, len(rows)) as submit:
-        chunks = _ahead(submit, (rows[start : start + CHUNK].tolist() for start in starts), AHEAD * cores())
+        chunks = _ahead(submit, (rows[start : start + CHUNK].tolist() for start in starts), AHEAD * usable_cpus())
         decoded = enumerate(image for chunk in chunks for image in chunk)
         for place, image in progress(decoded, f"Reading {collection.origin}", total=len(rows)):
             if isinstance(image, str):
@@ -71,10 +71,10 @@ def decode_all(collection: Collection, rows: Int[np.ndarray, "M"], how: Decoding
             else:
                 yield place, image
     if unreadable:
-        logger.warning("These images cannot be read: %s", some(unreadable))
+        logger.warning("These images cannot be read: %s", abbreviated(unreadable))
 
 
-def cores() -> int:
+def usable_cpus() -> int:
     """Of this machine, those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -84,12 +84,12 @@ def _workers(collection: Collection, how: Decoding, count: int) -> Iterator[Subm
     """A function that has some images decoded, by processes where that is worth their start, and gives a Future."""
     here = partial(_decode_some, collection.read, how)
     if collection.shared or count <= FEW:
-        with ThreadPoolExecutor(cores()) as threads:
+        with ThreadPoolExecutor(usable_cpus()) as threads:
             yield partial(threads.submit, here)
         return
     # A fork would copy the locks of JAX's threads, held for ever.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(cores(), context, initializer=_start_worker, initargs=(here,))
+    pool = ProcessPoolExecutor(usable_cpus(), context, initializer=_start_worker, initargs=(here,))
     try:
         yield partial(pool.submit, _decode_in_worker)
     except BrokenProcessPool as error:
@@ -118,19 +118,19 @@ def _decode_some(read: Callable[[int], Raw], how: Decoding, numbers: list[int]) 
 
 def _decode_one(read: Callable[[int], Raw], how: Decoding, number: int) -> Decoded:
     try:
-        return decode(read_patiently(read, number), how)
+        return decode(read_with_retry(read, number), how)
     except UNREADABLE as error:
         return str(error) or type(error).__name__
 
 
-def read_patiently(read: Callable[[int], Raw], number: int) -> Raw:
+def read_with_retry(read: Callable[[int], Raw], number: int) -> Raw:
     """Reads an image; where the disk or the network fails, once more after a while."""
     try:
         return read(number)
     except OSError as error:
         if error.errno not in TRANSIENT:
             raise
-        time.sleep(PATIENCE)
+        time.sleep(RETRY_S)
         return read(number)
 
 
@@ -152,5 +152,5 @@ def _refuse_many(unreadable: list[str], total: int, origin: str) -> None:
     if len(unreadable) > MAX_UNREADABLE * total:
         raise UserError(
             f"{origin}: more than 1% of its {total} images cannot be read; mend or remove them, the first being "
-            f"{some(unreadable)}."
+            f"{abbreviated(unreadable)}."
         )

@@ -10,7 +10,7 @@ from ddpm_jax.config.sections import Data
 from ddpm_jax.data.annotations import Annotations
 from ddpm_jax.data.dataset import Labels
 from ddpm_jax.data.filters import evaluate_filter
-from ddpm_jax.errors import UserError, nearest, some
+from ddpm_jax.errors import UserError, abbreviated, nearest
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +59,8 @@ def conditions(config: Config, annotations: Annotations, origin: str) -> tuple[L
             chosen = named(data.attributes, names, "data.attributes", origin)
         if len(chosen) != told:
             raise UserError(
-                f"model.attributes={told}, but the data has {len(chosen)} ({some([names[i] for i in chosen])}); set it "
-                "to that, or choose some by data.attributes."
+                f"model.attributes={told}, but the data has {len(chosen)} ({abbreviated(names[i] for i in chosen)}); "
+                "set it to that, or choose some by data.attributes."
             )
         return annotations.attributes[:, chosen], tuple(names[i] for i in chosen)
     names = annotations.class_names
@@ -71,7 +71,8 @@ def conditions(config: Config, annotations: Annotations, origin: str) -> tuple[L
     names = tuple(names[i] for i in kept)
     if config.model.classes and config.model.classes != len(names):
         raise UserError(
-            f"model.classes={config.model.classes}, but the data has {len(names)} ({some(names, 10)}); set it to that."
+            f"model.classes={config.model.classes}, but the data has {len(names)} ({abbreviated(names, 10)}); set it "
+            "to that."
             if names
             else f"model.classes={config.model.classes}, but {origin} has no classes; set it to 0."
         )

@@ -10,7 +10,7 @@ from jaxtyping import Int, UInt8
 
 from ddpm_jax.data.collection import Collection
 from ddpm_jax.data.decode import UNREADABLE, Decoding, decode
-from ddpm_jax.data.prepare import cores, read_patiently
+from ddpm_jax.data.prepare import read_with_retry, usable_cpus
 from ddpm_jax.errors import UserError, printable
 
 
@@ -19,7 +19,7 @@ class Streamed:
 
     def __init__(self, collection: Collection, rows: Int[np.ndarray, "N"], how: Decoding) -> None:
         self._collection, self._rows, self._how = collection, rows, how
-        self._pool = ThreadPoolExecutor(cores(), thread_name_prefix="decode")
+        self._pool = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="decode")
         self.shape = (len(rows), how.image_size, how.image_size, how.channels)
 
     def __len__(self) -> int:
@@ -36,7 +36,7 @@ class Streamed:
     def _decode(self, place: int) -> UInt8[np.ndarray, "size size channels"]:
         row = int(self._rows[place])
         try:
-            return decode(read_patiently(self._collection.read, row), self._how)
+            return decode(read_with_retry(self._collection.read, row), self._how)
         except UNREADABLE as error:
             raise UserError(
                 f"{self._collection.origin}: {printable(self._collection.names[row])} cannot be read ({error}); mend "

@@ -18,7 +18,7 @@ class Prediction(NamedTuple):
 
     x0: Images
     eps: Images
-    variance: Images | None = None
+    variance_weight: Images | None = None
     """Where the variance of the reverse step is learned: its place between the posterior's log-variance (0) and the
     forward one's (1), Nichol & Dhariwal 2021, Eq. 15; not confined to 0..1."""
 

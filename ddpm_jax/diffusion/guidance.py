@@ -47,7 +47,7 @@ def guide(
         low, high = guidance.interval
         inside = ((t >= low) & (t <= high)).reshape(t.shape + (1,) * (x_t.ndim - 1))
         x0, eps = jnp.where(inside, x0, conditional.x0), jnp.where(inside, eps, conditional.eps)
-    return Prediction(x0, eps, conditional.variance)
+    return Prediction(x0, eps, conditional.variance_weight)
 
 
 def rescaled(x0: Images, conditional: Images, share: float) -> Images:

@@ -47,9 +47,11 @@ def log_variance(schedule: Schedule, variance: Variance, prediction: Prediction,
     small, large = log_variance_bounds(schedule)
     low = per_image(small, t, prediction.x0)
     if variance == "learned":
-        if prediction.variance is None:
+        if prediction.variance_weight is None:
             raise ValueError("variance is 'learned', but the denoiser predicts none.")
-        return per_image(large, t, prediction.x0) * prediction.variance + low * (1.0 - prediction.variance)
+        return per_image(large, t, prediction.x0) * prediction.variance_weight + low * (
+            1.0 - prediction.variance_weight
+        )
     return low if variance == "fixed_small" else per_image(np.append(small[:2], large[2:]), t, prediction.x0)
 
 

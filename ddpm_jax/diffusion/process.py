@@ -27,32 +27,32 @@ def q_sample(schedule: Schedule, x0: Images, t: Steps, noise: Images) -> Images:
 
     x0 and noise: [batch, height, width, channels], x0 in [-1, 1]; t: [batch], in 0..T, where 0 returns x0 itself.
     """
-    return per_image(schedule.signal, t, x0) * x0 + per_image(schedule.noise, t, x0) * noise
+    return per_image(schedule.signal_rate, t, x0) * x0 + per_image(schedule.noise_rate, t, x0) * noise
 
 
 def x0_from_eps(schedule: Schedule, x_t: Images, t: Steps, eps: Images) -> Images:
     """x_0 = (x_t - noise_t eps) / signal_t, Ho et al. 2020, Eq. 15; undefined where the SNR is zero."""
-    return (x_t - per_image(schedule.noise, t, x_t) * eps) / per_image(schedule.signal, t, x_t)
+    return (x_t - per_image(schedule.noise_rate, t, x_t) * eps) / per_image(schedule.signal_rate, t, x_t)
 
 
 def eps_from_x0(schedule: Schedule, x_t: Images, t: Steps, x0: Images) -> Images:
     """Eps = (x_t - signal_t x_0) / noise_t, for t in 1..T."""
-    return (x_t - per_image(schedule.signal, t, x_t) * x0) / per_image(schedule.noise, t, x_t)
+    return (x_t - per_image(schedule.signal_rate, t, x_t) * x0) / per_image(schedule.noise_rate, t, x_t)
 
 
 def v_from_x0_eps(schedule: Schedule, t: Steps, x0: Images, eps: Images) -> Images:
     """V = signal_t eps - noise_t x_0, Salimans & Ho 2022, appendix D."""
-    return per_image(schedule.signal, t, x0) * eps - per_image(schedule.noise, t, x0) * x0
+    return per_image(schedule.signal_rate, t, x0) * eps - per_image(schedule.noise_rate, t, x0) * x0
 
 
 def x0_from_v(schedule: Schedule, x_t: Images, t: Steps, v: Images) -> Images:
     """x_0 = signal_t x_t - noise_t v: (x_0, eps) is (x_t, v) turned by an angle, so this holds at any SNR."""
-    return per_image(schedule.signal, t, x_t) * x_t - per_image(schedule.noise, t, x_t) * v
+    return per_image(schedule.signal_rate, t, x_t) * x_t - per_image(schedule.noise_rate, t, x_t) * v
 
 
 def eps_from_v(schedule: Schedule, x_t: Images, t: Steps, v: Images) -> Images:
     """Eps = noise_t x_t + signal_t v."""
-    return per_image(schedule.noise, t, x_t) * x_t + per_image(schedule.signal, t, x_t) * v
+    return per_image(schedule.noise_rate, t, x_t) * x_t + per_image(schedule.signal_rate, t, x_t) * v
 
 
 class Posterior(NamedTuple):

@@ -34,12 +34,12 @@ class Schedule:
         return len(self.alpha_bar) - 1
 
     @cached_property
-    def signal(self) -> Table:
+    def signal_rate(self) -> Table:
         """sqrt(alpha_bar_t), the factor of x_0 in x_t."""
         return np.sqrt(self.alpha_bar)
 
     @cached_property
-    def noise(self) -> Table:
+    def noise_rate(self) -> Table:
         """sqrt(1 - alpha_bar_t), the factor of eps in x_t."""
         return np.sqrt(1.0 - self.alpha_bar)
 

@@ -12,7 +12,7 @@ from ddpm_jax.data.cache import read_entry
 from ddpm_jax.data.collection import Collection
 from ddpm_jax.data.decode import UNREADABLE, decode_whole
 from ddpm_jax.data.open import FILES, kind_of
-from ddpm_jax.data.prepare import cores
+from ddpm_jax.data.prepare import usable_cpus
 from ddpm_jax.errors import UserError, printable
 from ddpm_jax.evaluation.statistics import load_statistics
 from ddpm_jax.runtime.files import NO_ARRAYS
@@ -23,7 +23,7 @@ class ImageSet:
 
     def __init__(self, collection: Collection) -> None:
         self._collection = collection
-        self._pool = ThreadPoolExecutor(cores(), thread_name_prefix="decode")
+        self._pool = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="decode")
         self._size = self._decode(0).shape
         self.shape = (len(collection.names), *self._size)
 

@@ -8,7 +8,7 @@ from ddpm_jax.evaluation.frechet import Features
 SUBSETS, SUBSET_SIZE = 100, 1000
 
 
-def kernel_distance(
+def kid(
     real: Features, fake: Features, *, subsets: int = SUBSETS, size: int = SUBSET_SIZE, seed: int = 2020
 ) -> tuple[float, float]:
     """Mean and standard deviation over random subsets of so many features (of all, where there are fewer)."""

@@ -17,7 +17,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.reporting.charts import line_chart, panels
 from ddpm_jax.reporting.writer import TensorBoard
 from ddpm_jax.runtime.files import replacing
-from ddpm_jax.runtime.locks import alone
+from ddpm_jax.runtime.locks import exclusive_lock
 
 Result = dict[str, Any]
 """Figures by name, and "protocol": all that they depend on."""
@@ -55,7 +55,7 @@ def _is_result(result: Any) -> bool:
 def add_result(folder: Path, step: int, name: str, result: Result) -> None:
     """Adds a result to <step>.json, and its figures to TensorBoard; jobs that measure other samplers wait for it."""
     path, protocol = folder / f"{step}.json", result["protocol"]
-    with alone(folder / ".results.lock", lambda: None):  # Curves hold results of all steps.
+    with exclusive_lock(folder / ".results.lock", lambda: None):  # Curves hold results of all steps.
         results = read_results(folder, step) | {result_name(name, protocol): result}
         with replacing(path) as unfinished:
             unfinished.write_text(json.dumps(results, indent=2) + "\n")

@@ -19,7 +19,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.features import Extractor, features_of
 from ddpm_jax.evaluation.frechet import Moments, MomentSums, frechet_distance
 from ddpm_jax.evaluation.inception_score import ScoreSums, random_parts
-from ddpm_jax.evaluation.kid import SUBSET_SIZE, SUBSETS, kernel_distance
+from ddpm_jax.evaluation.kid import SUBSET_SIZE, SUBSETS, kid
 from ddpm_jax.evaluation.manifold import DENSITY_K, PRECISION_K, manifold
 from ddpm_jax.runtime.files import NO_ARRAYS, replacing
 
@@ -40,7 +40,7 @@ class Statistics:
 
     extractor: str
     moments: Moments
-    some: Float[np.ndarray, "some D"] | None
+    subset: Float[np.ndarray, "some D"] | None
     """Features of some of the images; None where only moments are known, as in pytorch-fid's files."""
     score: tuple[float, float] | None = None
     """Inception Score, mean and standard deviation over ten parts."""
@@ -55,17 +55,17 @@ def measure(extractor: Extractor, images: Any, what: str, *, limit: int, seed: i
         raise UserError(f"{what}: {count} image(s) have no covariance; expected 2 or more, and thousands for a figure.")
     kept = np.zeros(count, bool)
     kept[np.random.default_rng(seed).permutation(count)[:limit]] = True
-    sums, scores, some, seen = MomentSums(), ScoreSums(random_parts(count)), [], 0
+    sums, scores, subset, seen = MomentSums(), ScoreSums(random_parts(count)), [], 0
     scored = False
     for features, logits in features_of(extractor, images, what):
         sums.add(features)
         if logits is not None:
             scores.add(logits)
             scored = True
-        some.append(features[kept[seen : seen + len(features)]])
+        subset.append(features[kept[seen : seen + len(features)]])
         seen += len(features)
     score = scores.score() if scored else None
-    return Statistics(extractor.name, sums.moments(), np.concatenate(some), score, extractor.weights)
+    return Statistics(extractor.name, sums.moments(), np.concatenate(subset), score, extractor.weights)
 
 
 def compare(real: Statistics, fake: Statistics) -> dict[str, float | None]:
@@ -78,9 +78,9 @@ def compare(real: Statistics, fake: Statistics) -> dict[str, float | None]:
     figures["fid"] = frechet_distance(real.moments, fake.moments, real.extractor)
     if fake.score is not None:
         figures["inception_score_mean"], figures["inception_score_std"] = fake.score
-    if real.some is not None and fake.some is not None and min(len(real.some), len(fake.some)) > DENSITY_K:
-        figures["kid_mean"], figures["kid_std"] = kernel_distance(real.some, fake.some)
-        figures |= manifold(real.some, fake.some)._asdict()
+    if real.subset is not None and fake.subset is not None and min(len(real.subset), len(fake.subset)) > DENSITY_K:
+        figures["kid_mean"], figures["kid_std"] = kid(real.subset, fake.subset)
+        figures |= manifold(real.subset, fake.subset)._asdict()
     return figures
 
 
@@ -132,8 +132,8 @@ def arrays_of(statistics: Statistics) -> dict[str, np.ndarray]:
     arrays = {"mu": moments.mean, "sigma": moments.covariance, "extractor": np.array(statistics.extractor)}
     if moments.images is not None:
         arrays["count"] = np.array(moments.images)
-    if statistics.some is not None:
-        arrays["features"] = statistics.some
+    if statistics.subset is not None:
+        arrays["features"] = statistics.subset
     if statistics.score is not None:
         arrays["score"] = np.array(statistics.score)
     if statistics.weights is not None:
@@ -147,15 +147,15 @@ def statistics_of(arrays: Mapping[str, np.ndarray], extractor: str, where: str) 
         raise UserError(
             f"{where} holds {', '.join(arrays) or 'nothing'}; expected mu and sigma, as pytorch-fid writes."
         )
-    mean, covariance, some = arrays["mu"], arrays["sigma"], arrays.get("features")
+    mean, covariance, subset = arrays["mu"], arrays["sigma"], arrays.get("features")
     if mean.ndim != 1 or not mean.size or covariance.shape != (len(mean), len(mean)):
         raise UserError(f"{where}: mu {mean.shape} and sigma {covariance.shape} are no mean and covariance.")
     count, score, weights = (arrays.get(name) for name in ("count", "score", "weights"))
-    for name, array in (("mu", mean), ("sigma", covariance), ("features", some), ("score", score)):
+    for name, array in (("mu", mean), ("sigma", covariance), ("features", subset), ("score", score)):
         if array is not None and not (array.dtype.kind == "f" and (np.abs(array) < LARGEST).all()):
             raise UserError(f"{where}: {name} holds what is no number, or one that is not finite or beyond {LARGEST}.")
-    if some is not None and (some.ndim != 2 or some.shape[1] != len(mean)):
-        raise UserError(f"{where}: features {some.shape} have other dimensions than mu {mean.shape}.")
+    if subset is not None and (subset.ndim != 2 or subset.shape[1] != len(mean)):
+        raise UserError(f"{where}: features {subset.shape} have other dimensions than mu {mean.shape}.")
     if score is not None and score.shape != (2,):
         raise UserError(f"{where}: score {score.shape} should be a mean and a standard deviation.")
     if count is not None and (count.ndim or count.dtype.kind not in "iu" or count < 2):
@@ -167,7 +167,7 @@ def statistics_of(arrays: Mapping[str, np.ndarray], extractor: str, where: str) 
     return Statistics(
         str(arrays.get("extractor", extractor)),
         Moments(None if count is None else int(count), mean, covariance),
-        some,
+        subset,
         None if score is None else (float(score[0]), float(score[1])),
         None if weights is None else str(weights),
     )

@@ -23,7 +23,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.inception import LAYERS, SIZE, Inception, Layer
 from ddpm_jax.interop.tensors import TensorFile, by_path, fill, write_tensors
 from ddpm_jax.runtime.files import replacing, sha256, user_cache
-from ddpm_jax.runtime.locks import alone
+from ddpm_jax.runtime.locks import exclusive_lock
 
 NAME = "pt_inception-2015-12-05-6726825d"
 URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{NAME}.pth"
@@ -48,7 +48,7 @@ def read_weights(path: Path | None, layer: Layer) -> PyTree:
             f"{file.path} lacks {_source(missing[0])}, or has it in another shape, which inception-{layer} needs; it "
             f"serves {', '.join(f'inception-{known}' for known in served) or 'no features'}."
         )
-    return fill(shapes_of(layer), lambda path: _folded(file, path))
+    return fill(param_shapes(layer), lambda path: _folded(file, path))
 
 
 def has_classifier(path: Path) -> bool:
@@ -56,7 +56,7 @@ def has_classifier(path: Path) -> bool:
     return TensorFile(path).shapes.get("fc.weight") == (1008, 2048)
 
 
-def shapes_of(layer: Layer) -> PyTree:
+def param_shapes(layer: Layer) -> PyTree:
     """The shapes of the parameters up to a layer."""
     images = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.float32)
     return jax.eval_shape(lambda x: Inception(layer).init(jax.random.key(0), x)["params"], images)
@@ -79,7 +79,7 @@ def download() -> Path:
     """Fetches the standard file once, and verifies it."""
     target = user_cache("inception") / f"{NAME}.pth"
     if not target.exists():
-        with alone(target.with_name(f".{target.name}.lock"), lambda: None):  # Another job may be fetching it.
+        with exclusive_lock(target.with_name(f".{target.name}.lock"), lambda: None):  # Another job may be fetching it.
             if not target.exists():
                 _fetch(target)
     return target
@@ -129,7 +129,7 @@ def _source(path: str) -> str:
 
 
 def _shapes(layer: Layer) -> dict[str, tuple[int, ...]]:
-    return {name: leaf.shape for name, leaf in by_path(shapes_of(layer)).items()}
+    return {name: leaf.shape for name, leaf in by_path(param_shapes(layer)).items()}
 
 
 def _there(found: Mapping[str, tuple[int, ...]], path: str, shape: tuple[int, ...]) -> bool:

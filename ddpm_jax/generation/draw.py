@@ -8,13 +8,13 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, PyTree
 
-from ddpm_jax.builders import build_guidance, build_pairs, build_sampler, build_schedule, build_unet, shapes_of
+from ddpm_jax.builders import build_guidance, build_pairs, build_sampler, build_schedule, build_unet, param_shapes
 from ddpm_jax.config import Config
 from ddpm_jax.network.bind import bind
 from ddpm_jax.runtime.devices import along_batch, replicated
 from ddpm_jax.runtime.progress import progress
 from ddpm_jax.sampling.noise import draw_noise, image_keys
-from ddpm_jax.sampling.trajectory import UNWATCHED, Samples, Watch
+from ddpm_jax.sampling.trajectory import NO_FRAMES, FrameSpec, Samples
 from ddpm_jax.shapes import Labels
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.workdir import checkpoint_folder, no_checkpoint
@@ -24,7 +24,7 @@ Draw = Callable[[PyTree, int, Int[np.ndarray, "batch"], Labels | None], Samples]
 
 def load_params(config: Config, workdir: Path, mesh: Mesh) -> tuple[PyTree, int]:
     """The parameters that sample.ema and sample.checkpoint name, on every device, and the step they are from."""
-    shapes = shapes_of(config)
+    shapes = param_shapes(config)
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), shapes)
     with Checkpoints(checkpoint_folder(workdir)) as checkpoints:
         found = checkpoints.restore_params(like, ema=config.sample.ema, step=config.sample.checkpoint)
@@ -33,7 +33,7 @@ def load_params(config: Config, workdir: Path, mesh: Mesh) -> tuple[PyTree, int]
     return found
 
 
-def compile_sampler(config: Config, mesh: Mesh, watch: Watch = UNWATCHED) -> Draw:
+def compile_sampler(config: Config, mesh: Mesh, watch: FrameSpec = NO_FRAMES) -> Draw:
     """A function (params, seed, indices, labels) -> Samples, compiled once for each batch size.
 
     indices: which images of the seed to draw, [batch], a multiple of the number of devices.

@@ -21,10 +21,10 @@ from ddpm_jax.reporting.images import evenly_spaced, grid, save_gif, save_png, s
 from ddpm_jax.reporting.pixel_file import PixelFile
 from ddpm_jax.runtime.devices import agreed_by_all, data_mesh
 from ddpm_jax.runtime.files import replacing
-from ddpm_jax.runtime.locks import alone
+from ddpm_jax.runtime.locks import exclusive_lock
 from ddpm_jax.runtime.progress import progress
 from ddpm_jax.runtime.signals import Stopped
-from ddpm_jax.sampling.trajectory import UNWATCHED, Samples, Watch
+from ddpm_jax.sampling.trajectory import NO_FRAMES, FrameSpec, Samples
 from ddpm_jax.shapes import Labels, Pixels
 
 GRID_IMAGES = 100
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 def draw_to_disk(
-    config: Config, params: PyTree, labels: Labels | None, building: Path, watch: Watch = UNWATCHED
+    config: Config, params: PyTree, labels: Labels | None, building: Path, watch: FrameSpec = NO_FRAMES
 ) -> PixelFile | None:
     """Draws sample.count images into a folder, or what an interrupted call left out; None on other processes."""
     mesh = data_mesh()
@@ -83,7 +83,7 @@ def building_of(target: Path, *, wait: bool = False) -> Iterator[Path]:
 
     with ExitStack() as held:
         if jax.process_index() == 0:
-            held.enter_context(alone(target.with_name(f".{target.name}.lock"), busy))
+            held.enter_context(exclusive_lock(target.with_name(f".{target.name}.lock"), busy))
         yield target.with_name(f".{target.name}.building")
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import PyTree
 
-from ddpm_jax.builders import shapes_of
+from ddpm_jax.builders import param_shapes
 from ddpm_jax.config import Config, to_json
 from ddpm_jax.errors import UserError
 from ddpm_jax.interop.diffusers import params_of, tensors_of
@@ -45,7 +45,7 @@ class Found:
 
     def params(self, config: Config) -> PyTree:
         """The parameters, float32."""
-        return params_of(self.file, self.options, shapes_of(config))
+        return params_of(self.file, self.options, param_shapes(config))
 
     def labels(self, config: Config) -> Sequence[str]:
         """Names of the classes, or their numbers."""
@@ -55,7 +55,7 @@ class Found:
         return numbered(config)
 
 
-def local_copy(name: str) -> Path:
+def fetch_folder(name: str) -> Path:
     """The folder of this name, or of the model of this name on the Hugging Face hub, which is fetched."""
     folder = Path(name).expanduser()
     if folder.is_dir():

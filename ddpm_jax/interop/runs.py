@@ -14,8 +14,8 @@ from jaxtyping import PyTree
 
 from ddpm_jax.config import Config, flatten
 from ddpm_jax.errors import UserError, program
-from ddpm_jax.runtime.locks import alone
-from ddpm_jax.runtime.store import is_address
+from ddpm_jax.runtime.locks import exclusive_lock
+from ddpm_jax.runtime.store import is_url
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.optimizer import build_optimizer
 from ddpm_jax.training.state import first_state
@@ -66,7 +66,7 @@ def built(target: Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{target} cannot be made ({error.strerror}); choose a folder that can be written.") from error
-    with alone(target.with_name(f".{target.name}.lock"), busy):
+    with exclusive_lock(target.with_name(f".{target.name}.lock"), busy):
         refuse_full(target)
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)
@@ -79,7 +79,7 @@ def built(target: Path) -> Iterator[Path]:
 
 def new_workdir(path: str) -> Path:
     """The folder of a run to be, which must be empty, and on this machine."""
-    if is_address(path):
+    if is_url(path):
         raise UserError(f"{path} is an address; make the run in a folder, and copy that there.")
     workdir = Path(path).expanduser().resolve()
     refuse_full(workdir)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from jaxtyping import PyTree
 
-from ddpm_jax.builders import shapes_of
+from ddpm_jax.builders import param_shapes
 from ddpm_jax.config import MADE_WITH, Config, flatten, from_json, to_json
 from ddpm_jax.errors import UserError, nearest
 from ddpm_jax.interop.runs import numbered
@@ -45,7 +45,7 @@ class Saved:
     def tree(self, which: str) -> PyTree:
         """The parameters ("params"; the average where it is alone) or their average ("ema"), float32."""
         first = which if which in _sets(self.file) else "ema"
-        return fill(shapes_of(self.config), lambda path: self.file.load(f"{first}.{path}"))
+        return fill(param_shapes(self.config), lambda path: self.file.load(f"{first}.{path}"))
 
 
 def read_file(path: Path) -> Saved:
@@ -56,7 +56,7 @@ def read_file(path: Path) -> Saved:
             f"{path} is not of format {FORMAT!r}, got {file.metadata.get('format')!r}; see docs/diffusers.md."
         )
     config = from_json(file.metadata.get("config", ""), f"{path}'s configuration")
-    shapes = {name: leaf.shape for name, leaf in by_path(shapes_of(config)).items()}
+    shapes = {name: leaf.shape for name, leaf in by_path(param_shapes(config)).items()}
     expected = {f"{which}.{name}": shape for which in _sets(file) for name, shape in shapes.items()}
     check_names(file.shapes, expected, str(path))
     step = file.metadata.get("step", "0")

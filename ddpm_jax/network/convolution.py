@@ -41,7 +41,7 @@ def _forward(x: Features, kernel: Kernel) -> tuple[Features, tuple[Features, Ker
 def _backward(residuals: tuple[Features, Kernel], gradient: Features) -> tuple[Features, Kernel]:
     x, kernel = residuals
     # The input's gradient is a convolution with the kernel turned around.
-    dx = _convolve(gradient, _turned(kernel))
+    dx = _convolve(gradient, rotate_180(kernel))
     inputs, outputs = kernel.shape[2:]
     if min(inputs, outputs) < FEW_CHANNELS:
         _, differentiate = jax.vjp(lambda k: _convolve(x, k), kernel)
@@ -50,7 +50,7 @@ def _backward(residuals: tuple[Features, Kernel], gradient: Features) -> tuple[F
         dkernel = kernel_gradient(x, gradient)
     else:
         # The smaller of the two is copied; the roles of x and gradient mirror the shifts.
-        dkernel = _turned(kernel_gradient(gradient, x))
+        dkernel = rotate_180(kernel_gradient(gradient, x))
     return dx, dkernel
 
 
@@ -72,11 +72,12 @@ def kernel_gradient(x: Features, gradient: Features) -> Kernel:
     return rows.reshape(3, inputs, 3, -1).transpose(2, 0, 1, 3)
 
 
-def _turned(kernel: Kernel) -> Kernel:
+def rotate_180(kernel: Kernel) -> Kernel:
+    """Turns a kernel by 180 degrees and swaps its inputs and outputs."""
     return kernel[::-1, ::-1].swapaxes(2, 3)
 
 
-def instead_of_lax(convolve: Callable[[Features, Kernel], Features]) -> Callable[..., Features]:
+def as_conv_general_dilated(convolve: Callable[[Features, Kernel], Features]) -> Callable[..., Features]:
     """As what nn.Conv calls instead of lax.conv_general_dilated, for 3x3 kernels at stride 1 with "SAME" padding."""
 
     def hook(x: Features, kernel: Kernel, strides: Any, padding: Any, **others: Any) -> Features:

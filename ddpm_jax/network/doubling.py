@@ -27,10 +27,11 @@ def upsample(x: Features) -> Features:
 @jax.custom_vjp
 def doubling_conv3x3_on_cpu(x: Features, kernel: Kernel) -> Features:
     """conv3x3(upsample(x)), from [batch, height, width, inputs] to [batch, 2 height, 2 width, outputs]."""
-    return _interleave(x, kernel)
+    return polyphase_conv(x, kernel)
 
 
-def _interleave(x: Features, kernel: Kernel) -> Features:
+def polyphase_conv(x: Features, kernel: Kernel) -> Features:
+    """The four phases of the output, each a 2x2 convolution of the small image, interleaved."""
     batch, height, width, _ = x.shape
     taps = jnp.asarray(TAPS, kernel.dtype)
     kernels = jnp.einsum("rpi,cqj,ijxy->rcpqxy", taps, taps, kernel)
@@ -53,7 +54,7 @@ def _forward(x: Features, kernel: Kernel) -> tuple[Features, tuple[Features, Ker
 
 def _backward(residuals: tuple[Features, Kernel], gradient: Features) -> tuple[Features, Kernel]:
     x, kernel = residuals
-    _, towards_x = jax.vjp(lambda x: _interleave(x, kernel), x)
+    _, towards_x = jax.vjp(lambda x: polyphase_conv(x, kernel), x)
     # On the doubled image the kernel's is quicker: few, long products (`convolution.py`).
     _, towards_kernel = jax.vjp(lambda kernel: conv3x3_on_cpu(upsample(x), kernel), kernel)
     return *towards_x(gradient), *towards_kernel(gradient)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from ddpm_jax.network.convolution import conv3x3_on_cpu, instead_of_lax
+from ddpm_jax.network.convolution import as_conv_general_dilated, conv3x3_on_cpu
 from ddpm_jax.network.doubling import doubling_conv3x3_on_cpu, upsample
 from ddpm_jax.shapes import AnyArray, Features
 
@@ -52,8 +52,8 @@ def downsample(x: Features) -> Features:
 RESAMPLE: dict[Resample, Callable[[Features], Features]] = {"none": lambda x: x, "down": downsample, "up": upsample}
 
 
-same_size_on_cpu = instead_of_lax(conv3x3_on_cpu)
-twice_the_size_on_cpu = instead_of_lax(doubling_conv3x3_on_cpu)
+same_size_on_cpu = as_conv_general_dilated(conv3x3_on_cpu)
+twice_the_size_on_cpu = as_conv_general_dilated(doubling_conv3x3_on_cpu)
 
 
 def conv3x3(

@@ -117,7 +117,7 @@ class ByImagesSeen:
         self._writer.close()
 
 
-class Lowest:
+class BestSoFar:
     """Remembers the lowest point of each curve."""
 
     def __init__(self) -> None:

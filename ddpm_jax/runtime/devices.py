@@ -28,7 +28,7 @@ def join_cluster(environment: Mapping[str, str] = os.environ) -> None:
     """
     if not is_of_many(environment) or jax.distributed.is_initialized():
         return
-    jax.config.update("jax_enable_preemption_service", False)  # It would take SIGTERM from stopping.py.
+    jax.config.update("jax_enable_preemption_service", False)  # It would take SIGTERM from signals.py.
     try:
         count, number = (environment.get(name) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
         jax.distributed.initialize(

@@ -29,7 +29,7 @@ DISK_TROUBLE |= {errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
 NETWORK_TROUBLE = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN}
 OTHERS_LOST = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "CANCELLED", "Gloo", "NCCL", "Connection", "heartbeat")
 """In what JAX raises where the processes of a job cannot reach each other."""
-PARTING = 2.0
+EXIT_DELAY_S = 2.0
 """Seconds that the first process leaves the others to end by themselves."""
 
 logger = logging.getLogger("ddpm_jax")
@@ -83,7 +83,7 @@ def _of_the_machine(error: RuntimeError) -> int:
     return 3
 
 
-def leaving_others(work: Callable[[], int]) -> int:
+def exit_without_barrier(work: Callable[[], int]) -> int:
     """Does the work and returns its exit code; a process of a job that ends otherwise than well ends here and now.
 
     JAX would let it wait for the others, which may wait for this one.
@@ -101,7 +101,7 @@ def _leave(code: int) -> None:
     if sys.exc_info()[0] is not None:
         traceback.print_exc()
     if jax.process_index() == 0:
-        time.sleep(PARTING)  # Once the first has gone, JAX ends the others, who may have something to say.
+        time.sleep(EXIT_DELAY_S)  # Once the first has gone, JAX ends the others, who may have something to say.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

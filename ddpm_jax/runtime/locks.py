@@ -20,11 +20,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-BEAT = 10.0
+HEARTBEAT_S = 10.0
 """Seconds between two signatures."""
-STILL = 90.0
+STALE_AFTER_S = 90.0
 """Seconds without a new one after which a holder on another machine counts as gone; some disks show writes late."""
-SETTLED = 3.0
+SETTLE_S = 3.0
 """Seconds after which a signature of one's own must still stand, where another machine's stood before."""
 NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
 """What file systems without locks answer."""
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def alone(path: Path, busy: Callable[[], None]) -> Iterator[None]:
+def exclusive_lock(path: Path, busy: Callable[[], None]) -> Iterator[None]:
     """Holds the lock file at `path` while the block runs, and removes it after.
 
     busy: called where another job holds it; it may raise, or return to wait. Raises OSError where no lock can be made.
@@ -49,32 +49,32 @@ def alone(path: Path, busy: Callable[[], None]) -> Iterator[None]:
 
 
 @contextmanager
-def leased(sheet: "Sheet", busy: Callable[[], None]) -> Iterator[Callable[[], bool]]:
+def lease(record: "LockRecord", busy: Callable[[], None]) -> Iterator[Callable[[], bool]]:
     """As `alone`, where there is nothing but signatures to go by; gives what tells whether it is still held."""
     token = uuid.uuid4().hex
 
     def holds() -> bool:
-        return (sheet.read() or {}).get("token") == token
+        return (record.read() or {}).get("token") == token
 
     while True:
-        before = sheet.read()
-        if before and not _has_ended(before) and _lives(sheet, before):
+        before = record.read()
+        if before and not _has_ended(before) and _lives(record, before):
             busy()
-            time.sleep(BEAT)
+            time.sleep(HEARTBEAT_S)
             continue
         with ExitStack() as written:
-            written.callback(_leave, sheet, token)
-            sheet.write(_signature(token, 0))
-            time.sleep(SETTLED)  # Two jobs may have found the sheet free.
+            written.callback(_leave, record, token)
+            record.write(_signature(token, 0))
+            time.sleep(SETTLE_S)  # Two jobs may have found the sheet free.
             if holds():
                 written.pop_all()
                 break
-    with _signed(sheet, token):
+    with _signed(record, token):
         yield holds
 
 
 @runtime_checkable
-class Sheet(Protocol):
+class LockRecord(Protocol):
     """What a lock's holder signs."""
 
     name: str
@@ -157,24 +157,24 @@ def is_held(path: Path) -> bool:
 
 
 @contextmanager
-def _signed(sheet: Sheet, token: str) -> Iterator[None]:
+def _signed(record: LockRecord, token: str) -> Iterator[None]:
     """Goes on signing while the block runs, and then leaves nothing."""
     ended = threading.Event()
-    signing = threading.Thread(target=_go_on_signing, args=(sheet, token, ended), name="lock", daemon=True)
+    signing = threading.Thread(target=_go_on_signing, args=(record, token, ended), name="lock", daemon=True)
     try:
         signing.start()
         yield
     finally:
         ended.set()
         signing.join()
-        _leave(sheet, token)
+        _leave(record, token)
 
 
-def _leave(sheet: Sheet, token: str) -> None:
+def _leave(record: LockRecord, token: str) -> None:
     """Removes a sheet that is signed so."""
     with suppress(OSError):  # A disk that became read-only is not what should be reported.
-        if (sheet.read() or {}).get("token") == token:
-            sheet.remove()
+        if (record.read() or {}).get("token") == token:
+            record.remove()
 
 
 def machine() -> str:
@@ -199,30 +199,32 @@ def _lock(path: Path, busy: Callable[[], None], token: str) -> int:
                 if error.errno not in NO_LOCKS:
                     raise
                 locked = False
-            sheet = LockFile(path)
-            before = sheet.read() or {}
+            record = LockFile(path)
+            before = record.read() or {}
             foreign = before.get("machine") not in (None, machine()) or (bool(before) and not locked)
-            if foreign and _lives(sheet, before):
+            if foreign and _lives(record, before):
                 busy()
-                time.sleep(BEAT)
+                time.sleep(HEARTBEAT_S)
             # The job that was waited for may have removed it, and a third one may have made another.
             elif _is_at(lock, path):
-                sheet.write(_signature(token, 0))
+                record.write(_signature(token, 0))
                 settled = locked and not foreign
                 if not settled:
-                    time.sleep(SETTLED)  # Two machines may have seen the same silence.
-                if settled or (sheet.read() or {}).get("token") == token:
+                    time.sleep(SETTLE_S)  # Two machines may have seen the same silence.
+                if settled or (record.read() or {}).get("token") == token:
                     opened.pop_all()
                     return lock
 
 
-def _lives(sheet: Sheet, before: dict[str, Any]) -> bool:
+def _lives(record: LockRecord, before: dict[str, Any]) -> bool:
     """Whether the job whose signature stands there signs again."""
-    logger.info("%s is of a job on %s; seeing for %.0f s whether it lives", sheet.name, before.get("host"), STILL)
-    deadline = time.monotonic() + STILL
+    logger.info(
+        "%s is of a job on %s; seeing for %.0f s whether it lives", record.name, before.get("host"), STALE_AFTER_S
+    )
+    deadline = time.monotonic() + STALE_AFTER_S
     while time.monotonic() < deadline:
-        time.sleep(min(BEAT, STILL) / 5)
-        now = sheet.read()
+        time.sleep(min(HEARTBEAT_S, STALE_AFTER_S) / 5)
+        now = record.read()
         if now and now != before:
             return True
         if now is None:  # Its holder has ended.
@@ -238,15 +240,15 @@ def _is_at(lock: int, path: Path) -> bool:
         return False
 
 
-def _go_on_signing(sheet: Sheet, token: str, ended: threading.Event) -> None:
+def _go_on_signing(record: LockRecord, token: str, ended: threading.Event) -> None:
     """Signs again now and then until the block has ended; ends the process if another job has taken its place."""
     beat = 0
-    while not ended.wait(BEAT):
+    while not ended.wait(HEARTBEAT_S):
         beat += 1
         with suppress(OSError):  # A full or vanished disk is for those to report who write what matters.
-            other = sheet.read()
+            other = record.read()
             if other and other.get("token") != token:
-                logger.error("%s is of another job now, on %s; this one ends, unsaved.", sheet.name, other.get("host"))
+                logger.error("%s is of another job now, on %s; this one ends, unsaved.", record.name, other.get("host"))
                 os._exit(2)
             if other:
-                sheet.write(_signature(token, beat))
+                record.write(_signature(token, beat))

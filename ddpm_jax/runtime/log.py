@@ -63,7 +63,7 @@ def _unraisable(ignored: "sys.UnraisableHookArgs") -> None:
 
 
 @contextmanager
-def shown_as(path: str, name: str) -> Iterator[None]:
+def path_alias(path: str, name: str) -> Iterator[None]:
     """Has the log speak of a path, and of what lies under it, by another name: of a copy by its address."""
     _called[path] = name
     try:

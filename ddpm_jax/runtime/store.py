@@ -21,7 +21,7 @@ MAY_NOT = re.compile(r"Forbidden|AccessDenied|Access Denied|[Pp]ermission|\b40[1
 """In what stores answer to those who may not."""
 
 
-def is_address(path: str | None) -> bool:
+def is_url(path: str | None) -> bool:
     """Whether this is an address of a store rather than a path; raises UserError for one that is mistyped."""
     if path and re.match("[a-z0-9]{2,}:/[^/]", path):
         raise UserError(f"{path} is neither a folder nor an address; did you mean {path.replace(':/', '://', 1)}?")
@@ -94,9 +94,9 @@ class Store:
             except FileNotFoundError:
                 pass
 
-    def sheet(self, name: str) -> "SheetThere":
+    def record(self, name: str) -> "RemoteLockRecord":
         """A file there for jobs to sign."""
-        return SheetThere(self, name)
+        return RemoteLockRecord(self, name)
 
     def _at(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root
@@ -117,7 +117,7 @@ class Store:
             raise OSError(errno.EIO, reason, self.address) from error
 
 
-class SheetThere:
+class RemoteLockRecord:
     """A file at an address that jobs sign (locks.Sheet)."""
 
     def __init__(self, store: Store, name: str) -> None:

@@ -16,11 +16,11 @@ from ddpm_jax.diffusion.process import posterior
 from ddpm_jax.diffusion.schedule import Schedule
 from ddpm_jax.sampling.noise import draw_noise
 from ddpm_jax.sampling.timesteps import Pairs
-from ddpm_jax.sampling.trajectory import UNWATCHED, Samples, Watch, walk
+from ddpm_jax.sampling.trajectory import NO_FRAMES, FrameSpec, Samples, iterate
 from ddpm_jax.shapes import ImageKeys, Images
 
 
-class Row(NamedTuple):
+class StepCoefficients(NamedTuple):
     """The coefficients of one step, scalars inside the scan."""
 
     t: Array
@@ -29,13 +29,15 @@ class Row(NamedTuple):
     sigma: Array
 
 
-def ddim_rows(schedule: Schedule, pairs: Pairs, eta: float) -> Row:
+def ddim_coefficients(schedule: Schedule, pairs: Pairs, eta: float) -> StepCoefficients:
     """Coefficients of every step, computed in float64."""
     t, s = pairs.T
     sigma = eta * np.sqrt(posterior(schedule, t, s).variance)
     # At eta = 1 and zero terminal SNR the difference is 0, and may round below it.
-    eps = np.sqrt(np.maximum(schedule.noise[s] ** 2 - sigma**2, 0.0))
-    return Row(jnp.asarray(t), *(jnp.asarray(column, jnp.float32) for column in (schedule.signal[s], eps, sigma)))
+    eps = np.sqrt(np.maximum(schedule.noise_rate[s] ** 2 - sigma**2, 0.0))
+    return StepCoefficients(
+        jnp.asarray(t), *(jnp.asarray(column, jnp.float32) for column in (schedule.signal_rate[s], eps, sigma))
+    )
 
 
 def ddim(
@@ -46,7 +48,7 @@ def ddim(
     pairs: Pairs,
     *,
     eta: float = 0.0,
-    watch: Watch = UNWATCHED,
+    watch: FrameSpec = NO_FRAMES,
 ) -> Samples:
     """Draws one image for each x_T.
 
@@ -54,11 +56,11 @@ def ddim(
     eta: 0..1.
     """
 
-    def step(x: Images, row: Row) -> tuple[Images, Images]:
-        prediction = denoiser(x, jnp.full(x.shape[:1], row.t))
-        x_s = row.x0 * prediction.x0 + row.eps * prediction.eps
+    def step(x: Images, c: StepCoefficients) -> tuple[Images, Images]:
+        prediction = denoiser(x, jnp.full(x.shape[:1], c.t))
+        x_s = c.x0 * prediction.x0 + c.eps * prediction.eps
         if eta > 0.0:
-            x_s = x_s + row.sigma * draw_noise(keys, row.t, x.shape[1:])
+            x_s = x_s + c.sigma * draw_noise(keys, c.t, x.shape[1:])
         return x_s, prediction.x0
 
-    return walk(step, x_T, ddim_rows(schedule, pairs, eta), watch)
+    return iterate(step, x_T, ddim_coefficients(schedule, pairs, eta), watch)

@@ -16,11 +16,11 @@ from ddpm_jax.diffusion.process import posterior
 from ddpm_jax.diffusion.schedule import Schedule
 from ddpm_jax.sampling.noise import draw_noise
 from ddpm_jax.sampling.timesteps import Pairs
-from ddpm_jax.sampling.trajectory import UNWATCHED, Samples, Watch, walk
+from ddpm_jax.sampling.trajectory import NO_FRAMES, FrameSpec, Samples, iterate
 from ddpm_jax.shapes import ImageKeys, Images
 
 
-class Row(NamedTuple):
+class StepCoefficients(NamedTuple):
     """The coefficients of one step, scalars inside the scan."""
 
     t: Array
@@ -32,23 +32,23 @@ class Row(NamedTuple):
     """1, or 0 in the step that ends at the clean image."""
 
 
-def ddpm_rows(schedule: Schedule, pairs: Pairs) -> Row:
+def ddpm_coefficients(schedule: Schedule, pairs: Pairs) -> StepCoefficients:
     """Coefficients of every step, computed in float64."""
     t, s = pairs.T
     coefficients = posterior(schedule, t, s)
     # The posterior has no variance at s = 0, where no noise is added either; any finite logarithm serves.
     small = np.log(np.where(s > 0, coefficients.variance, 1.0))
     columns = (coefficients.x0, coefficients.x_t, small, np.log(coefficients.forward_variance), s > 0)
-    return Row(jnp.asarray(t), *(jnp.asarray(column, jnp.float32) for column in columns))
+    return StepCoefficients(jnp.asarray(t), *(jnp.asarray(column, jnp.float32) for column in columns))
 
 
-def ancestral_step(row: Row, prediction: Prediction, x: Images, noise: Images, variance: Variance) -> Images:
+def ancestral_step(c: StepCoefficients, prediction: Prediction, x: Images, noise: Images, variance: Variance) -> Images:
     """x_s drawn from the posterior, by its mean and so much standard normal noise."""
-    log_variance = row.log_small if variance == "fixed_small" else row.log_large
+    log_variance = c.log_small if variance == "fixed_small" else c.log_large
     if variance == "learned":
-        assert prediction.variance is not None
-        log_variance = prediction.variance * row.log_large + (1.0 - prediction.variance) * row.log_small
-    return row.x0 * prediction.x0 + row.x_t * x + jnp.exp(0.5 * log_variance) * row.noisy * noise
+        assert prediction.variance_weight is not None
+        log_variance = prediction.variance_weight * c.log_large + (1.0 - prediction.variance_weight) * c.log_small
+    return c.x0 * prediction.x0 + c.x_t * x + jnp.exp(0.5 * log_variance) * c.noisy * noise
 
 
 def ddpm(
@@ -59,7 +59,7 @@ def ddpm(
     pairs: Pairs,
     *,
     variance: Variance = "fixed_small",
-    watch: Watch = UNWATCHED,
+    watch: FrameSpec = NO_FRAMES,
 ) -> Samples:
     """Draws one image for each x_T.
 
@@ -67,9 +67,9 @@ def ddpm(
     variance: the posterior's ("fixed_small"), beta ("fixed_large") or the network's ("learned").
     """
 
-    def step(x: Images, row: Row) -> tuple[Images, Images]:
-        prediction = denoiser(x, jnp.full(x.shape[:1], row.t))
-        noise = draw_noise(keys, row.t, x.shape[1:])
-        return ancestral_step(row, prediction, x, noise, variance), prediction.x0
+    def step(x: Images, c: StepCoefficients) -> tuple[Images, Images]:
+        prediction = denoiser(x, jnp.full(x.shape[:1], c.t))
+        noise = draw_noise(keys, c.t, x.shape[1:])
+        return ancestral_step(c, prediction, x, noise, variance), prediction.x0
 
-    return walk(step, x_T, ddpm_rows(schedule, pairs), watch)
+    return iterate(step, x_T, ddpm_coefficients(schedule, pairs), watch)

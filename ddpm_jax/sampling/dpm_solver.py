@@ -25,7 +25,7 @@ from jaxtyping import Array, Float
 from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.schedule import Schedule
 from ddpm_jax.sampling.timesteps import Pairs, path
-from ddpm_jax.sampling.trajectory import UNWATCHED, Samples, Watch, walk_with_memory
+from ddpm_jax.sampling.trajectory import NO_FRAMES, FrameSpec, Samples, iterate_with_memory
 from ddpm_jax.shapes import ImageKeys, Images
 
 Nodes = Float[np.ndarray, "nodes"]
@@ -47,7 +47,7 @@ class Weights(NamedTuple):
         return self.x * x + sum(weight * x0 for weight, x0 in zip(self.x0, predictions, strict=True))
 
 
-class Row(NamedTuple):
+class StepCoefficients(NamedTuple):
     """One step: where it starts, and what it sums up."""
 
     t: Array
@@ -126,7 +126,7 @@ def dpm_solver(
     order: int = 2,
     lower_order_final: LowerOrderFinal = "few",
     third_order: ThirdOrder = "parabola",
-    watch: Watch = UNWATCHED,
+    watch: FrameSpec = NO_FRAMES,
 ) -> Samples:
     """Draws one image for each x_T.
 
@@ -138,12 +138,14 @@ def dpm_solver(
     if order not in (1, 2, 3):
         raise ValueError(f"order is {order}; expected 1, 2 or 3.")
     nodes = path(pairs)
-    weights = solver_weights(schedule.signal[nodes], schedule.noise[nodes], order, lower_order_final, third_order)
+    weights = solver_weights(
+        schedule.signal_rate[nodes], schedule.noise_rate[nodes], order, lower_order_final, third_order
+    )
 
-    def step(x: Images, earlier: tuple[Images, ...], row: Row) -> tuple[Images, Images, tuple[Images, ...]]:
-        predictions = (denoiser(x, jnp.full(x.shape[:1], row.t)).x0, *earlier)
-        return row.weights.sum(x, predictions), predictions[0], predictions[:-1]
+    def step(x: Images, earlier: tuple[Images, ...], c: StepCoefficients) -> tuple[Images, Images, tuple[Images, ...]]:
+        predictions = (denoiser(x, jnp.full(x.shape[:1], c.t)).x0, *earlier)
+        return c.weights.sum(x, predictions), predictions[0], predictions[:-1]
 
     earlier = (jnp.zeros_like(x_T),) * (order - 1)
-    rows = Row(jnp.asarray(pairs[:, 0]), Weights(*(jnp.asarray(part, x_T.dtype) for part in weights)))
-    return walk_with_memory(step, x_T, earlier, rows, watch)
+    rows = StepCoefficients(jnp.asarray(pairs[:, 0]), Weights(*(jnp.asarray(part, x_T.dtype) for part in weights)))
+    return iterate_with_memory(step, x_T, earlier, rows, watch)

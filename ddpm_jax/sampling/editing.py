@@ -16,11 +16,11 @@ from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.likelihood import Variance
 from ddpm_jax.diffusion.process import q_sample
 from ddpm_jax.diffusion.schedule import Schedule
-from ddpm_jax.sampling.ddpm import Row as DdpmRow
-from ddpm_jax.sampling.ddpm import ancestral_step, ddpm_rows
+from ddpm_jax.sampling.ddpm import StepCoefficients as DdpmCoefficients
+from ddpm_jax.sampling.ddpm import ancestral_step, ddpm_coefficients
 from ddpm_jax.sampling.noise import draw_noise
 from ddpm_jax.sampling.timesteps import Pairs
-from ddpm_jax.sampling.trajectory import UNWATCHED, Samples, Watch, walk
+from ddpm_jax.sampling.trajectory import NO_FRAMES, FrameSpec, Samples, iterate
 from ddpm_jax.shapes import AnyArray, ImageKeys, Images
 
 Mask = Float[AnyArray, "batch height width _"]
@@ -31,7 +31,7 @@ STEP, KNOWN, BACK = range(3)
 """What noise is drawn for in each row of inpainting."""
 
 
-class InvertRow(NamedTuple):
+class InvertCoefficients(NamedTuple):
     """One step from s up to t, scalars inside the scan."""
 
     at: Array
@@ -39,23 +39,25 @@ class InvertRow(NamedTuple):
     eps: Array
 
 
-def invert(denoiser: Denoiser, schedule: Schedule, x0: Images, pairs: Pairs, *, watch: Watch = UNWATCHED) -> Samples:
+def invert(
+    denoiser: Denoiser, schedule: Schedule, x0: Images, pairs: Pairs, *, watch: FrameSpec = NO_FRAMES
+) -> Samples:
     """The x_T of each image, as far as `pairs` go up: DDIM's steps taken backwards.
 
     x0: in [-1, 1]; pairs: [steps, 2] as for the sampler that shall turn the result back. A step from s to t takes the
     noise to be what the denoiser sees at s, where DDIM will see it at t: the error falls with the length of the steps.
     """
     t, s = pairs[::-1].T
-    ratio = schedule.signal[t] / schedule.signal[s]
-    columns = (ratio, schedule.noise[t] - ratio * schedule.noise[s])
+    ratio = schedule.signal_rate[t] / schedule.signal_rate[s]
+    columns = (ratio, schedule.noise_rate[t] - ratio * schedule.noise_rate[s])
     # The clean image has no step of its own: it is looked at as if it were x_1.
-    rows = InvertRow(jnp.asarray(np.maximum(s, 1)), *(jnp.asarray(column, jnp.float32) for column in columns))
+    rows = InvertCoefficients(jnp.asarray(np.maximum(s, 1)), *(jnp.asarray(column, jnp.float32) for column in columns))
 
-    def step(x: Images, row: InvertRow) -> tuple[Images, Images]:
-        prediction = denoiser(x, jnp.full(x.shape[:1], row.at))
-        return row.x * x + row.eps * prediction.eps, prediction.x0
+    def step(x: Images, c: InvertCoefficients) -> tuple[Images, Images]:
+        prediction = denoiser(x, jnp.full(x.shape[:1], c.at))
+        return c.x * x + c.eps * prediction.eps, prediction.x0
 
-    return walk(step, x0, rows, watch)
+    return iterate(step, x0, rows, watch)
 
 
 def slerp(a: Images, b: Images, weight: Float[Array, "batch"]) -> Images:
@@ -80,18 +82,18 @@ def noised(schedule: Schedule, x0: Images, t: int, keys: ImageKeys) -> Images:
     return q_sample(schedule, x0, jnp.full(x0.shape[:1], t), draw_noise(keys, 0, x0.shape[1:]))
 
 
-class InpaintRow(NamedTuple):
+class InpaintCoefficients(NamedTuple):
     """One step from t to s, and back up to u; u = s goes on downwards."""
 
     number: Array
-    ddpm: DdpmRow
+    ddpm: DdpmCoefficients
     signal_s: Array
     noise_s: Array
     back: Array
     back_noise: Array
 
 
-def resampled(pairs: Pairs, jump: int, repeats: int) -> tuple[Int[np.ndarray, "walked 2"], Int[np.ndarray, "walked"]]:
+def resampled(pairs: Pairs, jump: int, resamples: int) -> tuple[Int[np.ndarray, "walked 2"], Int[np.ndarray, "walked"]]:
     """RePaint's walk: after every `jump` steps back up over them, until they were walked `repeats` times.
 
     Returns the pairs in the order in which they are walked, and for each the u that its end is noised back to.
@@ -100,22 +102,22 @@ def resampled(pairs: Pairs, jump: int, repeats: int) -> tuple[Int[np.ndarray, "w
     back: list[int] = []
     for start in range(0, len(pairs), jump):
         block = list(range(start, min(start + jump, len(pairs))))
-        for repeat in range(repeats):
+        for repeat in range(resamples):
             order += block
             back += [int(pairs[i, 1]) for i in block]
-            if repeat < repeats - 1:
+            if repeat < resamples - 1:
                 back[-1] = int(pairs[start, 0])
     return pairs[order], np.array(back)
 
 
-def inpaint_rows(schedule: Schedule, pairs: Pairs, jump: int, repeats: int) -> InpaintRow:
+def inpaint_coefficients(schedule: Schedule, pairs: Pairs, jump: int, resamples: int) -> InpaintCoefficients:
     """Coefficients of every step of the walk, computed in float64."""
-    walked, back = resampled(pairs, jump, repeats)
+    walked, back = resampled(pairs, jump, resamples)
     s = walked[:, 1]
-    ratio = schedule.signal[back] / schedule.signal[s]
-    columns = (schedule.signal[s], schedule.noise[s], ratio, np.sqrt(np.maximum(1.0 - ratio**2, 0.0)))
-    numbers, ddpm = jnp.arange(len(walked)), ddpm_rows(schedule, walked)
-    return InpaintRow(numbers, ddpm, *(jnp.asarray(column, jnp.float32) for column in columns))
+    ratio = schedule.signal_rate[back] / schedule.signal_rate[s]
+    columns = (schedule.signal_rate[s], schedule.noise_rate[s], ratio, np.sqrt(np.maximum(1.0 - ratio**2, 0.0)))
+    numbers, ddpm = jnp.arange(len(walked)), ddpm_coefficients(schedule, walked)
+    return InpaintCoefficients(numbers, ddpm, *(jnp.asarray(column, jnp.float32) for column in columns))
 
 
 def inpaint(
@@ -128,9 +130,9 @@ def inpaint(
     mask: Mask,
     *,
     jump: int = 10,
-    repeats: int = 10,
+    resamples: int = 10,
     variance: Variance = "fixed_small",
-    watch: Watch = UNWATCHED,
+    watch: FrameSpec = NO_FRAMES,
 ) -> Samples:
     """Draws the pixels where mask is 1; the others end as `known` has them, to the last bit where the walk ends at 0.
 
@@ -139,15 +141,15 @@ def inpaint(
     the two agree. Unlike Lugmayr et al.'s, every such stretch is repeated, the first one too.
     """
 
-    def step(x: Images, row: InpaintRow) -> tuple[Images, Images]:
+    def step(x: Images, c: InpaintCoefficients) -> tuple[Images, Images]:
         def noise(purpose: int) -> Images:
             # Number 0 is x_T's.
-            return draw_noise(keys, 1 + 3 * row.number + purpose, x.shape[1:])
+            return draw_noise(keys, 1 + 3 * c.number + purpose, x.shape[1:])
 
-        prediction = denoiser(x, jnp.full(x.shape[:1], row.ddpm.t))
-        drawn = ancestral_step(row.ddpm, prediction, x, noise(STEP), variance)
-        kept = row.signal_s * known + row.noise_s * noise(KNOWN)
+        prediction = denoiser(x, jnp.full(x.shape[:1], c.ddpm.t))
+        drawn = ancestral_step(c.ddpm, prediction, x, noise(STEP), variance)
+        kept = c.signal_s * known + c.noise_s * noise(KNOWN)
         x_s = jnp.where(mask > 0.5, drawn, kept)
-        return jnp.where(row.back < 1.0, row.back * x_s + row.back_noise * noise(BACK), x_s), prediction.x0
+        return jnp.where(c.back < 1.0, c.back * x_s + c.back_noise * noise(BACK), x_s), prediction.x0
 
-    return walk(step, x_T, inpaint_rows(schedule, pairs, jump, repeats), watch)
+    return iterate(step, x_T, inpaint_coefficients(schedule, pairs, jump, resamples), watch)

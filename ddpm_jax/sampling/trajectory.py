@@ -17,7 +17,7 @@ class Samples(NamedTuple):
     frames: Frames
 
 
-class Watch(NamedTuple):
+class FrameSpec(NamedTuple):
     """What to keep of a trajectory: this many evenly spaced frames of the first `images` images."""
 
     frames: int = 0
@@ -26,25 +26,25 @@ class Watch(NamedTuple):
     """Frames show the x_0 that each step predicted instead of the x_s that it made."""
 
 
-UNWATCHED = Watch()
+NO_FRAMES = FrameSpec()
 
 
-def walk(
-    step: Callable[[Images, Any], tuple[Images, Images]], x_T: Images, rows: Any, watch: Watch = UNWATCHED
+def iterate(
+    step: Callable[[Images, Any], tuple[Images, Images]], x_T: Images, rows: Any, watch: FrameSpec = NO_FRAMES
 ) -> Samples:
     """Folds x_s, x_0 = step(x_t, row) over the rows (a pytree of arrays [steps, ...], the noisiest first), from x_T.
 
     x_0: what the step predicted, only to be shown.
     """
-    return walk_with_memory(lambda x, memory, row: (*step(x, row), memory), x_T, (), rows, watch)
+    return iterate_with_memory(lambda x, memory, row: (*step(x, row), memory), x_T, (), rows, watch)
 
 
-def walk_with_memory(
+def iterate_with_memory(
     step: Callable[[Images, Any, Any], tuple[Images, Images, Any]],
     x_T: Images,
     memory: Any,
     rows: Any,
-    watch: Watch = UNWATCHED,
+    watch: FrameSpec = NO_FRAMES,
 ) -> Samples:
     """`walk` for solvers that look back: step(x_t, memory, row) -> (x_s, x_0, memory), with any pytree as memory.
 

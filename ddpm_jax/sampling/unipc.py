@@ -26,11 +26,11 @@ from ddpm_jax.sampling.dpm_solver import (
     step_orders,
 )
 from ddpm_jax.sampling.timesteps import Pairs, path
-from ddpm_jax.sampling.trajectory import UNWATCHED, Samples, Watch, walk_with_memory
+from ddpm_jax.sampling.trajectory import NO_FRAMES, FrameSpec, Samples, iterate_with_memory
 from ddpm_jax.shapes import ImageKeys, Images
 
 
-class Row(NamedTuple):
+class StepCoefficients(NamedTuple):
     """One step: where it starts, how x_t is corrected there, and how x_s is predicted from it."""
 
     t: Array
@@ -75,7 +75,7 @@ def unipc(
     *,
     order: int = 2,
     lower_order_final: LowerOrderFinal = "always",
-    watch: Watch = UNWATCHED,
+    watch: FrameSpec = NO_FRAMES,
 ) -> Samples:
     """Draws one image for each x_T.
 
@@ -86,19 +86,21 @@ def unipc(
     if order not in (1, 2):
         raise ValueError(f"order is {order}; expected 1 or 2 (3 is dpm_solver's).")
     nodes = path(pairs)
-    tables = schedule.signal[nodes], schedule.noise[nodes]
+    tables = schedule.signal_rate[nodes], schedule.noise_rate[nodes]
     corrector = corrector_weights(*tables, order, lower_order_final)
     # Of orders 1 and 2, UniPC's predictor with B_2(h) is DPM-Solver++'s.
     predictor = solver_weights(*tables, order, lower_order_final)
 
-    def step(x: Images, memory: tuple, row: Row) -> tuple[Images, Images, tuple]:
+    def step(x: Images, memory: tuple, c: StepCoefficients) -> tuple[Images, Images, tuple]:
         start, earlier = memory
-        predictions = (denoiser(x, jnp.full(x.shape[:1], row.t)).x0, *earlier)
-        x = row.corrector.sum(start, predictions)
-        return row.predictor.sum(x, predictions[:-1]), predictions[0], (x, predictions[:-1])
+        predictions = (denoiser(x, jnp.full(x.shape[:1], c.t)).x0, *earlier)
+        x = c.corrector.sum(start, predictions)
+        return c.predictor.sum(x, predictions[:-1]), predictions[0], (x, predictions[:-1])
 
     corrector, predictor = (
         Weights(*(jnp.asarray(part, x_T.dtype) for part in weights)) for weights in (corrector, predictor)
     )
     memory = (jnp.asarray(x_T), (jnp.zeros_like(x_T),) * order)
-    return walk_with_memory(step, x_T, memory, Row(jnp.asarray(pairs[:, 0]), corrector, predictor), watch)
+    return iterate_with_memory(
+        step, x_T, memory, StepCoefficients(jnp.asarray(pairs[:, 0]), corrector, predictor), watch
+    )

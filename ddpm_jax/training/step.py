@@ -51,7 +51,7 @@ class Learner:
     objective: Objective
     optimizer: optax.GradientTransformation
     learning_rate: LearningRate
-    averaging: Optimizer
+    ema_config: Optimizer
     mesh: Mesh
     seed: int
     label_dropout: float
@@ -76,7 +76,7 @@ def train_step(
 
     updates, opt_state = learner.optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    ema = update_ema(learner.averaging, state.ema, params, state.step - state.skipped)
+    ema = update_ema(learner.ema_config, state.ema, params, state.step - state.skipped)
 
     rate = learner.learning_rate(state.step - state.skipped)
 

@@ -13,14 +13,14 @@ SIDE, BATCH = 64, 128
 
 def measure_data(flags: argparse.Namespace) -> dict[str, Any]:
     """Rates in images/s at 64x64x3 in batches of 128 with flips; memory in MiB; the share of training spent waiting."""
-    from ddpm_jax.data.prepare import cores
+    from ddpm_jax.data.prepare import usable_cpus
 
     with tempfile.TemporaryDirectory(prefix="ddpm_jax-benchmark-") as folder:
         place = Path(folder)
         small, large = (read_rate(place, count, flags.rounds) for count in (flags.images, 4 * flags.images))
         one, all_cores = prepare_rates(place, flags.files, flags.rounds)
         facts: dict[str, Any] = {
-            "cores": cores(),
+            "cores": usable_cpus(),
             "cache_to_device_images_per_second": large["rate"],
             "memory_growth_mebibytes": small["growth"],
             "memory_growth_of_4x_set_mebibytes": large["growth"],

@@ -143,9 +143,9 @@ def compared(walks: Mapping[str, Iterator[Moment]], folder: Path) -> Iterator[Sh
     """Samplers one after the other, a row each."""
     rows: list[tuple[str, Pixels]] = []
     lines = ["| sampler | steps | seconds | from the first row |", "|---|---|---|---|"]
-    for name, walk in walks.items():
+    for name, iterate in walks.items():
         sampler = name.partition(":")[0]
-        for moment, send in paced(walk):
+        for moment, send in paced(iterate):
             row = (f"{sampler}, {moment.steps} steps", moment.x_t)
             if send and moment.t:
                 text = "\n".join([*lines, f"| {sampler} | {moment.done} of {moment.steps} | | |"])

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ddpm_jax import load_run
 from ddpm_jax.builders import build_pairs, build_schedule, build_unet
-from ddpm_jax.commands import cli, load_run
+from ddpm_jax.commands import cli
 from ddpm_jax.config import config_of
 from ddpm_jax.config.sections import Data
 from ddpm_jax.data.sources.digits import load_digits

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm_jax import UserError, cli
+from ddpm_jax import UserError
+from ddpm_jax.commands import cli
 from ddpm_jax.commands.evaluate import labels_to_draw
 from ddpm_jax.config.sections import Data
 from ddpm_jax.data.dataset import Dataset
@@ -194,8 +195,8 @@ def test_statistics_are_kept_and_read_as_pytorch_fid_has_them(tmp_path, draw):
     save_statistics(tmp_path / "own.npz", statistics)
     again = load_statistics(tmp_path / "own.npz", "pixels")
     np.testing.assert_array_equal(again.moments.covariance, statistics.moments.covariance)
-    np.testing.assert_array_equal(again.some, statistics.some)
-    assert len(statistics.some) == 20 and again.moments.images == 60
+    np.testing.assert_array_equal(again.subset, statistics.subset)
+    assert len(statistics.subset) == 20 and again.moments.images == 60
     np.savez(tmp_path / "theirs.npz", mu=statistics.moments.mean, sigma=statistics.moments.covariance)
     figures = compare(load_statistics(tmp_path / "theirs.npz", "pixels"), statistics)
     assert figures["fid"] == pytest.approx(0.0, abs=1e-9) and figures["precision"] is None

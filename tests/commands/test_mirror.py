@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 
 from ddpm_jax.commands import mirror
-from ddpm_jax.commands.mirror import ALL, Mirror, at_hand
+from ddpm_jax.commands.mirror import ALL, Mirror, local_copy
 from ddpm_jax.config import Config, to_json
 from ddpm_jax.data.cache import cached, open_cache, remembered
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import locks
-from ddpm_jax.runtime.locks import leased
+from ddpm_jax.runtime.locks import lease
 from ddpm_jax.runtime.log import Lines
 from ddpm_jax.runtime.store import Store
 from ddpm_jax.training.checkpoint import seal
@@ -261,7 +261,7 @@ def failing(monkeypatch):
 def test_a_store_that_is_down_for_a_while_is_tried_again(on, there, failing, package_log):
     a = on("a")
     left = failing(a, 3)
-    with a.kept_up():
+    with a.syncing():
         put(a.folder, one="1")
         while left[0] >= 0:
             time.sleep(0.01)
@@ -272,7 +272,7 @@ def test_a_store_that_is_down_for_a_while_is_tried_again(on, there, failing, pac
 def test_a_store_that_stays_down_is_told_with_where_the_work_lies(on, failing):
     a = on("a")
     failing(a, 1000)
-    with pytest.raises(OSError, match=f"backend error; what is not there yet lies in {a.folder}"), a.kept_up():
+    with pytest.raises(OSError, match=f"backend error; what is not there yet lies in {a.folder}"), a.syncing():
         put(a.folder, one="1")
     assert tree(a.folder)["one"] == "1"
 
@@ -280,7 +280,7 @@ def test_a_store_that_stays_down_is_told_with_where_the_work_lies(on, failing):
 def test_a_last_push_that_fails_does_not_hide_what_went_wrong_before(on, failing, package_log):
     a = on("a")
     failing(a, 1000)
-    with pytest.raises(ZeroDivisionError), a.kept_up():
+    with pytest.raises(ZeroDivisionError), a.syncing():
         put(a.folder, one="1")
         raise ZeroDivisionError
     assert "what is not there yet lies in" in package_log.text
@@ -351,7 +351,7 @@ BAD = {
 
 @pytest.mark.parametrize(("address", "message"), BAD.values(), ids=BAD)
 def test_addresses_that_are_none(address, message):
-    with pytest.raises(UserError, match=message), at_hand(address, "plan"):
+    with pytest.raises(UserError, match=message), local_copy(address, "plan"):
         pass
 
 
@@ -366,7 +366,7 @@ def test_the_package_of_a_store_is_named_where_it_is_missing(monkeypatch):
 
 @pytest.fixture
 def quick_locks(monkeypatch):
-    for name, seconds in {"BEAT": 0.05, "STILL": 0.5, "SETTLED": 0.1}.items():
+    for name, seconds in {"HEARTBEAT_S": 0.05, "STALE_AFTER_S": 0.5, "SETTLE_S": 0.1}.items():
         monkeypatch.setattr(locks, name, seconds)
 
 
@@ -379,16 +379,16 @@ def busy() -> None:
 
 
 def test_one_job_at_a_time_holds_an_address(there, quick_locks):
-    sheet = Store(f"file://{there}").sheet("lock")
-    with leased(sheet, busy) as holds:
+    record = Store(f"file://{there}").record("lock")
+    with lease(record, busy) as holds:
         assert holds()
         locks_of_another = {**json.loads((there / "lock").read_text()), "process": "4026531836 1"}
         assert not locks._has_ended(json.loads((there / "lock").read_text()))
         assert locks._has_ended({**locks_of_another, "process": locks._process(os.getpid()).split()[0] + " 1"})
-        with pytest.raises(Busy), leased(sheet, busy):
+        with pytest.raises(Busy), lease(record, busy):
             pass
     assert not (there / "lock").exists()
-    with leased(sheet, busy):
+    with lease(record, busy):
         pass
 
 
@@ -397,19 +397,19 @@ def test_what_a_killed_job_signed_is_waited_for_elsewhere_but_not_on_its_own_mac
 import os, signal
 from ddpm_jax.runtime import locks
 from ddpm_jax.runtime.store import Store
-locks.SETTLED = 0.0
-with locks.leased(Store("file://{there}").sheet("lock"), print):
+locks.SETTLE_S = 0.0
+with locks.lease(Store("file://{there}").sheet("lock"), print):
     os.kill(os.getpid(), signal.SIGKILL)
 """
     assert subprocess.run([sys.executable, "-c", program]).returncode == -signal.SIGKILL
-    sheet, asked = Store(f"file://{there}").sheet("lock"), []
+    record, asked = Store(f"file://{there}").record("lock"), []
     does = locks._lives
     monkeypatch.setattr(locks, "_lives", lambda *args: [asked.append(args), does(*args)][1])
     signed = (there / "lock").read_text()
-    with leased(sheet, busy):
+    with lease(record, busy):
         assert asked == []
     put(there, lock=json.dumps({**json.loads(signed), "machine": "another"}))
-    with leased(sheet, busy):
+    with lease(record, busy):
         assert len(asked) == 1
 
 
@@ -418,7 +418,7 @@ def test_a_job_that_is_stopped_while_it_waits_leaves_nothing(there, quick_locks,
         raise KeyboardInterrupt
 
     monkeypatch.setattr(locks.time, "sleep", stopped)
-    with pytest.raises(KeyboardInterrupt), leased(Store(f"file://{there}").sheet("lock"), busy):
+    with pytest.raises(KeyboardInterrupt), lease(Store(f"file://{there}").record("lock"), busy):
         pass
     assert not (there / "lock").exists()
 
@@ -459,7 +459,7 @@ def address(there, tmp_path, monkeypatch, quick_locks):
 
 
 def test_the_log_speaks_of_the_address(address, there):
-    with at_hand(address, "load") as folder:
+    with local_copy(address, "load") as folder:
         assert (folder / "config.json").is_file()
         line = Lines().format(logging.makeLogRecord({"msg": f"{folder}/y, {folder.parent}"}))
     assert line == f"{address}/y, file://{there.parent}"
@@ -469,9 +469,9 @@ def test_copies_go_with_their_jobs_and_those_of_killed_ones_with_the_next(addres
     copies = tmp_path / "cache/ddpm_jax/copies"
     put(copies / "killed", x="left")
     monkeypatch.setattr(mirror, "YOUNG", 0.0)
-    with at_hand(address, "train") as one, at_hand(address, "sample") as other:
+    with local_copy(address, "train") as one, local_copy(address, "sample") as other:
         assert one != other and len(list(copies.iterdir())) == 2
-        with pytest.raises(UserError, match=r"Another job \(train\) is at work in"), at_hand(address, "train"):
+        with pytest.raises(UserError, match=r"Another job \(train\) is at work in"), local_copy(address, "train"):
             pass
         put(one, note="made")
     assert list(copies.iterdir()) == []
@@ -481,7 +481,7 @@ def test_copies_go_with_their_jobs_and_those_of_killed_ones_with_the_next(addres
 def test_work_that_cannot_be_brought_there_is_kept(address, tmp_path, monkeypatch):
     monkeypatch.setattr(mirror, "PAUSE", 0.0)
     monkeypatch.setattr(Mirror, "push", lambda self, **_: (_ for _ in ()).throw(OSError(errno.EIO, "down", address)))
-    with pytest.raises(OSError, match="lies in"), at_hand(address, "train") as folder:
+    with pytest.raises(OSError, match="lies in"), local_copy(address, "train") as folder:
         put(folder, note="made")
-    with at_hand(address, "load"):
+    with local_copy(address, "load"):
         assert (folder / "note").read_text() == "made"

@@ -7,15 +7,15 @@ import jax
 import numpy as np
 import pytest
 
-from ddpm_jax.builders import shapes_of
+from ddpm_jax.builders import param_shapes
 from ddpm_jax.commands.cost import StepCost, bytes_of, sent_bytes, state_bytes
 from ddpm_jax.commands.plan import (
     USABLE,
-    Line,
+    LinearModel,
     OneDevice,
     extra_bytes,
     kept_checkpoints,
-    line_of,
+    linear_model,
     memory_in_words,
     parts_that_fit,
     plan,
@@ -53,7 +53,7 @@ def lines_of(config, capsys, workdir=None) -> dict[str, str]:
 
 def test_a_state_is_four_times_its_parameters_and_three_counters():
     state = OneDevice(CONFIG).shapes
-    params = bytes_of(shapes_of(CONFIG))
+    params = bytes_of(param_shapes(CONFIG))
     assert params == 4 * sum(math.prod(x.shape) for x in jax.tree.leaves(state.params))
     assert bytes_of(state) == pytest.approx(4 * params, abs=100)
 
@@ -80,10 +80,10 @@ def test_arithmetic_and_memory_grow_with_the_images():
 
 def test_the_room_is_the_most_images_that_stay_below_the_limit():
     step, _ = OneDevice(CONFIG).compile(2)
-    line = line_of({10: (step, StepCost(7.0, 1_300)), 2: (step, StepCost(7.0, 500))}, "memory")
-    assert line == Line(300, 100)
+    line = linear_model({10: (step, StepCost(7.0, 1_300)), 2: (step, StepCost(7.0, 500))}, "memory")
+    assert line == LinearModel(300, 100)
     assert line.room(line.of(7)) == 7 and line.room(line.of(7) - 1) == 6 and line.room(10) == 0
-    assert line_of({10: (step, StepCost(7.0, None)), 2: (step, StepCost(7.0, 500))}, "memory") is None
+    assert linear_model({10: (step, StepCost(7.0, None)), 2: (step, StepCost(7.0, 500))}, "memory") is None
 
 
 def test_the_fewest_parts_are_found():
@@ -98,7 +98,7 @@ def test_the_fewest_parts_are_found():
 
 def test_following_the_advice_fits(capsys):
     state = OneDevice(CONFIG).shapes
-    line = line_of({n: OneDevice(CONFIG).compile(n) for n in (2, 8)}, "memory")
+    line = linear_model({n: OneDevice(CONFIG).compile(n) for n in (2, 8)}, "memory")
     assert line is not None
     mesh, config = imagined_mesh(2), config_with(data={"batch_size": 64})
 
@@ -172,7 +172,7 @@ def test_a_plan_times_a_step_here(capsys):
 
 
 def test_a_plan_without_room_or_without_figures_says_so(capsys, monkeypatch):
-    monkeypatch.setattr("ddpm_jax.plan.device_limit", lambda: 1000)
+    monkeypatch.setattr("ddpm_jax.commands.plan.device_limit", lambda: 1000)
     lines = lines_of(config_with(data={"batch_size": 2}), capsys)
     assert lines["Fits"].startswith("no: not one image") and lines["Speed"].startswith("not timed")
     assert "Time" not in lines

@@ -117,7 +117,7 @@ def test_many_unreadable_files_are_an_error(photos, tmp_path, spoil, why):
 
 
 def test_a_disk_that_fails_once_is_asked_again(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare, "PATIENCE", 0.0)
+    monkeypatch.setattr(prepare, "RETRY_S", 0.0)
     failures = []
 
     def read(number):
@@ -126,9 +126,9 @@ def test_a_disk_that_fails_once_is_asked_again(photos, tmp_path, monkeypatch):
             raise OSError(5, "Input/output error")
         return b"content"
 
-    assert prepare.read_patiently(read, 3) == b"content" and failures == [3]
+    assert prepare.read_with_retry(read, 3) == b"content" and failures == [3]
     with pytest.raises(FileNotFoundError):
-        prepare.read_patiently(lambda number: (tmp_path / "no").read_bytes(), 0)
+        prepare.read_with_retry(lambda number: (tmp_path / "no").read_bytes(), 0)
 
 
 def test_the_originals_are_never_touched(photos, tmp_path):

@@ -15,7 +15,7 @@ def test_the_true_target_is_read_as_the_true_image_and_noise(linear, draw, kind)
     prediction = prediction_of_output(linear, kind, output, q_sample(linear, x0, t, eps), t)
     np.testing.assert_allclose(prediction.x0, x0, atol=1e-4)
     np.testing.assert_allclose(prediction.eps, eps, atol=1e-4)
-    assert prediction.variance is None
+    assert prediction.variance_weight is None
 
 
 def test_the_second_half_of_the_channels_is_the_variance(linear):
@@ -23,7 +23,7 @@ def test_the_second_half_of_the_channels_is_the_variance(linear):
     output = jnp.concatenate([x_t, jnp.full_like(x_t, -1.0)], axis=-1)
     prediction = prediction_of_output(linear, "eps", output, x_t, jnp.array([1, 2]))
     assert prediction.x0.shape == x_t.shape
-    np.testing.assert_array_equal(prediction.variance, 0.0)
+    np.testing.assert_array_equal(prediction.variance_weight, 0.0)
 
 
 def test_an_unknown_prediction_is_refused(linear):

@@ -17,7 +17,7 @@ MEANS = (RAMP - 0.1, 0.4 - 0.5 * RAMP)
 
 def log_density(schedule, x_t, t, mean):
     """Log p(x_t | class) of each image up to a constant, for pixels that are independently N(its mean, STD^2)."""
-    signal, noise = per_image(schedule.signal, t, x_t), per_image(schedule.noise, t, x_t)
+    signal, noise = per_image(schedule.signal_rate, t, x_t), per_image(schedule.noise_rate, t, x_t)
     square = (x_t - signal * mean) ** 2 / (signal**2 * STD**2 + noise**2)
     return -0.5 * jnp.sum(square, axis=(1, 2, 3))
 
@@ -51,7 +51,7 @@ def test_the_guided_score_adds_that_of_the_class(linear, given, scale):
 
     # Away from t = 1, where the class is certain and float32 divides by a noise of 0.01.
     guided = guide(Guidance(scale), linear, *given)
-    score, free = (-prediction.eps / per_image(linear.noise, t, x_t) for prediction in (guided, unconditional))
+    score, free = (-prediction.eps / per_image(linear.noise_rate, t, x_t) for prediction in (guided, unconditional))
     np.testing.assert_allclose(score[1:], (free + scale * jax.grad(log_class)(x_t))[1:], rtol=1e-3, atol=1e-3)
 
 
@@ -59,7 +59,7 @@ def test_the_guided_score_adds_that_of_the_class(linear, given, scale):
 def test_x0_and_eps_add_up_to_x_t_and_the_ends_are_the_models(linear, given, scale):
     x_t, t, conditional, unconditional = given
     guided = guide(Guidance(scale), linear, *given)
-    rebuilt = per_image(linear.signal, t, x_t) * guided.x0 + per_image(linear.noise, t, x_t) * guided.eps
+    rebuilt = per_image(linear.signal_rate, t, x_t) * guided.x0 + per_image(linear.noise_rate, t, x_t) * guided.eps
     np.testing.assert_allclose(rebuilt, x_t, atol=1e-5)
     if scale < 2.0:
         expected = conditional if scale else unconditional
@@ -90,7 +90,7 @@ def test_rescaling_gives_back_the_contrast_of_the_conditional_x0(linear, given):
     none, half, full = (guide(Guidance(7.5, None, share), linear, *given) for share in (0.0, 0.5, 1.0))
     np.testing.assert_allclose(contrast(full), contrast(conditional), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(half.x0, (none.x0 + full.x0) / 2, atol=1e-5)
-    rebuilt = per_image(linear.signal, t, x_t) * full.x0 + per_image(linear.noise, t, x_t) * full.eps
+    rebuilt = per_image(linear.signal_rate, t, x_t) * full.x0 + per_image(linear.noise_rate, t, x_t) * full.eps
     np.testing.assert_allclose(rebuilt, x_t, atol=1e-5)
     assert np.abs(contrast(none) / contrast(conditional) - 1.0).max() > 0.05
 

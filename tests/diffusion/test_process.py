@@ -31,8 +31,8 @@ def test_q_sample_at_zero_returns_the_image(linear, images):
 def test_q_sample_has_the_moments_of_the_paper(linear, draw):
     x0 = jnp.full((1, 64, 64, 3), 0.5)
     x_t = q_sample(linear, x0, jnp.array([300]), draw.standard_normal(x0.shape).astype(np.float32))
-    np.testing.assert_allclose(x_t.mean(), 0.5 * linear.signal[300], atol=0.02)
-    np.testing.assert_allclose(x_t.std(), linear.noise[300], rtol=0.02)
+    np.testing.assert_allclose(x_t.mean(), 0.5 * linear.signal_rate[300], atol=0.02)
+    np.testing.assert_allclose(x_t.std(), linear.noise_rate[300], rtol=0.02)
 
 
 def test_each_conversion_undoes_its_inverse(linear, images):
@@ -63,10 +63,10 @@ def test_v_target_equals_the_reference(linear, reference):
 def test_the_posterior_carries_the_marginal_of_t_to_that_of_s(cosine, pairs):
     t, s = np.array(pairs).T
     coefficients = posterior(cosine, t, s)
-    mean = coefficients.x0 + coefficients.x_t * cosine.signal[t]
-    variance = coefficients.x_t**2 * cosine.noise[t] ** 2 + coefficients.variance
-    np.testing.assert_allclose(mean, cosine.signal[s], rtol=1e-9)
-    np.testing.assert_allclose(variance, cosine.noise[s] ** 2, rtol=1e-9, atol=1e-12)
+    mean = coefficients.x0 + coefficients.x_t * cosine.signal_rate[t]
+    variance = coefficients.x_t**2 * cosine.noise_rate[t] ** 2 + coefficients.variance
+    np.testing.assert_allclose(mean, cosine.signal_rate[s], rtol=1e-9)
+    np.testing.assert_allclose(variance, cosine.noise_rate[s] ** 2, rtol=1e-9, atol=1e-12)
 
 
 def test_posterior_equals_the_reference(linear, reference):
@@ -83,7 +83,7 @@ def test_steps_that_do_not_go_back_are_refused(linear, t, s):
 
 
 def test_per_image_reads_a_float64_table_as_float32_rows(linear):
-    rows = per_image(linear.noise, jnp.array([1, 1000]), jnp.zeros((2, 8, 8, 3)))
+    rows = per_image(linear.noise_rate, jnp.array([1, 1000]), jnp.zeros((2, 8, 8, 3)))
     assert rows.shape == (2, 1, 1, 1) and rows.dtype == jnp.float32
     # Formed in float32, 1 - alpha_bar would be off by 1.7e-4 here.
     np.testing.assert_allclose(rows[0].item() ** 2, 1e-4, rtol=1e-6)

@@ -24,10 +24,10 @@ def test_any_schedule_of_any_length_goes_from_signal_to_noise(name, steps):
     schedule = schedule_of_betas(BETAS[name](steps))
     assert schedule.steps == steps
     assert schedule.alpha_bar.shape == (steps + 1,) and schedule.alpha_bar.dtype == np.float64
-    assert schedule.alpha_bar[0] == 1.0 and schedule.noise[0] == 0.0
+    assert schedule.alpha_bar[0] == 1.0 and schedule.noise_rate[0] == 0.0
     assert np.all(np.diff(schedule.alpha_bar) < 0)
     assert schedule.alpha_bar[-1] < 0.01
-    np.testing.assert_allclose(schedule.signal**2 + schedule.noise**2, 1.0, rtol=1e-12)
+    np.testing.assert_allclose(schedule.signal_rate**2 + schedule.noise_rate**2, 1.0, rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", BETAS)

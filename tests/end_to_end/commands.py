@@ -8,9 +8,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from scripts.torments import commands
-from scripts.torments.commands import ROOT, finish
-from scripts.torments.commands import newest_state as final_state
+from scripts.fault_injection import commands
+from scripts.fault_injection.commands import ROOT, finish
+from scripts.fault_injection.commands import newest_state as final_state
 
 __all__ = ["RECIPE", "ROOT", "assert_same_bits", "final_state", "finish", "kill_at", "scalars", "start", "start_job"]
 

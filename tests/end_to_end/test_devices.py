@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm_jax.commands import cli, load_run
+from ddpm_jax import load_run
+from ddpm_jax.commands import cli
 from ddpm_jax.config.sections import Data
 from ddpm_jax.data.sources.digits import load_digits
 from ddpm_jax.runtime.devices import along_batch, data_mesh
@@ -34,8 +35,8 @@ LENGTH = ("--config.train.steps=6", "--config.model.channels=64")
 
 def run_job(*argv: str, processes: int = 1, devices: int = 1) -> None:
     """Runs a command to its end; only the first process may have something to say."""
-    alone = processes == 1
-    jobs = [start(*argv, devices=devices)] if alone else start_job(*argv, processes=processes, devices=devices)
+    single = processes == 1
+    jobs = [start(*argv, devices=devices)] if single else start_job(*argv, processes=processes, devices=devices)
     ends = [finish(job) for job in jobs]
     assert [code for code, _ in ends] == [0] * processes, ends
     assert not any("INFO" in printed or "Steps" in printed for _, printed in ends[1:])

@@ -13,7 +13,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import weights as weights_module
 from ddpm_jax.evaluation.features import features_of, open_extractor
 from ddpm_jax.evaluation.inception import Inception, prepared
-from ddpm_jax.evaluation.weights import read_weights, shapes_of
+from ddpm_jax.evaluation.weights import param_shapes, read_weights
 from ddpm_jax.interop.tensors import by_path
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -23,7 +23,7 @@ REAL = SHARED / "inception_2015_12_05_to_mixed_6e.safetensors"
 def made_up(draw, layer) -> dict[str, np.ndarray]:
     """Random tensors under pytorch-fid's names, with batch norms that do something."""
     tensors = {}
-    for path, leaf in by_path(shapes_of(layer)).items():
+    for path, leaf in by_path(param_shapes(layer)).items():
         module = path.rpartition(".")[0]
         if module == "fc":
             tensors["fc.weight"] = draw.normal(size=leaf.shape[::-1]) * 0.05
@@ -86,8 +86,8 @@ def test_features_do_not_depend_on_their_batch_and_grey_is_three_colours(stem, d
     images = draw.integers(0, 256, (70, 12, 12, 1), dtype=np.uint8)
     features = np.concatenate([part for part, _ in features_of(extractor, images, "")])
     assert features.shape == (70, 64) and extractor.distance == "FID-64"
-    alone = Inception(64).apply({"params": read_weights(stem, 64)}, prepared(images[[69]].repeat(3, axis=-1)))
-    np.testing.assert_allclose(features[69:], np.asarray(alone), rtol=1e-4, atol=1e-6)
+    one_image = Inception(64).apply({"params": read_weights(stem, 64)}, prepared(images[[69]].repeat(3, axis=-1)))
+    np.testing.assert_allclose(features[69:], np.asarray(one_image), rtol=1e-4, atol=1e-6)
 
 
 def test_images_are_resized_as_pytorch_does_it():

@@ -7,7 +7,7 @@ import scipy.linalg
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.frechet import Moments, MomentSums, frechet_distance
 from ddpm_jax.evaluation.inception_score import SPLITS, ScoreSums, random_parts
-from ddpm_jax.evaluation.kid import kernel_distance, squared_mmd
+from ddpm_jax.evaluation.kid import kid, squared_mmd
 from ddpm_jax.evaluation.manifold import BLOCK, DENSITY_K, PRECISION_K, manifold, neighbour_distances
 
 
@@ -78,9 +78,9 @@ def test_the_kernel_distance_is_the_definition(draw):
 
 def test_the_kernel_distance_of_equal_sets_is_about_nothing(draw):
     real, fake, far = (draw.normal(size=(600, 8)) + shift for shift in (0, 0, 0.5))
-    same, deviation = kernel_distance(real, fake, subsets=20, size=200)
-    assert abs(same) < 3 * deviation and kernel_distance(real, far, subsets=20, size=200)[0] > 10 * abs(same)
-    assert kernel_distance(real, fake, subsets=3, size=10**6)[1] == pytest.approx(0.0, abs=1e-12)  # All, each time.
+    same, deviation = kid(real, fake, subsets=20, size=200)
+    assert abs(same) < 3 * deviation and kid(real, far, subsets=20, size=200)[0] > 10 * abs(same)
+    assert kid(real, fake, subsets=3, size=10**6)[1] == pytest.approx(0.0, abs=1e-12)  # All, each time.
 
 
 def test_the_inception_score_is_the_definition(draw):

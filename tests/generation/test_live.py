@@ -54,9 +54,9 @@ def test_leaving_early_ends_the_work_and_the_next_call_is_whole(digits, monkeypa
     )
     whole = [moment.x_t for moment in digits.watch(2, seed=1, steps=200)]
     assert len(worked) == 200
-    walk = digits.watch(2, seed=1, steps=200)
-    assert next(walk).done == 0
-    walk.close()
+    iterate = digits.watch(2, seed=1, steps=200)
+    assert next(iterate).done == 0
+    iterate.close()
     for thread in {*threading.enumerate()} - {threading.main_thread()}:
         if thread.name.endswith("(_finish)"):
             thread.join(60)
@@ -65,10 +65,10 @@ def test_leaving_early_ends_the_work_and_the_next_call_is_whole(digits, monkeypa
 
 
 def test_who_looks_slowly_makes_the_walk_wait(digits):
-    walk = digits.watch(1, seed=1, steps=100)
-    first = next(walk)
+    iterate = digits.watch(1, seed=1, steps=100)
+    first = next(iterate)
     time.sleep(1.0)
-    *_, last = walk
+    *_, last = iterate
     assert first.seconds <= 0.9 < last.seconds  # Else all would have been done, and kept, long before.
 
 
@@ -93,9 +93,9 @@ def test_a_script_may_end_while_it_watches_and_its_threads_look_on():
 
 
 def test_two_may_watch_the_same_sampler_at_once(digits):
-    alone = [[moment.x_t for moment in digits.watch(2, seed=seed)] for seed in (1, 2)]
+    separate = [[moment.x_t for moment in digits.watch(2, seed=seed)] for seed in (1, 2)]
     together = zip(digits.watch(2, seed=1), digits.watch(2, seed=2), strict=True)
-    for moments, expected in zip(together, zip(*alone, strict=True), strict=True):
+    for moments, expected in zip(together, zip(*separate, strict=True), strict=True):
         np.testing.assert_array_equal([moment.x_t for moment in moments], expected)
 
 

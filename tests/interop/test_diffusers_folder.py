@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ddpm_jax import UserError, cli, load_run
-from ddpm_jax.builders import build_schedule, shapes_of
+from ddpm_jax import UserError, load_run
+from ddpm_jax.builders import build_schedule, param_shapes
+from ddpm_jax.commands import cli
 from ddpm_jax.config import defaults, flatten
 from ddpm_jax.interop.diffusers import their_name
-from ddpm_jax.interop.diffusers_folder import local_copy, model_card, read_folder, write_folder
+from ddpm_jax.interop.diffusers_folder import fetch_folder, model_card, read_folder, write_folder
 from ddpm_jax.interop.tensors import by_path
 from tests.end_to_end.commands import assert_same_bits
 from tests.interop.toy import config, imported, random_params, random_run, script
@@ -55,7 +56,7 @@ def test_export_and_import_are_inverse_to_the_last_bit(tmp_path, sections):
 def test_every_tensor_has_a_name_of_its_own():
     settings = config(model={"classes": 3})
 
-    names = [their_name(path, 2) for path in by_path(shapes_of(settings))]
+    names = [their_name(path, 2) for path in by_path(param_shapes(settings))]
     assert len(set(names)) == len(names)
     assert {"up_blocks.0.upsamplers.0.conv.weight", "mid_block.attentions.0.to_out.0.bias"} <= set(names)
     assert "down_blocks.1.attentions.0.group_norm.weight" in names and "up_blocks.0.attentions.1.to_q.bias" in names
@@ -167,7 +168,7 @@ def test_pickles_are_refused_with_the_way_to_convert_them(folder):
     with pytest.raises(UserError, match=r"is a pickle, which can run code .* weights_only=True"):
         read_folder(folder)
     with pytest.raises(UserError, match="is a pickle"):
-        local_copy("some/model.ckpt")
+        fetch_folder("some/model.ckpt")
 
 
 def test_other_things_than_models_are_refused(tmp_path, folder, monkeypatch):
@@ -186,10 +187,10 @@ def test_other_things_than_models_are_refused(tmp_path, folder, monkeypatch):
     with pytest.raises(UserError, match="describes a StableDiffusionPipeline; only DDPMPipeline and DDIMPipeline"):
         read_folder(folder)
     with pytest.raises(UserError, match="nowhere is no folder; give one that diffusers wrote"):
-        local_copy("nowhere")
+        fetch_folder("nowhere")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(UserError, match="fetching it needs huggingface_hub: pip install huggingface_hub"):
-        local_copy("google/ddpm-cat-256")
+        fetch_folder("google/ddpm-cat-256")
 
 
 @pytest.mark.parametrize(

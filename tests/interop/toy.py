@@ -6,7 +6,7 @@ import sys
 import jax
 import numpy as np
 
-from ddpm_jax.builders import shapes_of
+from ddpm_jax.builders import param_shapes
 from ddpm_jax.config import config_of, defaults
 from ddpm_jax.interop.diffusers_folder import read_folder
 from ddpm_jax.interop.runs import start_run
@@ -25,7 +25,7 @@ def config(**sections):
 
 def random_params(settings, seed: int = 0):
     draw = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: draw.normal(size=leaf.shape).astype(np.float32) * 0.2, shapes_of(settings))
+    return jax.tree.map(lambda leaf: draw.normal(size=leaf.shape).astype(np.float32) * 0.2, param_shapes(settings))
 
 
 def random_run(workdir, names=(), **sections):

@@ -11,7 +11,7 @@ from ddpm_jax.diffusion.pixels import to_pixels
 from ddpm_jax.errors import UserError
 from ddpm_jax.reporting.images import GAP, grid, save_gif, save_png, strip
 from ddpm_jax.reporting.throughput import Throughput
-from ddpm_jax.reporting.writer import ByImagesSeen, Lowest, TensorBoard, WeightsAndBiases, Writers
+from ddpm_jax.reporting.writer import BestSoFar, ByImagesSeen, TensorBoard, WeightsAndBiases, Writers
 from ddpm_jax.runtime.log import start_log
 from ddpm_jax.runtime.progress import duration, progress
 
@@ -175,7 +175,7 @@ def test_wandb_gets_the_same_calls(tmp_path, monkeypatch):
 
 
 def test_the_lowest_point_of_a_curve_is_remembered():
-    lowest = Lowest()
+    best = BestSoFar()
     for step, value in enumerate([float("nan"), 3.0, 1.0, 1.0, 2.0, float("inf")]):
-        lowest.scalars(step, {"train/loss": value, "other": -value})
-    assert lowest.of(["validation/loss", "train/loss"]) == {"train/loss": (1.0, 2)}
+        best.scalars(step, {"train/loss": value, "other": -value})
+    assert best.of(["validation/loss", "train/loss"]) == {"train/loss": (1.0, 2)}

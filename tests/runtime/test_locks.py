@@ -12,7 +12,7 @@ import time
 import pytest
 
 from ddpm_jax.runtime import locks
-from ddpm_jax.runtime.locks import alone
+from ddpm_jax.runtime.locks import exclusive_lock
 
 
 class Busy(Exception):
@@ -25,9 +25,9 @@ def busy() -> None:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(locks, "BEAT", 0.05)
-    monkeypatch.setattr(locks, "STILL", 1.0)
-    monkeypatch.setattr(locks, "SETTLED", 0.3)
+    monkeypatch.setattr(locks, "HEARTBEAT_S", 0.05)
+    monkeypatch.setattr(locks, "STALE_AFTER_S", 1.0)
+    monkeypatch.setattr(locks, "SETTLE_S", 0.3)
 
 
 def elsewhere(path, beat: int) -> None:
@@ -39,13 +39,13 @@ def elsewhere(path, beat: int) -> None:
 
 def test_a_second_job_is_refused_and_the_lock_goes_with_the_first(tmp_path):
     path = tmp_path / "new" / "lock"
-    with alone(path, busy):
+    with exclusive_lock(path, busy):
         for _ in range(2):
-            with pytest.raises(Busy), alone(path, busy):
+            with pytest.raises(Busy), exclusive_lock(path, busy):
                 pass
         assert path.exists()
     assert not path.exists()
-    with alone(path, busy):
+    with exclusive_lock(path, busy):
         pass
 
 
@@ -54,14 +54,14 @@ def test_a_killed_job_leaves_nothing_in_the_way(tmp_path, monkeypatch):
     program = f"""
 import os, signal
 from pathlib import Path
-from ddpm_jax.runtime.locks import alone
-with alone(Path({str(path)!r}), print):
+from ddpm_jax.runtime.locks import exclusive_lock
+with exclusive_lock(Path({str(path)!r}), print):
     os.kill(os.getpid(), signal.SIGKILL)
 """
     assert subprocess.run([sys.executable, "-c", program]).returncode == -9
     assert path.exists()
     monkeypatch.setattr(locks, "_lives", None)  # This machine's system knows that it is gone.
-    with alone(path, busy):
+    with exclusive_lock(path, busy):
         assert path.exists()
 
 
@@ -69,7 +69,7 @@ def test_a_job_that_died_on_another_machine_is_waited_for_and_replaced(tmp_path)
     path = tmp_path / "lock"
     elsewhere(path, 7)
     began = time.monotonic()
-    with alone(path, busy):
+    with exclusive_lock(path, busy):
         assert time.monotonic() - began >= 1.0
         assert json.loads(path.read_text())["pid"] == os.getpid()
 
@@ -86,7 +86,7 @@ def test_a_job_that_lives_on_another_machine_keeps_the_lock(tmp_path):
     other = threading.Thread(target=live)
     other.start()
     time.sleep(0.1)
-    with pytest.raises(Busy), alone(path, busy):
+    with pytest.raises(Busy), exclusive_lock(path, busy):
         pass
     ended.set()
     other.join()
@@ -95,10 +95,10 @@ def test_a_job_that_lives_on_another_machine_keeps_the_lock(tmp_path):
 
 def test_a_job_that_waits_gets_the_lock_when_it_is_free(tmp_path):
     path, waited = tmp_path / "lock", []
-    held = alone(path, busy)
+    held = exclusive_lock(path, busy)
     held.__enter__()
     threading.Timer(0.2, held.__exit__, (None, None, None)).start()
-    with alone(path, lambda: waited.append(1)):
+    with exclusive_lock(path, lambda: waited.append(1)):
         assert waited == [1]
 
 
@@ -108,9 +108,9 @@ def test_where_the_system_has_no_locks_what_is_written_counts(tmp_path, monkeypa
 
     monkeypatch.setattr(fcntl, "flock", none)
     path = tmp_path / "lock"
-    with alone(path, busy), pytest.raises(Busy), alone(path, busy):
+    with exclusive_lock(path, busy), pytest.raises(Busy), exclusive_lock(path, busy):
         pass
-    with alone(path, busy):
+    with exclusive_lock(path, busy):
         pass
 
 
@@ -122,7 +122,7 @@ def test_of_two_jobs_that_see_the_same_silence_one_gets_the_lock(tmp_path, monke
 
     def job() -> None:
         try:
-            with alone(path, busy):
+            with exclusive_lock(path, busy):
                 held.append(1)
                 most.append(len(held))
                 time.sleep(1.5)
@@ -144,9 +144,9 @@ def test_who_was_taken_for_dead_ends_and_leaves_the_lock(tmp_path):
 import json, time
 from pathlib import Path
 from ddpm_jax.runtime import locks
-locks.BEAT = 0.05
+locks.HEARTBEAT_S = 0.05
 path = Path({str(path)!r})
-with locks.alone(path, print):
+with locks.exclusive_lock(path, print):
     path.write_text(json.dumps({{"host": "another", "machine": "another", "token": "theirs"}}))
     time.sleep(20)
     print("it went on")
@@ -158,5 +158,5 @@ with locks.alone(path, print):
 
 def test_a_fault_of_the_disk_is_not_taken_for_a_lock(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError), alone(tmp_path / "file" / "lock", busy):
+    with pytest.raises(OSError), exclusive_lock(tmp_path / "file" / "lock", busy):
         pass

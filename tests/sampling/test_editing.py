@@ -55,17 +55,17 @@ def test_noised_images_have_the_marginals_of_the_forward_process(linear):
     keys = image_keys(0, np.arange(200))
     x0 = jnp.full((200, *SHAPE), 0.5)
     x_t = noised(linear, x0, 400, keys)
-    np.testing.assert_allclose(x_t.mean(), 0.5 * linear.signal[400], atol=0.03)
-    np.testing.assert_allclose(x_t.std(), linear.noise[400], rtol=0.02)
+    np.testing.assert_allclose(x_t.mean(), 0.5 * linear.signal_rate[400], atol=0.03)
+    np.testing.assert_allclose(x_t.std(), linear.noise_rate[400], rtol=0.02)
 
 
 def test_resampling_walks_every_block_as_often_as_asked_and_joins_up():
     pairs = step_pairs("leading", 100, 7)
-    walked, back = resampled(pairs, jump=3, repeats=2)
+    walked, back = resampled(pairs, jump=3, resamples=2)
     assert walked[:, 0].tolist() == [85, 71, 57, 85, 71, 57, 43, 29, 15, 43, 29, 15, 1, 1]
     assert back.tolist() == [71, 57, 85, 71, 57, 43, 29, 15, 43, 29, 15, 1, 1, 0]
     np.testing.assert_array_equal(back[:-1], walked[1:, 0])
-    plain, down = resampled(pairs, jump=10, repeats=1)
+    plain, down = resampled(pairs, jump=10, resamples=1)
     np.testing.assert_array_equal(plain, pairs)
     np.testing.assert_array_equal(down, pairs[:, 1])
 
@@ -76,7 +76,7 @@ def test_inpainting_keeps_known_pixels_to_the_last_bit(linear, keys, channels):
     mask = jnp.zeros((6, 8, 8, 1)).at[:, 2:5, 3:7].set(1.0)
     x_T = draw_noise(keys, 0, (8, 8, channels))
     drawn = inpaint(
-        point_denoiser(linear, 0.1), linear, x_T, keys, step_pairs("leading", 1000, 10), known, mask, repeats=2
+        point_denoiser(linear, 0.1), linear, x_T, keys, step_pairs("leading", 1000, 10), known, mask, resamples=2
     )
     inside = np.broadcast_to(np.asarray(mask) > 0.5, known.shape)
     np.testing.assert_array_equal(np.asarray(drawn.images)[~inside], np.asarray(known)[~inside])
@@ -86,7 +86,7 @@ def test_inpainting_keeps_known_pixels_to_the_last_bit(linear, keys, channels):
 def test_inpainted_pixels_follow_the_known_ones(linear):
     """Images of one grey, N(0.3, 0.25^2): one known pixel tells the others, and resampling makes them agree better."""
     keys = image_keys(0, np.arange(256))
-    signal, noise = (jnp.asarray(table, jnp.float32) for table in (linear.signal, linear.noise))
+    signal, noise = (jnp.asarray(table, jnp.float32) for table in (linear.signal_rate, linear.noise_rate))
     known = jnp.broadcast_to((MEAN + STD * jax.random.normal(jax.random.key(3), (256, 1, 1, 1))), (256, 2, 1, 1))
     mask = jnp.asarray([0.0, 1.0]).reshape(1, 2, 1, 1)
 
@@ -103,9 +103,9 @@ def test_inpainted_pixels_follow_the_known_ones(linear):
     x_T = draw_noise(keys, 0, (2, 1, 1))
     pairs = step_pairs("leading", 1000, 50)
     errors = {}
-    for repeats in (1, 5):
+    for resamples in (1, 5):
         images = inpaint(
-            denoiser, linear, x_T, keys, pairs, known, jnp.broadcast_to(mask, known.shape), jump=1, repeats=repeats
+            denoiser, linear, x_T, keys, pairs, known, jnp.broadcast_to(mask, known.shape), jump=1, resamples=resamples
         ).images
-        errors[repeats] = float(jnp.sqrt(jnp.mean((images[:, 1] - images[:, 0]) ** 2)))
+        errors[resamples] = float(jnp.sqrt(jnp.mean((images[:, 1] - images[:, 0]) ** 2)))
     assert errors[5] < 0.3 * errors[1] and errors[5] < 0.02

@@ -10,13 +10,13 @@ import pytest
 from ddpm_jax.diffusion.denoiser import prediction_of_output
 from ddpm_jax.diffusion.process import posterior
 from ddpm_jax.diffusion.schedule import linear_betas, schedule_of_betas
-from ddpm_jax.sampling.ddim import ddim, ddim_rows
+from ddpm_jax.sampling.ddim import ddim, ddim_coefficients
 from ddpm_jax.sampling.ddpm import ddpm
 from ddpm_jax.sampling.dpm_solver import dpm_solver
 from ddpm_jax.sampling.noise import draw_noise, image_keys
 from ddpm_jax.sampling.threshold import clip, constrain
 from ddpm_jax.sampling.timesteps import step_pairs
-from ddpm_jax.sampling.trajectory import Watch
+from ddpm_jax.sampling.trajectory import FrameSpec
 from ddpm_jax.sampling.unipc import unipc
 from tests.analytic import gaussian_denoiser, point_denoiser
 
@@ -44,12 +44,12 @@ def analytic_chain(schedule, pairs, noise_variance):
     """Mean and standard deviation of x_0 when x_T is standard normal and every step is the affine map it is."""
     mean, variance = 0.0, 1.0
     for (t, s), added in zip(pairs, noise_variance, strict=True):
-        signal, noise = schedule.signal[t], schedule.noise[t]
+        signal, noise = schedule.signal_rate[t], schedule.noise_rate[t]
         gain = STD**2 * signal / (signal**2 * STD**2 + noise**2)
         # x_0 = offset + gain x_t and eps = (x_t - signal x_0) / noise; x_s = signal_s x_0 + weight eps + noise.
-        offset, weight = MEAN * (1 - gain * signal), np.sqrt(schedule.noise[s] ** 2 - added)
-        slope = schedule.signal[s] * gain + weight * (1 - signal * gain) / noise
-        mean = slope * mean + schedule.signal[s] * offset - weight * signal * offset / noise
+        offset, weight = MEAN * (1 - gain * signal), np.sqrt(schedule.noise_rate[s] ** 2 - added)
+        slope = schedule.signal_rate[s] * gain + weight * (1 - signal * gain) / noise
+        mean = slope * mean + schedule.signal_rate[s] * offset - weight * signal * offset / noise
         variance = slope**2 * variance + added
     return mean, np.sqrt(variance)
 
@@ -133,7 +133,7 @@ def test_ddim_equals_the_loop_of_diffusers_own_tests(linear, reference, kind, na
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_a_ddim_step_equals_the_reference(linear, reference, eta):
     expected = reference["linear"]["ddim_step_501_to_481_x_1_eps_0.5"][str(eta)]
-    rows = ddim_rows(linear, np.array([[501, 481]]), eta)
+    rows = ddim_coefficients(linear, np.array([[501, 481]]), eta)
     np.testing.assert_allclose(rows.sigma, expected["sigma"], rtol=1e-6)
     np.testing.assert_allclose(rows.x0 * expected["x0"] + rows.eps * 0.5, expected["mean"], rtol=1e-6)
 
@@ -141,12 +141,12 @@ def test_a_ddim_step_equals_the_reference(linear, reference, eta):
 def test_frames_run_from_noise_to_image_whatever_their_number(linear):
     x_T, keys = start(3, (4, 4, 1))
     pairs, denoiser = step_pairs("leading", 1000, 10), gaussian_denoiser(linear, MEAN, STD)
-    whole = ddim(denoiser, linear, x_T, keys, pairs, watch=Watch(11, 2))
+    whole = ddim(denoiser, linear, x_T, keys, pairs, watch=FrameSpec(11, 2))
     assert whole.frames.shape == (11, 2, 4, 4, 1)
     np.testing.assert_array_equal(whole.frames[0], x_T[:2])
     np.testing.assert_array_equal(whole.frames[-1], whole.images[:2])
     for count in (1, 4, 30):
-        frames = ddim(denoiser, linear, x_T, keys, pairs, watch=Watch(count, 2)).frames
+        frames = ddim(denoiser, linear, x_T, keys, pairs, watch=FrameSpec(count, 2)).frames
         shown = np.round(np.linspace(0, 10, count)).astype(int)
         np.testing.assert_allclose(frames, whole.frames[shown], atol=1e-6)
     assert ddim(denoiser, linear, x_T, keys, pairs).frames.shape[0] == 0
@@ -159,7 +159,7 @@ def test_memory_does_not_grow_with_the_steps(linear, name):
     def temporary(steps):
         pairs = step_pairs("leading", 1000, steps)
         denoiser = point_denoiser(linear, 0.1)
-        run = jax.jit(lambda x, k: SAMPLERS[name](denoiser, linear, x, k, pairs, watch=Watch(5, 2)))
+        run = jax.jit(lambda x, k: SAMPLERS[name](denoiser, linear, x, k, pairs, watch=FrameSpec(5, 2)))
         return run.lower(x_T, keys).compile().memory_analysis().temp_size_in_bytes
 
     image = x_T.size * 4
@@ -170,7 +170,7 @@ def test_memory_does_not_grow_with_the_steps(linear, name):
 @pytest.mark.parametrize("name", sorted(set(SAMPLERS) - {"ddpm-learned"}))
 def test_no_signal_at_all_is_a_start_like_any_other(name, final):
     schedule = schedule_of_betas(linear_betas(1000), zero_terminal_snr=True)
-    assert schedule.signal[-1] == 0.0
+    assert schedule.signal_rate[-1] == 0.0
     x_T, keys = start(64, (8, 8, 1))
     pairs = step_pairs("trailing", 1000, 50, final)
     images = SAMPLERS[name](gaussian_denoiser(schedule, MEAN, STD), schedule, x_T, keys, pairs).images

@@ -33,7 +33,9 @@ def exact_denoiser(schedule):
     """E[x_0 | x_t] of N(MEAN, STD^2) in whatever precision x_t has."""
 
     def denoise(x_t, t):
-        signal, noise = (jnp.asarray(table)[t].reshape(-1, 1, 1, 1) for table in (schedule.signal, schedule.noise))
+        signal, noise = (
+            jnp.asarray(table)[t].reshape(-1, 1, 1, 1) for table in (schedule.signal_rate, schedule.noise_rate)
+        )
         x0 = MEAN + STD**2 * signal / (signal**2 * STD**2 + noise**2) * (x_t - signal * MEAN)
         return Prediction(x0, (x_t - signal * x0) / noise)
 
@@ -42,8 +44,8 @@ def exact_denoiser(schedule):
 
 def exact_solution(schedule, x_t, t, s):
     """The probability-flow ODE from t to s: it scales the distance to the mean as the deviation of the marginal."""
-    deviation = np.sqrt(schedule.alpha_bar * STD**2 + schedule.noise**2)
-    return schedule.signal[s] * MEAN + deviation[s] / deviation[t] * (x_t - schedule.signal[t] * MEAN)
+    deviation = np.sqrt(schedule.alpha_bar * STD**2 + schedule.noise_rate**2)
+    return schedule.signal_rate[s] * MEAN + deviation[s] / deviation[t] * (x_t - schedule.signal_rate[t] * MEAN)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +156,7 @@ def test_steps_that_do_not_follow_each_other_are_refused(linear, solver):
 
 
 def test_the_spacings_that_solvers_have_by_default_serve_them_best(linear):
-    """Pixels near -0.5 or 0.5, exactly denoised, against the true solution: assemble.py cites these distances."""
+    """Pixels near -0.5 or 0.5, exactly denoised, against the true solution: builders.py cites these distances."""
     denoiser = two_values_denoiser(linear, 0.5, 0.05)
     x_T = jnp.asarray(np.random.default_rng(0).normal(size=(4, 16, 16, 1)), jnp.float32)
     keys = image_keys(0, np.arange(4))

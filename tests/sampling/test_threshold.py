@@ -34,8 +34,10 @@ def test_eps_stays_as_it_was_or_adds_up_to_x_t(linear, x_t, threshold):
     np.testing.assert_array_equal(kept.eps, free(x_t, t).eps)
     for prediction in (kept, rederived):
         np.testing.assert_allclose(prediction.x0, 1.0, atol=1e-6)
-        np.testing.assert_array_equal(prediction.variance, free(x_t, t).variance)
-    rebuilt = per_image(linear.signal, t, x_t) * rederived.x0 + per_image(linear.noise, t, x_t) * rederived.eps
+        np.testing.assert_array_equal(prediction.variance_weight, free(x_t, t).variance_weight)
+    rebuilt = (
+        per_image(linear.signal_rate, t, x_t) * rederived.x0 + per_image(linear.noise_rate, t, x_t) * rederived.eps
+    )
     np.testing.assert_allclose(rebuilt, x_t, atol=1e-5)
 
 

@@ -78,7 +78,7 @@ def test_a_job_on_slurm_is_queued_again_where_that_helps(codes, again, tmp_path)
     python.write_text(f"#!/usr/bin/env bash\ncodes=({codes[0]} {codes[1]}); exit ${{codes[$SLURM_PROCID]}}\n")
     python.chmod(0o755)
     number = str(random.randrange(10**6))  # Which names a file.
-    job = start_on_slurm(tmp_path, PYTHON=str(python), PATIENCE="1", SLURM_JOB_ID=number)
+    job = start_on_slurm(tmp_path, PYTHON=str(python), RETRY_S="1", SLURM_JOB_ID=number)
     assert job.wait() == max(codes)
     assert (tmp_path / "asked").exists() == again
     assert not list(ROOT.glob(f"*{number}.codes"))

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm_jax import UserError, cli, load_run
+from ddpm_jax import UserError, load_run
+from ddpm_jax.commands import cli
 from ddpm_jax.config import config_of
 from ddpm_jax.reporting.images import grid
 from scripts.play.model import KEPT_SECONDS, PACE, fitted, inpainted, new_file, paced, walks_of

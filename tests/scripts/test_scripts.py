@@ -43,8 +43,8 @@ def test_it_prepares_counts_measures_and_draws(photos):
     np.testing.assert_allclose(facts["std"], (pixels / 255).std(axis=(0, 1, 2)), atol=1e-4)
     stored = np.fromfile(f"{facts['cache']}/images.u8", np.uint8).reshape(pixels.shape)
     np.testing.assert_array_equal(stored, pixels)
-    with Image.open(facts["contact_sheet"]) as sheet:
-        assert sheet.width > 3 * 64
+    with Image.open(facts["contact_sheet"]) as record:
+        assert record.width > 3 * 64
 
     again = prepare(photos, f"--sheet={photos.parent}/sheet.png")
     assert again.returncode == 0 and "cats 6, dogs 3" in again.stdout

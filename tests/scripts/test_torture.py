@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from scripts.torments.commands import leftovers
-from scripts.torments.damage import flip, truncate
+from scripts.fault_injection.commands import leftovers
+from scripts.fault_injection.damage import flip, truncate
 from tests.scripts.test_scripts import run
 
 

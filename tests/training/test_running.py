@@ -18,7 +18,7 @@ from ddpm_jax.errors import TrainingDiverged, UserError
 from ddpm_jax.reporting.profile import Profile
 from ddpm_jax.reporting.throughput import Throughput
 from ddpm_jax.reporting.writer import TensorBoard
-from ddpm_jax.training import sharding
+from ddpm_jax.runtime import devices as sharding
 from ddpm_jax.training.cadence import due
 from ddpm_jax.training.checkpoint import SEAL, Checkpoints
 from ddpm_jax.training.feedback import STEPS_AHEAD, Feedback

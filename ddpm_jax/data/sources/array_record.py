@@ -26,7 +26,7 @@ from ddpm_jax.data.cache import key_of, open_cache, remembered
 from ddpm_jax.data.collection import Collection
 from ddpm_jax.data.sources.example import Features, read_example
 from ddpm_jax.data.sources.splits import SPLITS, choose_split
-from ddpm_jax.errors import UserError, some
+from ddpm_jax.errors import UserError, abbreviated
 from ddpm_jax.runtime.progress import progress
 
 IMAGE_KEYS = ("image", "image/encoded", "jpg", "jpeg", "png", "webp")
@@ -180,7 +180,8 @@ def _image_key(reader: RecordReader, origin: str) -> str:
     key = next((key for key in IMAGE_KEYS if key in features), None)
     if key is None:
         raise UserError(
-            f"{origin}: records hold {some(sorted(features))}; expected an encoded image as {' or '.join(IMAGE_KEYS)}."
+            f"{origin}: records hold {abbreviated(sorted(features))}; expected an encoded image as "
+            f"{' or '.join(IMAGE_KEYS)}."
         )
     return key
 

@@ -22,7 +22,7 @@ from ddpm_jax.config.sections import Data
 from ddpm_jax.data.annotations import annotate
 from ddpm_jax.data.collection import Collection
 from ddpm_jax.data.sources.splits import SPLITS, choose_split
-from ddpm_jax.errors import UserError, some
+from ddpm_jax.errors import UserError, abbreviated
 from ddpm_jax.runtime.files import NO_ARRAYS
 
 KINDS = {"images": "labels", "x": "y", "arr_0": "arr_1"}
@@ -99,8 +99,8 @@ def _npz_pairs(path: Path, wanted: str | None, origin: str) -> list[tuple[Member
                 found.setdefault(split, (_member(path, name), _member(path, other) if other in names else None))
     if not found:
         raise UserError(
-            f"{origin} holds the arrays {some(sorted(names))}; expected images (and labels), x (and y), or arr_0, or "
-            "splits such as train_images and test_images."
+            f"{origin} holds the arrays {abbreviated(sorted(names))}; expected images (and labels), x (and y), or "
+            "arr_0, or splits such as train_images and test_images."
         )
     if "" in found:
         choose_split(wanted, (), origin)

@@ -17,7 +17,7 @@ from ddpm_jax.data.annotations import Annotations
 from ddpm_jax.data.collection import Collection
 from ddpm_jax.data.sources.splits import choose_split
 from ddpm_jax.data.sources.tree import Tree, TreeReader, open_tree
-from ddpm_jax.errors import UserError, some
+from ddpm_jax.errors import UserError, abbreviated
 
 FID_CROP = (89 - 64, 121 - 64, 89 + 64, 121 + 64)
 SPLITS = ("train", "validation", "test")
@@ -120,7 +120,9 @@ def _rows_of(names: list[str], row_of: dict[str, int], path: Path) -> np.ndarray
     """The row of each image in a list, which must have one."""
     missing = [name for name in names if _stem(name) not in row_of]
     if missing:
-        raise UserError(f"{path} misses {len(missing)} of {len(names)} images ({some(missing)}); fetch it again.")
+        raise UserError(
+            f"{path} misses {len(missing)} of {len(names)} images ({abbreviated(missing)}); fetch it again."
+        )
     return np.array([row_of[_stem(name)] for name in names], int)
 
 

@@ -14,7 +14,7 @@ from ddpm_jax.data.annotations import TABLES, Annotations, annotate, annotations
 from ddpm_jax.data.collection import Collection
 from ddpm_jax.data.sources.splits import ALL, SPLITS, choose_split
 from ddpm_jax.data.sources.tree import Tree, TreeReader, open_tree
-from ddpm_jax.errors import UserError, printable, some
+from ddpm_jax.errors import UserError, abbreviated, printable
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,9 @@ def _choose_split(images: list[str], level: int, wanted: str | None, origin: str
     others = [folder for folder, split in split_of.items() if split is None]
     if others:
         if {"train", "test"} <= set(split_of.values()):
-            logger.warning("%s: train and test are taken for classes, since %s is beside them", origin, some(others))
+            logger.warning(
+                "%s: train and test are taken for classes, since %s is beside them", origin, abbreviated(others)
+            )
         choose_split(wanted, (), origin)
         return images, []
     split = choose_split(wanted, sorted({str(split) for split in split_of.values()}), origin)
@@ -96,7 +98,7 @@ def _annotations_of_tables(tree: Tree, names: list[str], tables: list[str], orig
             raise UserError(f"{origin}: {table} cannot be read ({error}); save it as UTF-8 text.") from error
         folder = table.rpartition("/")[0]
         if any(other != table and other.rpartition("/")[0] == folder for other in tables):
-            raise UserError(f"{origin} has both {some(tables)}; keep the one that counts.")
+            raise UserError(f"{origin} has both {abbreviated(tables)}; keep the one that counts.")
         for name, row in read_table(table, text, origin).items():
             rows[f"{folder}/{name}" if folder else name] = row
     # The rows of other splits' images are left out; those of images that exist nowhere are a mistake.

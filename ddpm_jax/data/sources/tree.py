@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from ddpm_jax.errors import UserError, some
+from ddpm_jax.errors import UserError, abbreviated
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class Zip:
         if outside:
             raise UserError(
                 f"data.path={self.root} is not to be trusted: it holds entries that point outside of it "
-                f"({some(outside)}); make it anew from its files."
+                f"({abbreviated(outside)}); make it anew from its files."
             )
         plain = [e.filename for e in entries if stat.S_IFMT(e.external_attr >> 16) in FILE]
         entry_of = {name.replace("\\", "/"): name for name in plain}  # Some programs write Windows' separators.

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ddpm_jax.errors import UserError
-from scripts.torments.commands import (
+from scripts.fault_injection.commands import (
     Outcome,
     complete,
     finish,
@@ -36,7 +36,7 @@ def train_in(folder: Path) -> list[str]:
 
 def train_there(folder: Path) -> list[str]:
     """Training in a copy of what lies at an address, which is brought there all the time."""
-    return ["scripts/torments/eagerly.py", *training(f"file://{folder}/run")[1:]]
+    return ["scripts/fault_injection/eagerly.py", *training(f"file://{folder}/run")[1:]]
 
 
 def sample_in(folder: Path) -> list[str]:
@@ -74,8 +74,8 @@ def storm(flags: argparse.Namespace) -> Iterator[Outcome]:
         raise UserError(f"--works={','.join(sorted(unknown))} do not exist; expected some of {', '.join(WORKS)}.")
     draw = np.random.default_rng(flags.seed)
     for work in works:
-        alone = begin(flags.folder / f"{work}-alone", work)
-        complete(WORKS[work](alone))  # Also fills the cache of compiled code.
+        undisturbed = begin(flags.folder / f"{work}-alone", work)
+        complete(WORKS[work](undisturbed))  # Also fills the cache of compiled code.
         timed = begin(flags.folder / f"{work}-timed", work)
         began = time.monotonic()
         complete(WORKS[work](timed))
@@ -83,7 +83,7 @@ def storm(flags: argparse.Namespace) -> Iterator[Outcome]:
         while kills < flags.kills and not lost:
             folder, rounds = begin(flags.folder / f"{work}-{rounds}", work), rounds + 1
             killed, lost = one_storm(work, folder, draw, length, flags.kills - kills)
-            kills, lost = kills + killed, lost or differences(work, alone, folder)
+            kills, lost = kills + killed, lost or differences(work, undisturbed, folder)
         yield Outcome(f"SIGKILL during {work}", kills, lost, f"{rounds} runs, each of which ends as one left alone.")
 
 
@@ -118,17 +118,17 @@ def one_storm(work: str, folder: Path, draw: np.random.Generator, length: float,
         return killed, f"after {killed} kills it ended with {code}: {said[-300:]}" if code else ""
 
 
-def differences(work: str, alone: Path, folder: Path) -> str:
+def differences(work: str, undisturbed: Path, folder: Path) -> str:
     """What is not as it is where nothing was killed."""
     if left := leftovers(folder):
         return f"left over: {', '.join(left[:5])}"
     if work in ("train", "address"):
-        same = same_bits(newest_state(alone / "run"), newest_state(folder / "run"))
+        same = same_bits(newest_state(undisturbed / "run"), newest_state(folder / "run"))
         return "" if same else "another final state"
     kinds = {"sample": "run/samples/**/*", "evaluate": "run/evaluation/*.json", "prepare": "cache/**/*"}
     found = [
         {path.relative_to(where): content(path) for path in where.glob(kinds[work]) if path.is_file()}
-        for where in (alone, folder)
+        for where in (undisturbed, folder)
     ]
     return "" if found[0] == found[1] else "other files"
 

@@ -11,7 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ddpm_jax.errors import UserError
-from scripts.torments.commands import Outcome, complete, finish, leftovers, newest_state, same_bits, start, training
+from scripts.fault_injection.commands import (
+    Outcome,
+    complete,
+    finish,
+    leftovers,
+    newest_state,
+    same_bits,
+    start,
+    training,
+)
 
 SMALL, LARGE = "3m", "200m"
 
@@ -36,15 +45,17 @@ def remount(place: Path, options: str) -> None:
 
 def disk(flags: argparse.Namespace) -> Iterator[Outcome]:
     """Fills, closes and removes the disk under a training."""
-    alone = flags.folder / "alone"
-    complete(training(alone))
+    undisturbed = flags.folder / "alone"
+    complete(training(undisturbed))
     place = flags.folder / "disk"
     with small_disk(place):
         code, said = finish(start(training(place / "run")))
         kept = [path.name for path in (place / "run" / "checkpoints").glob("*/SHA256SUMS")]
         refused = code == 2 and "No space left" in said.splitlines()[-1] and "Traceback" not in said
         remount(place, f"size={LARGE}")
-        yield went_on("a disk that is full", refused, said, place / "run", alone, f"{len(kept)} checkpoints were kept.")
+        yield went_on(
+            "a disk that is full", refused, said, place / "run", undisturbed, f"{len(kept)} checkpoints were kept."
+        )
     shutil.rmtree(place)
     with small_disk(place):
         remount(place, f"size={LARGE}")
@@ -55,13 +66,13 @@ def disk(flags: argparse.Namespace) -> Iterator[Outcome]:
         code, said = finish(start(training(place / "run")))
         remount(place, "rw")
         refused = code == 2 and "Read-only" in said and len(said.splitlines()) == 1
-        yield went_on("a disk that is read-only", refused, said, place / "run", alone, "")
+        yield went_on("a disk that is read-only", refused, said, place / "run", undisturbed, "")
     shutil.rmtree(place)
     process = begun(place)
     os.rename(place, flags.folder / "moved")
     code, said = finish(process)
     refused = code == 2 and "Traceback" not in said
-    yield went_on("a workdir that is moved away", refused, said, flags.folder / "moved", alone, "")
+    yield went_on("a workdir that is moved away", refused, said, flags.folder / "moved", undisturbed, "")
 
 
 def begun(workdir: Path) -> subprocess.Popen[str]:
@@ -72,11 +83,11 @@ def begun(workdir: Path) -> subprocess.Popen[str]:
     return process
 
 
-def went_on(fault: str, refused: bool, said: str, workdir: Path, alone: Path, remark: str) -> Outcome:
+def went_on(fault: str, refused: bool, said: str, workdir: Path, undisturbed: Path, remark: str) -> Outcome:
     """Whether the command, once it can write again, ends as one that was left alone."""
     if not refused:
         return Outcome(fault, 1, f"it said {said[-500:]}")
     complete(training(workdir))
-    if not same_bits(newest_state(workdir), newest_state(alone)):
+    if not same_bits(newest_state(workdir), newest_state(undisturbed)):
         return Outcome(fault, 1, "another final state")
     return Outcome(fault, 1, ", ".join(leftovers(workdir)), f"One line; then it goes on to the same bits. {remark}")

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from scripts.torments.commands import Outcome, finish, leftovers, newest_state, same_bits, start_job, training
+from scripts.fault_injection.commands import Outcome, finish, leftovers, newest_state, same_bits, start_job, training
 
 PROCESSES = 2
 BOUND = 150.0
@@ -23,8 +23,8 @@ def job(workdir: Path, sharding: str) -> list[subprocess.Popen[str]]:
 def processes(flags: argparse.Namespace) -> Iterator[Outcome]:
     """Kills each process in turn, with parameters on every device and divided."""
     for sharding in ("replicated", "fsdp"):
-        alone = flags.folder / f"{sharding}-alone"
-        ends = [finish(process) for process in job(alone, sharding)]
+        undisturbed = flags.folder / f"{sharding}-alone"
+        ends = [finish(process) for process in job(undisturbed, sharding)]
         if any(code for code, _ in ends):
             raise RuntimeError(f"A job that was left alone ended with {ends}")
         for victim in range(PROCESSES):
@@ -44,7 +44,7 @@ def processes(flags: argparse.Namespace) -> Iterator[Outcome]:
             again = [finish(process) for process in job(folder, sharding)]
             if any(code for code, _ in again):
                 lost = f"the next start ended with {again}"
-            if not lost and not same_bits(newest_state(folder), newest_state(alone)):
+            if not lost and not same_bits(newest_state(folder), newest_state(undisturbed)):
                 lost = "another final state"
             lost = lost or ", ".join(leftovers(folder))
             remark = f"The other ends after {seconds:.0f} s with {code}; the next start goes on."

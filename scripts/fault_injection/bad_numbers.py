@@ -20,7 +20,7 @@ from ddpm_jax.reporting.writer import tag
 from ddpm_jax.runtime.log import quieten_log
 from ddpm_jax.training import step as training_step
 from ddpm_jax.training.state import is_finite
-from scripts.torments.commands import LENGTH, Outcome, newest_state, same_bits, training
+from scripts.fault_injection.commands import LENGTH, Outcome, newest_state, same_bits, training
 
 SPOILED = (5, 21, 22, 38, 53)
 """Steps, counted from 0, that meet something bad."""
@@ -95,14 +95,14 @@ def numbers(flags: argparse.Namespace) -> Iterator[Outcome]:
 
 def of_parameters(folder: Path) -> Iterator[Outcome]:
     """A parameter that is NaN ends the training; the next start goes on from what was saved before."""
-    alone, spoiled = folder / "alone", folder / "parameter"
-    train(alone)
+    undisturbed, spoiled = folder / "alone", folder / "parameter"
+    train(undisturbed)
     code = train(spoiled, STEP, spoiled_step(params=one_number))
     log = (spoiled / "train.log").read_text()
     lost = "" if code == 1 and "the last good checkpoint is step" in log else f"ended with {code}"
     if not lost and not is_finite(newest_state(spoiled)):
         lost = "saved what is not finite"
-    if not lost and (train(spoiled) or not same_bits(newest_state(alone), newest_state(spoiled))):
+    if not lost and (train(spoiled) or not same_bits(newest_state(undisturbed), newest_state(spoiled))):
         lost = "another final state"
     yield Outcome("NaN in a parameter", 1, lost, "Ended with 1; the next start goes on to the same bits.")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ddpm_jax.reporting.charts import panels
-from scripts.torments.commands import Outcome, start, training
+from scripts.fault_injection.commands import Outcome, start, training
 
 EVERY = 2.0
 """Seconds between two looks."""

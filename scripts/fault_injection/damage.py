@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ddpm_jax.training.checkpoint import Checkpoints
-from scripts.torments.commands import Outcome, complete, finish, newest_state, same_bits, start, training
+from scripts.fault_injection.commands import Outcome, complete, finish, newest_state, same_bits, start, training
 
 
 def truncate(path: Path) -> None:
