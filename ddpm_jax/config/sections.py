@@ -362,3 +362,13 @@ class Config:
     checkpoint: Checkpoint = Checkpoint()
     log: Log = Log()
     plan: Plan = Plan()
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image."""
+        return self.data.image_size, self.data.image_size, self.data.channels
+
+    @property
+    def label_width(self) -> int:
+        """Number of classes or attributes that the model is conditioned on; 0 for an unconditional model."""
+        return self.model.classes or self.model.attributes
