@@ -24,11 +24,11 @@ from ddpm_jax.runtime.devices import to_devices
 from ddpm_jax.sampling.ddim import ddim
 from ddpm_jax.sampling.ddpm import ddpm
 from ddpm_jax.sampling.dpm_solver import dpm_solver
-from ddpm_jax.sampling.editing import PixelMask, inpaint
+from ddpm_jax.sampling.editing import Mask, PixelMask, inpaint
+from ddpm_jax.sampling.loop import SCAN, Loop
 from ddpm_jax.sampling.noise import draw_noise
 from ddpm_jax.sampling.threshold import clip, constrain, dynamic
 from ddpm_jax.sampling.timesteps import Pairs, listed_pairs, step_pairs
-from ddpm_jax.sampling.trajectory import Samples
 from ddpm_jax.sampling.unipc import unipc
 from ddpm_jax.shapes import ImageKeys, Images
 from ddpm_jax.training.optimizer import build_optimizer, learning_rate
@@ -137,21 +137,20 @@ def build_guidance(config: Config) -> Guidance:
     return Guidance(sample.guidance, (low_high[0], low_high[1]) if low_high else None, sample.guidance_rescale)
 
 
-def build_sampler(config: Config) -> Callable[..., Samples]:
-    """A sampler with its options set: (denoiser, schedule, x_T, keys, pairs, watch=...) -> Samples."""
-    sample = config.sample
+def build_sampler(config: Config) -> Callable[..., Any]:
+    """A sampler with its options set: (denoiser, x_T, keys, pairs, loop=SCAN) -> what the loop returns."""
+    sample, schedule, constraint = config.sample, build_schedule(config), build_constraint(config)
     solve = {
         "ddpm": partial(ddpm, variance=sampling_variance(config)),
         "ddim": partial(ddim, eta=sample.eta),
         "dpm_solver": partial(dpm_solver, order=sample.order or 2),
         "unipc": partial(unipc, order=sample.order or 2),
     }[sample.sampler]
-    constraint = build_constraint(config)
 
-    def constrained(denoiser: Denoiser, schedule: Schedule, *noise_and_pairs: Any, **watch: Any) -> Samples:
-        return solve(constraint(denoiser), schedule, *noise_and_pairs, **watch)
+    def sampler(denoiser: Denoiser, x_T: Images, keys: ImageKeys, pairs: Pairs, loop: Loop = SCAN) -> Any:
+        return solve(constraint(denoiser), schedule, x_T, keys, pairs, loop=loop)
 
-    return constrained
+    return sampler
 
 
 def build_constraint(config: Config) -> Callable[[Denoiser], Denoiser]:
@@ -168,16 +167,16 @@ def sampling_variance(config: Config) -> Variance:
     return config.sample.variance or config.diffusion.variance
 
 
-def build_inpainting(config: Config) -> Callable[[Denoiser, Images, ImageKeys, PixelMask], Images]:
-    """Inpainting with its options set: (denoiser, x0, keys, mask) -> images."""
+def build_inpainting(config: Config) -> Callable[..., Any]:
+    """Inpainting with its options set: (denoiser, x0, keys, mask, loop=SCAN) -> what the loop returns."""
     settings, schedule, pairs = config.sample, build_schedule(config), build_pairs(config)
     constraint, variance = build_constraint(config), sampling_variance(config)
 
-    def paint(denoiser: Denoiser, x0: Images, keys: ImageKeys, mask: PixelMask) -> Images:
+    def paint(denoiser: Denoiser, x0: Images, keys: ImageKeys, mask: Mask | PixelMask, loop: Loop = SCAN) -> Any:
         x_T = draw_noise(keys, 0, x0.shape[1:])
-        every = jnp.broadcast_to(jnp.asarray(mask), (len(x0), *mask.shape))
-        iterate = {"jump": settings.jump, "resamples": settings.resamples, "variance": variance}
-        return inpaint(constraint(denoiser), schedule, x_T, keys, pairs, x0, every, **iterate).images
+        masks = jnp.broadcast_to(jnp.asarray(mask), (len(x0), *mask.shape[-3:]))
+        options = {"jump": settings.jump, "resamples": settings.resamples, "variance": variance}
+        return inpaint(constraint(denoiser), schedule, x_T, keys, pairs, x0, masks, **options, loop=loop)
 
     return paint
 

@@ -21,12 +21,11 @@ from ddpm_jax.builders import build_schedule, build_unet
 from ddpm_jax.commands.mirror import local_copy
 from ddpm_jax.config import Config, checked
 from ddpm_jax.diffusion.denoiser import Prediction
-from ddpm_jax.diffusion.pixels import to_pixels
 from ddpm_jax.errors import UserError, nearest
-from ddpm_jax.generation.draw import Draw, compile_sampler, draw_all, load_params
+from ddpm_jax.generation.draw import Compiled, compile_sampler, load_params, sample_pixels
 from ddpm_jax.generation.labels import choose_labels, label_names
-from ddpm_jax.generation.live import LiveSampler, Moment
 from ddpm_jax.generation.requests import for_sampler, only_images
+from ddpm_jax.generation.steps import SamplingStep, StepSampler
 from ddpm_jax.interop.safetensors_file import PRETRAINED, find_file, read_file
 from ddpm_jax.network.bind import bind
 from ddpm_jax.runtime.devices import data_mesh, replicated
@@ -103,59 +102,54 @@ class Run:
         given = {"sampler": sampler, "steps": steps, "seed": seed, "label": label}
         config = self._configured(count, OPTIONS, given | options)
         labels = choose_labels(config, self.names, np.arange(count))
-        draw = _sampler(_kind(config, count=1, batch_size=1))
-        batches = draw_all(config, draw, self.params, labels, data_mesh(), quiet=True)
-        return np.concatenate([to_pixels(samples.images) for samples in batches])
+        compiled = _sampler(_kind(config, count=1, batch_size=1))
+        return sample_pixels(config, compiled, self.params, labels, data_mesh())
 
-    def watch(self, count: int, **options: Any) -> Iterator[Moment]:
-        """Draws what `sample` draws, all at once on one device, and yields each step as it is done.
+    def iter_steps(self, count: int, **options: Any) -> Iterator[SamplingStep]:
+        """Samples what `sample` samples, all in one batch, and yields each step as it is done.
 
-        The last moment holds the images. Whoever leaves the loop before (`break`) ends the work. Options as for
-        `sample`, without batch_size.
+        The last step holds the images. Leaving the loop earlier (`break`) ends the work. Options as for `sample`,
+        without batch_size.
         """
         config = self._configured(count, OPTIONS_AT_ONCE, options)
         labels = choose_labels(config, self.names, np.arange(count))
-        return _live_sampler(_kind(config)).watch(self._on_one_device, config.sample.seed, labels)
+        return _step_sampler(_kind(config)).iterate(self.params, config.sample.seed, labels)
 
     def inpaint(
         self, images: ArrayLike, mask: ArrayLike, *, count: int | None = None, **options: Any
-    ) -> Iterator[Moment]:
-        """Draws anew what a mask leaves open (RePaint), and yields each step as `watch` does.
+    ) -> Iterator[SamplingStep]:
+        """Samples the pixels under a mask anew (RePaint), and yields each step as `iter_steps` does.
 
         images: uint8 [N, height, width, channels], taken in turn until there are `count` (N by default); mask:
-        [height, width], true or not zero where pixels are drawn. Options as for `watch` with DDPM, whose steps are 250
-        by default, and `resamples` and `jump`; without a label the model is asked of no class in particular.
+        [height, width], true or not zero where pixels are sampled. Options as for `iter_steps` with DDPM, whose steps
+        are 250 by default, and `resamples` and `jump`; without a label the model is unconditional.
         """
-        images, mask = np.asarray(images), np.asarray(mask)
-        size = self.config.data.image_size
-        shape = (size, size, self.config.data.channels)
+        images, mask, shape = np.asarray(images), np.asarray(mask), self.config.image_shape
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape or not len(images):
             raise UserError(
                 f"images are {images.dtype} {list(images.shape)}; expected uint8 [N, {str(shape)[1:-1]}], N from 1."
             )
-        if mask.dtype.kind not in "biuf" or mask.shape != (size, size) or not 0 < np.count_nonzero(mask) < mask.size:
+        if mask.dtype.kind not in "biuf" or mask.shape != shape[:2] or not 0 < np.count_nonzero(mask) < mask.size:
             raise UserError(
-                f"mask is {mask.dtype} {list(mask.shape)}; expected numbers [{size}, {size}], some 0, the others not: "
-                "those pixels are drawn."
+                f"mask is {mask.dtype} {list(mask.shape)}; expected numbers [{str(shape[:2])[1:-1]}], some 0, the "
+                "others not: those pixels are sampled."
             )
         count = len(images) if count is None else operator.index(count)
         if self.config.sample.label is None and options.get("label") is None:
-            options = {"guidance": 1.0} | options  # There is no label to exaggerate.
+            options = {"guidance": 1.0} | options  # There is no label to guide towards.
         config = self._configured(count, OPTIONS_INPAINTING, {"sampler": "ddpm"} | options, "inpaint")
         labels = None
         if config.sample.label is not None:
             labels = choose_labels(config, self.names, np.arange(count))
         known = (images[np.arange(count) % len(images)], (mask != 0).astype(np.float32)[..., None])
-        return _live_sampler(_kind(config)).watch(self._on_one_device, config.sample.seed, labels, known)
+        return _step_sampler(_kind(config)).iterate(self.params, config.sample.seed, labels, known)
 
     def noise(self, count: int, *, seed: int | None = None) -> Float[np.ndarray, "count height width channels"]:
         """The x_T that `sample(count, seed=seed)` starts from, float32."""
         seed = self.config.sample.seed if seed is None else operator.index(seed)
         settings = dataclasses.replace(self.config.sample, count=operator.index(count), seed=seed)
         checked(dataclasses.replace(self.config, sample=settings))
-        data = self.config.data
-        shape = (data.image_size, data.image_size, data.channels)
-        return np.asarray(draw_noise(image_keys(seed, np.arange(count)), 0, shape))
+        return np.asarray(draw_noise(image_keys(seed, np.arange(count)), 0, self.config.image_shape))
 
     def denoiser(
         self, x_t: Images, t: Steps | Sequence[int], labels: Labels | Sequence[int] | None = None
@@ -164,9 +158,8 @@ class Run:
 
         labels: class numbers [batch] (-1: none), or attributes [batch, attributes] of 0 and 1; None for none.
         """
-        data, steps = self.config.data, self.config.diffusion.steps
+        shape, steps = self.config.image_shape, self.config.diffusion.steps
         x_t, t = np.asarray(x_t), np.asarray(t)
-        shape = (data.image_size, data.image_size, data.channels)
         if x_t.dtype != np.float32 or x_t.ndim != 4 or x_t.shape[1:] != shape or not len(x_t):
             raise UserError(f"x_t is {x_t.dtype} {list(x_t.shape)}; expected float32 [batch, {str(shape)[1:-1]}].")
         if t.dtype.kind not in "iu" or t.shape != x_t.shape[:1] or t.min() < 1 or t.max() > steps:
@@ -178,7 +171,7 @@ class Run:
         if labels is None:
             return None
         labels, model = np.asarray(labels), self.config.model
-        if not (model.classes or model.attributes):
+        if not self.config.label_width:
             raise UserError("labels need a conditional model; this one has model.classes=0 and model.attributes=0.")
         shape, low, high = (count,), -1, model.classes - 1
         if model.attributes:
@@ -204,12 +197,6 @@ class Run:
         return checked(dataclasses.replace(self.config, sample=settings))
 
     @cached_property
-    def _on_one_device(self) -> PyTree:
-        if jax.process_count() > 1:
-            raise UserError(f"To watch needs one process, and this job has {jax.process_count()}; draw by sample().")
-        return jax.device_put(self.params, jax.local_devices()[0])
-
-    @cached_property
     def _denoise(self) -> Any:
         unet, schedule, kind = build_unet(self.config), build_schedule(self.config), self.config.diffusion.prediction
 
@@ -226,12 +213,12 @@ def _kind(config: Config, **same: Any) -> Config:
     )
 
 
-# Compiled for all runs of one configuration; those that were not used for longest make room for others.
+# Compiled for all runs of one configuration; the least recently used ones make room for others.
 @lru_cache(maxsize=32)
-def _sampler(config: Config) -> Draw:
+def _sampler(config: Config) -> Compiled:
     return compile_sampler(config, data_mesh())
 
 
 @lru_cache(maxsize=32)
-def _live_sampler(config: Config) -> LiveSampler:
-    return LiveSampler(config)
+def _step_sampler(config: Config) -> StepSampler:
+    return StepSampler(config, data_mesh())

@@ -74,3 +74,15 @@ def package_log(caplog):
     with caplog.at_level(logging.INFO, "ddpm_jax"):
         yield caplog
     logger.propagate = before
+
+
+@pytest.fixture(scope="session")
+def workdir(tmp_path_factory):
+    """A run that the command line trained for three steps, shared by the tests that sample from one."""
+    from ddpm_jax.commands import cli
+    from tests.end_to_end.commands import RECIPE
+
+    workdir = tmp_path_factory.mktemp("runs") / "digits"
+    options = ["--config.log.preview_every=0", "--config.log.validate_every=0"]
+    assert cli.main(["main.py", RECIPE, f"--workdir={workdir}", *options]) == 0
+    return workdir

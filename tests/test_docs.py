@@ -14,9 +14,9 @@ from ddpm_jax.config import Config, defaults, flatten, load_recipe, override
 from ddpm_jax.diffusion.schedule import betas_of_curve, schedule_of_betas
 from ddpm_jax.reporting.writer import GROUPS, tag
 from ddpm_jax.sampling.ddim import ddim
+from ddpm_jax.sampling.loop import SCAN
 from ddpm_jax.sampling.noise import draw_noise, image_keys
 from ddpm_jax.sampling.timesteps import step_pairs
-from ddpm_jax.sampling.trajectory import NO_FRAMES, iterate
 from ddpm_jax.shapes import Betas
 from ddpm_jax.training.step import METRICS
 from scripts.write_reference import PAGE, reference
@@ -102,9 +102,9 @@ def test_the_first_images_need_no_training():
 
 
 def test_what_is_added_for_example_keeps_the_laws():
-    names = {"np": np, "jnp": jnp, "Betas": Betas, "betas_of_curve": betas_of_curve, "walk": iterate}
+    names = {"np": np, "jnp": jnp, "Betas": Betas, "betas_of_curve": betas_of_curve, "SCAN": SCAN}
     for block in code("docs/extending.md"):
-        exec(block, names | {"UNWATCHED": NO_FRAMES}, names)
+        exec(block, names)
     schedule = schedule_of_betas(names["root_betas"](1000))
     assert schedule.snr[1] > 10 and schedule.snr[-1] < 1e-4
     keys = image_keys(0, np.arange(3))

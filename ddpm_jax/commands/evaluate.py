@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from ddpm_jax.builders import build_constraint, build_pairs, build_schedule, build_unet, sampling_variance
+from ddpm_jax.builders import build_constraint, build_pairs, build_schedule, sampling_variance
 from ddpm_jax.config import Config, checked
 from ddpm_jax.data.cache import key_of, open_cache, remembered
 from ddpm_jax.data.dataset import Dataset, hold_out, traits
 from ddpm_jax.data.open import open_dataset
+from ddpm_jax.diffusion.denoiser import Denoiser
+from ddpm_jax.diffusion.guidance import UNGUIDED
 from ddpm_jax.diffusion.likelihood import bits_per_dim
 from ddpm_jax.diffusion.pixels import from_pixels, to_pixels
 from ddpm_jax.errors import UserError
@@ -39,16 +40,13 @@ from ddpm_jax.evaluation.statistics import (
     statistics_of,
     warn_of_few,
 )
-from ddpm_jax.generation.draw import compile_sampler, draw_all, load_params
+from ddpm_jax.generation.draw import compile_sampler, compile_work, load_params, run_batches, sample_batches
 from ddpm_jax.generation.labels import choose_labels, label_names
-from ddpm_jax.generation.output import building_of, checksum, draw_to_disk
+from ddpm_jax.generation.output import checksum, sample_to_disk, unfinished_folder
 from ddpm_jax.generation.requests import names_in, only_images, sample_name, with_sampler
-from ddpm_jax.network.bind import bind
-from ddpm_jax.runtime.devices import agreed_by_all, along_batch, data_mesh, replicated, wait_for_all
+from ddpm_jax.runtime.devices import agreed_by_all, data_mesh, wait_for_all
 from ddpm_jax.runtime.files import sha256
-from ddpm_jax.runtime.progress import progress
-from ddpm_jax.sampling.noise import image_keys
-from ddpm_jax.shapes import Labels
+from ddpm_jax.shapes import ImageKeys, Labels, Pixels
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.workdir import checkpoint_folder, no_checkpoint
 
@@ -68,7 +66,7 @@ def evaluate(config: Config, workdir: Path) -> Path:
     """Measures what config.evaluate asks for; returns the folder with the results."""
     settings, folder = config.evaluate, workdir / "evaluation"
     kinds, steps = sampler_configs(config), chosen_steps(config, workdir)
-    as_data = bool(config.model.classes or config.model.attributes) and config.sample.label is None
+    as_data = bool(config.label_width) and config.sample.label is None
     needed = settings.reference is None or settings.bound_images or as_data
     try:
         dataset = open_dataset(config) if needed else None
@@ -183,7 +181,7 @@ def labels_to_draw(config: Config, workdir: Path, dataset: Dataset | None) -> La
     Images of other classes, or of the same in other shares, would be far from the data however good the model is.
     """
     count = config.sample.count
-    if not (config.model.classes or config.model.attributes) or config.sample.label is not None:
+    if not config.label_width or config.sample.label is not None:
         return choose_labels(config, label_names(config, workdir), np.arange(count))
     assert dataset is not None
     order = np.random.default_rng(config.sample.seed).permutation(len(dataset.labels))
@@ -199,17 +197,17 @@ def evaluate_sampler(
     protocol = protocol_of(config, step, params, labels, setup) if setup else {}
     key = result_name(name, protocol)
     # Where another job measures the same, this one waits, and finds the result.
-    with building_of(folder / f"{step}-{key}", wait=jax.process_count() == 1) as building:
+    with unfinished_folder(folder / f"{step}-{key}", wait=jax.process_count() == 1) as unfinished:
         if agreed_by_all(int(key in read_results(folder, step))):
             logger.info("%s of step %d was measured before", name, step)
-            shutil.rmtree(building, ignore_errors=True)
+            shutil.rmtree(unfinished, ignore_errors=True)
             return key
         logger.info("Drawing %d images, %s, from step %d", config.sample.count, name, step)
-        store = draw_to_disk(config, params, labels, building)
+        store = sample_to_disk(config, params, labels, unfinished)
         if store and setup:
             fake = measure(setup.extractor, store.images(), "Drawn images", limit=config.evaluate.neighbours)
             add_result(folder, step, name, {**compare(setup.reference, fake), "protocol": protocol})
-            shutil.rmtree(building)
+            shutil.rmtree(unfinished)
     wait_for_all(name)
     return key
 
@@ -252,10 +250,10 @@ def build_light_evaluation(config: Config, workdir: Path, dataset: Dataset) -> C
     """A function from parameters to the figures of a few images of one sampler, for curves while training."""
     settings, mesh = config.evaluate, data_mesh()
     one, setup = light_config(config), open_setup(config, dataset, settings.light_count)
-    draw, labels = compile_sampler(one, mesh), labels_to_draw(one, workdir, dataset)
+    sampler, labels = compile_sampler(one, mesh), labels_to_draw(one, workdir, dataset)
 
     def figures(params: PyTree) -> dict[str, float]:
-        images = np.concatenate([s.images for s in draw_all(one, draw, params, labels, mesh, quiet=True)])
+        images = np.concatenate([s.images for s in sample_batches(one, sampler, params, labels, mesh)])
         if setup is None or not np.isfinite(images).all():
             return {}
         fake = measure(setup.extractor, to_pixels(images), "Drawn images", limit=settings.neighbours)
@@ -311,24 +309,22 @@ def bound_of(
     config: Config, params: PyTree, dataset: Dataset, rows: np.ndarray
 ) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N T"], Float[np.ndarray, "N"]]:
     """Bits per dimension, its terms by t = 1..T, and L_T, of each image; x_0 is kept in range as in sampling."""
-    mesh, unet, schedule = data_mesh(), build_unet(config), build_schedule(config)
-    told, constraint = config.model.classes or config.model.attributes, build_constraint(config)
+    mesh, schedule, constraint = data_mesh(), build_schedule(config), build_constraint(config)
 
-    def work(params: PyTree, x0: Array, indices: Array, labels: Array | None) -> tuple[Array, Array, Array]:
-        x0, indices, labels = jax.lax.with_sharding_constraint((x0, indices, labels), along_batch(mesh))
-        denoiser = constraint(bind(unet, params, schedule, config.diffusion.prediction, labels))
-        keys = image_keys(config.sample.seed, indices)
-        return bits_per_dim(denoiser, schedule, x0, keys, variance=sampling_variance(config))
+    def work(denoiser: Denoiser, keys: ImageKeys, pixels: Pixels) -> tuple[Array, Array, Array]:
+        x0, variance = from_pixels(pixels), sampling_variance(config)
+        total, terms, prior = bits_per_dim(constraint(denoiser), schedule, x0, keys, variance=variance)
+        return total, terms.T, prior
 
-    compiled, size, parts = jax.jit(work, out_shardings=replicated(mesh)), BOUND_BATCH * mesh.size, []
-    starts = range(0, len(rows), size)
-    for start in progress(starts, "Bits per dimension", total=len(starts)):
-        chosen = rows[np.minimum(np.arange(start, start + size), len(rows) - 1)]
-        labels = jnp.asarray(dataset.labels[chosen]) if told else None
-        total, terms, prior = jax.device_get(
-            compiled(params, from_pixels(dataset.images[chosen]), np.arange(start, start + size), labels)
-        )
-        kept = len(rows) - start
-        parts.append((total[:kept], terms.T[:kept], prior[:kept]))
+    batches = run_batches(
+        compile_work(config, mesh, work, UNGUIDED),
+        params,
+        config.sample.seed,
+        range(0, len(rows), BOUND_BATCH * mesh.size),
+        labels=dataset.labels[rows] if config.label_width else None,
+        inputs=dataset.images[rows],
+        progress_label="Bits per dimension",
+    )
+    parts = [[output[:kept] for output in outputs] for outputs, kept in batches]
     total, terms, prior = (np.concatenate(column).astype(np.float64) for column in zip(*parts, strict=True))
     return total, terms, prior

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from ddpm_jax.commands.edit import COMPARED_IMAGES, draw_each
+from ddpm_jax.commands.edit import COMPARED_IMAGES, sample_each
 from ddpm_jax.commands.evaluate import build_light_evaluation
 from ddpm_jax.config import Config, checked
 from ddpm_jax.config.sections import Sample
@@ -20,7 +20,7 @@ from ddpm_jax.generation.output import STRIP_IMAGES
 from ddpm_jax.generation.requests import names_in, with_sampler
 from ddpm_jax.reporting.images import captioned_rows, grid, strip
 from ddpm_jax.reporting.writer import Writer
-from ddpm_jax.sampling.trajectory import FrameSpec
+from ddpm_jax.sampling.loop import FrameSpec
 from ddpm_jax.training.cadence import due
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step import Learner
@@ -90,7 +90,7 @@ def build_preview(config: Config, learner: Learner, writer: Writer, workdir: Pat
             writer.picture(step, "preview/strip", strip(to_pixels(samples.frames), columns=10))
             if step == config.train.steps and config.log.preview_samplers:
                 writer.picture(
-                    step, "preview/samplers", captioned_rows(draw_each(comparison_configs(config), state.ema, names))
+                    step, "preview/samplers", captioned_rows(sample_each(comparison_configs(config), state.ema, names))
                 )
 
     return show

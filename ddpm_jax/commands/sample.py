@@ -13,24 +13,16 @@ import numpy as np
 from ddpm_jax.config import Config
 from ddpm_jax.generation.draw import load_params
 from ddpm_jax.generation.labels import choose_labels, label_names
-from ddpm_jax.generation.output import (
-    GIF_IMAGES,
-    STRIP_IMAGES,
-    building_of,
-    draw_pictures,
-    draw_to_disk,
-    publish,
-    write_images,
-)
+from ddpm_jax.generation.output import GIF_IMAGES, STRIP_IMAGES, publish_samples, sample_to_disk, unfinished_folder
 from ddpm_jax.generation.requests import sample_name
 from ddpm_jax.runtime.devices import data_mesh
-from ddpm_jax.sampling.trajectory import FrameSpec
+from ddpm_jax.sampling.loop import FrameSpec
 
 logger = logging.getLogger(__name__)
 
 
 def sample(config: Config, workdir: Path) -> Path:
-    """Draws sample.count images and writes them to <workdir>/samples/<name>/, which it returns.
+    """Samples sample.count images and writes them to <workdir>/samples/<name>/, which it returns.
 
     Images go to disk batch by batch; the same call after an interruption goes on where it stopped.
     """
@@ -39,13 +31,9 @@ def sample(config: Config, workdir: Path) -> Path:
     params, step = load_params(config, workdir, data_mesh())
     target = workdir / "samples" / sample_name(config, step, settings.count)
     logger.info("Sampling %d images, %s, from step %d", settings.count, target.name.split("-", 1)[1], step)
-    watch = FrameSpec(max(settings.strip, settings.gif), max(STRIP_IMAGES, GIF_IMAGES), settings.frames == "x0")
-    with building_of(target) as building:
-        store = draw_to_disk(config, params, labels, building, watch)
+    frames = FrameSpec(max(settings.strip, settings.gif), max(STRIP_IMAGES, GIF_IMAGES), settings.frames == "x0")
+    with unfinished_folder(target) as folder:
+        store = sample_to_disk(config, params, labels, folder, frames)
         if store:
-            draw_pictures(building, config, store)
-            write_images(building, store)
-            for name in ("frames.npy", "call.json"):
-                (building / name).unlink()
-            publish(building, target)
+            publish_samples(config, folder, store, target)
     return target

@@ -1,25 +1,37 @@
-"""Images from a trained model: the network is bound, compiled over the mesh, and run a batch at a time."""
+"""The one driver of trained models: the network is bound, compiled over the mesh, and run a batch at a time.
+
+    params, (seed, i), labels, inputs -> Denoiser -> work: any pure function of it -> outputs, batch by batch
+
+Sampling, editing and the variational bound differ only in their work.
+"""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, PyTree
 
 from ddpm_jax.builders import build_guidance, build_pairs, build_sampler, build_schedule, build_unet, param_shapes
 from ddpm_jax.config import Config
+from ddpm_jax.diffusion.denoiser import Denoiser
+from ddpm_jax.diffusion.guidance import Guidance
+from ddpm_jax.diffusion.pixels import to_pixels
 from ddpm_jax.network.bind import bind
 from ddpm_jax.runtime.devices import along_batch, replicated
 from ddpm_jax.runtime.progress import progress
+from ddpm_jax.sampling.loop import NO_FRAMES, FrameSpec, Samples, scan_loop
 from ddpm_jax.sampling.noise import draw_noise, image_keys
-from ddpm_jax.sampling.trajectory import NO_FRAMES, FrameSpec, Samples
-from ddpm_jax.shapes import Labels
+from ddpm_jax.shapes import ImageKeys, Labels, Pixels
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.workdir import checkpoint_folder, no_checkpoint
 
-Draw = Callable[[PyTree, int, Int[np.ndarray, "batch"], Labels | None], Samples]
+Work = Callable[[Denoiser, ImageKeys, Any], Any]
+"""What is computed of a batch: (denoiser, a key for each image, a pytree of inputs [batch, ...]) -> any pytree."""
+Compiled = Any
+"""A jitted (params, seed, indices, labels, inputs=None) -> outputs of a Work; compiled once for each batch size."""
 
 
 def load_params(config: Config, workdir: Path, mesh: Mesh) -> tuple[PyTree, int]:
@@ -33,50 +45,90 @@ def load_params(config: Config, workdir: Path, mesh: Mesh) -> tuple[PyTree, int]
     return found
 
 
-def compile_sampler(config: Config, mesh: Mesh, watch: FrameSpec = NO_FRAMES) -> Draw:
-    """A function (params, seed, indices, labels) -> Samples, compiled once for each batch size.
+def compile_work(config: Config, mesh: Mesh, work: Work, guidance: Guidance | None = None) -> Compiled:
+    """Compiles a Work over the mesh. The batch must be a multiple of the number of devices.
 
-    indices: which images of the seed to draw, [batch], a multiple of the number of devices.
+    guidance: by default that of config.sample.
     """
-    unet, schedule = build_unet(config), build_schedule(config)
-    pairs, sampler, guidance = build_pairs(config), build_sampler(config), build_guidance(config)
-    shape = (config.data.image_size, config.data.image_size, config.data.channels)
+    unet, schedule, kind = build_unet(config), build_schedule(config), config.diffusion.prediction
+    guidance = build_guidance(config) if guidance is None else guidance
 
-    def draw(params: PyTree, seed: Array, indices: Array, labels: Array | None) -> Samples:
-        # FSDP's parameters are gathered, and each device draws its share of the images.
+    def batch(params: PyTree, seed: Array, indices: Array, labels: Array | None, inputs: PyTree = None) -> PyTree:
+        # Parameters under FSDP are gathered, and each device computes its share of the images.
         params = jax.lax.with_sharding_constraint(params, replicated(mesh))
-        indices, labels = jax.lax.with_sharding_constraint((indices, labels), along_batch(mesh))
-        keys = image_keys(seed, indices)
-        x_T = draw_noise(keys, 0, shape)
-        denoiser = bind(unet, params, schedule, config.diffusion.prediction, labels, guidance)
-        return sampler(denoiser, schedule, x_T, keys, pairs, watch=watch)
+        indices, labels, inputs = jax.lax.with_sharding_constraint((indices, labels, inputs), along_batch(mesh))
+        return work(bind(unet, params, schedule, kind, labels, guidance), image_keys(seed, indices), inputs)
 
-    return jax.jit(draw, out_shardings=replicated(mesh))
+    return jax.jit(batch, out_shardings=replicated(mesh))
 
 
-def batch_size(config: Config, mesh: Mesh) -> int:
-    """How many images are drawn at once: sample.batch_size, rounded up to the number of devices."""
-    return -(-min(config.sample.batch_size, config.sample.count) // mesh.size) * mesh.size
+def run_batches(
+    compiled: Compiled,
+    params: PyTree,
+    seed: int,
+    batches: range,
+    *,
+    labels: Labels | None = None,
+    inputs: PyTree = None,
+    start: int = 0,
+    progress_label: str | None = None,
+) -> Iterator[tuple[Any, int]]:
+    """The outputs of each batch, in the host's memory, and how many of its images count; the last is padded.
+
+    batches: range(0, number of images, batch size); start: the first image that is wanted, a multiple of the batch
+    size; labels, inputs: for all images. progress_label: None shows no progress.
+    """
+    count, size = batches.stop, batches.step
+    left = batches[start // size :]
+    shown = left
+    if progress_label is not None:
+        shown = progress(left, progress_label, total=len(batches), done=len(batches) - len(left))
+    for first in shown:
+        indices = np.arange(first, first + size)
+        rows = np.minimum(indices, count - 1)
+        batch_labels = None if labels is None else np.asarray(labels)[rows]
+        batch_inputs = jax.tree.map(lambda column, rows=rows: column[rows], inputs)
+        outputs = jax.device_get(compiled(params, seed, indices, batch_labels, batch_inputs))
+        yield outputs, min(size, count - first)
 
 
-def draw_all(
+def batches_of(config: Config, mesh: Mesh, count: int | None = None) -> range:
+    """Batches of sample.batch_size (rounded up to the number of devices) for sample.count images, or for `count`."""
+    count = config.sample.count if count is None else count
+    return range(0, count, -(-min(config.sample.batch_size, count) // mesh.size) * mesh.size)
+
+
+def compile_sampler(config: Config, mesh: Mesh, frames: FrameSpec = NO_FRAMES) -> Compiled:
+    """The configured sampler as a function (params, seed, indices, labels) -> Samples."""
+    sampler, pairs, shape = build_sampler(config), build_pairs(config), config.image_shape
+
+    def work(denoiser: Denoiser, keys: ImageKeys, _: None) -> Samples:
+        return sampler(denoiser, draw_noise(keys, 0, shape), keys, pairs, loop=scan_loop(frames))
+
+    return compile_work(config, mesh, work)
+
+
+def sample_batches(
     config: Config,
-    draw: Draw,
+    sampler: Compiled,
     params: PyTree,
     labels: Labels | None,
     mesh: Mesh,
     *,
     start: int = 0,
-    quiet: bool = False,
+    progress_label: str | None = None,
 ) -> Iterator[Samples]:
     """sample.count images in order from `start` on, a batch at a time; frames come with the first batch only."""
-    count, size = config.sample.count, batch_size(config, mesh)
-    starts = range(0, count, size)
-    left = starts[start // size :]
-    shown = left if quiet else progress(left, "Sampling", total=len(starts), done=len(starts) - len(left))
-    for first in shown:
-        indices = np.arange(first, first + size)
-        chosen = None if labels is None else np.asarray(labels)[np.minimum(indices, count - 1)]
-        samples = draw(params, config.sample.seed, indices, chosen)
-        frames = samples.frames[:, : count - first] if first == 0 else samples.frames[:0]
-        yield jax.device_get(Samples(samples.images[: count - first], frames))
+    batches = batches_of(config, mesh)
+    found = run_batches(
+        sampler, params, config.sample.seed, batches, labels=labels, start=start, progress_label=progress_label
+    )
+    for number, (samples, kept) in enumerate(found, start=start // batches.step):
+        frames = samples.frames[:, :kept] if number == 0 else samples.frames[:0]
+        yield Samples(samples.images[:kept], frames)
+
+
+def sample_pixels(config: Config, sampler: Compiled, params: PyTree, labels: Labels | None, mesh: Mesh) -> Pixels:
+    """sample.count images, uint8, without frames or progress."""
+    batches = sample_batches(config, sampler, params, labels, mesh)
+    return np.concatenate([to_pixels(samples.images) for samples in batches])

@@ -5,7 +5,7 @@
 eta = 0 is deterministic, eta = 1 has the marginals of DDPM. `threshold.py` keeps x_0 in range, and says what of eps.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,9 +14,9 @@ from jaxtyping import Array
 from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.process import posterior
 from ddpm_jax.diffusion.schedule import Schedule
+from ddpm_jax.sampling.loop import SCAN, Loop
 from ddpm_jax.sampling.noise import draw_noise
 from ddpm_jax.sampling.timesteps import Pairs
-from ddpm_jax.sampling.trajectory import NO_FRAMES, FrameSpec, Samples, iterate
 from ddpm_jax.shapes import ImageKeys, Images
 
 
@@ -48,19 +48,19 @@ def ddim(
     pairs: Pairs,
     *,
     eta: float = 0.0,
-    watch: FrameSpec = NO_FRAMES,
-) -> Samples:
+    loop: Loop = SCAN,
+) -> Any:
     """Draws one image for each x_T.
 
     x_T: standard normal; keys: one for each image, used only where eta > 0; pairs: [steps, 2] from `step_pairs`;
     eta: 0..1.
     """
 
-    def step(x: Images, c: StepCoefficients) -> tuple[Images, Images]:
+    def step(x: Images, memory: Any, c: StepCoefficients) -> tuple[Images, Images, Any]:
         prediction = denoiser(x, jnp.full(x.shape[:1], c.t))
         x_s = c.x0 * prediction.x0 + c.eps * prediction.eps
         if eta > 0.0:
             x_s = x_s + c.sigma * draw_noise(keys, c.t, x.shape[1:])
-        return x_s, prediction.x0
+        return x_s, prediction.x0, memory
 
-    return iterate(step, x_T, ddim_coefficients(schedule, pairs, eta), watch)
+    return loop(step, x_T, (), ddim_coefficients(schedule, pairs, eta))

@@ -4,7 +4,7 @@ On strided steps (t, s) the posterior is that of q(x_s | x_t, x_0) itself, so an
 denoiser that is certain of x_0.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,9 +14,9 @@ from ddpm_jax.diffusion.denoiser import Denoiser, Prediction
 from ddpm_jax.diffusion.likelihood import Variance
 from ddpm_jax.diffusion.process import posterior
 from ddpm_jax.diffusion.schedule import Schedule
+from ddpm_jax.sampling.loop import SCAN, Loop
 from ddpm_jax.sampling.noise import draw_noise
 from ddpm_jax.sampling.timesteps import Pairs
-from ddpm_jax.sampling.trajectory import NO_FRAMES, FrameSpec, Samples, iterate
 from ddpm_jax.shapes import ImageKeys, Images
 
 
@@ -59,17 +59,17 @@ def ddpm(
     pairs: Pairs,
     *,
     variance: Variance = "fixed_small",
-    watch: FrameSpec = NO_FRAMES,
-) -> Samples:
+    loop: Loop = SCAN,
+) -> Any:
     """Draws one image for each x_T.
 
     x_T: standard normal; keys: one for each image, for the noise of the steps; pairs: [steps, 2] from `step_pairs`.
     variance: the posterior's ("fixed_small"), beta ("fixed_large") or the network's ("learned").
     """
 
-    def step(x: Images, c: StepCoefficients) -> tuple[Images, Images]:
+    def step(x: Images, memory: Any, c: StepCoefficients) -> tuple[Images, Images, Any]:
         prediction = denoiser(x, jnp.full(x.shape[:1], c.t))
         noise = draw_noise(keys, c.t, x.shape[1:])
-        return ancestral_step(c, prediction, x, noise, variance), prediction.x0
+        return ancestral_step(c, prediction, x, noise, variance), prediction.x0, memory
 
-    return iterate(step, x_T, ddpm_coefficients(schedule, pairs), watch)
+    return loop(step, x_T, (), ddpm_coefficients(schedule, pairs))

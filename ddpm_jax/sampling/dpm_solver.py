@@ -24,8 +24,8 @@ from jaxtyping import Array, Float
 
 from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.schedule import Schedule
+from ddpm_jax.sampling.loop import SCAN, Loop
 from ddpm_jax.sampling.timesteps import Pairs, path
-from ddpm_jax.sampling.trajectory import NO_FRAMES, FrameSpec, Samples, iterate_with_memory
 from ddpm_jax.shapes import ImageKeys, Images
 
 Nodes = Float[np.ndarray, "nodes"]
@@ -126,8 +126,8 @@ def dpm_solver(
     order: int = 2,
     lower_order_final: LowerOrderFinal = "few",
     third_order: ThirdOrder = "parabola",
-    watch: FrameSpec = NO_FRAMES,
-) -> Samples:
+    loop: Loop = SCAN,
+) -> Any:
     """Draws one image for each x_T.
 
     x_T: standard normal; keys: not used, as nothing is drawn on the way; pairs: [steps, 2], each beginning where the
@@ -148,4 +148,4 @@ def dpm_solver(
 
     earlier = (jnp.zeros_like(x_T),) * (order - 1)
     rows = StepCoefficients(jnp.asarray(pairs[:, 0]), Weights(*(jnp.asarray(part, x_T.dtype) for part in weights)))
-    return iterate_with_memory(step, x_T, earlier, rows, watch)
+    return loop(step, x_T, earlier, rows)

@@ -6,7 +6,7 @@ inpaint     new pixels where a mask is 1 around known ones   (RePaint, Lugmayr e
 noised      x_t of an image, from where any sampler goes on  (SDEdit, Meng et al. 2021)
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,9 +18,9 @@ from ddpm_jax.diffusion.process import q_sample
 from ddpm_jax.diffusion.schedule import Schedule
 from ddpm_jax.sampling.ddpm import StepCoefficients as DdpmCoefficients
 from ddpm_jax.sampling.ddpm import ancestral_step, ddpm_coefficients
+from ddpm_jax.sampling.loop import SCAN, Loop
 from ddpm_jax.sampling.noise import draw_noise
 from ddpm_jax.sampling.timesteps import Pairs
-from ddpm_jax.sampling.trajectory import NO_FRAMES, FrameSpec, Samples, iterate
 from ddpm_jax.shapes import AnyArray, ImageKeys, Images
 
 Mask = Float[AnyArray, "batch height width _"]
@@ -39,9 +39,7 @@ class InvertCoefficients(NamedTuple):
     eps: Array
 
 
-def invert(
-    denoiser: Denoiser, schedule: Schedule, x0: Images, pairs: Pairs, *, watch: FrameSpec = NO_FRAMES
-) -> Samples:
+def invert(denoiser: Denoiser, schedule: Schedule, x0: Images, pairs: Pairs, *, loop: Loop = SCAN) -> Any:
     """The x_T of each image, as far as `pairs` go up: DDIM's steps taken backwards.
 
     x0: in [-1, 1]; pairs: [steps, 2] as for the sampler that shall turn the result back. A step from s to t takes the
@@ -53,11 +51,11 @@ def invert(
     # The clean image has no step of its own: it is looked at as if it were x_1.
     rows = InvertCoefficients(jnp.asarray(np.maximum(s, 1)), *(jnp.asarray(column, jnp.float32) for column in columns))
 
-    def step(x: Images, c: InvertCoefficients) -> tuple[Images, Images]:
+    def step(x: Images, memory: Any, c: InvertCoefficients) -> tuple[Images, Images, Any]:
         prediction = denoiser(x, jnp.full(x.shape[:1], c.at))
-        return c.x * x + c.eps * prediction.eps, prediction.x0
+        return c.x * x + c.eps * prediction.eps, prediction.x0, memory
 
-    return iterate(step, x0, rows, watch)
+    return loop(step, x0, (), rows)
 
 
 def slerp(a: Images, b: Images, weight: Float[Array, "batch"]) -> Images:
@@ -132,8 +130,8 @@ def inpaint(
     jump: int = 10,
     resamples: int = 10,
     variance: Variance = "fixed_small",
-    watch: FrameSpec = NO_FRAMES,
-) -> Samples:
+    loop: Loop = SCAN,
+) -> Any:
     """Draws the pixels where mask is 1; the others end as `known` has them, to the last bit where the walk ends at 0.
 
     known: in [-1, 1]; mask: 0 or 1, of the same shape or with one channel; variance: as for `ddpm`. Known pixels are
@@ -141,7 +139,7 @@ def inpaint(
     the two agree. Unlike Lugmayr et al.'s, every such stretch is repeated, the first one too.
     """
 
-    def step(x: Images, c: InpaintCoefficients) -> tuple[Images, Images]:
+    def step(x: Images, memory: Any, c: InpaintCoefficients) -> tuple[Images, Images, Any]:
         def noise(purpose: int) -> Images:
             # Number 0 is x_T's.
             return draw_noise(keys, 1 + 3 * c.number + purpose, x.shape[1:])
@@ -150,6 +148,6 @@ def inpaint(
         drawn = ancestral_step(c.ddpm, prediction, x, noise(STEP), variance)
         kept = c.signal_s * known + c.noise_s * noise(KNOWN)
         x_s = jnp.where(mask > 0.5, drawn, kept)
-        return jnp.where(c.back < 1.0, c.back * x_s + c.back_noise * noise(BACK), x_s), prediction.x0
+        return jnp.where(c.back < 1.0, c.back * x_s + c.back_noise * noise(BACK), x_s), prediction.x0, memory
 
-    return iterate(step, x_T, inpaint_coefficients(schedule, pairs, jump, resamples), watch)
+    return loop(step, x_T, (), inpaint_coefficients(schedule, pairs, jump, resamples))

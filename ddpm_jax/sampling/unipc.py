@@ -8,7 +8,7 @@ it is not asked again at the corrected x_s. Of order 2 it integrates the parabol
 `dpm_solver.py` writes it; of order 1 it takes the mean of two, the limit of that for short steps.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -25,8 +25,8 @@ from ddpm_jax.sampling.dpm_solver import (
     solver_weights,
     step_orders,
 )
+from ddpm_jax.sampling.loop import SCAN, Loop
 from ddpm_jax.sampling.timesteps import Pairs, path
-from ddpm_jax.sampling.trajectory import NO_FRAMES, FrameSpec, Samples, iterate_with_memory
 from ddpm_jax.shapes import ImageKeys, Images
 
 
@@ -75,8 +75,8 @@ def unipc(
     *,
     order: int = 2,
     lower_order_final: LowerOrderFinal = "always",
-    watch: FrameSpec = NO_FRAMES,
-) -> Samples:
+    loop: Loop = SCAN,
+) -> Any:
     """Draws one image for each x_T.
 
     x_T: standard normal; keys: not used, as nothing is drawn on the way; pairs: [steps, 2], each beginning where the
@@ -101,6 +101,4 @@ def unipc(
         Weights(*(jnp.asarray(part, x_T.dtype) for part in weights)) for weights in (corrector, predictor)
     )
     memory = (jnp.asarray(x_T), (jnp.zeros_like(x_T),) * order)
-    return iterate_with_memory(
-        step, x_T, memory, StepCoefficients(jnp.asarray(pairs[:, 0]), corrector, predictor), watch
-    )
+    return loop(step, x_T, memory, StepCoefficients(jnp.asarray(pairs[:, 0]), corrector, predictor))

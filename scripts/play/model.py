@@ -17,8 +17,8 @@ from ddpm_jax import Run, UserError, load_run
 from ddpm_jax.config import Config
 from ddpm_jax.config.sections import Sample
 from ddpm_jax.data.decode import UNREADABLE, decode, decoding_of
-from ddpm_jax.generation.live import Moment
 from ddpm_jax.generation.requests import sampler_and_steps
+from ddpm_jax.generation.steps import SamplingStep
 from ddpm_jax.interop.safetensors_file import PRETRAINED
 from ddpm_jax.reporting.images import Picture, captioned_rows, grey_levels_apart, grid, save_gif, save_png
 from ddpm_jax.shapes import Pixels
@@ -35,7 +35,7 @@ KEPT_SECONDS = 3600
 
 
 class Shown(NamedTuple):
-    """What the page shows at a moment; the files come with the last."""
+    """What the page shows at a time; the files come with the last."""
 
     picture: Picture
     text: str
@@ -84,7 +84,7 @@ def _load(workdir: str, step: int | None, ema: bool) -> Run:
     return dataclasses.replace(run, config=dataclasses.replace(run.config, sample=Sample()))
 
 
-def inpainted(run: Run, image: np.ndarray, painted: np.ndarray, **options: Any) -> Iterator[Moment]:
+def inpainted(run: Run, image: np.ndarray, painted: np.ndarray, **options: Any) -> Iterator[SamplingStep]:
     """Draws anew where the brush was.
 
     image: uint8 [height, width, channels]; painted: [any height, any width], more than 0 where the brush was.
@@ -109,61 +109,61 @@ def fitted(raw: bytes, config: Config) -> np.ndarray:
         ) from error
 
 
-def played(moments: Iterator[Moment], view: str, folder: Path) -> Iterator[Shown]:
+def played(steps: Iterator[SamplingStep], view: str, folder: Path) -> Iterator[Shown]:
     """Pictures of a drawing while it goes on, and in the end its files: the images, and how they came."""
     frames: list[Picture] = []
-    for moment, send in paced(moments):
-        of_the_gif = moment.done % math.ceil(moment.steps / GIF_FRAMES) == 0 or not moment.t
+    for step, send in paced(steps):
+        of_the_gif = step.done % math.ceil(step.steps / GIF_FRAMES) == 0 or not step.t
         if send or of_the_gif:
-            picture = grid(moment.x0 if view == "x0" else moment.x_t)
+            picture = grid(step.x0 if view == "x0" else step.x_t)
             frames += [picture] if of_the_gif else []
-        if send and moment.t:
-            yield Shown(picture, f"Step {moment.done} of {moment.steps}, t = {moment.t}")
+        if send and step.t:
+            yield Shown(picture, f"Step {step.done} of {step.steps}, t = {step.t}")
     png, gif = new_file(folder, "images.png"), new_file(folder, "denoising.gif")
     save_png(picture, png)
     save_gif(frames, gif)
     yield Shown(
         picture,
-        f"{len(moment.x_t)} images, {moment.steps} steps, {moment.seconds:.2f} seconds without compilation",
+        f"{len(step.x_t)} images, {step.steps} steps, {step.seconds:.2f} seconds without compilation",
         png,
         gif,
     )
 
 
-def walks_of(run: Run, names: Sequence[str], count: int, **options: Any) -> dict[str, Iterator[Moment]]:
+def iterations(run: Run, names: Sequence[str], count: int, **options: Any) -> dict[str, Iterator[SamplingStep]]:
     """The same images by several samplers, such as "ddim:50"; raises UserError before any of them starts."""
     if not 0 < len(names) <= MOST_SAMPLERS:
         raise UserError(f"{len(names)} samplers are chosen; expected 1 to {MOST_SAMPLERS}.")
     kinds = [sampler_and_steps(name, "The comparison") for name in names]
-    walks = [run.watch(count, sampler=sampler, steps=steps, **options) for sampler, steps in kinds]
-    return dict(zip(names, walks, strict=True))
+    found = [run.iter_steps(count, sampler=sampler, steps=steps, **options) for sampler, steps in kinds]
+    return dict(zip(names, found, strict=True))
 
 
-def compared(walks: Mapping[str, Iterator[Moment]], folder: Path) -> Iterator[Shown]:
+def compared(iterated: Mapping[str, Iterator[SamplingStep]], folder: Path) -> Iterator[Shown]:
     """Samplers one after the other, a row each."""
     rows: list[tuple[str, Pixels]] = []
     lines = ["| sampler | steps | seconds | from the first row |", "|---|---|---|---|"]
-    for name, iterate in walks.items():
+    for name, steps in iterated.items():
         sampler = name.partition(":")[0]
-        for moment, send in paced(iterate):
-            row = (f"{sampler}, {moment.steps} steps", moment.x_t)
-            if send and moment.t:
-                text = "\n".join([*lines, f"| {sampler} | {moment.done} of {moment.steps} | | |"])
+        for step, send in paced(steps):
+            row = (f"{sampler}, {step.steps} steps", step.x_t)
+            if send and step.t:
+                text = "\n".join([*lines, f"| {sampler} | {step.done} of {step.steps} | | |"])
                 yield Shown(captioned_rows([*rows, row]), text)
         rows.append(row)
-        apart = grey_levels_apart(moment.x_t, rows[0][1])
-        lines.append(f"| {sampler} | {moment.steps} | {moment.seconds:.2f} | {apart:.1f} grey levels |")
+        apart = grey_levels_apart(step.x_t, rows[0][1])
+        lines.append(f"| {sampler} | {step.steps} | {step.seconds:.2f} | {apart:.1f} grey levels |")
     png = new_file(folder, "comparison.png")
     save_png(captioned_rows(rows), png)
     yield Shown(captioned_rows(rows), "\n".join(lines), png)
 
 
-def paced(moments: Iterator[Moment]) -> Iterator[tuple[Moment, bool]]:
-    """Each moment, and whether to send a picture of it: when a while has passed since the last one, and at the end."""
+def paced(steps: Iterator[SamplingStep]) -> Iterator[tuple[SamplingStep, bool]]:
+    """Each step, and whether to send a picture of it: when a while has passed since the last one, and at the end."""
     sent = -math.inf
-    for moment in moments:
-        send = not moment.t or time.monotonic() - sent >= PACE
-        yield moment, send
+    for step in steps:
+        send = not step.t or time.monotonic() - sent >= PACE
+        yield step, send
         sent = time.monotonic() if send else sent
 
 

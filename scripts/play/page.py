@@ -14,7 +14,7 @@ from jax.errors import JaxRuntimeError
 from ddpm_jax import Run, UserError
 from ddpm_jax.builders import DEFAULT_STEPS
 from ddpm_jax.reporting.images import Picture
-from scripts.play.model import KEPT_SECONDS, Model, Shown, compared, fitted, inpainted, played, walks_of
+from scripts.play.model import KEPT_SECONDS, Model, Shown, compared, fitted, inpainted, iterations, played
 
 CSS = """
 .gradio-container {width: 100% !important; max-width: 1100px !important; margin: auto}
@@ -127,7 +127,7 @@ def _draw_tab(shared: Shared) -> None:
     def draw(*given: Any) -> Iterator[Any]:
         run, options, (sampler, steps, eta, count, view) = shared.asked(given)
         options |= {"sampler": sampler, "steps": steps} | ({"eta": eta} if sampler == "ddim" else {})
-        yield from _shown(played(run.watch(count, **options), view, shared.folder))
+        yield from _shown(played(run.iter_steps(count, **options), view, shared.folder))
 
     drawing = _on_device(start.click, draw, [*shared.controls, sampler, steps, eta, count, view], result)
     stop.click(lambda: "Stopped.", None, result[1], cancels=[drawing])
@@ -154,7 +154,7 @@ def _compare_tab(shared: Shared) -> None:
 
     def compare(*given: Any) -> Iterator[Any]:
         run, options, (names, count) = shared.asked(given)
-        yield from _shown(compared(walks_of(run, names, count, **options), shared.folder), gif=False)
+        yield from _shown(compared(iterations(run, names, count, **options), shared.folder), gif=False)
 
     comparing = _on_device(start.click, compare, [*shared.controls, names, count], result)
     stop.click(lambda: "Stopped.", None, result[1], cancels=[comparing])
@@ -182,9 +182,9 @@ def _inpaint_tab(shared: Shared) -> None:
             elem_id="canvas",
         )
         steps = gr.Slider(
-            1, total, min(50, total), step=1, label="Steps of DDPM", info="Each is walked as often as resamples say"
+            1, total, min(50, total), step=1, label="Steps of DDPM", info="Each is repeated as often as resamples say"
         )
-        resamples = gr.Slider(1, 20, 5, step=1, label="Resamples", info="How often each step is walked (RePaint)")
+        resamples = gr.Slider(1, 20, 5, step=1, label="Resamples", info="How often each step is repeated (RePaint)")
         count = gr.Slider(1, 16, 4, step=1, label="Images")
         start, stop = _start_and_stop("Inpaint")
     result = _result("inpainted")

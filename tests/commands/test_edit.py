@@ -1,4 +1,4 @@
-"""Sampling to disk, and work on given images, on a run that the command line trained."""
+"""Work on given images, on a run that the command line trained."""
 
 import dataclasses
 import json
@@ -11,28 +11,18 @@ from PIL import Image
 
 from ddpm_jax import load_run
 from ddpm_jax.builders import build_pairs, build_schedule, build_unet
-from ddpm_jax.commands import cli
 from ddpm_jax.config import config_of
 from ddpm_jax.config.sections import Data
 from ddpm_jax.data.sources.digits import load_digits
 from ddpm_jax.diffusion.pixels import from_pixels, to_pixels
 from ddpm_jax.generation.output import shown_grid
 from ddpm_jax.network.bind import bind
-from ddpm_jax.reporting.pixel_file import PixelFile
 from ddpm_jax.sampling.ddim import ddim
 from ddpm_jax.sampling.editing import invert
 from ddpm_jax.sampling.noise import image_keys
-from tests.end_to_end.commands import RECIPE
+from tests.commands.sampled import newest, sample, sampled
 
-pytestmark = pytest.mark.xdist_group("edit")  # They share a run.
-
-
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("runs") / "digits"
-    options = ["--config.log.preview_every=0", "--config.log.validate_every=0"]
-    assert cli.main(["main.py", RECIPE, f"--workdir={workdir}", *options]) == 0
-    return workdir
+pytestmark = pytest.mark.xdist_group("sampled")  # They share a run.
 
 
 @pytest.fixture(scope="module")
@@ -50,84 +40,8 @@ def files(tmp_path_factory):
     return folder
 
 
-def sample(workdir, **options) -> int:
-    flags = [f"--config.sample.{name}={value}" for name, value in options.items()]
-    return cli.main(["main.py", "--mode=sample", f"--workdir={workdir}", *flags])
-
-
-def newest(workdir):
-    return max((workdir / "samples").iterdir(), key=lambda path: path.stat().st_mtime_ns)
-
-
-def drawn(workdir) -> np.ndarray:
-    return np.load(newest(workdir) / "samples.npz")["arr_0"]
-
-
 def pixels(files) -> np.ndarray:
     return np.stack([np.asarray(Image.open(files / f"{i}.png")) for i in range(3)])[..., None]
-
-
-def leave_a_broken_call(workdir, monkeypatch, **options):
-    """Interrupts a call once it has drawn 8 images; returns the folder that it leaves."""
-    append = PixelFile.append
-
-    def interrupted(self, images):
-        append(self, images)
-        if self.count > 7:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(PixelFile, "append", interrupted)
-    assert sample(workdir, **options) == 130
-    monkeypatch.undo()
-    (building,) = (workdir / "samples").glob(".*.building")
-    return building
-
-
-def test_a_broken_off_call_goes_on_and_ends_with_the_same_images(workdir, monkeypatch, capsys):
-    assert sample(workdir, count=11, batch_size=4, seed=3) == 0
-    whole, folder = drawn(workdir), newest(workdir)
-    names = ["denoising.gif", "grid.png", "images", "samples.npz", "strip.png"]
-    assert sorted(path.name for path in folder.iterdir()) == names
-    pictures = {name: (folder / name).read_bytes() for name in ("grid.png", "strip.png", "denoising.gif")}
-    (folder / "grid.png").unlink()
-
-    leave_a_broken_call(workdir, monkeypatch, count=11, batch_size=4, seed=3)
-    assert sample(workdir, count=11, batch_size=4, seed=3) == 0
-    assert "Going on after 8 images that were drawn before" in capsys.readouterr().err
-    np.testing.assert_array_equal(drawn(workdir), whole)
-    assert newest(workdir) == folder and {name: (folder / name).read_bytes() for name in pictures} == pictures
-    assert [p for p in (workdir / "samples").iterdir() if p.name.startswith(".")] == []
-
-
-def test_another_batch_size_goes_on_after_whole_batches_of_its_own(workdir, monkeypatch, capsys):
-    assert sample(workdir, count=11, batch_size=4, seed=5) == 0
-    whole = drawn(workdir)
-    leave_a_broken_call(workdir, monkeypatch, count=11, batch_size=4, seed=5)
-    assert sample(workdir, count=11, batch_size=3, seed=5) == 0
-    assert "Going on after 6 images" in capsys.readouterr().err
-    assert np.abs(drawn(workdir).astype(int) - whole).max() <= 1 and len(drawn(workdir)) == 11
-
-
-def test_what_other_parameters_drew_is_not_gone_on_with(workdir, monkeypatch, capsys):
-    building = leave_a_broken_call(workdir, monkeypatch, count=11, batch_size=4, seed=6)
-    call = json.loads((building / "call.json").read_text())
-    (building / "call.json").write_text(json.dumps(call | {"inputs": call["inputs"] + 1}, sort_keys=True))
-    assert sample(workdir, count=11, batch_size=4, seed=6) == 0
-    assert "Going on" not in capsys.readouterr().err
-
-
-def test_one_job_at_a_time_draws_into_a_folder(workdir, monkeypatch, capsys):
-    codes = []
-
-    def meanwhile(self, images):
-        monkeypatch.undo()
-        codes.append(sample(workdir, count=2, seed=7))
-        self.append(images)
-
-    monkeypatch.setattr(PixelFile, "append", meanwhile)
-    assert sample(workdir, count=2, seed=7) == 0
-    assert codes == [2] and "Another job is drawing" in capsys.readouterr().err
-    assert len(drawn(workdir)) == 2
 
 
 def test_frames_may_show_the_predictions(workdir):
@@ -155,7 +69,7 @@ def test_classes_in_turn_are_shown_a_row_each():
 
 def test_samplers_are_compared_from_the_same_noise(workdir, capsys):
     assert sample(workdir, task="compare", compare="ddim:4,ddim:4,ddpm", count=3) == 0
-    rows = drawn(workdir).reshape(3, 3, 8, 8, 1)
+    rows = sampled(workdir).reshape(3, 3, 8, 8, 1)
     np.testing.assert_array_equal(rows[0], rows[1])
     assert not np.array_equal(rows[0], rows[2])
     assert "ddim-4steps              differs from ddim-4steps by 0.0 grey levels" in capsys.readouterr().err
@@ -169,7 +83,7 @@ def test_reconstructions_stand_below_their_originals(workdir, files, capsys):
     pairs = build_pairs(dataclasses.replace(run.config, sample=settings))
     x_T = invert(denoiser, schedule, from_pixels(pixels(files)), pairs).images
     again = to_pixels(ddim(denoiser, schedule, x_T, image_keys(0, np.arange(3)), pairs).images)
-    assert np.abs(drawn(workdir).astype(int) - again).max() <= 1
+    assert np.abs(sampled(workdir).astype(int) - again).max() <= 1
     decibels = 10 * np.log10(255**2 / np.mean((again.astype(float) - pixels(files)) ** 2, axis=(1, 2, 3)))
     said = re.search(r"PSNR ([\d.]+) dB, mean over 3 images", capsys.readouterr().err)
     assert said and float(said[1]) == pytest.approx(decibels.mean(), abs=0.1)
@@ -179,23 +93,23 @@ def test_reconstructions_stand_below_their_originals(workdir, files, capsys):
 
 def test_an_interpolation_begins_and_ends_with_the_reconstructions(workdir, files):
     assert sample(workdir, task="reconstruct", sampler="ddim", steps=8, images=f"{files}/0.png,{files}/2.png") == 0
-    ends = drawn(workdir)
+    ends = sampled(workdir)
     options = {"task": "interpolate", "sampler": "ddim", "steps": 8, "count": 5}
     assert sample(workdir, images=f"{files}/0.png,{files}/2.png", **options) == 0
-    between = drawn(workdir)
+    between = sampled(workdir)
     assert np.abs(between[[0, -1]].astype(int) - ends).max() <= 1
     assert (newest(workdir) / "interpolation.gif").exists()
     assert sample(workdir, seed=3, other_seed=5, **options) == 0
-    first, last = drawn(workdir)[[0, -1]]
+    first, last = sampled(workdir)[[0, -1]]
     for seed, end in ((3, first), (5, last)):
         assert sample(workdir, sampler="ddim", steps=8, count=1, seed=seed, threshold="none") == 0
-        assert np.abs(drawn(workdir)[0].astype(int) - end).max() <= 1
+        assert np.abs(sampled(workdir)[0].astype(int) - end).max() <= 1
 
 
 def test_inpainting_leaves_known_pixels_as_they_are(workdir, files):
     mask = files / "masks" / "right.png"
     assert sample(workdir, task="inpaint", images=files, mask=mask, count=6, resamples=2, jump=2) == 0
-    images = drawn(workdir)
+    images = sampled(workdir)
     np.testing.assert_array_equal(images[:, :, :4], np.tile(pixels(files), (2, 1, 1, 1))[:, :, :4])
     assert np.abs(images[0, :, 4:].astype(int) - images[3, :, 4:]).max() > 0
 
@@ -204,14 +118,14 @@ def test_variations_of_little_strength_stay_near(workdir, files):
     distances = []
     for strength in (0.13, 1.0):
         assert sample(workdir, task="vary", images=files, strength=strength, count=3) == 0
-        distances.append(np.abs(drawn(workdir).astype(int) - pixels(files)).mean())
+        distances.append(np.abs(sampled(workdir).astype(int) - pixels(files)).mean())
     assert distances[0] < distances[1]
 
 
 def test_edits_heed_threshold_variance_and_batches(workdir, files):
     def drawn_by(**options):
         assert sample(workdir, images=files, count=6, seed=2, **options) == 0
-        return drawn(workdir).astype(int)
+        return sampled(workdir).astype(int)
 
     inpainting = {"task": "inpaint", "mask": files / "masks" / "right.png", "resamples": 2, "jump": 2}
     for task in ({"task": "vary", "strength": 1.0}, inpainting):
@@ -237,7 +151,7 @@ def test_masks_are_cropped_as_their_images_are(tmp_path, workdir, draw):
         names = {"images": prefix or "photo", "mask": f"{prefix}-mask".lstrip("-")}
         options = {field: tmp_path / f"{name}.png" for field, name in names.items()}
         assert sample(cropped, task="inpaint", count=4, resamples=1, **options) == 0
-        image = drawn(cropped)[:, ..., 0]
+        image = sampled(cropped)[:, ..., 0]
         np.testing.assert_array_equal(image[:, 2:], np.tile(photo[10:16], (4, 1, 1)))
         assert (image[:, :2] != photo[8:10]).any(axis=(0, 2)).all()
 

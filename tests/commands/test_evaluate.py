@@ -20,7 +20,7 @@ from ddpm_jax.data.sources.digits import load_digits
 from ddpm_jax.evaluation.features import open_extractor
 from ddpm_jax.evaluation.results import Row, curves_that_compare
 from ddpm_jax.evaluation.statistics import compare, load_statistics, measure, save_statistics
-from ddpm_jax.reporting.pixel_file import PixelFile
+from ddpm_jax.generation.pixel_file import PixelFile
 from tests.end_to_end.commands import RECIPE, ROOT, scalars
 from tests.training.toy import config_with
 

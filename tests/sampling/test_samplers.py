@@ -13,10 +13,10 @@ from ddpm_jax.diffusion.schedule import linear_betas, schedule_of_betas
 from ddpm_jax.sampling.ddim import ddim, ddim_coefficients
 from ddpm_jax.sampling.ddpm import ddpm
 from ddpm_jax.sampling.dpm_solver import dpm_solver
+from ddpm_jax.sampling.loop import FrameSpec, scan_loop
 from ddpm_jax.sampling.noise import draw_noise, image_keys
 from ddpm_jax.sampling.threshold import clip, constrain
 from ddpm_jax.sampling.timesteps import step_pairs
-from ddpm_jax.sampling.trajectory import FrameSpec
 from ddpm_jax.sampling.unipc import unipc
 from tests.analytic import gaussian_denoiser, point_denoiser
 
@@ -141,12 +141,12 @@ def test_a_ddim_step_equals_the_reference(linear, reference, eta):
 def test_frames_run_from_noise_to_image_whatever_their_number(linear):
     x_T, keys = start(3, (4, 4, 1))
     pairs, denoiser = step_pairs("leading", 1000, 10), gaussian_denoiser(linear, MEAN, STD)
-    whole = ddim(denoiser, linear, x_T, keys, pairs, watch=FrameSpec(11, 2))
+    whole = ddim(denoiser, linear, x_T, keys, pairs, loop=scan_loop(FrameSpec(11, 2)))
     assert whole.frames.shape == (11, 2, 4, 4, 1)
     np.testing.assert_array_equal(whole.frames[0], x_T[:2])
     np.testing.assert_array_equal(whole.frames[-1], whole.images[:2])
     for count in (1, 4, 30):
-        frames = ddim(denoiser, linear, x_T, keys, pairs, watch=FrameSpec(count, 2)).frames
+        frames = ddim(denoiser, linear, x_T, keys, pairs, loop=scan_loop(FrameSpec(count, 2))).frames
         shown = np.round(np.linspace(0, 10, count)).astype(int)
         np.testing.assert_allclose(frames, whole.frames[shown], atol=1e-6)
     assert ddim(denoiser, linear, x_T, keys, pairs).frames.shape[0] == 0
@@ -159,7 +159,7 @@ def test_memory_does_not_grow_with_the_steps(linear, name):
     def temporary(steps):
         pairs = step_pairs("leading", 1000, steps)
         denoiser = point_denoiser(linear, 0.1)
-        run = jax.jit(lambda x, k: SAMPLERS[name](denoiser, linear, x, k, pairs, watch=FrameSpec(5, 2)))
+        run = jax.jit(lambda x, k: SAMPLERS[name](denoiser, linear, x, k, pairs, loop=scan_loop(FrameSpec(5, 2))))
         return run.lower(x_T, keys).compile().memory_analysis().temp_size_in_bytes
 
     image = x_T.size * 4

@@ -20,7 +20,7 @@ from ddpm_jax import UserError, load_run
 from ddpm_jax.commands import cli
 from ddpm_jax.config import config_of
 from ddpm_jax.reporting.images import grid
-from scripts.play.model import KEPT_SECONDS, PACE, fitted, inpainted, new_file, paced, walks_of
+from scripts.play.model import KEPT_SECONDS, PACE, fitted, inpainted, iterations, new_file, paced
 from tests.data.pictures import encoded, noise
 from tests.end_to_end.commands import RECIPE, ROOT
 
@@ -65,13 +65,13 @@ def test_comparisons_name_what_they_do_not_know(digits):
         (["ddim:x"], "sampler:steps"),
     ):
         with pytest.raises(UserError, match=words):
-            walks_of(digits, names, 2)
+            iterations(digits, names, 2)
 
 
 def test_pictures_are_sent_at_a_pace_that_a_browser_keeps(digits):
     sent = []
     last = 0
-    for moment, send in paced(digits.watch(1, sampler="ddpm", steps=400)):
+    for moment, send in paced(digits.iter_steps(1, sampler="ddpm", steps=400)):
         if send:
             time.sleep(2 * PACE)  # A slow browser.
             sent, last = [*sent, time.monotonic()], moment.done

@@ -1,6 +1,8 @@
+"""Images that are appended to a file, and survive an interrupted write."""
+
 import numpy as np
 
-from ddpm_jax.reporting.pixel_file import PixelFile
+from ddpm_jax.generation.pixel_file import PixelFile
 
 
 def test_images_come_back_in_order_and_what_was_cut_short_is_dropped(tmp_path, draw):
@@ -13,16 +15,6 @@ def test_images_come_back_in_order_and_what_was_cut_short_is_dropped(tmp_path, d
         file.write(b"half an image")
     again = PixelFile(tmp_path / "pixels", (3, 4, 2))
     assert again.count == 7 and (tmp_path / "pixels").stat().st_size == images.nbytes
-    again.keep(5)
+    again.truncate(5)
     again.append(images[5:])
     np.testing.assert_array_equal(PixelFile(tmp_path / "pixels", (3, 4, 2)).images(), images)
-
-
-def test_the_npz_is_numpys(tmp_path, draw):
-    images = draw.integers(0, 256, (5, 3, 3, 1), np.uint8)
-    store = PixelFile(tmp_path / "pixels", (3, 3, 1))
-    store.append(images)
-    store.save_npz(tmp_path / "samples.npz")
-    with np.load(tmp_path / "samples.npz", allow_pickle=False) as arrays:
-        assert arrays.files == ["arr_0"]
-        np.testing.assert_array_equal(arrays["arr_0"], images)

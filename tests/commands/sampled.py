@@ -1,0 +1,18 @@
+"""Calls of --mode=sample, and what they wrote."""
+
+import numpy as np
+
+from ddpm_jax.commands import cli
+
+
+def sample(workdir, **options) -> int:
+    flags = [f"--config.sample.{name}={value}" for name, value in options.items()]
+    return cli.main(["main.py", "--mode=sample", f"--workdir={workdir}", *flags])
+
+
+def newest(workdir):
+    return max((workdir / "samples").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+
+
+def sampled(workdir) -> np.ndarray:
+    return np.load(newest(workdir) / "samples.npz")["arr_0"]

@@ -1,0 +1,107 @@
+"""Generated images on disk: resumed after an interruption at any moment, and complete or not there."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ddpm_jax.generation import output
+from ddpm_jax.generation.pixel_file import PixelFile
+from tests.commands.sampled import newest, sample, sampled
+
+pytestmark = pytest.mark.xdist_group("sampled")  # They share a run.
+
+
+def leave_a_broken_call(workdir, monkeypatch, **options):
+    """Interrupts a call once it has sampled 8 images; returns the folder that it leaves."""
+    append = PixelFile.append
+
+    def interrupted(self, images):
+        append(self, images)
+        if self.count > 7:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(PixelFile, "append", interrupted)
+    assert sample(workdir, **options) == 130
+    monkeypatch.undo()
+    (folder,) = (workdir / "samples").glob(".*.unfinished")
+    return folder
+
+
+def test_an_interrupted_call_goes_on_and_ends_with_the_same_images(workdir, monkeypatch, capsys):
+    assert sample(workdir, count=11, batch_size=4, seed=3) == 0
+    whole, folder = sampled(workdir), newest(workdir)
+    names = ["denoising.gif", "grid.png", "images", "samples.npz", "strip.png"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    pictures = {name: (folder / name).read_bytes() for name in ("grid.png", "strip.png", "denoising.gif")}
+    (folder / "grid.png").unlink()
+
+    leave_a_broken_call(workdir, monkeypatch, count=11, batch_size=4, seed=3)
+    assert sample(workdir, count=11, batch_size=4, seed=3) == 0
+    assert "Going on after 8 images that were sampled before" in capsys.readouterr().err
+    np.testing.assert_array_equal(sampled(workdir), whole)
+    assert newest(workdir) == folder and {name: (folder / name).read_bytes() for name in pictures} == pictures
+    assert [p for p in (workdir / "samples").iterdir() if p.name.startswith(".")] == []
+
+
+def test_another_batch_size_goes_on_after_whole_batches_of_its_own(workdir, monkeypatch, capsys):
+    assert sample(workdir, count=11, batch_size=4, seed=5) == 0
+    whole = sampled(workdir)
+    leave_a_broken_call(workdir, monkeypatch, count=11, batch_size=4, seed=5)
+    assert sample(workdir, count=11, batch_size=3, seed=5) == 0
+    assert "Going on after 6 images" in capsys.readouterr().err
+    assert np.abs(sampled(workdir).astype(int) - whole).max() <= 1 and len(sampled(workdir)) == 11
+
+
+def test_images_of_other_parameters_are_discarded(workdir, monkeypatch, capsys):
+    folder = leave_a_broken_call(workdir, monkeypatch, count=11, batch_size=4, seed=6)
+    request = json.loads((folder / "request.json").read_text())
+    (folder / "request.json").write_text(json.dumps(request | {"inputs": request["inputs"] + 1}, sort_keys=True))
+    assert sample(workdir, count=11, batch_size=4, seed=6) == 0
+    assert "Going on" not in capsys.readouterr().err
+
+
+def test_one_job_at_a_time_samples_into_a_folder(workdir, monkeypatch, capsys):
+    codes = []
+
+    def meanwhile(self, images):
+        monkeypatch.undo()
+        codes.append(sample(workdir, count=2, seed=7))
+        self.append(images)
+
+    monkeypatch.setattr(PixelFile, "append", meanwhile)
+    assert sample(workdir, count=2, seed=7) == 0
+    assert codes == [2] and "Another job is sampling" in capsys.readouterr().err
+    assert len(sampled(workdir)) == 2
+
+
+@pytest.mark.parametrize("moment", ["a PNG file", "the array", "the folder's name"])
+def test_a_stop_while_pictures_are_written_discards_no_image(workdir, monkeypatch, capsys, moment):
+    """Also where a folder of that name was complete before: it stays until its successor is."""
+    options = {"count": 5, "batch_size": 5, "seed": 20}
+    assert sample(workdir, **options) == 0
+    folder, before = newest(workdir), sampled(workdir)
+    called = []
+
+    def interrupted(*arguments, **more):
+        called.append(1)
+        raise KeyboardInterrupt
+
+    def third(*arguments, save=output.save_png):
+        called.append(1)
+        return interrupted() if len(called) > 3 else save(*arguments)
+
+    if moment == "a PNG file":
+        monkeypatch.setattr(output, "save_png", third)
+    elif moment == "the array":
+        monkeypatch.setattr(output.np, "savez", interrupted)
+    else:
+        monkeypatch.setattr("pathlib.Path.rename", interrupted)
+    assert sample(workdir, **options) == 130 and called
+    monkeypatch.undo()
+    np.testing.assert_array_equal(np.load(folder / "samples.npz")["arr_0"], before)
+    assert len(PixelFile(folder.with_name(f".{folder.name}.unfinished") / "pixels.u8", (8, 8, 1)).images()) == 5
+    monkeypatch.setattr(PixelFile, "append", lambda *_: pytest.fail("sampled again"))
+    assert sample(workdir, **options) == 0
+    np.testing.assert_array_equal(sampled(workdir), before)
+    assert [path for path in (workdir / "samples").iterdir() if path.name.startswith(".")] == []
