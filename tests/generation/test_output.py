@@ -1,6 +1,7 @@
 """Generated images on disk: resumed after an interruption at any moment, and complete or not there."""
 
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -87,6 +88,9 @@ def test_a_stop_while_pictures_are_written_discards_no_image(workdir, monkeypatc
         called.append(1)
         raise KeyboardInterrupt
 
+    def renamed(self, other, rename=pathlib.Path.rename):
+        return interrupted() if self.is_dir() else rename(self, other)
+
     def third(*arguments, save=output.save_png):
         called.append(1)
         return interrupted() if len(called) > 3 else save(*arguments)
@@ -96,7 +100,7 @@ def test_a_stop_while_pictures_are_written_discards_no_image(workdir, monkeypatc
     elif moment == "the array":
         monkeypatch.setattr(output.np, "savez", interrupted)
     else:
-        monkeypatch.setattr("pathlib.Path.rename", interrupted)
+        monkeypatch.setattr(pathlib.Path, "rename", renamed)
     assert sample(workdir, **options) == 130 and called
     monkeypatch.undo()
     np.testing.assert_array_equal(np.load(folder / "samples.npz")["arr_0"], before)
