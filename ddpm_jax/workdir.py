@@ -16,7 +16,7 @@ from ddpm_jax.config import MADE_WITH, Config, changes, differences, from_json, 
 from ddpm_jax.data.dataset import Traits
 from ddpm_jax.errors import UserError, program
 from ddpm_jax.runtime.devices import wait_for_all
-from ddpm_jax.runtime.files import replacing
+from ddpm_jax.runtime.files import staged
 from ddpm_jax.runtime.locks import exclusive_lock
 
 OF_THE_OPTIMIZER = ("optimizer.name", "optimizer.clip")
@@ -173,5 +173,5 @@ def _read_traits(path: Path) -> tuple[int, int]:
 
 
 def _write(path: Path, text: str) -> None:
-    with replacing(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
+    with staged(path) as partial:
+        partial.write_text(text, encoding="utf-8")

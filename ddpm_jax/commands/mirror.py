@@ -214,7 +214,7 @@ class Mirror:
     def _here(self, under: str = "") -> list[str]:
         paths = (path for path in (self.folder / under).rglob("*") if path.is_file())
         names = (path.relative_to(self.folder).as_posix() for path in paths)
-        return sorted(name for name in names if not name.endswith((".lock", ".unfinished", UNSENT)))
+        return sorted(name for name in names if not name.endswith((".lock", ".partial", UNSENT)))
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Decoded images on disk, so that a set is read from its files only once: <cache>/<key>-v2/images.u8, memory-mapped.
 
-The key covers all that shapes the pixels. An entry is written under another name and renamed when it is complete, so an
-interrupted preparation never passes for one; of two jobs that need the same set, one prepares it and the other waits.
+The key covers all that shapes the pixels. An entry appears when it is complete (files.py), so an interrupted
+preparation never passes for one; of two jobs that need the same set, one prepares it and the other waits.
 A cache at an address (store.py) is a folder of this machine all the same, which fetches from there what it lacks.
 """
 
@@ -10,8 +10,6 @@ import json
 import logging
 import os
 import re
-import shutil
-import socket
 import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator
@@ -24,7 +22,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from ddpm_jax.errors import UserError
-from ddpm_jax.runtime.files import NO_ARRAYS, replacing, user_cache
+from ddpm_jax.runtime.files import NO_ARRAYS, staged, user_cache
 from ddpm_jax.runtime.locks import exclusive_lock
 from ddpm_jax.runtime.store import Store, is_url
 
@@ -100,8 +98,8 @@ def remembered(cache: Cache, key: str, compute: Callable[[], dict[str, np.ndarra
     try:
         with (
             exclusive_lock(folder / f"{key}.lock", lambda: None),
-            replacing(path) as unfinished,
-            unfinished.open("wb") as file,
+            staged(path) as partial,
+            partial.open("wb") as file,
         ):
             np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
     except OSError as error:
@@ -139,7 +137,7 @@ def cached(
 
 @contextmanager
 def _alone(folder: Path, key: str) -> Iterator[None]:
-    """Lets one job at a time prepare a key, and tidies up what killed ones left."""
+    """Lets one job at a time prepare a key."""
     waiting = partial(logger.info, "Another job prepares the same images; waiting for it")
     with ExitStack() as held:
         try:
@@ -148,31 +146,17 @@ def _alone(folder: Path, key: str) -> Iterator[None]:
             raise UserError(
                 f"data.cache={folder} cannot be written ({error.strerror}); set data.cache to a folder that can."
             ) from error
-        for left in folder.glob(f"{key}.building-{socket.gethostname()}-*"):
-            shutil.rmtree(left, ignore_errors=True)
         yield
 
 
 def _prepare(entry: Path, shape: tuple[int, int, int], decode: Callable[[], Iterator[Row]]) -> None:
-    """Writes an entry under another name, and gives it its own when it is complete."""
-    key = entry.name.rpartition("-v")[0]
-    building = entry.with_name(f"{key}.building-{_mine()}")
-    try:
+    """Writes an entry, in place of a damaged one if there is one. Raises UserError for troubles of the disk."""
+    with ExitStack() as staging:
         with _disk_trouble(entry.parent):
-            building.mkdir()
-        _write(building, shape, decode())
+            partial = staging.enter_context(staged(entry, folder=True))
+        _write(partial, shape, decode())
         with _disk_trouble(entry.parent):
-            if entry.exists():  # Damaged. Another job may be reading it: it goes only when its successor is complete.
-                entry.rename(building / "damaged")
-            building.rename(entry)
-            shutil.rmtree(entry / "damaged", ignore_errors=True)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-
-
-def _mine() -> str:
-    """Tells this process's unfinished files from those of others."""
-    return f"{socket.gethostname()}-{os.getpid()}"
+            staging.close()
 
 
 @contextmanager
@@ -183,21 +167,20 @@ def _disk_trouble(folder: Path) -> Iterator[None]:
         raise UserError(f"data.cache={folder} cannot be filled ({error.strerror}); free some space there.") from error
 
 
-def _write(building: Path, shape: tuple[int, int, int], rows: Iterator[Row]) -> None:
+def _write(partial: Path, shape: tuple[int, int, int], rows: Iterator[Row]) -> None:
     """Writes images one after the other, so that neither memory nor the file is larger than what was decoded."""
     numbers, checksum = array("q"), 0
-    with _disk_trouble(building.parent):
-        file = (building / "images.u8").open("wb", buffering=CHUNK)
+    with _disk_trouble(partial.parent):
+        file = (partial / "images.u8").open("wb", buffering=CHUNK)
     try:
         for number, image in rows:
             pixels = image.tobytes()
             checksum = zlib.crc32(pixels, checksum)
-            with _disk_trouble(building.parent):
+            with _disk_trouble(partial.parent):
                 file.write(pixels)
             numbers.append(number)
-        with _disk_trouble(building.parent):
+        with _disk_trouble(partial.parent):
             file.flush()
-            os.fsync(file.fileno())
     finally:
         with suppress(OSError):  # After a fault, what is left in the buffer cannot be written either.
             file.close()
@@ -206,11 +189,11 @@ def _write(building: Path, shape: tuple[int, int, int], rows: Iterator[Row]) -> 
         "shape": [len(numbers), *shape],
         "crc32": checksum,
         "numbers_crc32": zlib.crc32(np.array(numbers, np.int64).tobytes()),
-        "changed": (building / "images.u8").stat().st_mtime_ns,
+        "changed": (partial / "images.u8").stat().st_mtime_ns,
     }
-    with _disk_trouble(building.parent):
-        np.save(building / "numbers.npy", np.array(numbers, np.int64), allow_pickle=False)
-        (building / ABOUT).write_text(json.dumps(about) + "\n")
+    with _disk_trouble(partial.parent):
+        np.save(partial / "numbers.npy", np.array(numbers, np.int64), allow_pickle=False)
+        (partial / ABOUT).write_text(json.dumps(about) + "\n")
 
 
 def read_entry(entry: Path, *, quietly: bool = False) -> tuple[np.ndarray, np.ndarray] | None:

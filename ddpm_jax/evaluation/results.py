@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from ddpm_jax.errors import UserError
 from ddpm_jax.reporting.charts import line_chart, panels
 from ddpm_jax.reporting.writer import TensorBoard
-from ddpm_jax.runtime.files import replacing
+from ddpm_jax.runtime.files import staged
 from ddpm_jax.runtime.locks import exclusive_lock
 
 Result = dict[str, Any]
@@ -57,8 +57,8 @@ def add_result(folder: Path, step: int, name: str, result: Result) -> None:
     path, protocol = folder / f"{step}.json", result["protocol"]
     with exclusive_lock(folder / ".results.lock", lambda: None):  # Curves hold results of all steps.
         results = read_results(folder, step) | {result_name(name, protocol): result}
-        with replacing(path) as unfinished:
-            unfinished.write_text(json.dumps(results, indent=2) + "\n")
+        with staged(path) as partial:
+            partial.write_text(json.dumps(results, indent=2) + "\n")
         _write_curve(folder, name, protocol)
 
 

@@ -21,7 +21,7 @@ from ddpm_jax.evaluation.frechet import Moments, MomentSums, frechet_distance
 from ddpm_jax.evaluation.inception_score import ScoreSums, random_parts
 from ddpm_jax.evaluation.kid import SUBSET_SIZE, SUBSETS, kid
 from ddpm_jax.evaluation.manifold import DENSITY_K, PRECISION_K, manifold
-from ddpm_jax.runtime.files import NO_ARRAYS, replacing
+from ddpm_jax.runtime.files import NO_ARRAYS, staged
 
 FIGURES = (
     *("fid", "kid_mean", "kid_std", "inception_score_mean", "inception_score_std"),
@@ -111,7 +111,7 @@ def warn_of_few(real: int | None, fake: int | None, dimensions: int, other: str 
 
 def save_statistics(path: Path, statistics: Statistics) -> None:
     """Writes an .npz, whole or not at all."""
-    with replacing(path) as unfinished, unfinished.open("wb") as file:
+    with staged(path) as partial, partial.open("wb") as file:
         np.savez(file, **arrays_of(statistics))  # pyright: ignore[reportArgumentType]
 
 

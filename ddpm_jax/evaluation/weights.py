@@ -22,7 +22,7 @@ from jaxtyping import PyTree
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.inception import LAYERS, SIZE, Inception, Layer
 from ddpm_jax.interop.tensors import TensorFile, by_path, fill, write_tensors
-from ddpm_jax.runtime.files import replacing, sha256, user_cache
+from ddpm_jax.runtime.files import sha256, staged, user_cache
 from ddpm_jax.runtime.locks import exclusive_lock
 
 NAME = "pt_inception-2015-12-05-6726825d"
@@ -88,10 +88,10 @@ def download() -> Path:
 def _fetch(target: Path) -> None:
     logger.info("Fetching %s", URL)
     try:
-        with replacing(target) as unfinished:
-            with urllib.request.urlopen(URL, timeout=60) as source, unfinished.open("wb") as file:
+        with staged(target) as partial:
+            with urllib.request.urlopen(URL, timeout=60) as source, partial.open("wb") as file:
                 shutil.copyfileobj(source, file)
-            if not (digest := sha256(unfinished)).startswith(CHECKSUM):
+            if not (digest := sha256(partial)).startswith(CHECKSUM):
                 raise UserError(
                     f"What {URL} holds has the checksum {digest[:8]}…, expected {CHECKSUM}…: it is damaged, or "
                     "another file. Start again, or give the path of a file as weights."

@@ -20,7 +20,7 @@ from ddpm_jax.generation.draw import batch_size, compile_sampler, draw_all
 from ddpm_jax.reporting.images import evenly_spaced, grid, save_gif, save_png, strip
 from ddpm_jax.reporting.pixel_file import PixelFile
 from ddpm_jax.runtime.devices import agreed_by_all, data_mesh
-from ddpm_jax.runtime.files import replacing
+from ddpm_jax.runtime.files import staged
 from ddpm_jax.runtime.locks import exclusive_lock
 from ddpm_jax.runtime.progress import progress
 from ddpm_jax.runtime.signals import Stopped
@@ -64,7 +64,7 @@ def keep_samples(samples: Samples, store: PixelFile, building: Path) -> None:
     """Adds a batch to what is on disk."""
     if not store.count:
         # Whole or not at all, since a call that goes on later relies on them.
-        with replacing(building / "frames.npy") as unfinished, unfinished.open("wb") as file:
+        with staged(building / "frames.npy") as partial, partial.open("wb") as file:
             np.save(file, to_pixels(samples.frames))
     store.append(to_pixels(samples.images))
 

@@ -1,7 +1,6 @@
 """Parameters that were trained elsewhere, as a run at step 0 that samples, and trains on, like any other."""
 
 import logging
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -14,6 +13,7 @@ from jaxtyping import PyTree
 
 from ddpm_jax.config import Config, flatten
 from ddpm_jax.errors import UserError, program
+from ddpm_jax.runtime.files import staged
 from ddpm_jax.runtime.locks import exclusive_lock
 from ddpm_jax.runtime.store import is_url
 from ddpm_jax.training.checkpoint import Checkpoints
@@ -42,12 +42,12 @@ def start_run(
 
     names: of the classes or attributes. The workdir appears when it is complete.
     """
-    with built(workdir) as building:
+    with built(workdir) as partial:
         params, ema = jax.tree.map(jnp.asarray, (params, ema))
         state = first_state(params, build_optimizer(config.optimizer, config.train.steps), ema)
-        with Checkpoints(checkpoint_folder(building)) as checkpoints:
+        with Checkpoints(checkpoint_folder(partial)) as checkpoints:
             checkpoints.save(state, asdict(config))
-        write_config(building, config, names)
+        write_config(partial, config, names)
     logger.info("Wrote %s. Next: %s --mode=sample --workdir=%s", workdir, program(), workdir)
 
 
@@ -61,20 +61,14 @@ def built(target: Path) -> Iterator[Path]:
     def busy() -> None:
         raise UserError(f"Another job is writing {target}; wait for it, or choose another folder.")
 
-    building = target.with_name(f".{target.name}.building")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{target} cannot be made ({error.strerror}); choose a folder that can be written.") from error
     with exclusive_lock(target.with_name(f".{target.name}.lock"), busy):
         refuse_full(target)
-        shutil.rmtree(building, ignore_errors=True)
-        building.mkdir(parents=True)
-        try:
-            yield building
-            building.rename(target)  # Also onto an empty folder.
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
+        with staged(target, folder=True) as partial:
+            yield partial
 
 
 def new_workdir(path: str) -> Path:

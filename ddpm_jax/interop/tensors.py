@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ddpm_jax.errors import UserError
-from ddpm_jax.runtime.files import replacing
+from ddpm_jax.runtime.files import staged
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
@@ -65,9 +65,9 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mappi
     mask = os.umask(0)
     os.umask(mask)
     try:
-        with replacing(path) as unfinished:
-            save_file(arrays, unfinished, dict(metadata))
-            unfinished.chmod(0o666 & ~mask)  # safetensors makes files that only their owner can read.
+        with staged(path) as partial:
+            save_file(arrays, partial, dict(metadata))
+            partial.chmod(0o666 & ~mask)  # safetensors makes files that only their owner can read.
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} cannot be written ({error}); choose another place, or free some space.") from error
 

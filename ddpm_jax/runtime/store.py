@@ -9,11 +9,12 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ddpm_jax.errors import UserError
+from ddpm_jax.runtime.files import staged
 from ddpm_jax.runtime.locks import parse_signature
 
 OF_THIS_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
@@ -67,17 +68,11 @@ class Store:
         wanted = list(names)
         for name in wanted:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        arriving = [folder / name for name in wanted]
-        unfinished = [path.with_name(f".{path.name}.unfinished") for path in arriving]
-        try:
+        with ExitStack() as staging:
+            partial = [str(staging.enter_context(staged(folder / name))) for name in wanted]
             if wanted:
                 with self._asking():
-                    self._files.get([self._at(name) for name in wanted], [str(path) for path in unfinished])
-            for path, target in zip(unfinished, arriving, strict=True):
-                path.replace(target)
-        finally:
-            for path in unfinished:
-                path.unlink(missing_ok=True)
+                    self._files.get([self._at(name) for name in wanted], partial)
 
     def put(self, names: Iterable[str], folder: Path) -> None:
         """Brings files there."""

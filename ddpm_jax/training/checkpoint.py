@@ -24,7 +24,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from ddpm_jax.errors import UserError
-from ddpm_jax.runtime.files import replacing, sha256, sync
+from ddpm_jax.runtime.files import sha256, staged, sync
 from ddpm_jax.training.state import TrainState
 
 SEAL = "SHA256SUMS"
@@ -198,8 +198,8 @@ def seal(checkpoint: Path) -> None:
     for path in _files(checkpoint):
         sync(path)  # The older ones may go once this one is sealed.
         lines.append(f"{sha256(path)}  {path.relative_to(checkpoint)}\n")
-    with replacing(checkpoint / SEAL) as unfinished:
-        unfinished.write_text("".join(lines))
+    with staged(checkpoint / SEAL) as partial:
+        partial.write_text("".join(lines))
 
 
 def verify(checkpoint: Path) -> None:

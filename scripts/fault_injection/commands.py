@@ -21,7 +21,7 @@ from ddpm_jax.training.state import TrainState
 
 ROOT = Path(__file__).parents[2]
 LENGTH = {"train.steps": 60, "checkpoint.every": 2, "log.preview_every": 20}
-LEFTOVERS = (".lock", ".unfinished", ".building", "-tmp", ".damaged")
+LEFTOVERS = (".lock", ".partial", ".replaced", ".building", "-tmp", ".damaged")
 """Parts of the names of what is there only while a command runs, or after damage."""
 
 

@@ -149,7 +149,7 @@ def stop(flags: argparse.Namespace) -> Iterator[Outcome]:
         "train": "run/checkpoints/20/SHA256SUMS",
         "sample": "run/samples/.*/frames.npy",
         "evaluate": "run/evaluation/.*/frames.npy",
-        "prepare": "cache/*building*/images.u8",
+        "prepare": "cache/.*.partial/images.u8",
     }
     for work, mark in marks.items():
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -281,7 +281,7 @@ def test_schedulers_of_older_files_are_understood(folder, package_log):
 
 def test_leftovers_of_a_killed_export_are_cleared_away(tmp_path):
     settings = config(model={"classes": 3})
-    left = tmp_path / ".model.building"
+    left = tmp_path / ".model.partial"
     (left / "unet").mkdir(parents=True)
     (left / "model_index.json").write_text("{}")
     write_folder(settings, random_params(settings), tmp_path / "model", names=list("abc"), card="", grid=None)

@@ -19,9 +19,9 @@ def test_a_short_storm_loses_nothing(tmp_path):
 
 
 def test_what_it_looks_for_it_would_see(tmp_path):
-    for name in ("a.txt", ".b.lock", ".c.npz.unfinished", "7.orbax-checkpoint-tmp", "9.damaged"):
+    for name in ("a.txt", ".b.lock", ".c.npz.partial", "7.orbax-checkpoint-tmp", "9.damaged"):
         (tmp_path / name).write_bytes(b"content")
-    assert sorted(leftovers(tmp_path)) == [".b.lock", ".c.npz.unfinished", "7.orbax-checkpoint-tmp", "9.damaged"]
+    assert sorted(leftovers(tmp_path)) == [".b.lock", ".c.npz.partial", "7.orbax-checkpoint-tmp", "9.damaged"]
     flip(tmp_path / "a.txt")
     assert (tmp_path / "a.txt").read_bytes() == b"conuent"
     truncate(tmp_path / "a.txt")

@@ -1,0 +1,145 @@
+"""A staged file or folder appears complete or not at all, whatever interrupts the writing."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ddpm_jax.runtime import files
+from ddpm_jax.runtime.files import staged, user_cache
+
+KINDS = pytest.mark.parametrize("folder", [False, True], ids=["file", "folder"])
+
+
+def fill(partial: Path, text: str, folder: bool) -> None:
+    if folder:
+        (partial / "below").mkdir(exist_ok=True)
+    (partial / "below" / "a.txt" if folder else partial).write_text(text)
+
+
+def content(target: Path) -> str:
+    return (target / "below" / "a.txt" if target.is_dir() else target).read_text()
+
+
+def stage(target: Path, text: str, folder: bool) -> None:
+    with staged(target, folder=folder) as partial:
+        fill(partial, text, folder)
+
+
+@KINDS
+def test_the_target_appears_when_the_block_ends_and_nothing_else_is_left(tmp_path, folder):
+    target = tmp_path / "target"
+    with staged(target, folder=folder) as partial:
+        assert partial == tmp_path / ".target.partial" and partial.exists() == folder
+        fill(partial, "first", folder)
+        assert not target.exists()
+    stage(target, "second", folder)
+    assert content(target) == "second"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@KINDS
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_block_that_raises_leaves_the_target_as_it_was(tmp_path, folder, error):
+    target = tmp_path / "target"
+    stage(target, "old", folder)
+    with pytest.raises(error), staged(target, folder=folder) as partial:
+        fill(partial, "new", folder)
+        raise error
+    assert content(target) == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@KINDS
+def test_what_a_killed_job_left_is_not_seen_unless_it_is_asked_for(tmp_path, folder):
+    target = tmp_path / "target"
+    for _ in range(2):
+        with pytest.raises(ValueError), staged(target, folder=folder, resumable=True) as partial:
+            fill(partial, "half", folder)
+            raise ValueError
+    assert not target.exists()
+    with staged(target, folder=folder, resumable=True) as partial:
+        assert content(partial) == "half"
+    assert content(target) == "half"
+    (tmp_path / ".target.partial").mkdir()
+    (tmp_path / ".target.partial" / "of another job").touch()
+    with staged(target, folder=folder) as partial:
+        assert not folder or not list(partial.iterdir())
+        fill(partial, "new", folder)
+    assert content(target) == "new"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_kill_at_any_call_leaves_the_old_or_the_new_folder_for_the_next_job(tmp_path):
+    """The process ends before its n-th call that changes names, for every n until it ends well."""
+    target = tmp_path / "target"
+    program = """
+import os, signal, sys
+from pathlib import Path
+from ddpm_jax.runtime import files
+target, left = Path(sys.argv[1]), int(sys.argv[2])
+def hook(event, args):
+    global left
+    if event in ("os.rename", "os.rmdir", "os.remove"):
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= 1
+with files.staged(target, folder=True) as partial:
+    (partial / "below").mkdir()
+    (partial / "below" / "a.txt").write_text("new")
+    sys.addaudithook(hook)
+"""
+    stage(target, "old", folder=True)
+    found, code, calls = [], -signal.SIGKILL, 0
+    while code == -signal.SIGKILL:
+        code = subprocess.run([sys.executable, "-c", program, str(target), str(calls)]).returncode
+        with pytest.raises(ValueError), staged(target, folder=True):  # The next job, which comes to nothing.
+            found.append(content(target))
+            raise ValueError
+        assert list(tmp_path.iterdir()) == [target]
+        stage(target, "old", folder=True)
+        calls += 1
+    assert code == 0 and found[0] == "old" and found[-1] == "new"
+    assert len(found) >= 4 and set(found) == {"old", "new"}
+
+
+def test_a_folder_that_cannot_be_renamed_leaves_the_old_one(tmp_path, monkeypatch):
+    target, rename = tmp_path / "target", Path.rename
+
+    def fail(path: Path, other: Path) -> Path:
+        if path.name == ".target.partial":
+            raise OSError(5, "Input/output error")
+        return rename(path, other)
+
+    stage(target, "old", folder=True)
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        stage(target, "new", folder=True)
+    assert content(target) == "old" and list(tmp_path.iterdir()) == [target]
+
+
+@KINDS
+def test_all_bytes_and_names_are_on_disk_before_the_target_has_its_name(tmp_path, monkeypatch, folder):
+    target, synced = tmp_path / "target", []
+    monkeypatch.setattr(files, "sync", lambda path: synced.append((path, target.exists())))
+    stage(target, "new", folder)
+    partial = tmp_path / ".target.partial"
+    below = {partial, partial / "below", partial / "below" / "a.txt"} if folder else {partial}
+    assert {path for path, there in synced if not there} == below
+    assert synced[-1] == (tmp_path, True)
+
+
+def test_a_folder_that_cannot_be_written_raises_the_systems_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError), staged(tmp_path / "file" / "target", folder=True):
+        pass
+
+
+def test_a_users_cache_follows_the_environment(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
+    assert user_cache("xla") == Path("/caches/ddpm_jax/xla")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert user_cache("xla") == Path("/home/me/.cache/ddpm_jax/xla")
