@@ -119,7 +119,7 @@ class Mirror:
             yield
         finally:
             told = sys.exc_info()[1]
-            with deferred(lambda number: logger.info("Bringing the rest to %s first.", self._store.address)):
+            with deferred():
                 ended.set()
                 going_on.join()
                 try:
