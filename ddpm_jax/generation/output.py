@@ -75,15 +75,10 @@ def building_of(target: Path, *, wait: bool = False) -> Iterator[Path]:
 
     Where another job has it, this one waits for it, or refuses, before anything is drawn.
     """
-
-    def busy() -> None:
-        if not wait:
-            raise UserError(f"Another job is drawing {target}; wait for it, or set another sample.seed.")
-        logger.info("Another job is writing %s; waiting for it", target)
-
+    refusal = None if wait else f"Another job is drawing {target}; wait for it, or set another sample.seed."
     with ExitStack() as held:
         if jax.process_index() == 0:
-            held.enter_context(exclusive_lock(target.with_name(f".{target.name}.lock"), busy))
+            held.enter_context(exclusive_lock(target.with_name(f".{target.name}.lock"), refusal))
         yield target.with_name(f".{target.name}.building")
 
 
