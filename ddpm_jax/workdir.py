@@ -90,13 +90,10 @@ def unfit(before: Config, now: Config) -> dict[str, tuple[Any, Any]]:
 @contextmanager
 def acquired(workdir: Path, config: Config, data: Traits) -> Iterator[None]:
     """Keeps the workdir for this job while it trains, and writes down what it trains; other processes wait for that."""
-
-    def busy() -> None:
-        raise UserError(f"Another job is training in {workdir}; wait for it, or choose another --workdir.")
-
+    refusal = f"Another job is training in {workdir}; wait for it, or choose another --workdir."
     with ExitStack() as held:
         if jax.process_index() == 0:
-            held.enter_context(exclusive_lock(workdir / ".train.lock", busy))
+            held.enter_context(exclusive_lock(workdir / ".train.lock", refusal))
             acquire(workdir, config, data)
         wait_for_all("claim")
         yield

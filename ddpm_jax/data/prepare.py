@@ -84,8 +84,11 @@ def _workers(collection: Collection, how: Decoding, count: int) -> Iterator[Subm
     """A function that has some images decoded, by processes where that is worth their start, and gives a Future."""
     here = partial(_decode_some, collection.read, how)
     if collection.shared or count <= FEW:
-        with ThreadPoolExecutor(usable_cpus()) as threads:
+        threads = ThreadPoolExecutor(usable_cpus())
+        try:
             yield partial(threads.submit, here)
+        finally:
+            threads.shutdown(cancel_futures=True)
         return
     # A fork would copy the locks of JAX's threads, held for ever.
     context = multiprocessing.get_context("spawn")

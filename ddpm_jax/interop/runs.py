@@ -57,15 +57,12 @@ def built(target: Path) -> Iterator[Path]:
 
     Nothing that is there is written over.
     """
-
-    def busy() -> None:
-        raise UserError(f"Another job is writing {target}; wait for it, or choose another folder.")
-
+    refusal = f"Another job is writing {target}; wait for it, or choose another folder."
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{target} cannot be made ({error.strerror}); choose a folder that can be written.") from error
-    with exclusive_lock(target.with_name(f".{target.name}.lock"), busy):
+    with exclusive_lock(target.with_name(f".{target.name}.lock"), refusal):
         refuse_full(target)
         with staged(target, folder=True) as partial:
             yield partial

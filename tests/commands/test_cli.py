@@ -1,17 +1,12 @@
 """Flags, modes and exit codes: a user's mistake is one clear line and exit code 2, and nothing is written."""
 
-import errno
-import signal
 import sys
 from pathlib import Path
 
 import pytest
-from jax.errors import JaxRuntimeError
 
 from ddpm_jax.commands import cli
 from ddpm_jax.config import load_recipe, override
-from ddpm_jax.errors import TrainingDiverged
-from ddpm_jax.runtime.signals import Stopped
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 DIGITS = f"--config={CONFIGS}/digits.py:smoke"
@@ -101,50 +96,6 @@ def test_an_empty_value_takes_a_field_back():
         optional = [f"--config.{name}={clearing}" for name in ("sample.checkpoint", "data.filter")]
         cleared = override(config, ["--config.sample.timesteps=", *optional])
         assert (cleared.sample.checkpoint, cleared.sample.timesteps, cleared.data.filter) == (None, (), None)
-
-
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [
-        (TrainingDiverged("Training stopped at step 3."), 1),
-        (OSError(errno.ENOSPC, "No space left on device", "/full"), 2),
-        (OSError(errno.ESTALE, "Stale file handle", "/shared"), 3),
-        (JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"), 2),
-        (Stopped(signal.SIGTERM), 143),
-        (KeyboardInterrupt(), 130),
-    ],
-)
-def test_other_ends_have_their_exit_codes(error, code, monkeypatch, capsys):
-    def fail(argv):
-        raise error
-
-    monkeypatch.setattr(cli, "run", fail)
-    assert cli.main(["main.py"]) == code
-    assert len(capsys.readouterr().err.splitlines()) == 1
-
-
-def test_a_lost_process_is_told_from_a_fault(monkeypatch, capsys):
-    errors = iter([JaxRuntimeError("UNKNOWN: Gloo: Connection closed by peer"), JaxRuntimeError("INTERNAL: a fault")])
-
-    def fail(argv):
-        raise next(errors)
-
-    monkeypatch.setattr(cli, "run", fail)
-    monkeypatch.setattr("jax.process_count", lambda: 2)
-    assert cli.main(["main.py"]) == 3
-    assert "Another process of this job was lost" in capsys.readouterr().err
-    with pytest.raises(JaxRuntimeError, match="a fault"):
-        cli.main(["main.py"])
-
-
-@pytest.mark.parametrize("error", [OSError(errno.EBADF, "a fault"), JaxRuntimeError("UNAVAILABLE: a fault")])
-def test_a_fault_of_our_own_is_not_hidden(error, monkeypatch):
-    def fail(argv):
-        raise error
-
-    monkeypatch.setattr(cli, "run", fail)
-    with pytest.raises(type(error), match="a fault"):
-        cli.main(["main.py"])
 
 
 @pytest.mark.parametrize(("started", "words"), [("/usr/bin/ddpm-jax", "ddpm-jax"), ("main.py", "python main.py")])

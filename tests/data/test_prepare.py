@@ -1,7 +1,9 @@
 """From a configuration to pixels: decoded once, by threads or processes, or on the fly, and always the same."""
 
+import multiprocessing
 import os
 import signal
+import time
 import zipfile
 
 import numpy as np
@@ -12,6 +14,8 @@ from ddpm_jax.data import prepare
 from ddpm_jax.data.open import kind_of, open_dataset
 from ddpm_jax.data.sources.folder import open_folder
 from ddpm_jax.errors import UserError
+from ddpm_jax.runtime.progress import progress
+from ddpm_jax.runtime.signals import Stopped, stoppable
 from tests.data.pictures import data, encoded, noise, write
 
 TOY = {"multipliers": [1, 1], "attention_resolutions": []}
@@ -75,6 +79,42 @@ def test_a_killed_process_is_said_in_one_line(photos, tmp_path, monkeypatch):
 
 def kill_itself(numbers):
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_decoding_that_is_stopped_leaves_what_it_has_not_begun(photos, tmp_path, monkeypatch, number):
+    def decode(raw, how):
+        begun.append(raw)
+        if len(begun) == 1:
+            os.kill(os.getpid(), number)
+        else:
+            time.sleep(0.3)
+        return np.zeros((8, 8, 3), np.uint8)
+
+    begun = []
+    monkeypatch.setattr(prepare, "decode", decode)
+    monkeypatch.setattr(prepare, "CHUNK", 1)
+    monkeypatch.setattr(prepare, "usable_cpus", lambda: 1)
+    with pytest.raises(Stopped), stoppable():
+        open_dataset(config(tmp_path))
+    assert len(begun) <= 3  # Of the five that were asked for.
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_processes_that_decode_end_when_their_parent_is_stopped(photos, tmp_path, monkeypatch, number):
+    def stopping(items, *args, **options):
+        for item in progress(items, *args, **options):
+            yield item
+            os.kill(os.getpid(), number)
+            time.sleep(0.01)
+
+    monkeypatch.setattr(prepare, "FEW", 0)
+    monkeypatch.setattr(prepare, "CHUNK", 5)
+    monkeypatch.setattr(prepare, "progress", stopping)
+    with pytest.raises(Stopped), stoppable():
+        open_dataset(config(tmp_path))
+    assert list((tmp_path / "cache").iterdir()) == [] and not multiprocessing.active_children()
 
 
 def test_streamed_images_are_those_of_the_cache(photos, tmp_path):

@@ -1,12 +1,7 @@
 """What surrounds the step: feedback, preemption, cadence, sharding."""
 
-import os
-import signal
-import time
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from jax.sharding import AbstractMesh
 
@@ -22,7 +17,6 @@ from ddpm_jax.runtime import devices as sharding
 from ddpm_jax.training.cadence import due
 from ddpm_jax.training.checkpoint import SEAL, Checkpoints
 from ddpm_jax.training.feedback import STEPS_AHEAD, Feedback
-from ddpm_jax.training.preemption import Preemption
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step import METRICS, empty_metrics
 from tests.end_to_end.commands import scalars
@@ -69,17 +63,6 @@ def test_a_profile_is_a_trace_of_the_steps_asked_for(tmp_path, steps, traced):
     profile.stop(result)
     assert seen == traced and not profile.running
     assert len(list(tmp_path.glob("plugins/profile/*/*.xplane.pb"))) == bool(traced)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_first_signal_asks_and_a_second_acts(number):
-    before = signal.getsignal(number)
-    with Preemption() as preemption:
-        assert preemption.requested is None
-        os.kill(os.getpid(), number)
-        assert preemption.requested == number
-        assert signal.getsignal(number) == (signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
-    assert signal.getsignal(number) == before
 
 
 def test_a_batch_must_divide_among_devices():
@@ -166,52 +149,3 @@ def test_a_process_that_is_alone_on_its_node_takes_all_devices(environment, all_
     monkeypatch.setattr(jax.distributed, "initialize", lambda **told: calls.append(told["local_device_ids"]))
     sharding.join_cluster({"SLURM_NTASKS": "4", "SLURM_STEP_NODELIST": "a,b"} | environment)
     assert calls == [[] if all_of_them else None]
-
-
-class Others:
-    """The other processes of a job, as one hears them."""
-
-    def __init__(self, monkeypatch):
-        self.heard, self.exchanges, self.meanwhile = 0, [], None
-        monkeypatch.setattr(jax, "process_count", lambda: 2)
-        monkeypatch.setattr("jax.experimental.multihost_utils.process_allgather", self.exchange)
-
-    def exchange(self, mine):
-        self.exchanges.append(tuple(int(number) for number in mine))
-        if self.meanwhile is not None:
-            os.kill(os.getpid(), self.meanwhile)
-        return np.array([mine, [self.heard, 7]])
-
-
-def test_what_one_process_hears_stops_all(monkeypatch):
-    others = Others(monkeypatch)
-    with Preemption() as preemption:
-        assert not preemption.agreed(100_001)
-        others.heard = signal.SIGTERM
-        assert preemption.agreed(100_002)
-    assert preemption.requested == signal.SIGTERM
-
-
-def test_a_signal_during_the_exchange_is_told_at_the_next(monkeypatch):
-    others = Others(monkeypatch)
-    others.meanwhile = signal.SIGTERM
-    with Preemption() as preemption:
-        assert not preemption.agreed(1) and preemption.requested == signal.SIGTERM
-        others.meanwhile = None
-        preemption.agreed(2)
-    assert [mine for mine, _ in others.exchanges] == [0, signal.SIGTERM]
-
-
-@pytest.mark.parametrize(("seconds", "apart"), [(1.0, 3), (10.0, 1), (0.001, 1000)])
-def test_processes_ask_each_other_about_every_three_seconds(seconds, apart, monkeypatch):
-    others, clock = Others(monkeypatch), [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    with Preemption() as preemption:
-        asked = []
-        for step in range(100_001, 108_001):  # A run that went on.
-            clock[0] += seconds
-            before = len(others.exchanges)
-            preemption.agreed(step)
-            asked += [step] * (len(others.exchanges) - before)
-    assert asked[:2] == [100_001, 100_002] and asked[2] <= 100_004
-    assert asked[-1] - asked[-2] == apart
