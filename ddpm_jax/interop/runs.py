@@ -88,4 +88,4 @@ def refuse_full(folder: Path) -> None:
 
 def numbered(config: Config) -> list[str]:
     """Names for classes that have none: their numbers."""
-    return [str(number) for number in range(config.model.classes or config.model.attributes)]
+    return [str(number) for number in range(config.label_width)]

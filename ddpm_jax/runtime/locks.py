@@ -133,9 +133,10 @@ def _boot() -> str | None:
 
 
 def _started(process: object) -> str | None:
-    """When a process started, which no later one of its number shares; None where that is not to be found."""
+    """When a process started, which no later one of its number shares; None if it has ended or the system is silent."""
     with suppress(OSError, IndexError, ValueError):  # Names of programs need not be text.
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        return None if fields[0] == "Z" else fields[19]  # A zombie has ended, but its parent has not asked yet.
     return None
 
 

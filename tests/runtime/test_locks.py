@@ -100,6 +100,14 @@ def test_a_killed_job_of_this_host_leaves_nothing_in_the_way(path, system):
     assert list(path.parent.iterdir()) == []
 
 
+def test_a_killed_job_whose_parent_has_not_asked_for_it_is_dead(path):
+    killed = subprocess.Popen([sys.executable, "-c", KILLED, str(path), "flock"])
+    os.waitid(os.P_PID, killed.pid, os.WEXITED | os.WNOWAIT)
+    with exclusive_lock(path, "Busy."):
+        pass
+    assert killed.wait() == -signal.SIGKILL
+
+
 @pytest.mark.parametrize(
     ("fields", "taken_over"),
     [
