@@ -26,7 +26,7 @@ from ddpm_jax.builders import (
     build_schedule,
     build_unet,
 )
-from ddpm_jax.config import Config
+from ddpm_jax.config import Config, split_names
 from ddpm_jax.config.sections import Sample
 from ddpm_jax.data.decode import UNREADABLE, Decoding, decode, decoding_of, size_of
 from ddpm_jax.data.sources.folder import SUFFIXES
@@ -36,7 +36,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.generation.draw import batch_size, compile_sampler, draw_all, load_params
 from ddpm_jax.generation.labels import choose_labels, label_names
 from ddpm_jax.generation.output import building_of, publish, write_images
-from ddpm_jax.generation.requests import OF_THE_SAMPLER, names_in, sample_name, with_sampler
+from ddpm_jax.generation.requests import sample_name, sampler_fields, with_sampler
 from ddpm_jax.network.bind import bind
 from ddpm_jax.reporting.images import Picture, captioned_rows, grey_levels_apart, grid, save_gif, save_png
 from ddpm_jax.reporting.pixel_file import PixelFile
@@ -154,7 +154,7 @@ def compare(config: Config, workdir: Path) -> Path:
     """Draws the same few images with several samplers, a row each, from the same noise."""
     columns = min(config.sample.count, COMPARED_IMAGES)
     field = "sample.compare"
-    kinds = [with_sampler(config, name, columns, field) for name in names_in(config.sample.compare, field)]
+    kinds = [with_sampler(config, name, columns, field) for name in split_names(config.sample.compare, field)]
     if config.sample.sampler not in {one.sample.sampler for one in kinds}:
         _refuse_unused(config)
     params, step = load_params(config, workdir, data_mesh())
@@ -180,7 +180,7 @@ def draw_each(kinds: Sequence[Config], params: PyTree, names: Sequence[str]) -> 
 def _refuse_unused(config: Config) -> None:
     """Settings of a sampler that is not compared would have no effect."""
     settings, default = config.sample, Sample()
-    for name in OF_THE_SAMPLER:
+    for name in sampler_fields(settings):
         if getattr(settings, name) != getattr(default, name):
             raise UserError(
                 f"sample.{name}={getattr(settings, name)} is for sample.sampler={settings.sampler!r}, which "
@@ -231,7 +231,7 @@ def read_images(config: Config) -> Pixels:
             "joined by commas."
         )
     files: list[Path] = []
-    for name in names_in(config.sample.images, "sample.images"):
+    for name in split_names(config.sample.images, "sample.images"):
         path = Path(name).expanduser()
         files += sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
     if not files:
