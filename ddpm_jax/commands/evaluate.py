@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ddpm_jax.builders import build_constraint, build_pairs, build_schedule, build_unet, sampling_variance
 from ddpm_jax.config import Config, checked, split_names
+from ddpm_jax.config.fields import fields_where
 from ddpm_jax.data.cache import key_of, open_cache, remembered
 from ddpm_jax.data.dataset import Dataset, hold_out, traits
 from ddpm_jax.data.open import open_dataset
@@ -275,11 +276,10 @@ def evaluate_bound(config: Config, workdir: Path, step: int, params: PyTree, dat
     protocol = {
         "images": len(rows),
         "split": "held out",
+        "data_crc32": traits(dataset).crc32,
         "training_step": step,
         "parameters_crc32": checksum(params),
-        "ema": sample.ema,
-        "seed": sample.seed,
-        "threshold": sample.threshold,
+        **{name: getattr(sample, name) for name in fields_where(sample, lambda meaning: meaning.bound)},
         "variance": sampling_variance(config),
         "steps": config.diffusion.steps,
     }
