@@ -26,6 +26,7 @@ this page of [sections.py](../ddpm_jax/config/sections.py).
 
 def reference() -> str:
     """The page."""
+    from ddpm_jax.commands.plan import PlanOptions
     from ddpm_jax.config.sections import Config
 
     parts = [INTRODUCTION, "## The run\n", table(Config, "")]
@@ -34,6 +35,7 @@ def reference() -> str:
             parts += [f"## {field.name}\n", f"{inspect.getdoc(kind)}\n", table(kind, f"{field.name}.")]
             if field.name == "sample":
                 parts.append(options())
+    parts += ["## Flags of --mode=plan\n", f"{inspect.getdoc(PlanOptions)}\n", table(PlanOptions, "--plan.")]
     return "\n".join(parts)
 
 

@@ -85,6 +85,8 @@ def from_json(text: str, name: str) -> Config:
         tree = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{name} is not valid JSON ({error}); every checkpoint of the run holds a copy.") from error
+    if isinstance(tree, dict):
+        tree.pop("plan", None)  # Runs of older versions saved the options of --mode=plan, too.
     try:
         return config_of(tree)
     except UserError as error:

@@ -404,20 +404,6 @@ class Log:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """What --mode=plan reckons with; nothing here changes a run."""
-
-    devices: Count | None = field(None, "Devices to train on; None for those of this machine.")
-    memory: Positive | None = field(
-        None, "GiB for arrays on each device (JAX leaves a quarter of a GPU free); None for those of a device here."
-    )
-    teraflops: Positive | None = field(
-        None, "TFLOP/s that each device reaches in a training step; None to time steps on a device here."
-    )
-    price: Positive | None = field(None, "Price of one device for an hour, in any currency.")
-
-
-@dataclasses.dataclass(frozen=True)
 class Config:
     """Everything a run depends on; saved as <workdir>/config.json."""
 
@@ -431,7 +417,6 @@ class Config:
     evaluate: Evaluate = section(Evaluate(), fixed_by="nothing")
     checkpoint: Checkpoint = section(Checkpoint(), fixed_by="nothing")
     log: Log = section(Log(), fixed_by="nothing")
-    plan: Plan = section(Plan(), fixed_by="nothing")
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -137,6 +137,13 @@ def test_json_and_config_dict_carry_every_field_there_and_back():
     assert config_of(defaults()) == Config()
 
 
+def test_the_options_of_planning_that_older_runs_saved_are_left_out():
+    old = json.loads(to_json(Config())) | {"plan": {"devices": 8, "price": None}}
+    assert from_json(json.dumps(old), "config.json") == Config()
+    with pytest.raises(UserError, match="plan is not a field of the configuration"):
+        config_of(old)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "null", '{"seed": "x"}'])
 def test_damaged_json_is_refused_by_name(text):
     with pytest.raises(UserError, match="config.json"):
