@@ -11,11 +11,11 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from ddpm_jax.config import Config
-from ddpm_jax.config.sections import Variance
 from ddpm_jax.data.batches import Batch, Batches
 from ddpm_jax.data.dataset import Dataset
 from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.guidance import Guidance
+from ddpm_jax.diffusion.likelihood import Variance
 from ddpm_jax.diffusion.objective import Objective, absolute_error, huber, min_snr, p2, squared_error, uniform
 from ddpm_jax.diffusion.schedule import BETAS, Schedule, schedule_of_betas
 from ddpm_jax.errors import UserError

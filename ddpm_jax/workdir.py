@@ -12,15 +12,12 @@ from typing import Any
 
 import jax
 
-from ddpm_jax.config import MADE_WITH, Config, changes, differences, from_json, to_json
+from ddpm_jax.config import Config, changes, differences, fields_fixed_by, from_json, to_json
 from ddpm_jax.data.dataset import Traits
 from ddpm_jax.errors import UserError, program
 from ddpm_jax.runtime.devices import wait_for_all
 from ddpm_jax.runtime.files import staged
 from ddpm_jax.runtime.locks import exclusive_lock
-
-OF_THE_OPTIMIZER = ("optimizer.name", "optimizer.clip")
-"""Fields that the state of the optimiser is made for."""
 
 logger = logging.getLogger(__name__)
 
@@ -83,8 +80,8 @@ def has_begun(workdir: Path) -> bool:
 
 def unfit(before: Config, now: Config) -> dict[str, tuple[Any, Any]]:
     """The fields in which a run cannot change before its first step: those of its parameters and of its optimiser."""
-    settled = (*MADE_WITH, *OF_THE_OPTIMIZER)
-    return {name: values for name, values in changes(before, now).items() if name.startswith(settled)}
+    settled = fields_fixed_by("parameters", "optimizer")
+    return {name: values for name, values in changes(before, now).items() if name in settled}
 
 
 @contextmanager

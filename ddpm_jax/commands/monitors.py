@@ -10,14 +10,14 @@ import numpy as np
 
 from ddpm_jax.commands.edit import COMPARED_IMAGES, sample_each
 from ddpm_jax.commands.evaluate import build_light_evaluation
-from ddpm_jax.config import Config, checked
-from ddpm_jax.config.sections import Sample
+from ddpm_jax.config import Config, checked, split_names
+from ddpm_jax.config.fields import fields_where
 from ddpm_jax.data.dataset import Dataset
 from ddpm_jax.diffusion.pixels import to_pixels
 from ddpm_jax.generation.draw import compile_sampler
 from ddpm_jax.generation.labels import choose_labels, label_names
 from ddpm_jax.generation.output import STRIP_IMAGES
-from ddpm_jax.generation.requests import names_in, with_sampler
+from ddpm_jax.generation.requests import with_sampler
 from ddpm_jax.reporting.images import captioned_rows, grid, strip
 from ddpm_jax.reporting.writer import Writer
 from ddpm_jax.sampling.loop import FrameSpec
@@ -59,9 +59,10 @@ def build_monitors(
 
 
 def preview_config(config: Config) -> Config:
-    """The same run sampled by plain DDIM, each class in turn, whatever sample.* asks for that DDIM does not know."""
-    plain = Sample(sampler="ddim", steps=min(config.log.preview_steps, config.diffusion.steps))
-    kept = ("spacing", "threshold", "percentile", "percentile_max", "ema", "seed")
+    """The same run sampled by plain DDIM, each class in turn; of sample.* it uses what the fields' meaning says."""
+    steps = min(config.log.preview_steps, config.diffusion.steps)
+    plain = dataclasses.replace(type(config.sample)(), sampler="ddim", steps=steps)
+    kept = fields_where(config.sample, lambda meaning: meaning.preview)
     preview = dataclasses.replace(plain, **{name: getattr(config.sample, name) for name in kept})
     return checked(dataclasses.replace(config, sample=preview))
 
@@ -70,7 +71,8 @@ def comparison_configs(config: Config) -> list[Config]:
     """The samplers of log.preview_samplers; raises UserError for what they cannot do."""
     field, plain = "log.preview_samplers", preview_config(config)
     return [
-        with_sampler(plain, name, COMPARED_IMAGES, field) for name in names_in(config.log.preview_samplers or "", field)
+        with_sampler(plain, name, COMPARED_IMAGES, field)
+        for name in split_names(config.log.preview_samplers or "", field)
     ]
 
 

@@ -9,7 +9,7 @@ from ddpm_jax.config.sections import Optimizer
 
 
 def ema_decay(config: Optimizer, step: Array) -> Array:
-    """D after update `step`, counted from 0: ema_decay, approached as (1 + step) / (10 + step) where it warms up."""
+    """d after update `step`, counted from 0: ema_decay, approached as (1 + step) / (10 + step) where it warms up."""
     if not config.ema_warmup:
         return jnp.asarray(config.ema_decay, jnp.float32)
     n = step.astype(jnp.float32)
