@@ -26,6 +26,7 @@ from ddpm_jax.data.dataset import Dataset, hold_out, traits
 from ddpm_jax.data.open import open_dataset
 from ddpm_jax.diffusion.likelihood import bits_per_dim
 from ddpm_jax.diffusion.pixels import from_pixels, to_pixels
+from ddpm_jax.diffusion.randomness import Purpose
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.features import Extractor, open_extractor
 from ddpm_jax.evaluation.results import add_result, all_results, draw_charts, read_results, result_name, table
@@ -317,7 +318,7 @@ def bound_of(
     def work(params: PyTree, x0: Array, indices: Array, labels: Array | None) -> tuple[Array, Array, Array]:
         x0, indices, labels = jax.lax.with_sharding_constraint((x0, indices, labels), along_batch(mesh))
         denoiser = constraint(bind(unet, params, schedule, config.diffusion.prediction, labels))
-        keys = image_keys(config.sample.seed, indices)
+        keys = image_keys(config.sample.seed, indices, Purpose.LIKELIHOOD)
         return bits_per_dim(denoiser, schedule, x0, keys, variance=sampling_variance(config))
 
     compiled, size, parts = jax.jit(work, out_shardings=replicated(mesh)), BOUND_BATCH * mesh.size, []

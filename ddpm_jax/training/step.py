@@ -20,6 +20,7 @@ from ddpm_jax.data.batches import Batch
 from ddpm_jax.diffusion.objective import Objective, losses, quarter_of
 from ddpm_jax.diffusion.pixels import from_pixels
 from ddpm_jax.diffusion.process import q_sample
+from ddpm_jax.diffusion.randomness import Purpose, purpose_key
 from ddpm_jax.diffusion.schedule import Schedule
 from ddpm_jax.network.bind import apply_unet, drop_labels
 from ddpm_jax.network.unet import UNet
@@ -27,7 +28,7 @@ from ddpm_jax.runtime.devices import replicated
 from ddpm_jax.shapes import Labels, OneKey, PerImage, Pixels, Steps
 from ddpm_jax.training.ema import update_ema
 from ddpm_jax.training.optimizer import LearningRate
-from ddpm_jax.training.state import STEP, VALIDATION, TrainState, purpose_key
+from ddpm_jax.training.state import TrainState
 
 Metrics = dict[str, Average]
 TrainStep = Callable[[TrainState, Metrics, Batch], tuple[TrainState, Metrics, Int[Array, ""]]]
@@ -69,7 +70,7 @@ def train_step(
 
     A batch whose loss or gradient is not finite changes only the counters.
     """
-    key = jax.random.fold_in(purpose_key(learner.seed, STEP), state.step)
+    key = jax.random.fold_in(purpose_key(learner.seed, Purpose.STEP), state.step)
     gradient, loss, t = _accumulated_gradient(learner, state.params, batch, key)
     norm = optax.tree.norm(gradient)
     finite = jnp.isfinite(norm) & jnp.all(jnp.isfinite(loss))
@@ -160,7 +161,7 @@ def validation_losses(
 
     index: of each image among the `count` held-out ones; their t are spread evenly over 1..T.
     """
-    key = purpose_key(learner.seed, VALIDATION)
+    key = purpose_key(learner.seed, Purpose.VALIDATION)
     x0 = from_pixels(images)
     t = 1 + index * learner.schedule.steps // count
     noise = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), x0.shape[1:]))(index)
