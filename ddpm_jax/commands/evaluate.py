@@ -50,7 +50,7 @@ from ddpm_jax.runtime.files import sha256
 from ddpm_jax.runtime.progress import progress
 from ddpm_jax.sampling.noise import image_keys
 from ddpm_jax.shapes import Labels
-from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.checkpoint import checkpoint_steps
 from ddpm_jax.workdir import checkpoint_folder, no_checkpoint
 
 VERSION = "1"
@@ -122,8 +122,7 @@ def sampler_configs(config: Config) -> list[Config]:
 
 def chosen_steps(config: Config, workdir: Path) -> list[int]:
     """The checkpoints to measure."""
-    with Checkpoints(checkpoint_folder(workdir)) as checkpoints:
-        steps = checkpoints.steps()
+    steps = checkpoint_steps(checkpoint_folder(workdir))
     if not steps:
         raise no_checkpoint(workdir)
     if config.evaluate.every_checkpoint:

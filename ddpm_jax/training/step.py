@@ -5,7 +5,7 @@ it with the state donated. The metrics are running sums on the device, so that r
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import jax
@@ -32,15 +32,8 @@ from ddpm_jax.training.state import TrainState
 
 Metrics = dict[str, Average]
 TrainStep = Callable[[TrainState, Metrics, Batch], tuple[TrainState, Metrics, Int[Array, ""]]]
-METRICS = (
-    "loss",
-    "loss_t_1st_quarter",
-    "loss_t_2nd_quarter",
-    "loss_t_3rd_quarter",
-    "loss_t_4th_quarter",
-    "gradient_norm",
-    "learning_rate",
-)
+QUARTERS = ("1st", "2nd", "3rd", "4th")
+METRICS = ("loss", *(f"loss_t_{quarter}_quarter" for quarter in QUARTERS), "gradient_norm", "learning_rate")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,8 +52,18 @@ class Learner:
 
 
 def empty_metrics() -> Metrics:
-    """Averages of nothing."""
+    """Means of nothing."""
     return {name: Average.empty() for name in METRICS}
+
+
+def metrics_to_json(metrics: Metrics) -> dict[str, list[float | int]]:
+    """Sum and count of each metric; waits for the device."""
+    return {name: [float(mean.total), int(mean.count)] for name, mean in jax.device_get(metrics).items()}
+
+
+def metrics_from_json(saved: Mapping[str, Sequence[float | int]]) -> Metrics:
+    """The metrics that `metrics_to_json` wrote, exactly; means of nothing for those that are missing."""
+    return {name: _sum_and_count(*map(jnp.asarray, saved.get(name, (0.0, 0)))) for name in METRICS}
 
 
 def train_step(
@@ -94,7 +97,8 @@ def train_step(
         ema=keep(ema, state.ema),
         opt_state=keep(opt_state, state.opt_state),
     )
-    return new_state, keep(_add_metrics(learner, metrics, loss, t, [norm, rate]), metrics), streak
+    new = {**_loss_metrics(learner.schedule, loss, t), "gradient_norm": _mean(norm), "learning_rate": _mean(rate)}
+    return new_state, keep({name: metrics[name].merge(value) for name, value in new.items()}, metrics), streak
 
 
 def _accumulated_gradient(
@@ -135,18 +139,23 @@ def _part_loss(learner: Learner, params: PyTree, batch: Batch, key: OneKey) -> t
     return jnp.mean(loss), (loss, t)
 
 
-def _add_metrics(learner: Learner, metrics: Metrics, loss: PerImage, t: Steps, others: list[Array]) -> Metrics:
-    quarter = quarter_of(learner.schedule, t)
-    selections = [(loss, jnp.ones_like(loss, bool)), *((loss, quarter == q) for q in range(4))]
-    selections += [(other, jnp.array(True)) for other in others]
-    new = dict(zip(METRICS, (_average(*selection) for selection in selections), strict=True))
-    return {name: metrics[name].merge(new[name]) for name in METRICS}
+def _loss_metrics(schedule: Schedule, loss: PerImage, t: Steps) -> Metrics:
+    """The mean loss, over all images and over those whose t lies in each quarter of 1..T."""
+    quarter = quarter_of(schedule, t)
+    by_quarter = {f"loss_t_{name}_quarter": _mean(loss, quarter == q) for q, name in enumerate(QUARTERS)}
+    return {"loss": _mean(loss), **by_quarter}
 
 
-def _average(values: Array, mask: Array) -> Average:
-    """The mean of the values that the mask selects, as a sum and a count that can be added to others."""
-    total, count = jnp.sum(jnp.where(mask, values, 0.0)), jnp.sum(mask, dtype=jnp.int32)
-    return Average(total=total, count=count)  # pyright: ignore[reportCallIssue]
+def _mean(values: Array, mask: Array | bool = True) -> Average:
+    """The mean of the values that the mask selects."""
+    selected = jnp.broadcast_to(mask, values.shape)
+    return _sum_and_count(jnp.sum(jnp.where(selected, values, 0.0)), jnp.sum(selected, dtype=jnp.int32))
+
+
+def _sum_and_count(total: Array, count: Array) -> Average:
+    """A mean that can be merged with others."""
+    # pyright does not know the fields of clu's dataclasses.
+    return Average(total=total.astype(jnp.float32), count=count.astype(jnp.int32))  # pyright: ignore
 
 
 def validation_losses(
