@@ -80,7 +80,7 @@ class OneDevice:
         logger.info("Compiling a step of %d images …", images)
         lowered = lower_step(self.learner, self.shapes, self.batch(images))
         compiled = lowered.compile()
-        return compiled, step_cost(lowered, compiled, parts=1, devices=1)
+        return compiled, step_cost(lowered, compiled, microbatches=1, devices=1)
 
     def batch(self, images: int) -> Batch:
         """Random images."""

@@ -156,7 +156,7 @@ def compile_step(config: Config, learner: Learner, state: TrainState, batch: Bat
     logger.info("Compiling the training step …")
     lowered = lower_step(learner, state, batch)
     compiled = lowered.compile()
-    return compiled, step_cost(lowered, compiled, parts=config.train.accumulate, devices=learner.mesh.size)
+    return compiled, step_cost(lowered, compiled, microbatches=config.train.accumulate, devices=learner.mesh.size)
 
 
 def ideal_rate(config: Config, mesh: Mesh, cost: StepCost) -> float | None:

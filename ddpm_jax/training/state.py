@@ -37,7 +37,7 @@ def init_state(
 
 
 def first_state(params: PyTree, optimizer: optax.GradientTransformation, ema: PyTree | None = None) -> TrainState:
-    """The state before the first step, from these parameters; ema: their average, where there is one."""
+    """The state before the first step, from these parameters; ema: their EMA, where there is one."""
     # One buffer each: a shared one cannot be donated.
     zero = [jnp.zeros((), jnp.int32) for _ in range(3)]
     return TrainState(
@@ -46,7 +46,7 @@ def first_state(params: PyTree, optimizer: optax.GradientTransformation, ema: Py
 
 
 def is_finite(state: TrainState) -> bool:
-    """Whether no parameter, average or moment is infinite or NaN; waits for the device."""
+    """Whether no parameter, EMA or moment is infinite or NaN; waits for the device."""
     return bool(_all_finite((state.params, state.ema, state.opt_state)))
 
 

@@ -69,7 +69,7 @@ def metrics_from_json(saved: Mapping[str, Sequence[float | int]]) -> Metrics:
 def train_step(
     learner: Learner, state: TrainState, metrics: Metrics, batch: Batch
 ) -> tuple[TrainState, Metrics, Int[Array, ""]]:
-    """The state after one batch, whose parts are computed one after the other and averaged.
+    """The state after one batch, whose microbatches are computed one after the other and their gradients averaged.
 
     A batch whose loss or gradient is not finite changes only the counters.
     """
@@ -104,28 +104,30 @@ def train_step(
 def _accumulated_gradient(
     learner: Learner, params: PyTree, batch: Batch, key: OneKey
 ) -> tuple[PyTree, PerImage, Steps]:
-    """Mean gradient over the parts of a batch, with the loss and the t of each image."""
-    # Under FSDP this gathers the parameters, once for all parts; otherwise it changes nothing.
+    """Mean gradient over the microbatches of a batch, with the loss and the t of each image."""
+    # Under FSDP this gathers the parameters, once for all microbatches; otherwise it changes nothing.
     params = jax.lax.with_sharding_constraint(params, replicated(learner.mesh))
-    differentiate = jax.grad(_part_loss, argnums=1, has_aux=True)
-    parts = batch.images.shape[0]
+    differentiate = jax.grad(_microbatch_loss, argnums=1, has_aux=True)
+    microbatches = batch.images.shape[0]
 
-    def add(total: PyTree, part: tuple[Batch, Array]) -> tuple[PyTree, tuple[PerImage, Steps]]:
-        gradient, aux = differentiate(learner, params, *part)
+    def add(total: PyTree, microbatch: tuple[Batch, Array]) -> tuple[PyTree, tuple[PerImage, Steps]]:
+        gradient, aux = differentiate(learner, params, *microbatch)
         return jax.tree.map(jnp.add, total, gradient), aux
 
     zero = jax.tree.map(jnp.zeros_like, params)
-    inputs = (batch, jax.random.split(key, parts))
-    if parts == 1:
+    inputs = (batch, jax.random.split(key, microbatches))
+    if microbatches == 1:
         gradient, (loss, t) = differentiate(learner, params, *jax.tree.map(lambda x: x[0], inputs))
         return gradient, loss, t
     # XLA compiles the weight gradient of a convolution inside a loop to naive code on CPU (a hundred times slower):
-    # there the parts are laid out one after the other.
+    # there the microbatches are laid out one after the other.
     total, (loss, t) = jax.lax.scan(add, zero, inputs, unroll=jax.default_backend() == "cpu")
-    return jax.tree.map(lambda g: g / parts, total), loss.reshape(-1), t.reshape(-1)
+    return jax.tree.map(lambda g: g / microbatches, total), loss.reshape(-1), t.reshape(-1)
 
 
-def _part_loss(learner: Learner, params: PyTree, batch: Batch, key: OneKey) -> tuple[Array, tuple[PerImage, Steps]]:
+def _microbatch_loss(
+    learner: Learner, params: PyTree, batch: Batch, key: OneKey
+) -> tuple[Array, tuple[PerImage, Steps]]:
     time_key, noise_key, dropout_key, label_key = jax.random.split(key, 4)
     x0 = from_pixels(batch.images)
     t = jax.random.randint(time_key, x0.shape[:1], 1, learner.schedule.steps + 1)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ddpm_jax.commands.monitors import Monitors
 from ddpm_jax.commands.train import save, train
@@ -19,7 +18,7 @@ from ddpm_jax.training.preemption import Preemption
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step import empty_metrics
 from ddpm_jax.workdir import read_progress
-from tests.end_to_end.commands import assert_same_bits, final_state
+from tests.end_to_end.commands import assert_same_bits, final_state, reported
 from tests.training.toy import config_with
 
 LAST = 10
@@ -31,7 +30,6 @@ CONFIG = config_with(
     log={"every": 4, "validate_every": 5, **PREVIEWS},
     checkpoint={"every": 3},
 )
-OF_THE_MACHINE = ("speed/", "memory/")
 
 
 @pytest.fixture(scope="module")
@@ -51,19 +49,6 @@ def train_and_stop(config: Config, workdir: Path, at: int) -> None:
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(Preemption, "agreed", agreed)
         train(config, workdir)
-
-
-def reported(workdir: Path) -> dict[str, dict[int, float | bytes]]:
-    """All that TensorBoard shows of a run and that does not depend on the machine, by tag and step."""
-    found = {}
-    for folder in (workdir, workdir / "by_images_seen"):
-        events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0}).Reload()
-        for tag in (tag for tag in events.Tags()["scalars"] if not tag.startswith(OF_THE_MACHINE)):
-            found[tag] = {event.step: event.value for event in events.Scalars(tag)}
-            assert len(found[tag]) == len(events.Scalars(tag)), f"{tag} has several points of one step"
-        for tag in events.Tags()["images"]:
-            found[tag] = {event.step: event.encoded_image_string for event in events.Images(tag)}
-    return found
 
 
 def test_a_run_reports_all_that_it_should(undisturbed):
