@@ -204,7 +204,7 @@ def build_loader(config: Config, dataset: Dataset, rows: np.ndarray, mesh: Mesh)
         config.data.batch_size,
         seed=config.seed,
         flip=config.data.flip,
-        parts=config.train.accumulate,
+        microbatches=config.train.accumulate,
         process=jax.process_index(),
         processes=jax.process_count(),
     )

@@ -28,6 +28,7 @@ from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.guidance import UNGUIDED
 from ddpm_jax.diffusion.likelihood import bits_per_dim
 from ddpm_jax.diffusion.pixels import from_pixels, to_pixels
+from ddpm_jax.diffusion.randomness import Purpose
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.features import Extractor, open_extractor
 from ddpm_jax.evaluation.results import add_result, all_results, draw_charts, read_results, result_name, table
@@ -48,7 +49,7 @@ from ddpm_jax.generation.requests import image_fields, only_images, sample_name,
 from ddpm_jax.runtime.devices import agreed_by_all, data_mesh, wait_for_all
 from ddpm_jax.runtime.files import sha256
 from ddpm_jax.shapes import ImageKeys, Labels, Pixels
-from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.checkpoint import checkpoint_steps
 from ddpm_jax.workdir import checkpoint_folder, no_checkpoint
 
 VERSION = "1"
@@ -115,8 +116,7 @@ def sampler_configs(config: Config) -> list[Config]:
 
 def chosen_steps(config: Config, workdir: Path) -> list[int]:
     """The checkpoints to measure."""
-    with Checkpoints(checkpoint_folder(workdir)) as checkpoints:
-        steps = checkpoints.steps()
+    steps = checkpoint_steps(checkpoint_folder(workdir))
     if not steps:
         raise no_checkpoint(workdir)
     if config.evaluate.every_checkpoint:
@@ -312,7 +312,7 @@ def bound_of(
         return total, terms.T, prior
 
     batches = run_batches(
-        compile_work(config, mesh, work, UNGUIDED),
+        compile_work(config, mesh, work, UNGUIDED, Purpose.LIKELIHOOD),
         params,
         config.sample.seed,
         range(0, len(rows), BOUND_BATCH * mesh.size),

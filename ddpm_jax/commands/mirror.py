@@ -26,7 +26,7 @@ from ddpm_jax.runtime.locks import exclusive_lock
 from ddpm_jax.runtime.log import path_alias
 from ddpm_jax.runtime.signals import deferred
 from ddpm_jax.runtime.store import Store, is_url
-from ddpm_jax.training.checkpoint import SEAL, DamagedCheckpoint, kept, verify
+from ddpm_jax.training.checkpoint import SEAL, DamagedCheckpoint, retained_steps, verify
 from ddpm_jax.workdir import read_config
 
 EVERY = 30.0
@@ -208,7 +208,7 @@ class Mirror:
         """Deletes checkpoints there that the run does not keep, and parts of some that never were complete."""
         there, keep = self._store.sizes("checkpoints"), read_config(self.folder).checkpoint
         steps = _sealed(there)
-        staying = {str(step) for step in kept(steps, keep.keep, keep.keep_every)}
+        staying = {str(step) for step in retained_steps(steps, keep.keep, keep.keep_every)}
         going = [name for name in there if _step_of(name) not in staying]
         self._store.delete(sorted(going, key=lambda name: not name.endswith(f"/{SEAL}")))
 

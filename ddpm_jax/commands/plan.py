@@ -32,7 +32,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.reporting.memory import device_limit, size_in_words
 from ddpm_jax.runtime.devices import check_divisible, data_mesh, imagined_mesh, replicated, to_devices
 from ddpm_jax.training.cadence import due
-from ddpm_jax.training.checkpoint import Checkpoints, kept
+from ddpm_jax.training.checkpoint import checkpoint_steps, retained_steps
 from ddpm_jax.training.state import TrainState, init_state
 from ddpm_jax.training.step import empty_metrics, lower_step
 from ddpm_jax.workdir import checkpoint_folder
@@ -96,7 +96,7 @@ class OneDevice:
         logger.info("Compiling a step of %d images …", images)
         lowered = lower_step(self.learner, self.shapes, self.batch(images))
         compiled = lowered.compile()
-        return compiled, step_cost(lowered, compiled, parts=1, devices=1)
+        return compiled, step_cost(lowered, compiled, microbatches=1, devices=1)
 
     def batch(self, images: int) -> Batch:
         """Random images."""
@@ -270,8 +270,7 @@ def steps_done(workdir: Path | None) -> int:
     """The step of the newest checkpoint of the workdir; 0 if there is none."""
     if workdir is None:
         return 0
-    with Checkpoints(checkpoint_folder(workdir)) as checkpoints:
-        return max(checkpoints.steps(), default=0)
+    return max(checkpoint_steps(checkpoint_folder(workdir)), default=0)
 
 
 def time_in_words(config: Config, options: PlanOptions, devices: int, start: int, hours: float) -> str:
@@ -301,7 +300,7 @@ def kept_checkpoints(config: Config) -> set[int]:
     """The steps whose checkpoints a finished run has."""
     rules, last = config.checkpoint, config.train.steps
     saved = [step for step in range(1, last + 1) if due(step, rules.every, last)]
-    return kept(saved, rules.keep, rules.keep_every)
+    return retained_steps(saved, rules.keep, rules.keep_every)
 
 
 def images_in_words(config: Config) -> str:
