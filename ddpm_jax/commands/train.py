@@ -19,7 +19,7 @@ from ddpm_jax.builders import build_learner, build_loader
 from ddpm_jax.commands.cost import StepCost, matrix_rate, step_cost
 from ddpm_jax.commands.evaluate import light_config
 from ddpm_jax.commands.monitors import build_monitors, comparison_configs
-from ddpm_jax.config import Config, flatten, to_json
+from ddpm_jax.config import Config, flatten, to_json, to_tree
 from ddpm_jax.data.batches import Batch, prefetch
 from ddpm_jax.data.dataset import hold_out, traits
 from ddpm_jax.data.open import open_dataset
@@ -186,7 +186,7 @@ def save(checkpoints: Checkpoints, state: TrainState, config: Config) -> None:
     workdir = checkpoints.folder.parent
     if not (workdir / "config.json").is_file():
         raise UserError(f"{workdir} was moved or removed while it was trained in; bring it back, and start again.")
-    checkpoints.save(state, dataclasses.asdict(config))
+    checkpoints.save(state, to_tree(config))
 
 
 def diverged(step: int, checkpoints: Checkpoints, what: str) -> TrainingDiverged:

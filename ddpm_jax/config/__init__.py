@@ -11,6 +11,7 @@ from ddpm_jax.config.convert import (
     from_json,
     to_config_dict,
     to_json,
+    to_tree,
 )
 from ddpm_jax.config.recipes import check_overrides, load_recipe, override
 from ddpm_jax.config.sections import Config
@@ -35,4 +36,5 @@ __all__ = [
     "resolutions",
     "to_config_dict",
     "to_json",
+    "to_tree",
 ]
