@@ -103,7 +103,7 @@ DEFAULT_STEPS = {"ddim": 50, "dpm_solver": 20, "unipc": 20}
 DEFAULT_SPACINGS = {"dpm_solver": "quadratic", "unipc": "quadratic"}
 """Solvers that extrapolate want steps that grow slowly in log-SNR. With 20 steps, exactly denoised pixels (near -0.5
 or 0.5) end 0.003 from the true solution with "quadratic", 0.03 with "linspace_open" and 0.14 with "leading", whose step
-to t = 1 is the longest by far; DDIM, which does not extrapolate, 0.02 with "leading" (tests/sampling/test_solvers.py).
+to t = 1 is the longest by far; DDIM, which does not extrapolate, 0.02 with "leading" (tests/test_builders.py).
 """
 
 

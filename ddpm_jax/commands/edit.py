@@ -20,7 +20,7 @@ from jaxtyping import Float, PyTree, UInt8
 from ddpm_jax.builders import build_inpainting, build_pairs, build_sampler, build_schedule
 from ddpm_jax.config import Config, split_names
 from ddpm_jax.config.sections import Sample
-from ddpm_jax.data.decode import UNREADABLE, Decoding, decode, decoding_of, size_of
+from ddpm_jax.data.decode import UNREADABLE, CropError, Decoding, decode, decoding_of, size_of
 from ddpm_jax.data.sources.folder import SUFFIXES
 from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.pixels import from_pixels, to_pixels
@@ -253,6 +253,8 @@ def _read(path: Path, how: Decoding, field: str) -> UInt8[np.ndarray, "height wi
         if size_of(raw) == (how.image_size, how.image_size):
             how = dataclasses.replace(how, crop=())
         return decode(raw, how)
+    except CropError as error:
+        raise UserError(f"{field}: {path}: {error}; give a larger image.") from error
     except UNREADABLE as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{field}: {path} cannot be read ({reason}); give a PNG, JPEG or the like.") from error

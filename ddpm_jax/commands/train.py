@@ -6,7 +6,6 @@ dataset -> batch(step) -> device -> compiled step -> state     (training/step.py
                                       |-> validation, evaluation, previews, when due    (monitors.py)
 """
 
-import dataclasses
 import logging
 from collections.abc import Callable
 from contextlib import closing
@@ -21,7 +20,7 @@ from ddpm_jax.commands.cost import StepCost, matrix_rate, step_cost
 from ddpm_jax.commands.evaluate import light_config
 from ddpm_jax.commands.monitors import Monitors, build_monitors, comparison_configs
 from ddpm_jax.commands.reports import Reports, describe, open_writer, summarise
-from ddpm_jax.config import Config
+from ddpm_jax.config import Config, to_tree
 from ddpm_jax.data.batches import Batch, prefetch
 from ddpm_jax.data.dataset import hold_out, traits
 from ddpm_jax.data.open import open_dataset
@@ -173,7 +172,7 @@ def save(config: Config, checkpoints: Checkpoints, state: TrainState, metrics: M
     if not (workdir / "config.json").is_file():
         raise UserError(f"{workdir} was moved or removed while it was trained in; bring it back, and start again.")
     monitors.remember()
-    checkpoints.save(state, dataclasses.asdict(config), metrics_to_json(metrics))
+    checkpoints.save(state, to_tree(config), metrics_to_json(metrics))
 
 
 def diverged(checkpoints: Checkpoints, step: int, what: str) -> TrainingDiverged:

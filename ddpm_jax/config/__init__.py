@@ -12,6 +12,7 @@ from ddpm_jax.config.convert import (
     split_names,
     to_config_dict,
     to_json,
+    to_tree,
 )
 from ddpm_jax.config.recipes import check_overrides, load_recipe, override, parse_section
 from ddpm_jax.config.sections import Config
@@ -36,4 +37,5 @@ __all__ = [
     "split_names",
     "to_config_dict",
     "to_json",
+    "to_tree",
 ]

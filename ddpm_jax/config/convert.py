@@ -74,9 +74,18 @@ def field_types(kind: type, prefix: str = "") -> dict[str, Any]:
     return types
 
 
+FORMAT = 2
+"""Version of config.json. In format 1, which is not marked, attributes reached the network as 1 and 0."""
+
+
+def to_tree(config: Config) -> dict[str, Any]:
+    """Every field of the Config and the format, as `to_json` writes them."""
+    return {"format": FORMAT} | dataclasses.asdict(config)
+
+
 def to_json(config: Config) -> str:
     """The Config as indented JSON, every field included."""
-    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+    return json.dumps(to_tree(config), indent=2) + "\n"
 
 
 def from_json(text: str, name: str) -> Config:
@@ -87,10 +96,19 @@ def from_json(text: str, name: str) -> Config:
         raise UserError(f"{name} is not valid JSON ({error}); every checkpoint of the run holds a copy.") from error
     if isinstance(tree, dict):
         tree.pop("plan", None)  # Runs of older versions saved the options of --mode=plan, too.
+    version = tree.pop("format", 1) if isinstance(tree, dict) else 1
+    if type(version) is not int or not 1 <= version <= FORMAT:
+        raise UserError(f"{name} has format {version!r}; expected 1 to {FORMAT}. Install the ddpm_jax that wrote it.")
     try:
-        return config_of(tree)
+        config = config_of(tree)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
+    if version == 1 and config.model.attributes:
+        raise UserError(
+            f"{name} is of a model that was trained when attributes were coded 1/0, which the network now receives as "
+            "+1/-1; train anew in another workdir."
+        )
+    return config
 
 
 def flatten(section: Any, prefix: str = "") -> dict[str, Any]:

@@ -22,7 +22,7 @@ from ddpm_jax.diffusion.pixels import from_pixels
 from ddpm_jax.diffusion.process import q_sample
 from ddpm_jax.diffusion.randomness import Purpose, purpose_key
 from ddpm_jax.diffusion.schedule import Schedule
-from ddpm_jax.network.bind import apply_unet, drop_labels
+from ddpm_jax.network.bind import apply_unet, drop_labels, label_vectors
 from ddpm_jax.network.unet import UNet
 from ddpm_jax.runtime.devices import replicated
 from ddpm_jax.shapes import Labels, OneKey, PerImage, Pixels, Steps
@@ -132,9 +132,8 @@ def _microbatch_loss(
     x0 = from_pixels(batch.images)
     t = jax.random.randint(time_key, x0.shape[:1], 1, learner.schedule.steps + 1)
     noise = jax.random.normal(noise_key, x0.shape)
-    labels = batch.labels
-    if learner.unet.labels:
-        labels = drop_labels(labels, jax.random.bernoulli(label_key, learner.label_dropout, labels.shape[:1]))
+    labels = label_vectors(batch.labels, learner.unet.labels)
+    labels = drop_labels(labels, jax.random.bernoulli(label_key, learner.label_dropout, t.shape))
     x_t = q_sample(learner.schedule, x0, t, noise)
     output = apply_unet(learner.unet, params, x_t, t, labels, dropout_key=dropout_key)
     loss = losses(learner.objective, learner.schedule, output, x0, x_t, t, noise)
@@ -177,7 +176,7 @@ def validation_losses(
     t = 1 + index * learner.schedule.steps // count
     noise = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), x0.shape[1:]))(index)
     x_t = q_sample(learner.schedule, x0, t, noise)
-    output = apply_unet(learner.unet, params, x_t, t, labels)
+    output = apply_unet(learner.unet, params, x_t, t, label_vectors(labels, learner.unet.labels))
     return losses(learner.objective, learner.schedule, output, x0, x_t, t, noise)
 
 

@@ -13,6 +13,7 @@ from ddpm_jax.config import (
     from_json,
     to_config_dict,
     to_json,
+    to_tree,
 )
 from ddpm_jax.errors import UserError
 
@@ -57,7 +58,7 @@ REFUSED = {
 
 def changed(**fields) -> dict:
     """The default configuration as a plain tree with some dotted fields set."""
-    tree = json.loads(to_json(Config()))
+    tree = dataclasses.asdict(Config())
     for name, value in fields.items():
         section, _, inner = name.partition(".")
         tree[section] = {**tree[section], inner: value} if inner else value
@@ -142,6 +143,21 @@ def test_the_options_of_planning_that_older_runs_saved_are_left_out():
     assert from_json(json.dumps(old), "config.json") == Config()
     with pytest.raises(UserError, match="plan is not a field of the configuration"):
         config_of(old)
+
+
+def test_attributes_of_an_older_coding_are_refused_and_classes_are_read():
+    attributes, classes = (config_of(changed(**{f"model.{kind}": 3})) for kind in ("attributes", "classes"))
+    assert from_json(to_json(attributes), "config.json") == attributes
+    old = json.dumps(dataclasses.asdict(attributes))
+    with pytest.raises(UserError, match=r"runs/x/config.json is of a model that was .* coded 1/0, .*; train anew"):
+        from_json(old, "runs/x/config.json")
+    assert from_json(json.dumps(dataclasses.asdict(classes)), "config.json") == classes
+
+
+@pytest.mark.parametrize("version", [3, 0, "2", None, True])
+def test_unknown_formats_are_refused_by_number(version):
+    with pytest.raises(UserError, match=f"config.json has format {version!r}; expected 1 to 2"):
+        from_json(json.dumps(to_tree(Config()) | {"format": version}), "config.json")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "null", '{"seed": "x"}'])
