@@ -33,7 +33,7 @@ from ddpm_jax.runtime import signals
 from ddpm_jax.runtime.exit_codes import exit_code
 signals.GRACE_S, signals.POLL_S = 0.2, 0.05
 def long(x):
-    for i in range(3000):
+    for i in range(1000):
         x = jax.numpy.sin(x) @ x + i
     return x
 def work():
