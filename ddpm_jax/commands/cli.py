@@ -109,13 +109,10 @@ def main_without_exit(argv: list[str]) -> int:
         return 0
     flags = parse_flags(argv)
     _check_place(flags)
+    place = local_copy(flags.workdir, flags.mode, wanted_checkpoint(flags)) if flags.workdir else nullcontext()
     code = 0
     try:
-        with (
-            local_copy(flags.workdir, flags.mode, wanted_checkpoint(flags))
-            if flags.workdir
-            else nullcontext() as workdir
-        ):
+        with place as workdir:
             # An error is logged before the copy is sent back, since the log is part of it.
             code = exit_code(lambda: run_mode(flags, workdir))
     except OSError as error:
@@ -267,8 +264,8 @@ def keep_freed_memory() -> None:
     next one: a tenth of its time (docs/benchmarks.md).
     """
     accelerated = importlib.util.find_spec("libtpu") or entry_points(group="jax_plugins")
-    told = any(name.startswith("MALLOC_") for name in os.environ)  # By somebody who knows better.
-    if sys.platform == "linux" and not accelerated and not told and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+    chosen = any(name.startswith("MALLOC_") for name in os.environ)  # The user knows better.
+    if sys.platform == "linux" and not accelerated and not chosen and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         for option, value in (MALLOC_ARENA_MAX, 1), (MALLOC_MMAP_MAX, 0), (MALLOC_TRIM_THRESHOLD, -1):
             libc.mallopt(option, value)
 
