@@ -196,7 +196,9 @@ def parse_flags(argv: list[str]) -> Flags:
         raise UserError(f"{of_plan[0]} is for --mode=plan; leave it out of --mode={values.mode}.")
     for arg in overrides:
         if re.match(r"--?config\.plan\.", arg):
-            raise UserError(f"{arg} is not a field of the configuration; write {arg.replace('config.', '', 1)}")
+            raise UserError(
+                f"{arg} is not a field of the configuration; write {arg.replace('config.', '', 1)} with --mode=plan."
+            )
     if not values.workdir and values.mode != "plan":
         raise UserError("--workdir is missing; say where the run lives, such as --workdir=runs/x (see --help).")
     if not values.workdir and not values.config:
