@@ -109,13 +109,10 @@ def main_without_exit(argv: list[str]) -> int:
         return 0
     flags = parse_flags(argv)
     _check_place(flags)
+    place = local_copy(flags.workdir, flags.mode, wanted_checkpoint(flags)) if flags.workdir else nullcontext()
     code = 0
     try:
-        with (
-            local_copy(flags.workdir, flags.mode, wanted_checkpoint(flags))
-            if flags.workdir
-            else nullcontext() as workdir
-        ):
+        with place as workdir:
             # An error is logged before the copy is sent back, since the log is part of it.
             code = exit_code(lambda: run_mode(flags, workdir))
     except OSError as error:
@@ -199,7 +196,9 @@ def parse_flags(argv: list[str]) -> Flags:
         raise UserError(f"{of_plan[0]} is for --mode=plan; leave it out of --mode={values.mode}.")
     for arg in overrides:
         if re.match(r"--?config\.plan\.", arg):
-            raise UserError(f"{arg} is not a field of the configuration; write {arg.replace('config.', '', 1)}")
+            raise UserError(
+                f"{arg} is not a field of the configuration; write {arg.replace('config.', '', 1)} with --mode=plan."
+            )
     if not values.workdir and values.mode != "plan":
         raise UserError("--workdir is missing; say where the run lives, such as --workdir=runs/x (see --help).")
     if not values.workdir and not values.config:
@@ -267,8 +266,8 @@ def keep_freed_memory() -> None:
     next one: a tenth of its time (docs/benchmarks.md).
     """
     accelerated = importlib.util.find_spec("libtpu") or entry_points(group="jax_plugins")
-    told = any(name.startswith("MALLOC_") for name in os.environ)  # By somebody who knows better.
-    if sys.platform == "linux" and not accelerated and not told and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+    chosen = any(name.startswith("MALLOC_") for name in os.environ)  # The user knows better.
+    if sys.platform == "linux" and not accelerated and not chosen and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         for option, value in (MALLOC_ARENA_MAX, 1), (MALLOC_MMAP_MAX, 0), (MALLOC_TRIM_THRESHOLD, -1):
             libc.mallopt(option, value)
 

@@ -1,4 +1,4 @@
-"""What a step costs: arithmetic, memory and communication; and how much arithmetic a device can do at most."""
+"""The cost of a step: arithmetic, memory and communication; and the most arithmetic that a device can do."""
 
 import math
 import statistics
@@ -16,11 +16,11 @@ from ddpm_jax.runtime.devices import state_sharding
 from ddpm_jax.training.state import TrainState
 
 PRODUCTS = {"cpu": (1536, 1)}
-"""Side of the matrices, and how many products, that tell what a device can do; elsewhere 4096 and 8."""
+"""Side and number of the matrix products that measure a device, by backend; elsewhere 4096 and 8."""
 
 
 class StepCost(NamedTuple):
-    """Of one training step; None where the backend does not tell."""
+    """The cost of one training step; None where the backend does not report it."""
 
     flops: float | None
     """Floating-point operations over all devices, as XLA counts them in this backend's program."""
@@ -29,11 +29,11 @@ class StepCost(NamedTuple):
 
 
 def step_cost(lowered: Lowered, compiled: Compiled, *, microbatches: int, devices: int) -> StepCost:
-    """The cost of a step that computes so many microbatches on so many devices.
+    """The cost of a step with this many microbatches on this many devices.
 
-    On CPU the compiled program of one device is asked, which takes no time; its microbatches are no loop (`step.py`).
-    Other compiled programs hide arithmetic in calls of libraries, so there it is the program as it was lowered, of all
-    devices, in which a loop's body counts once; what stands outside the loop is negligible.
+    On CPU the compiled program of one device is analysed, which is free; its microbatches are no loop (`step.py`).
+    Other compiled programs hide arithmetic in library calls, so there the lowered program of all devices is analysed,
+    in which a loop's body counts once; what stands outside the loop is negligible.
     """
     on_cpu = jax.default_backend() == "cpu"
     flops = ((compiled if on_cpu else lowered).cost_analysis() or {}).get("flops")
@@ -43,7 +43,7 @@ def step_cost(lowered: Lowered, compiled: Compiled, *, microbatches: int, device
 
 
 def matrix_rate(dtype: DTypeLike, rounds: int = 5) -> float:
-    """FLOP/s of one device here in a large matrix product of this type, to which a step's can be compared."""
+    """FLOP/s of one device here in a large matrix product of this type, the peak that a step is compared with."""
     side, products = PRODUCTS.get(jax.default_backend(), (4096, 8))
     matrix = jnp.full((side, side), 1.0 / side, dtype)
 
@@ -70,7 +70,7 @@ def state_bytes(state: TrainState, mesh: Mesh | AbstractMesh, sharding: str) -> 
 
 
 def bytes_of(tree: PyTree) -> int:
-    """Of all arrays (or shapes) of a tree."""
+    """Bytes of all arrays (or shapes) of a tree."""
     return sum(_bytes(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree))
 
 
@@ -79,7 +79,9 @@ def _bytes(shape: tuple[int, ...], dtype: DTypeLike) -> int:
 
 
 def sent_bytes(params: PyTree, devices: int) -> float:
-    """What each device sends in a step: gradients summed over all of them (a ring of n passes 2 (n - 1) / n times their
-    size), or under FSDP parameters gathered and gradients scattered, which is as much.
+    """Bytes that each device sends in a step.
+
+    Gradients are summed over all devices, for which each of n in a ring sends 2 (n - 1) / n times their size; under
+    FSDP parameters are gathered and gradients scattered, which is as much.
     """
     return 2.0 * (devices - 1) / devices * bytes_of(params)

@@ -38,13 +38,13 @@ from ddpm_jax.training.step import empty_metrics, lower_step
 from ddpm_jax.workdir import checkpoint_folder
 
 USABLE = 0.9
-"""Share of the memory for arrays that a step may plan with; previews and fragments take the rest."""
+"""Share of the memory for arrays that a step may use; previews and fragmentation take the rest."""
 SOME = 8
-"""Images at once in a step that fits nearly everywhere."""
+"""Images of a step that fits nearly everywhere."""
 QUICK = 1.0
-"""Seconds that a timed step may take, about, and that steps are timed for at least."""
+"""Seconds that a timed step may take, roughly, and the least total time of the steps that are timed."""
 TIMED_STEPS = 3
-"""At least so many."""
+"""The least number of steps that are timed."""
 
 logger = logging.getLogger(__name__)
 
@@ -65,22 +65,22 @@ class PlanOptions:
 
 
 class LinearModel(NamedTuple):
-    """What a step takes, over the images that it computes at once: bytes on one device, or operations."""
+    """The cost of a step, in bytes on one device or in operations, as a line over its images."""
 
     fixed: int | float
     per_image: int | float
 
-    def of(self, images: int) -> int | float:
-        """With so many images at once."""
+    def at(self, images: int) -> int | float:
+        """The cost of a step of this many images."""
         return self.fixed + self.per_image * images
 
     def room(self, limit: int | float) -> int:
-        """How many images at once the limit leaves room for."""
+        """The most images whose step costs at most `limit`."""
         return max(int((limit - self.fixed) / self.per_image), 0)
 
 
 class OneDevice:
-    """The training step on one device here, for any number of images at once."""
+    """The training step on one device here, for any number of images."""
 
     def __init__(self, config: Config) -> None:
         self.config = dataclasses.replace(config, train=dataclasses.replace(config.train, accumulate=1))
@@ -92,7 +92,7 @@ class OneDevice:
         self.shapes = jax.tree.map(lambda x: place(x.shape, x.dtype), jax.eval_shape(self.fresh))
 
     def compile(self, images: int) -> tuple[Compiled, StepCost]:
-        """The step for so many images, and what it costs."""
+        """The compiled step of this many images, and its cost."""
         logger.info("Compiling a step of %d images …", images)
         lowered = lower_step(self.learner, self.shapes, self.batch(images))
         compiled = lowered.compile()
@@ -103,7 +103,7 @@ class OneDevice:
         return to_devices(self.mesh, random_batch(self.config, images), axis=1)
 
     def seconds(self, step: Compiled, images: int) -> float:
-        """What a step takes, the median of a few after the first."""
+        """Duration of a step: the median of a few after the first."""
         state = jax.jit(self.fresh, compiler_options={"xla_backend_optimization_level": 0})()
         batch, seconds = self.batch(images), []
         while len(seconds) <= TIMED_STEPS or sum(seconds[1:]) < QUICK:
@@ -123,20 +123,24 @@ def plan(config: Config, options: PlanOptions, workdir: Path | None) -> None:
 
 
 def lines_of_plan(config: Config, options: PlanOptions, workdir: Path | None) -> Iterator[tuple[str, str]]:
-    """The plan, line by line, each as soon as it is found."""
-    devices, parts, total = options.devices or jax.device_count(), config.train.accumulate, config.data.batch_size
+    """The lines of the plan, name and text, each as soon as it is known."""
+    devices, microbatches, total = (
+        options.devices or jax.device_count(),
+        config.train.accumulate,
+        config.data.batch_size,
+    )
     mesh, one = imagined_mesh(devices), OneDevice(config)
-    check_divisible(mesh, total, parts, "data.batch_size")
-    params, images = one.shapes.params, total // devices // parts
+    check_divisible(mesh, total, microbatches, "data.batch_size")
+    params, images = one.shapes.params, total // devices // microbatches
     yield "Devices", f"{devices}, planned for on the {jax.default_backend()} here ({jax.devices()[0].device_kind})"
     yield "Parameters", f"{sum(x.size for x in jax.tree.leaves(params)):,}"
-    yield "Batch", f"{total:,} images = {images} at once x {parts} (train.accumulate) x {devices} (devices)"
+    yield "Batch", f"{total:,} images = {images} at once x {microbatches} (train.accumulate) x {devices} (devices)"
     if devices > 1:
         yield "Communication", f"{size_in_words(sent_bytes(params, devices))} a step, sent by each device"
     rate = matrix_rate(config.model.dtype)
     found = measure(one, images, rate, timed=not options.teraflops)
     if found.flops is not None:
-        yield "Arithmetic", f"{rounded(found.flops.of(total) / 1e9)} GFLOP a step"
+        yield "Arithmetic", f"{rounded(found.flops.at(total) / 1e9)} GFLOP a step"
     if found.memory is not None:
         yield from memory_in_words(config, options, mesh, one.shapes, found.memory)
     speed, how = speed_in_words(config, options, devices, found, rate)
@@ -150,12 +154,12 @@ def lines_of_plan(config: Config, options: PlanOptions, workdir: Path | None) ->
 
 
 def rounded(number: float) -> str:
-    """To three digits."""
+    """The number with three significant digits."""
     return f"{float(f'{number:.3g}'):,g}"
 
 
 class Measured(NamedTuple):
-    """Of a step on one device here; None where the backend does not tell."""
+    """Measurements of a step on one device here; None where the backend does not report them."""
 
     flops: LinearModel | None
     memory: LinearModel | None
@@ -191,15 +195,15 @@ def measure(one: OneDevice, images: int, rate: float, *, timed: bool = True) -> 
 def speed_in_words(
     config: Config, options: PlanOptions, devices: int, found: Measured, rate: float
 ) -> tuple[float | None, str]:
-    """Images/s of all devices, if that can be told, and how it is known."""
+    """Images/s of all devices, None where that is unknown, and the text of the line."""
     total, flops = config.data.batch_size, found.flops
     if options.teraflops and flops is not None:
-        speed = total * devices * options.teraflops * 1e12 / flops.of(total)
+        speed = total * devices * options.teraflops * 1e12 / flops.at(total)
         return speed, f"{rounded(speed)} images/s at {options.teraflops:g} TFLOP/s on each device"
     if not found.timed:
         return None, "not timed, since not one image fits on a device here; set --plan.teraflops"
     per_device = found.timed / found.seconds
-    share = flops and f", {flops.of(found.timed) / found.seconds / rate:.0%} of what it does in matrix products"
+    share = flops and f", {flops.at(found.timed) / found.seconds / rate:.0%} of what it does in matrix products"
     speed = devices * per_device
     return speed, (
         f"{rounded(speed)} images/s, where one device makes {rounded(per_device)}, {found.timed} at once{share or ''}"
@@ -214,7 +218,7 @@ def power_of_two(most: int | float) -> int:
 def linear_model(
     steps: Mapping[int, tuple[Compiled, StepCost]], what: Literal["flops", "memory"]
 ) -> LinearModel | None:
-    """The line through what the steps of two numbers of images cost; None where that is unknown."""
+    """The line through the costs of two steps, by their numbers of images; None where a cost is unknown."""
     (few, low), (many, high) = ((images, getattr(cost, what)) for images, (_, cost) in sorted(steps.items()))
     if low is None or high is None:
         return None
@@ -225,24 +229,24 @@ def linear_model(
 def memory_in_words(
     config: Config, options: PlanOptions, mesh: AbstractMesh, state: TrainState, line: LinearModel
 ) -> Iterator[tuple[str, str]]:
-    """What a step takes on each device of the mesh; how many images fit; what to change where the batch does not."""
+    """Memory of a step on each device of the mesh; how many images fit; the remedy where the batch does not."""
     devices, total = mesh.size, config.data.batch_size
-    parts = config.train.accumulate
-    images = total // devices // parts
+    microbatches = config.train.accumulate
+    images = total // devices // microbatches
 
-    def on_mesh(parts: int) -> LinearModel:
-        return LinearModel(line.fixed + extra_bytes(config, state, mesh, parts), line.per_image)
+    def on_mesh(microbatches: int) -> LinearModel:
+        return LinearModel(line.fixed + extra_bytes(config, state, mesh, microbatches), line.per_image)
 
     each = f"{size_in_words(line.per_image)} for each image at once"
-    yield "Memory", f"{size_in_words(on_mesh(parts).of(images))} on each device, of it {each}"
+    yield "Memory", f"{size_in_words(on_mesh(microbatches).at(images))} on each device, of it {each}"
     limit = options.memory * 2**30 if options.memory else device_limit()
     if limit is None:
         return
-    room, of = on_mesh(parts).room(USABLE * limit), f"nine tenths of the {size_in_words(limit)} for a device"
+    room, of = on_mesh(microbatches).room(USABLE * limit), f"nine tenths of the {size_in_words(limit)} for a device"
     if images <= room:
         yield "Fits", f"yes: up to {room:,} images at once in {of}"
         return
-    enough = parts_that_fit(total, devices, on_mesh(2).room(USABLE * limit))
+    enough = microbatches_that_fit(total, devices, on_mesh(2).room(USABLE * limit))
     if enough is None:
         remedy = "try model.dtype=bfloat16, model.remat=True, or train.sharding=fsdp on more devices"
         yield "Fits", f"no: not one image in {of}; {remedy}"
@@ -251,17 +255,17 @@ def memory_in_words(
         yield "Fits", f"no: {images:,} images at once do not fit in {of}; {fewer}: set train.accumulate={enough}"
 
 
-def extra_bytes(config: Config, state: TrainState, mesh: AbstractMesh, parts: int) -> int:
-    """What a device of the mesh holds beyond one that is alone and computes its images in one part."""
+def extra_bytes(config: Config, state: TrainState, mesh: AbstractMesh, microbatches: int) -> int:
+    """Bytes that a device of the mesh holds beyond a single device with one microbatch; negative where FSDP saves."""
     params = bytes_of(state.params)
     divided = state_bytes(state, mesh, config.train.sharding) - bytes_of(state)
     gathered = params if config.train.sharding == "fsdp" and mesh.size > 1 else 0
-    summed = params if parts > 1 else 0
+    summed = params if microbatches > 1 else 0
     return divided + gathered + summed
 
 
-def parts_that_fit(batch_size: int, devices: int, room: int) -> int | None:
-    """The fewest parts of a batch of which each device has room for its share; None if there are none."""
+def microbatches_that_fit(batch_size: int, devices: int, room: int) -> int | None:
+    """The fewest microbatches of which each device has room for its share; None if not one image fits."""
     shares = (share for share in range(min(room, batch_size // devices), 0, -1) if batch_size % (share * devices) == 0)
     return next((batch_size // (share * devices) for share in shares), None)
 
@@ -274,7 +278,7 @@ def steps_done(workdir: Path | None) -> int:
 
 
 def time_in_words(config: Config, options: PlanOptions, devices: int, start: int, hours: float) -> str:
-    """How long the devices are needed, and what they cost; previews, validation and evaluation are not counted."""
+    """Time and price of the remaining steps; previews, validation and evaluation are not counted."""
     if start >= config.train.steps:
         return f"none: step {start:,} of {config.train.steps:,} is reached"
     if hours < 1 / 30:
@@ -291,7 +295,7 @@ def time_in_words(config: Config, options: PlanOptions, devices: int, start: int
 
 
 def checkpoints_in_words(config: Config, size: int) -> str:
-    """What a checkpoint takes on disk, and those that are kept in the end."""
+    """Size on disk of one checkpoint, and of those that a finished run keeps."""
     count = len(kept_checkpoints(config))
     return f"{size_in_words(size)} each, {size_in_words(count * size)} for the {count} that are kept in the end"
 
@@ -304,12 +308,12 @@ def kept_checkpoints(config: Config) -> set[int]:
 
 
 def images_in_words(config: Config) -> str:
-    """How many there are, how often training sees each, and what the cache of decoded ones takes."""
+    """The number of images, how often training sees each, and the size of the cache of decoded ones."""
     data = config.data
     try:
         count, cached = count_images(config)
     except UserError as error:
         return f"cannot be counted: {error}"
     seen = config.train.steps * data.batch_size / (count - held_out(count, data.holdout))
-    size = f", {size_in_words(count * data.image_size**2 * data.channels)} in the cache" if cached else ""
+    size = f", {size_in_words(count * math.prod(config.image_shape))} in the cache" if cached else ""
     return f"{count:,}, each of those to train on seen {rounded(seen)} times{size}"

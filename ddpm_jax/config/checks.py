@@ -119,10 +119,10 @@ def _check_pixels(data: Data) -> None:
     sound = len(crop) in (0, 1, 4) and min(crop, default=0) >= 0 and crop != (0,)
     if not sound or (len(crop) == 4 and not 0 < crop[2] - crop[0] == crop[3] - crop[1]):
         raise UserError(
-            f"data.crop={crop} is no crop; expected (), (side,) or a square (left, top, right, bottom) in pixels."
+            f"data.crop={crop} is not a crop; expected (), (side,) or a square (left, top, right, bottom) in pixels."
         )
     if len(background) != 3 or not all(0 <= level <= 255 for level in background):
-        raise UserError(f"data.background={background} is no colour; expected red, green and blue from 0 to 255.")
+        raise UserError(f"data.background={background} is not a colour; expected red, green and blue from 0 to 255.")
     if data.path and data.source in ("digits", "synthetic"):
         raise UserError(
             f"data.path={data.path} is not read by data.source={data.source!r}; leave it out, or set data.source=auto."
@@ -141,7 +141,7 @@ def _check_attributes(config: Config) -> None:
     count = len({name.strip() for name in chosen.split(",")})
     if config.model.attributes != count:
         raise UserError(
-            f"data.attributes={chosen!r} names {count}, but model.attributes={config.model.attributes}; set it to "
+            f"data.attributes={chosen!r} chooses {count}, but model.attributes={config.model.attributes}; set it to "
             f"{count}."
         )
 
@@ -200,7 +200,7 @@ def _check_evaluation(config: Config) -> None:
     evaluate = config.evaluate
     if evaluate.features == "pixels" and evaluate.weights:
         raise UserError(f"evaluate.weights={evaluate.weights} has no effect with evaluate.features='pixels'.")
-    pixels = config.data.image_size**2 * config.data.channels
+    pixels = math.prod(config.image_shape)
     if evaluate.features == "pixels" and pixels > MOST_PIXELS:
         raise UserError(
             f"evaluate.features='pixels' is for tiny images, of at most {MOST_PIXELS:,} pixels and channels, got "
@@ -293,7 +293,7 @@ def _check_guidance(config: Config) -> None:
     interval, total = sample.guidance_interval, config.diffusion.steps
     if interval and not (len(interval) == 2 and 1 <= interval[0] <= interval[1] <= total):
         raise UserError(
-            f"sample.guidance_interval={interval} is no interval; expected (low, high) with 1 <= low <= high <= "
+            f"sample.guidance_interval={interval} is not an interval; expected (low, high) with 1 <= low <= high <= "
             f"diffusion.steps={total}, or ()."
         )
     if not config.label_width:

@@ -18,7 +18,7 @@ from ddpm_jax.commands.plan import (
     kept_checkpoints,
     linear_model,
     memory_in_words,
-    parts_that_fit,
+    microbatches_that_fit,
     plan,
     time_in_words,
 )
@@ -84,18 +84,18 @@ def test_the_room_is_the_most_images_that_stay_below_the_limit():
     step, _ = OneDevice(CONFIG).compile(2)
     line = linear_model({10: (step, StepCost(7.0, 1_300)), 2: (step, StepCost(7.0, 500))}, "memory")
     assert line == LinearModel(300, 100)
-    assert line.room(line.of(7)) == 7 and line.room(line.of(7) - 1) == 6 and line.room(10) == 0
+    assert line.room(line.at(7)) == 7 and line.room(line.at(7) - 1) == 6 and line.room(10) == 0
     assert linear_model({10: (step, StepCost(7.0, None)), 2: (step, StepCost(7.0, 500))}, "memory") is None
 
 
-def test_the_fewest_parts_are_found():
+def test_the_fewest_microbatches_are_found():
     for batch_size, devices, room in [(128, 1, 128), (128, 1, 100), (128, 4, 3), (96, 2, 20), (8, 8, 0), (8, 2, 50)]:
         fitting = [
-            parts
-            for parts in range(1, batch_size + 1)
-            if batch_size % (parts * devices) == 0 and batch_size // (parts * devices) <= room
+            microbatches
+            for microbatches in range(1, batch_size + 1)
+            if batch_size % (microbatches * devices) == 0 and batch_size // (microbatches * devices) <= room
         ]
-        assert parts_that_fit(batch_size, devices, room) == min(fitting, default=None)
+        assert microbatches_that_fit(batch_size, devices, room) == min(fitting, default=None)
 
 
 def test_following_the_advice_fits(capsys):
@@ -104,28 +104,28 @@ def test_following_the_advice_fits(capsys):
     assert line is not None
     mesh, config = imagined_mesh(2), config_with(data={"batch_size": 64})
 
-    def fits(parts: int, gibibytes: float) -> str:
-        asked = config_with(data={"batch_size": 64}, train={"accumulate": parts})
+    def fits(microbatches: int, gibibytes: float) -> str:
+        asked = config_with(data={"batch_size": 64}, train={"accumulate": microbatches})
         return dict(memory_in_words(asked, PlanOptions(memory=gibibytes), mesh, state, line))["Fits"]
 
-    for images in (13, 9, 4):  # Room for so many at once, when parts are summed.
-        limit = (line.of(images) + extra_bytes(config, state, mesh, 2)) / USABLE / 2**30 * 1.0001
+    for images in (13, 9, 4):  # Room for so many at once, when microbatches are summed.
+        limit = (line.at(images) + extra_bytes(config, state, mesh, 2)) / USABLE / 2**30 * 1.0001
         advice = fits(1, limit)
         assert advice.startswith("no: 32 images at once do not fit")
-        parts = int(advice.rsplit("=", 1)[1])
-        assert fits(parts, limit).startswith(f"yes: up to {images:,} images")
-        fewer = [n for n in range(2, parts) if 32 % n == 0]
+        microbatches = int(advice.rsplit("=", 1)[1])
+        assert fits(microbatches, limit).startswith(f"yes: up to {images:,} images")
+        fewer = [n for n in range(2, microbatches) if 32 % n == 0]
         assert not any(fits(n, limit).startswith("yes") for n in fewer)
     assert "train.sharding=fsdp on more devices" in fits(1, line.fixed / 2**31)
 
 
-def test_sums_of_parts_and_gathered_parameters_take_room():
+def test_sums_of_microbatches_and_gathered_parameters_take_room():
     shapes, mesh = OneDevice(CONFIG).shapes, imagined_mesh(4)
     params = bytes_of(shapes.params)
-    assert extra_bytes(CONFIG, shapes, mesh, parts=1) == 0
-    assert extra_bytes(CONFIG, shapes, mesh, parts=2) == params
+    assert extra_bytes(CONFIG, shapes, mesh, microbatches=1) == 0
+    assert extra_bytes(CONFIG, shapes, mesh, microbatches=2) == params
     divided = state_bytes(shapes, mesh, "fsdp") - bytes_of(shapes)
-    assert extra_bytes(config_with(train={"sharding": "fsdp"}), shapes, mesh, parts=1) == params + divided
+    assert extra_bytes(config_with(train={"sharding": "fsdp"}), shapes, mesh, microbatches=1) == params + divided
 
 
 @pytest.mark.parametrize(

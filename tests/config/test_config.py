@@ -45,7 +45,7 @@ REFUSED = {
     "sample.percentile": (0.9, "sample.percentile=0.9 has no effect; set sample.threshold='dynamic'."),
     "sample.percentile_max": (0.5, "sample.percentile_max=0.5 is out of range; expected at least 1"),
     "sample.keep_eps": (True, "sample.keep_eps=True has no effect with sample.sampler='ddpm'; set the sampler to"),
-    "sample.guidance_interval": ((5,), "sample.guidance_interval=(5,) is no interval; expected (low, high)"),
+    "sample.guidance_interval": ((5,), "sample.guidance_interval=(5,) is not an interval; expected (low, high)"),
     "sample.guidance_rescale": (0.7, "sample.guidance_rescale=0.7 has no effect with sample.guidance=1.0"),
     "sample.variance": ("learned", "needs a model trained with diffusion.variance='learned'"),
     "sample.label": ("cat", "sample.label=cat needs a conditional model"),
@@ -90,8 +90,8 @@ CONTRADICTIONS = [
     ({"timesteps": [5, 1], "steps": 3}, "sample.steps=3, but sample.timesteps=(5, 1) lists 2"),
     ({"timesteps": [5, 1], "spacing": "trailing"}, "sample.spacing='trailing' has no effect with sample.timesteps"),
     ({"timesteps": [1], "final": "sigma_min"}, "sample.final='sigma_min' ends at step 1"),
-    ({"guidance": 2, "guidance_interval": [9, 5]}, "sample.guidance_interval=(9, 5) is no interval"),
-    ({"guidance": 2, "guidance_interval": [9, 1001]}, "sample.guidance_interval=(9, 1001) is no interval"),
+    ({"guidance": 2, "guidance_interval": [9, 5]}, "sample.guidance_interval=(9, 5) is not an interval"),
+    ({"guidance": 2, "guidance_interval": [9, 1001]}, "sample.guidance_interval=(9, 1001) is not an interval"),
     ({"guidance": 1, "guidance_interval": [5, 9]}, "has no effect with sample.guidance=1.0; set the guidance too"),
 ]
 

@@ -245,12 +245,12 @@ def test_discs_differ_by_class_and_repeat():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"crop": [1, 2]}, r"data.crop=\(1, 2\) is no crop; expected \(\), \(side,\) or"),
-        ({"crop": [5, 0, 5, 9]}, r"is no crop"),
-        ({"crop": [0]}, r"is no crop"),
-        ({"crop": [0, 0, 20, 10]}, r"is no crop; .* a square"),
+        ({"crop": [1, 2]}, r"data.crop=\(1, 2\) is not a crop; expected \(\), \(side,\) or"),
+        ({"crop": [5, 0, 5, 9]}, r"is not a crop"),
+        ({"crop": [0]}, r"is not a crop"),
+        ({"crop": [0, 0, 20, 10]}, r"is not a crop; .* a square"),
         ({"attributes": "a, a"}, r"chooses 1, but model.attributes=0"),
-        ({"background": [0, 0, 256]}, r"data.background=\(0, 0, 256\) is no colour"),
+        ({"background": [0, 0, 256]}, r"data.background=\(0, 0, 256\) is not a colour"),
         ({"fraction": 0.0}, r"data.fraction=0.0 is out of range; expected more than 0 and at most 1"),
         ({"source": "zip"}, r"data.source='zip' does not exist"),
         ({"source": "digits"}, r"holds 8x8 greyscale images"),
