@@ -33,11 +33,8 @@ class Batch(NamedTuple):
 
 def random_batch(config: Config, images: int, parts: int = 1) -> Batch:
     """Noise in the shape of the configuration's images: for what is measured and not learned from."""
-    data, attributes = config.data, config.model.attributes
-    rows = parts, images // parts
-    pixels = np.random.default_rng(0).integers(
-        0, 256, (*rows, data.image_size, data.image_size, data.channels), np.uint8
-    )
+    rows, attributes = (parts, images // parts), config.model.attributes
+    pixels = np.random.default_rng(0).integers(0, 256, (*rows, *config.image_shape), np.uint8)
     return Batch(pixels, np.zeros((*rows, attributes), np.uint8) if attributes else np.zeros(rows, np.int32))
 
 
@@ -47,9 +44,9 @@ class Batches:
 
     dataset: Dataset
     rows: Int[np.ndarray, "N"]
-    """The rows of the dataset to draw from."""
+    """The rows of the dataset that batches are made of."""
     batch_size: int
-    """Of all processes and parts together; a multiple of parts * processes."""
+    """Images of all processes and parts together; a multiple of parts * processes."""
     seed: int
     flip: bool = False
     parts: int = 1
