@@ -12,13 +12,13 @@ Images = Float[AnyArray, "batch height width channels"]
 """Images as the network sees them, in [-1, 1] when clean."""
 
 Output = Float[AnyArray, "batch height width outputs"]
-"""What a network returns: an image, with twice the channels where it also predicts the variance."""
+"""Output of a network: an image, with twice the channels where it also predicts the variance."""
 
 Features = Float[AnyArray, "batch _ _ _"]
 """Activations inside a network: any height, width and channels, which change on the way."""
 
 Frames = Float[AnyArray, "frames batch height width channels"]
-"""Snapshots of some images along a sampling trajectory, noise first."""
+"""Snapshots of images along a sampling trajectory, noise first."""
 
 Pixels = UInt8[AnyArray, "batch height width channels"]
 """Images as files hold them, in 0..255."""

@@ -1,4 +1,4 @@
-"""How fast the parts are on this machine, by themselves or against PyTorch's.
+"""Speed of each part on this machine, by itself or against PyTorch's.
 
     python scripts/benchmark.py train --config=configs/cifar10.py --batch=8     the training step
     python scripts/benchmark.py train --peer=diffusers                          … and diffusers' with the same weights
@@ -6,10 +6,10 @@
     python scripts/benchmark.py data                                            reading, preparing, waiting for data
     python scripts/benchmark.py evaluate --weights=inception.safetensors --peer=pytorch-fid     Inception's features
     python scripts/benchmark.py compile                                         from the command to the first step
-    python scripts/benchmark.py chart speed.png train.json sample.json          what --peer --json printed, as a picture
+    python scripts/benchmark.py chart speed.png train.json sample.json          output of --peer --json as a picture
 
-What follows of the form --config.x.y=… changes the recipe. Rates are medians of several rounds, taken by turns;
-machines are noisy, so compare figures of one run. The peer needs requirements-peers.txt, here or in another
+Flags of the form --config.x.y=… change the recipe. Rates are medians of several rounds, taken by turns;
+machines are noisy, so compare rates of one run. The peer needs requirements-peers.txt, here or in another
 environment (--peer-python=PATH); of its variants the fastest counts.
 """
 
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def prepare_environment(flags: argparse.Namespace) -> None:
-    """What JAX reads once, when it starts: how many devices a CPU plays, and that a GPU is shared with a peer."""
+    """Sets what JAX reads once, when it starts: the number of devices of a CPU, and that a peer shares the GPU."""
     if getattr(flags, "devices", None):
         fake = f"--xla_force_host_platform_device_count={flags.devices}"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {fake}"
@@ -80,41 +80,41 @@ def flag_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     everywhere = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    everywhere.add_argument("--rounds", type=int, default=5, help="of each measurement (default 5)")
+    everywhere.add_argument("--rounds", type=int, default=5, help="rounds of each measurement (default 5)")
     everywhere.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     peers = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     peers.add_argument("--peer-python", metavar="PATH", help="the interpreter that has PyTorch (default: this one)")
     peers.add_argument("--variants", type=lambda text: text.split(","), help=f"some of {', '.join(VARIANTS)} (all)")
     network = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     network.add_argument("--config", default=RECIPE, help="a recipe (default configs/digits.py)")
-    network.add_argument("--dtype", choices=("float32", "bfloat16"), help="of activations (default: the recipe's)")
+    network.add_argument("--dtype", choices=("float32", "bfloat16"), help="type of activations (default: the recipe's)")
     network.add_argument("--peer", choices=("diffusers",), help="do the same there, with the same weights")
     network.add_argument("--repeat", type=int, default=1, help="steps or calls in a round (default 1)")
     network.add_argument("--devices", type=int, help="on so many (default: all; a CPU plays as many as asked for)")
 
     data = commands.add_parser("data", parents=[everywhere], help="from files to the cache, and on to the device")
-    data.add_argument("--images", type=int, default=20_000, help="in the cached set (default 20000)")
+    data.add_argument("--images", type=int, default=20_000, help="images in the cached set (default 20000)")
     data.add_argument("--files", type=int, default=4_000, help="JPEG files to prepare (default 4000)")
-    data.add_argument("--steps", type=int, default=20, help="of training, to see how long it waits (20; 0: none)")
+    data.add_argument("--steps", type=int, default=20, help="training steps, to see how long they wait (20; 0: none)")
     for name, what in (("train", "the training step"), ("sample", "each sampler, compilation left out")):
         command = commands.add_parser(name, parents=[network, peers, everywhere], help=what)
         command.add_argument("--batch", type=int, default=64, help="images at once (default 64)")
     evaluate = commands.add_parser("evaluate", parents=[peers, everywhere], help="features of images of 32x32")
     evaluate.add_argument("--features", default="inception-768", help="(default inception-768)")
-    evaluate.add_argument("--weights", type=Path, required=True, help="of Inception, a .safetensors file")
+    evaluate.add_argument("--weights", type=Path, required=True, help="Inception's weights, a .safetensors file")
     evaluate.add_argument("--peer", choices=("pytorch-fid",), help="compare with its network")
     start = commands.add_parser("compile", parents=[everywhere], help="from the command to the first training step")
     start.add_argument("--config", default=RECIPE, help="a recipe (default configs/digits.py)")
     start.add_argument("--batch", type=int, default=8, help="images in a step (default 8)")
     chart = commands.add_parser("chart", help="a picture of comparisons with a peer")
     chart.add_argument("picture", type=Path, help="the PNG to write")
-    chart.add_argument("results", type=Path, nargs="+", help="files of what --peer --json printed, named as they are")
+    chart.add_argument("results", type=Path, nargs="+", help="files with the output of --peer --json")
     chart.set_defaults(json=False)
     return parser
 
 
 def measure(flags: argparse.Namespace) -> dict[str, Any]:
-    """What the command measures; each has a module, which is imported only when asked for."""
+    """The measurements of a command, whose module is imported only when asked for."""
     if flags.command == "data":
         from scripts.benchmarks.data import measure_data as work
     elif flags.command == "train":
@@ -131,7 +131,7 @@ def measure(flags: argparse.Namespace) -> dict[str, Any]:
 
 
 def lines_of(facts: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Each figure with its full name."""
+    """Each measurement with its full name."""
     for name, value in facts.items():
         if isinstance(value, dict):
             yield from lines_of(value, f"{prefix}{name} · ")

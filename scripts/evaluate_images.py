@@ -21,18 +21,44 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 
 def main() -> None:
-    """Reads the flags, measures both sets, prints the figures."""
-    from ddpm_jax.errors import UserError
-    from ddpm_jax.evaluation.features import EXTRACTORS, full_name, open_extractor
-    from ddpm_jax.evaluation.image_sets import open_set
+    """Reads the flags, measures both sets, prints the metrics."""
+    from ddpm_jax.evaluation.features import full_name, open_extractor
     from ddpm_jax.evaluation.statistics import (
         Statistics,
         compare,
-        figures_protocol,
         measure,
+        metrics_protocol,
         save_statistics,
         warn_of_few,
     )
+
+    flags = checked_flags()
+    # Both are opened before one is measured, which may take hours.
+    sets = open_sets(flags, full_name(flags.features))
+    extractor = open_extractor(flags.features, flags.weights and flags.weights.expanduser(), grey=flags.grey)
+    found: dict[str, Statistics] = {}
+    for side, images in sets.items():
+        is_known, what = isinstance(images, Statistics), getattr(flags, side).name
+        found[side] = images if is_known else measure(extractor, images, what, limit=flags.neighbours)
+        if flags.save and side == "real":
+            save_statistics(flags.save, found["real"])
+    if "fake" not in found:
+        return
+    real, fake = found["real"], found["fake"]
+    warn_of_few(real.moments.images, fake.moments.images, len(fake.moments.mean))
+    kept = [None if side.subset is None else len(side.subset) for side in (real, fake)]
+    protocol = {
+        **metrics_protocol(extractor, kept[0], kept[1], flags.neighbours),
+        "real": about(flags.real, sets["real"], real, flags.split),
+        "fake": about(flags.fake, sets["fake"], fake, flags.split),
+    }
+    show({**compare(real, fake), "protocol": protocol}, extractor.distance, flags.json)
+
+
+def checked_flags() -> argparse.Namespace:
+    """The flags; raises UserError for those that contradict each other."""
+    from ddpm_jax.errors import UserError
+    from ddpm_jax.evaluation.features import EXTRACTORS
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -40,7 +66,7 @@ def main() -> None:
     parser.add_argument("real", type=Path, help="a set of images, or statistics")
     parser.add_argument("fake", type=Path, nargs="?", help="another; may be left out with --save")
     parser.add_argument("--features", default="inception", metavar="NAME", help=f"{', '.join(EXTRACTORS)}")
-    parser.add_argument("--weights", type=Path, help="of Inception, .safetensors or .pth (default: fetched)")
+    parser.add_argument("--weights", type=Path, help="Inception's weights, .safetensors or .pth (default: fetched)")
     parser.add_argument("--split", help="of a set that has splits, such as train; default: all of it")
     parser.add_argument("--neighbours", type=int, default=10_000, help="most images for all but FID and IS (10000)")
     parser.add_argument("--save", type=Path, metavar="NPZ", help="where to keep the statistics of the first set")
@@ -57,58 +83,42 @@ def main() -> None:
         raise UserError(f"--weights={flags.weights} has no effect with --features=pixels.")
     if flags.grey and flags.features != "pixels":
         raise UserError(f"--grey has no effect with --features={flags.features}, which see grey in all colours.")
-    name = full_name(flags.features)
-    # Both are opened before one is measured, which may take hours.
-    sets = {
-        side: open_set(path, name, flags.split)
-        for side, path in (("real", flags.real), ("fake", flags.fake))
-        if path is not None
-    }
+    return flags
+
+
+def open_sets(flags: argparse.Namespace, extractor: str) -> dict[str, Any]:
+    """The images or statistics of each side that is given, "real" and "fake"."""
+    from ddpm_jax.errors import UserError
+    from ddpm_jax.evaluation.image_sets import open_set
+    from ddpm_jax.evaluation.statistics import Statistics
+
+    paths = {side: path for side, path in (("real", flags.real), ("fake", flags.fake)) if path is not None}
+    sets = {side: open_set(path, extractor, flags.split) for side, path in paths.items()}
     if flags.save and isinstance(sets["real"], Statistics):
         raise UserError(f"{flags.real} holds statistics already; --save would copy them.")
-    for path, found_there in ((flags.real, sets["real"]), (flags.fake, sets.get("fake"))):
-        if isinstance(found_there, Statistics) and found_there.extractor != name:
-            raise UserError(f"{path} holds statistics of {found_there.extractor}; expected {name} (--features).")
-    extractor = open_extractor(flags.features, flags.weights and flags.weights.expanduser(), grey=flags.grey)
-    found: dict[str, Statistics] = {}
-    for side, path in (("real", flags.real), ("fake", flags.fake)):
-        if side in sets:
-            images = sets[side]
-            is_known = isinstance(images, Statistics)
-            found[side] = images if is_known else measure(extractor, images, path.name, limit=flags.neighbours)
-        if flags.save and side == "real":
-            save_statistics(flags.save, found["real"])
-    if "fake" not in found:
-        return
-    real, fake = found["real"], found["fake"]
-    warn_of_few(real.moments.images, fake.moments.images, len(fake.moments.mean))
-    figures: dict[str, Any] = dict(compare(real, fake))
-    kept = [None if side.subset is None else len(side.subset) for side in (real, fake)]
-    figures["protocol"] = {
-        **figures_protocol(extractor, kept[0], kept[1], flags.neighbours),
-        "real": about(flags.real, sets["real"], real, flags.split),
-        "fake": about(flags.fake, sets["fake"], fake, flags.split),
-    }
-    show(figures, extractor.distance, flags.json)
+    for side, images in sets.items():
+        if isinstance(images, Statistics) and images.extractor != extractor:
+            raise UserError(f"{paths[side]} holds statistics of {images.extractor}; expected {extractor} (--features).")
+    return sets
 
 
 def about(path: Path, images: Any, statistics: Any, split: str | None) -> dict[str, Any]:
-    """What is known of one side."""
+    """Description of one side, for the protocol."""
     shape = getattr(images, "shape", None)
     known = {"size": list(shape[1:3]), "split": split} if shape else {}
     return {"from": str(path), "images": statistics.moments.images, **known}
 
 
-def show(figures: dict[str, Any], distance: str, as_json: bool) -> None:
-    """Prints the figures as a table or as JSON."""
+def show(metrics: dict[str, Any], distance: str, as_json: bool) -> None:
+    """Prints the metrics as a table or as JSON."""
     if as_json:
-        print(json.dumps(figures))
+        print(json.dumps(metrics))
         return
-    for name, value in figures.items():
+    for name, value in metrics.items():
         if name != "protocol":
             print(f"{distance if name == 'fid' else name:22}{'-' if value is None else f'{value:.6g}'}")
     for name in ("real", "fake"):
-        side = figures["protocol"][name]
+        side = metrics["protocol"][name]
         print(f"{name:22}{side['images'] or 'an unknown number of'} images of {side['from']}")
 
 

@@ -16,7 +16,7 @@ STEPS = 50
 
 
 def main() -> None:
-    """Reads the flags and the run, draws a grid, writes the folder."""
+    """Reads the flags and the run, samples a grid, writes the folder."""
     import logging
 
     from ddpm_jax.errors import UserError
@@ -29,24 +29,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("workdir", help="of the run")
+    parser.add_argument("workdir", help="the run's folder or URL")
     parser.add_argument("out", type=Path, help="a new folder")
-    parser.add_argument("--step", type=int, help="of the checkpoint (default: the newest)")
-    parser.add_argument("--raw", action="store_true", help="the parameters themselves instead of their average")
-    parser.add_argument("--images", type=int, default=16, help="in the grid of the model card (default 16; 0: no grid)")
+    parser.add_argument("--step", type=int, help="training step of the checkpoint (default: the newest)")
+    parser.add_argument("--raw", action="store_true", help="the raw parameters instead of EMA")
+    parser.add_argument("--images", type=int, default=16, help="images in the model card (default 16; 0: none)")
     flags = parser.parse_args()
     if flags.images < 0:
         raise UserError(f"--images={flags.images} is out of range; expected 0 or more.")
     out = flags.out.expanduser().resolve()
     refuse_full(out)
     run = load_run(flags.workdir, step=flags.step, ema=not flags.raw)
-    options_of(run.config)  # Refuses what diffusers lacks before images are drawn.
-    drawn = picture = None
+    options_of(run.config)  # Refuses what diffusers lacks before images are sampled.
+    caption = picture = None
     if flags.images:
         steps = min(STEPS, run.config.diffusion.steps)
         picture = grid(run.sample(flags.images, sampler="ddim", steps=steps, seed=0))
-        drawn = f"{flags.images} samples, DDIM with {steps} steps, seed 0"
-    card = model_card(run.config, run.step, run.images, drawn)
+        caption = f"{flags.images} samples, DDIM with {steps} steps, seed 0"
+    card = model_card(run.config, run.step, run.images, caption)
     write_folder(run.config, run.params, out, names=run.names, card=card, grid=picture)
     logging.getLogger("ddpm_jax").info("Wrote %s", out)
 

@@ -1,9 +1,9 @@
-"""Writes the parameters of a run, and their average, to one safetensors file with the configuration inside.
+"""Writes the parameters and EMA parameters of a run to one safetensors file with the configuration inside.
 
     python scripts/export_safetensors.py runs/x model.safetensors
-    python scripts/export_safetensors.py runs/x small.safetensors --average
+    python scripts/export_safetensors.py runs/x small.safetensors --ema-only
 
-With --average the file holds the average alone, which images are drawn from: half the size.
+With --ema-only the file holds the EMA parameters alone, which images are sampled from: half the size.
 """
 
 import argparse
@@ -22,16 +22,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("workdir", help="of the run")
+    parser.add_argument("workdir", help="the run's folder or URL")
     parser.add_argument("file", type=Path, help="a new .safetensors file")
-    parser.add_argument("--step", type=int, help="of the checkpoint (default: the newest)")
-    parser.add_argument("--average", action="store_true", help="leave the parameters themselves out")
+    parser.add_argument("--step", type=int, help="training step of the checkpoint (default: the newest)")
+    parser.add_argument("--ema-only", "--average", action="store_true", help="leave the raw parameters out")
     flags = parser.parse_args()
     path = flags.file.expanduser().resolve()
-    average = load_run(flags.workdir, step=flags.step)
-    params = None if flags.average else load_run(flags.workdir, step=average.step, ema=False).params
-    write_file(path, average.config, params, average.params, names=average.names, step=average.step)
-    logging.getLogger("ddpm_jax").info("Wrote %s, step %d", path, average.step)
+    run = load_run(flags.workdir, step=flags.step)
+    params = None if flags.ema_only else load_run(flags.workdir, step=run.step, ema=False).params
+    write_file(path, run.config, params, run.params, names=run.names, step=run.step)
+    logging.getLogger("ddpm_jax").info("Wrote %s, step %d", path, run.step)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("model", help="a folder, or a name of the hub")
-    parser.add_argument("workdir", help="of the new run")
+    parser.add_argument("workdir", help="a new folder for the run")
     parser.add_argument("--config", metavar="FILE", help="a recipe; without one, the defaults")
     flags, overrides = parser.parse_known_args()
     check_overrides(overrides, ["config", "help"])

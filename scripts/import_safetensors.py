@@ -23,7 +23,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("file", help="a .safetensors file, or pretrained:digits, which comes with the package")
-    parser.add_argument("workdir", help="of the new run")
+    parser.add_argument("workdir", help="a new folder for the run")
     flags, overrides = parser.parse_known_args()
     check_overrides(overrides, ["help"])
     workdir = new_workdir(flags.workdir)

@@ -36,9 +36,9 @@ from ddpm_jax.evaluation.statistics import (
     Statistics,
     arrays_of,
     compare,
-    figures_protocol,
     load_statistics,
     measure,
+    metrics_protocol,
     statistics_of,
     warn_of_few,
 )
@@ -217,7 +217,7 @@ def protocol_of(
     some, most = setup.reference.subset, config.evaluate.neighbours
     kept = None if some is None else len(some)
     protocol = {
-        **figures_protocol(setup.extractor, kept, min(sample.count, most), most),
+        **metrics_protocol(setup.extractor, kept, min(sample.count, most), most),
         "real": {
             "images": setup.reference.moments.images,
             "from": other or data.path or data.name or data.source,

@@ -1,4 +1,4 @@
-"""What is known of images besides their pixels, and who says so: folders, labels.csv or metadata.jsonl."""
+"""Classes and attributes of images, as folders, labels.csv or metadata.jsonl give them."""
 
 import csv
 import dataclasses
@@ -34,7 +34,7 @@ class Annotations:
     attribute_names: tuple[str, ...]
 
     def take(self, rows: Int[np.ndarray, "M"]) -> "Annotations":
-        """Those of some images."""
+        """The annotations of these images."""
         return dataclasses.replace(self, classes=self.classes[rows], attributes=self.attributes[rows])
 
     def __len__(self) -> int:
@@ -124,7 +124,7 @@ def _yes_or_no(column: Iterable[str]) -> list[int] | None:
 
 def _csv_rows(text: str, origin: str) -> Iterable[dict[str, str]]:
     header = text.partition("\n")[0]
-    delimiter = max(",;\t", key=header.count)  # Spreadsheets write what their country is used to.
+    delimiter = max(",;\t", key=header.count)  # Spreadsheets follow the habits of their country.
     reader = csv.DictReader(io.StringIO(text), restval="", skipinitialspace=True, delimiter=delimiter)
     try:
         for row in reader:

@@ -45,7 +45,7 @@ class Batches:
 
     dataset: Dataset
     rows: Int[np.ndarray, "N"]
-    """The rows of the dataset to draw from."""
+    """The rows of the dataset that batches are made of."""
     batch_size: int
     """Images of a step, over all processes; a multiple of microbatches * processes."""
     seed: int

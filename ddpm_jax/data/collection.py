@@ -1,4 +1,4 @@
-"""A Collection: what a source offers before anything is decoded. Every source returns one.
+"""A Collection: the images of a source before anything is decoded. Every source returns one.
 
 source -> Collection -> select.py: which of its images -> cache.py or stream.py: their pixels -> Dataset
 """
@@ -18,9 +18,9 @@ class Collection:
     """Images that can be read one at a time, in any order, by any process."""
 
     origin: str
-    """Where they come from, for messages, such as "data.path=photos"."""
+    """Their source, for messages, such as "data.path=photos"."""
     names: Sequence[str]
-    """Of each image, for messages."""
+    """Name of each image, for messages."""
     read: Callable[[int], Raw]
     """The bytes or pixels of an image, by its number; can be pickled. Raises one of decode.UNREADABLE."""
     stamp: Callable[[int], str]

@@ -22,32 +22,32 @@ class Dataset(NamedTuple):
 
     images: UInt8[np.ndarray, "N height width channels"] | Streamed
     labels: Labels
-    """Class numbers [N], or multi-hot attributes uint8 [N, attributes]."""
+    """Class numbers [N], or attributes uint8 [N, attributes], 1 for yes and 0 for no."""
     names: tuple[str, ...]
-    """Of the classes or of the attributes, in order."""
+    """Names of the classes or of the attributes, in order."""
 
 
 class Traits(NamedTuple):
-    """What tells one dataset from another, so that a run does not go on with other images than it began with."""
+    """Traits by which datasets are distinguished, so that a run does not resume with other images."""
 
     images: int
     names: tuple[str, ...]
     crc32: int
-    """Of some images and labels, evenly spread."""
+    """Checksum of evenly spread images and labels."""
 
 
 def traits(dataset: Dataset) -> Traits:
     """The traits of a dataset."""
     count = len(dataset.images)
-    some = np.unique(np.linspace(0, count - 1, SPOT_CHECKS).astype(int))
+    rows = np.unique(np.linspace(0, count - 1, SPOT_CHECKS).astype(int))
     checksum = zlib.crc32(
-        np.ascontiguousarray(dataset.labels[some]).tobytes(), zlib.crc32(dataset.images[some].tobytes())
+        np.ascontiguousarray(dataset.labels[rows]).tobytes(), zlib.crc32(dataset.images[rows].tobytes())
     )
     return Traits(count, dataset.names, checksum)
 
 
 def held_out(count: int, share: float) -> int:
-    """How many of so many images are held out."""
+    """Number of images that are held out."""
     return min(round(share * count), MAX_HELD_OUT)
 
 

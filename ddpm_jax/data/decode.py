@@ -24,7 +24,7 @@ FILTERS = {
     "box": Image.Resampling.BOX,
 }
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
-"""What Pillow may take a file for; it knows others that run programs (EPS) or are rarely tested."""
+"""Formats that Pillow may read; it knows others that run programs (EPS) or are rarely tested."""
 UNREADABLE = (
     OSError,
     ValueError,
@@ -38,7 +38,7 @@ UNREADABLE = (
     zlib.error,
     Image.DecompressionBombError,
 )
-"""What reading raises for files that are damaged, of another kind, or far too large."""
+"""Exceptions of `decode` for files that are damaged, of another kind, or far too large."""
 _FILTERING = threading.Lock()
 """Warning filters belong to the whole process, and several threads decode."""
 
@@ -49,7 +49,7 @@ class CropError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Decoding:
-    """How images become pixels; the fields of the same names in config.data."""
+    """The fields of config.data that decide how an image becomes pixels."""
 
     image_size: int
     channels: int
@@ -59,7 +59,7 @@ class Decoding:
 
 
 def decoding_of(data: Data) -> Decoding:
-    """How a configuration wants its images, those that it trains on and those that sampling is given."""
+    """The decoding of a configuration's images, those to train on and those given to sampling."""
     return Decoding(data.image_size, data.channels, data.crop, data.resize, data.background)
 
 

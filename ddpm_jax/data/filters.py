@@ -18,7 +18,7 @@ MAX_DEPTH = 100
 
 
 def evaluate_filter(text: str, names: Collection[str], holds: Callable[[str], Mask]) -> Mask:
-    """Where the expression holds; holds(name) is where one of the names does.
+    """The images that satisfy the expression; holds(name) gives those that satisfy a single name.
 
     Raises UserError for what is no expression, and for names that do not exist.
     """

@@ -1,4 +1,4 @@
-"""From config.data to a Dataset: the one place that lists the sources."""
+"""Opens the Dataset of config.data: the one place that lists the sources."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +34,7 @@ FILES: dict[str, Callable[[Data], Collection]] = {
 
 
 def open_dataset(config: Config, *, labelled: bool = False) -> Dataset:
-    """The images that a configuration asks for, and what the model is told of them.
+    """The images that a configuration asks for, and the labels that the model is conditioned on.
 
     labelled: read labels also where they are costly to find out and nothing of the configuration needs them.
     """
@@ -49,7 +49,7 @@ def open_dataset(config: Config, *, labelled: bool = False) -> Dataset:
 
 
 def count_images(config: Config) -> tuple[int, bool]:
-    """How many images a configuration asks for, and whether they go to the cache; none is decoded or fetched for it."""
+    """Number of images of a configuration, and whether they go to the cache; none is decoded or fetched for it."""
     data = config.data
     if kind_of(data) == "tfds" and data.name:
         place = data_dir(data.path)
@@ -68,9 +68,9 @@ def choose_images(config: Config, labelled: bool) -> tuple[Collection, np.ndarra
     elif source == "digits":
         collection = load_digits(data)
     else:
-        told = [f"attribute {i}" for i in range(model.attributes)]
-        told = [name.strip() for name in data.attributes.split(",")] if data.attributes else told
-        collection = draw_discs(SYNTHETIC_IMAGES, data.image_size, data.channels, model.classes, tuple(told))
+        names = [f"attribute {i}" for i in range(model.attributes)]
+        names = [name.strip() for name in data.attributes.split(",")] if data.attributes else names
+        collection = draw_discs(SYNTHETIC_IMAGES, data.image_size, data.channels, model.classes, tuple(names))
     annotations = collection.annotations
     if collection.scan and (labelled or data.classes or data.filter or model.classes or model.attributes):
         annotations = collection.scan()

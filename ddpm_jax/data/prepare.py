@@ -84,7 +84,7 @@ def decode_all(collection: Collection, rows: Int[np.ndarray, "M"], how: Decoding
 
 
 def usable_cpus() -> int:
-    """Of this machine, those that this process may use."""
+    """Number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

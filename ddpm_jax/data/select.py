@@ -1,4 +1,4 @@
-"""Which images of a source are taken, and what the model is told of each of them."""
+"""Selection of the images of a source, and of the labels that the model is conditioned on."""
 
 import logging
 
@@ -46,20 +46,20 @@ def select_rows(data: Data, annotations: Annotations, origin: str) -> Int[np.nda
 
 
 def conditions(config: Config, annotations: Annotations, origin: str) -> tuple[Labels, tuple[str, ...]]:
-    """What the model is told of each image, and the names of it: chosen attributes, or classes."""
-    told, data = config.model.attributes, config.data
-    if told:
+    """The labels that the model is conditioned on, and their names: chosen attributes, or classes."""
+    wanted, data = config.model.attributes, config.data
+    if wanted:
         names = annotations.attribute_names
         if not names:
             raise UserError(
-                f"model.attributes={told}, but {origin} has no attributes; set it to 0, or use model.classes."
+                f"model.attributes={wanted}, but {origin} has no attributes; set it to 0, or use model.classes."
             )
         chosen = list(range(len(names)))
         if data.attributes is not None:
             chosen = named(data.attributes, names, "data.attributes", origin)
-        if len(chosen) != told:
+        if len(chosen) != wanted:
             raise UserError(
-                f"model.attributes={told}, but the data has {len(chosen)} ({abbreviated(names[i] for i in chosen)}); "
+                f"model.attributes={wanted}, but the data has {len(chosen)} ({abbreviated(names[i] for i in chosen)}); "
                 "set it to that, or choose some by data.attributes."
             )
         return annotations.attributes[:, chosen], tuple(names[i] for i in chosen)
@@ -91,7 +91,7 @@ def named(text: str, names: tuple[str, ...], field: str, origin: str) -> list[in
 
 
 def _filtered(text: str, annotations: Annotations, origin: str) -> Bool[np.ndarray, "N"]:
-    """Where a filter holds; a name that is both an attribute and a class means the attribute."""
+    """The images that satisfy a filter; a name that is both an attribute and a class means the attribute."""
     classes, attributes = annotations.class_names, annotations.attribute_names
     if not classes and not attributes:
         raise UserError(f"data.filter={text!r} needs classes or attributes, and {origin} has none; leave it out.")

@@ -14,12 +14,12 @@ from ddpm_jax.shapes import Images, Output, Steps
 
 
 class Prediction(NamedTuple):
-    """What a denoiser believes of x_t = signal_t x0 + noise_t eps. x0 is not clipped."""
+    """Predicted x0 and eps of x_t = signal_t x0 + noise_t eps. x0 is not clipped."""
 
     x0: Images
     eps: Images
     variance_weight: Images | None = None
-    """Where the variance of the reverse step is learned: its place between the posterior's log-variance (0) and the
+    """Learned variance of the reverse step, if any: its place between the posterior's log-variance (0) and the
     forward one's (1), Nichol & Dhariwal 2021, Eq. 15; not confined to 0..1."""
 
 

@@ -1,4 +1,4 @@
-"""Classifier-free guidance: from what a model says of x_t with and without a label to what a sampler is told.
+"""Classifier-free guidance: from the predictions with and without a label to the one that a sampler follows.
 
     guided = unconditional + w (conditional - unconditional)          (Ho & Salimans 2022, Eq. 6, whose w is less by 1)
 
@@ -17,7 +17,7 @@ from ddpm_jax.shapes import Images, Steps
 
 
 class Guidance(NamedTuple):
-    """How far to guide, and when: the default leaves the conditional model as it is."""
+    """Strength and interval of guidance; the default leaves the conditional model as it is."""
 
     scale: float = 1.0
     """The w above."""
@@ -34,7 +34,7 @@ UNGUIDED = Guidance()
 def guide(
     guidance: Guidance, schedule: Schedule, x_t: Images, t: Steps, conditional: Prediction, unconditional: Prediction
 ) -> Prediction:
-    """What guidance makes of the two predictions for x_t at t; the learned variance is the conditional one's."""
+    """The guided prediction for x_t at t; the learned variance is the conditional one's."""
 
     def mixed(given: Images, free: Images) -> Images:
         return free + guidance.scale * (given - free)

@@ -106,7 +106,7 @@ def bits_per_dim(
     """The whole bound: (total, terms L_0..L_{T-1} by t = 1..T, L_T), each in bits per dimension.
 
     x0: grey levels scaled to [-1, 1]. keys: one for each image; step t of an image uses fold_in(key, t), so the
-    figure does not depend on the batches.
+    result does not depend on the batches.
     """
 
     def term(_: None, step: Array) -> tuple[None, PerImage]:

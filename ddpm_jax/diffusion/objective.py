@@ -1,4 +1,4 @@
-"""What training minimises: a distance between the network's output and its target, weighted by t.
+"""The loss: a distance between the network's output and its target, weighted by t.
 
     loss = weight_t * distance(output, target)   [+ vlb_weight * T * L_{t-1}, where the variance is learned]
 
@@ -76,7 +76,7 @@ def from_x0_weight(weight: Table, snr: Table, prediction: str) -> Table:
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """The training loss as data: what is predicted, how errors are measured, how steps are weighted."""
+    """The training loss as data: the prediction, the distance and the weighting of steps."""
 
     prediction: str = "eps"
     distance: Distance = squared_error
@@ -96,7 +96,7 @@ def losses(
     """
     mean, _ = split_output(output, x_t)
     target = {"eps": noise, "x0": x0, "v": v_from_x0_eps(schedule, t, x0, noise)}[objective.prediction]
-    # Row 0 is never drawn, and the SNR is infinite there.
+    # t = 0 is never sampled, and the SNR is infinite there.
     weights = np.insert(objective.weighting(schedule.snr[1:], objective.prediction), 0, 0.0)
     weight = jnp.asarray(weights, jnp.float32)[t]
     loss = weight * mean_over_pixels(objective.distance(mean, target))

@@ -23,7 +23,7 @@ def per_image(table: Table, t: Steps, like: Images) -> Float[Array, "batch 1 1 1
 
 
 def q_sample(schedule: Schedule, x0: Images, t: Steps, noise: Images) -> Images:
-    """Draws x_t ~ q(x_t | x_0) = N(sqrt(abar_t) x_0, (1 - abar_t) I), Ho et al. 2020, Eq. 4.
+    """x_t ~ q(x_t | x_0) = N(sqrt(abar_t) x_0, (1 - abar_t) I), Ho et al. 2020, Eq. 4.
 
     x0 and noise: [batch, height, width, channels], x0 in [-1, 1]; t: [batch], in 0..T, where 0 returns x0 itself.
     """

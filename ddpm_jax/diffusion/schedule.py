@@ -1,4 +1,4 @@
-"""How much signal and how much noise is left after t steps: beta schedules and the tables that follow from them.
+"""Signal and noise after t steps: beta schedules and the tables that follow from them.
 
     q(x_t | x_0) = N(signal_t x_0, noise_t^2 I),   signal_t^2 = alpha_bar_t,   noise_t^2 = 1 - alpha_bar_t
 

@@ -1,4 +1,4 @@
-"""What images are compared by: features of Inception, or for tiny images the pixels themselves.
+"""Features that images are compared by: Inception's, or for tiny images the pixels themselves.
 
 uint8 images -> batches over all devices -> features float32 [N, D] (-> logits [N, 1008])
 """
@@ -43,13 +43,13 @@ class Extractor:
     weights: str | None
     """The SHA-256 of its weights' file."""
     dimensions: int | None
-    """Of its features; None where they are those of the images."""
+    """Dimensions of a feature; None where they are the pixels of an image."""
     extract: Callable[[UInt8[np.ndarray, "batch height width channels"]], tuple[Array, Array | None]]
     """Features, and logits where it has a classifier."""
 
     @property
     def distance(self) -> str:
-        """What the Fréchet distance of these features is called: plain FID is of 2,048 features only."""
+        """Name of the Fréchet distance of these features: plain FID is of 2,048 features only."""
         return {"inception-2048": "FID", "pixels": "FID-pixels"}.get(self.name, f"FID-{self.name.partition('-')[2]}")
 
 
@@ -99,7 +99,8 @@ def flattened(pixels: UInt8[np.ndarray, "batch height width channels"]) -> Float
 def features_of(extractor: Extractor, images: Any, what: str) -> Iterator[Batch]:
     """Features (and logits) of images [N, height, width, channels], batch by batch, in order.
 
-    images: anything with a length whose slices are uint8 arrays, such as a memory-mapped file; what: for the progress.
+    images: anything with a length whose slices are uint8 arrays, such as a memory-mapped file; what: name in the
+    progress.
     """
     count, size = len(images), BATCH * jax.local_device_count()
     pixels = np.prod(np.shape(images[np.arange(1)])[1:])

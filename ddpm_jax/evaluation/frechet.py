@@ -14,10 +14,10 @@ Features = Float[np.ndarray, "_ D"]
 
 
 class Moments(NamedTuple):
-    """Of a set of features: its size, mean and unbiased covariance."""
+    """Size, mean and unbiased covariance of a set of features."""
 
     images: int | None
-    """None where it is not known."""
+    """Number of images; None where it is not known."""
     mean: Float[np.ndarray, "D"]
     covariance: Float[np.ndarray, "D D"]
 
@@ -30,7 +30,7 @@ class MomentSums:
         self._shift = self._sum = self._products = np.zeros(())
 
     def add(self, features: Features) -> None:
-        """Adds some features; raises UserError where one is not finite."""
+        """Adds a batch of features; raises UserError where one is not finite."""
         refuse_nan(features)
         if not self.count:
             # Squares of what is left after a shift to about the mean keep their digits.
@@ -45,7 +45,7 @@ class MomentSums:
         """The moments of all that was added; raises UserError for fewer than two."""
         if self.count < 2:
             raise UserError(
-                f"{self.count} image(s) have no covariance; expected at least 2, and thousands for a figure."
+                f"{self.count} image(s) have no covariance; expected at least 2, and thousands for a metric."
             )
         offset = self._sum / self.count
         covariance = (self._products - self.count * np.outer(offset, offset)) / (self.count - 1)
@@ -63,19 +63,15 @@ def frechet_distance(a: Moments, b: Moments, features: str = "features") -> floa
             "and number of channels, and one feature extractor."
         )
     # sqrt(S_1) S_2 sqrt(S_1) has the eigenvalues of S_1 S_2, and is symmetric: none of them is complex.
-    root = _square_root(a.covariance)
+    values, vectors = np.linalg.eigh(a.covariance)
+    root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
     eigenvalues = np.linalg.eigvalsh(root @ b.covariance @ root)
     cross = np.sqrt(np.maximum(eigenvalues, 0.0)).sum()
     shift = ((a.mean - b.mean) ** 2).sum()
     return float(max(shift + np.trace(a.covariance) + np.trace(b.covariance) - 2.0 * cross, 0.0))
 
 
-def _square_root(covariance: Float[np.ndarray, "D D"]) -> Float[np.ndarray, "D D"]:
-    values, vectors = np.linalg.eigh(covariance)
-    return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
-
-
 def refuse_nan(features: Features) -> None:
-    """A figure of features that are no numbers would be none either."""
+    """Raises UserError for features that are not finite, whose metrics would not be either."""
     if not np.isfinite(features).all():
         raise UserError("A feature is not finite; the images or the weights of the extractor are damaged.")

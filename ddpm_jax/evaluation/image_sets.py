@@ -52,7 +52,7 @@ class ImageSet:
 
 
 def open_set(path: Path, extractor: str, split: str | None) -> Any:
-    """What a path holds: the Statistics in an .npz with mu and sigma, or the images of `open_images`."""
+    """The Statistics in an .npz with mu and sigma, or the images of `open_images`."""
     path = path.expanduser()
     if path.suffix == ".npz" and _holds_statistics(path):
         return load_statistics(path, extractor)
@@ -63,7 +63,7 @@ def open_images(path: Path, split: str | None) -> Any:
     """The images of a set: an array, or what can be indexed like one."""
     if not path.exists():
         raise UserError(f"{path} does not exist; give a folder, zip, .npz or .npy of images, or statistics.")
-    if (path / "samples.npz").is_file():  # What --mode=sample wrote, beside pictures of it.
+    if (path / "samples.npz").is_file():  # As --mode=sample writes it, beside pictures.
         path = path / "samples.npz"
     if (path / "images.u8").exists():
         entry = read_entry(path)
@@ -80,4 +80,4 @@ def _holds_statistics(path: Path) -> bool:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {"mu", "sigma"} <= set(arrays.files)
     except (OSError, *NO_ARRAYS):
-        return False  # What is wrong with it is said by who reads it as images.
+        return False  # `open_images` says what is wrong with it.

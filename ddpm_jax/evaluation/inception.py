@@ -19,7 +19,7 @@ from ddpm_jax.shapes import AnyArray, Features
 
 Layer = Literal[64, 192, 768, 2048, "logits"]
 LAYERS: tuple[Layer, ...] = (64, 192, 768, 2048, "logits")
-"""What may be asked for: features after the stem's halves, Mixed_6e and Mixed_7c, and the classifier's logits."""
+"""Features after the stem's halves, Mixed_6e and Mixed_7c, and the classifier's logits."""
 SIZE = 299
 HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -35,7 +35,7 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: Features) -> Features:
         padding = [(k // 2, k // 2) if self.padded else (0, 0) for k in self.kernel]
-        # Accelerators would take half the digits by default, and the figures would not be those of a CPU.
+        # Accelerators would take half the digits by default, and the metrics would not be those of a CPU.
         conv = nn.Conv(self.channels, self.kernel, strides=self.stride, padding=padding, precision=HIGHEST, name="conv")
         return nn.relu(conv(x))
 

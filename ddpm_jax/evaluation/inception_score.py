@@ -1,11 +1,20 @@
 """Inception Score, Salimans et al. 2016: exp of the mean KL(p(y | x) || p(y)), over ten parts of the images."""
 
+from typing import NamedTuple
+
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import log_softmax
 
 SPLITS = 10
 Logits = Float[np.ndarray, "batch classes"]
+
+
+class InceptionScore(NamedTuple):
+    """Mean and standard deviation over the parts."""
+
+    inception_score_mean: float
+    inception_score_std: float
 
 
 class ScoreSums:
@@ -20,6 +29,11 @@ class ScoreSums:
         self._negative_entropies = np.zeros(SPLITS)
         self._sums = np.zeros(())
 
+    @property
+    def any(self) -> bool:
+        """Whether logits were added."""
+        return self._seen > 0
+
     def add(self, logits: Logits) -> None:
         """Adds the logits of the next images."""
         logs = log_softmax(logits.astype(np.float64), axis=1)
@@ -30,14 +44,14 @@ class ScoreSums:
         np.add.at(self._sums, parts, np.exp(logs))
         np.add.at(self._negative_entropies, parts, (np.exp(logs) * logs).sum(axis=1))
 
-    def score(self) -> tuple[float, float]:
-        """Mean and standard deviation over the parts that hold images."""
+    def score(self) -> InceptionScore:
+        """The score over the parts that hold images."""
         held = self._counts > 0
         counts = self._counts[held]
         marginal = self._sums[held] / counts[:, None]
         entropies = -(marginal * np.log(np.maximum(marginal, 1e-300))).sum(axis=1)
         scores = np.exp(self._negative_entropies[held] / counts + entropies)
-        return float(scores.mean()), float(scores.std())
+        return InceptionScore(float(scores.mean()), float(scores.std()))
 
 
 def random_parts(count: int, seed: int = 2020) -> Int[np.ndarray, "N"]:

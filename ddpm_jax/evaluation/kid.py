@@ -1,5 +1,7 @@
 """Kernel Inception Distance, Binkowski et al. 2018: the squared MMD under k(x, y) = (x.y / D + 1)^3, without bias."""
 
+from typing import NamedTuple
+
 import numpy as np
 from jaxtyping import Float
 
@@ -8,17 +10,24 @@ from ddpm_jax.evaluation.frechet import Features
 SUBSETS, SUBSET_SIZE = 100, 1000
 
 
+class KernelDistance(NamedTuple):
+    """Mean and standard deviation over random subsets."""
+
+    kid_mean: float
+    kid_std: float
+
+
 def kid(
     real: Features, fake: Features, *, subsets: int = SUBSETS, size: int = SUBSET_SIZE, seed: int = 2020
-) -> tuple[float, float]:
-    """Mean and standard deviation over random subsets of so many features (of all, where there are fewer)."""
-    draw = np.random.default_rng(seed)
+) -> KernelDistance:
+    """KID over random subsets of `size` features (of all, where there are fewer)."""
+    random = np.random.default_rng(seed)
     size = min(size, len(real), len(fake))
     distances = [
-        squared_mmd(*(features[draw.choice(len(features), size, replace=False)] for features in (real, fake)))
+        squared_mmd(*(features[random.choice(len(features), size, replace=False)] for features in (real, fake)))
         for _ in range(subsets)
     ]
-    return float(np.mean(distances)), float(np.std(distances))
+    return KernelDistance(float(np.mean(distances)), float(np.std(distances)))
 
 
 def squared_mmd(a: Features, b: Features) -> float:

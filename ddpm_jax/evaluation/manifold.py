@@ -22,7 +22,7 @@ BLOCK = 1000
 
 
 class Manifold(NamedTuple):
-    """The four figures, each in 0..1 but density, which may exceed 1."""
+    """Each in 0..1 except density, which may exceed 1."""
 
     precision: float
     recall: float
@@ -47,10 +47,10 @@ def manifold(real: Features, fake: Features) -> Manifold:
         density += int(near.sum())
         covered[rows] = near.any(axis=1)
     return Manifold(
-        float(inside_real.mean()),
-        float(inside_fake.mean()),
-        density / (DENSITY_K * len(fake)),
-        float(covered.mean()),
+        precision=float(inside_real.mean()),
+        recall=float(inside_fake.mean()),
+        density=density / (DENSITY_K * len(fake)),
+        coverage=float(covered.mean()),
     )
 
 

@@ -1,8 +1,8 @@
-"""What was measured of a run: <workdir>/evaluation/<step>.json, charts of it, a table, and curves for TensorBoard.
+"""Results of evaluating a run: <workdir>/evaluation/<step>.json, charts, a table, and curves for TensorBoard.
 
-Only figures of the same distance, reference and number of images share the axes of a chart.
+Only metrics of the same distance, reference and number of images share the axes of a chart.
 
-A result's name ends in a checksum of its protocol, so figures of another protocol stand beside it and never replace it.
+A result's name ends in a checksum of its protocol, so metrics of another protocol stand beside it and never replace it.
 """
 
 import json
@@ -20,7 +20,7 @@ from ddpm_jax.runtime.files import staged
 from ddpm_jax.runtime.locks import exclusive_lock
 
 Result = dict[str, Any]
-"""Figures by name, and "protocol": all that they depend on."""
+"""Metrics by name, and "protocol": all that they depend on."""
 COLUMNS = ("kid_mean", "inception_score_mean", "precision", "recall", "density", "coverage", "bits_per_dim")
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def result_name(name: str, protocol: dict[str, Any]) -> str:
 
 
 def read_results(folder: Path, step: int) -> dict[str, Result]:
-    """What was measured of a checkpoint so far, by name."""
+    """The results of a checkpoint so far, by name."""
     path = folder / f"{step}.json"
     if not path.exists():
         return {}
@@ -53,7 +53,7 @@ def _is_result(result: Any) -> bool:
 
 
 def add_result(folder: Path, step: int, name: str, result: Result) -> None:
-    """Adds a result to <step>.json, and its figures to TensorBoard; jobs that measure other samplers wait for it."""
+    """Adds a result to <step>.json, and its metrics to TensorBoard; jobs that measure other samplers wait for it."""
     path, protocol = folder / f"{step}.json", result["protocol"]
     with exclusive_lock(folder / ".results.lock", None):  # Curves hold results of all steps.
         results = read_results(folder, step) | {result_name(name, protocol): result}
@@ -63,20 +63,20 @@ def add_result(folder: Path, step: int, name: str, result: Result) -> None:
 
 
 def _write_curve(folder: Path, name: str, protocol: Result) -> None:
-    """The figures of one protocol by training step for TensorBoard, all anew: it draws points in the order written."""
+    """Writes the curves of a protocol for TensorBoard anew, since it shows points in the order in which they came."""
     key = _curve(name, protocol)
     tags = {"fid": protocol.get("distance", "")}
     shutil.rmtree(folder / "tensorboard" / key, ignore_errors=True)
     writer = TensorBoard(folder / "tensorboard" / key, None)
     for step, other, result in all_results(folder):
         if _curve(other.rpartition("-")[0], result["protocol"]) == key:
-            numbers = {tags.get(figure, figure): value for figure, value in result.items() if isinstance(value, float)}
-            writer.scalars(step, {f"evaluation-{name}/{figure}": value for figure, value in numbers.items()})
+            numbers = {tags.get(metric, metric): value for metric, value in result.items() if isinstance(value, float)}
+            writer.scalars(step, {f"evaluation-{name}/{metric}": value for metric, value in numbers.items()})
     writer.close()
 
 
 def _curve(name: str, protocol: dict[str, Any]) -> str:
-    """What results of several checkpoints under one protocol share."""
+    """Name that results of several checkpoints under one protocol share."""
     return result_name(name, _without(protocol, "training_step"))
 
 
@@ -89,7 +89,7 @@ class Row(NamedTuple):
 
 
 def all_results(folder: Path) -> list[Row]:
-    """All that was measured, in order; a damaged file is named and passed over."""
+    """The results of all checkpoints, in order; a damaged file is named in the log and passed over."""
     rows = []
     for step in sorted(int(path.stem) for path in folder.glob("*.json") if path.stem.isdecimal()):
         try:
@@ -117,7 +117,7 @@ def draw_charts(folder: Path) -> None:
 
 
 def curves_that_compare(rows: list[Row], varied: str) -> dict[str, dict[str, list[tuple[int, float]]]]:
-    """The curves of figures that can be compared, by what they share; only where one curve has several points."""
+    """Curves of comparable metrics, by title and name; only where one curve has several points."""
     grouped: dict[str, dict[str, list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
     named: dict[str, str] = {}
     for row in rows:
@@ -140,7 +140,7 @@ def curves_that_compare(rows: list[Row], varied: str) -> dict[str, dict[str, lis
 
 
 def _compared(protocol: dict[str, Any]) -> str:
-    """What figures must share to be compared, in words."""
+    """Title of a chart: all that metrics must share to be comparable."""
     real, drawn = protocol["real"], protocol["drawn"]
     origin = Path(str(real["from"])).name
     images = f"{real['images']:,} of" if real["images"] else "those of"
@@ -157,7 +157,7 @@ def _label(row: Row, varied: str) -> str:
 
 
 def _without(protocol: dict[str, Any], varied: str) -> dict[str, Any]:
-    """A protocol without what varies along a curve; a checkpoint's own parameters tell it as its step does."""
+    """A protocol without what varies along a curve; a checkpoint's parameters vary with its step."""
     varying = {varied, "parameters_crc32"} if varied == "training_step" else {varied}
     drawn = protocol.get("drawn", {})
     kept = {key: value for key, value in protocol.items() if key not in varying}
@@ -165,15 +165,15 @@ def _without(protocol: dict[str, Any], varied: str) -> dict[str, Any]:
 
 
 def table(rows: list[Row]) -> str:
-    """Results, a line each: the step, the name with the checksum of its protocol, and the figures."""
+    """Results, a line each: the step, the name with the checksum of its protocol, and the metrics."""
     lines = [["step", "result", "reference", "distance", "value", *COLUMNS]]
     for step, name, result in rows:
         protocol = result["protocol"]
         real, distance = protocol.get("real", {}), protocol.get("distance", "-")
         reference = Path(str(real["from"])).name if real else f"{protocol['images']} held out"
-        figures = ["-" if result.get(key) is None else f"{result[key]:.4g}" for key in ("fid", *COLUMNS)]
-        lines.append([str(step), name, reference, distance, *figures])
-    # A figure that no row has would be a column of dashes.
+        metrics = ["-" if result.get(key) is None else f"{result[key]:.4g}" for key in ("fid", *COLUMNS)]
+        lines.append([str(step), name, reference, distance, *metrics])
+    # A metric that no row has would be a column of dashes.
     columns = [column for column in zip(*lines, strict=True) if set(column[1:]) != {"-"}]
     widths = [max(map(len, column)) for column in columns]
     padded = ([cell.ljust(width) for cell in column] for column, width in zip(columns, widths, strict=True))

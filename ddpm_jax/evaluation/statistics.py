@@ -1,8 +1,8 @@
-"""All that is kept of a set of images to compare it with another: moments, the Inception Score, and some features.
+"""Statistics of a set of images, by which it is compared with another: moments, Inception Score and features.
 
-    images -> features_of -> Statistics -> figures
+    images -> features_of -> Statistics -> metrics
 
-Moments and scores are of all images. KID and the manifold figures are of at most `limit` of them, drawn at random,
+Moments and scores are of all images. KID and the manifold metrics are of a random subset of at most `limit` of them,
 whose features are kept.
 """
 
@@ -18,74 +18,67 @@ from jaxtyping import Float
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.features import Extractor, features_of
 from ddpm_jax.evaluation.frechet import Moments, MomentSums, frechet_distance
-from ddpm_jax.evaluation.inception_score import ScoreSums, random_parts
-from ddpm_jax.evaluation.kid import SUBSET_SIZE, SUBSETS, kid
-from ddpm_jax.evaluation.manifold import DENSITY_K, PRECISION_K, manifold
+from ddpm_jax.evaluation.inception_score import InceptionScore, ScoreSums, random_parts
+from ddpm_jax.evaluation.kid import SUBSET_SIZE, SUBSETS, KernelDistance, kid
+from ddpm_jax.evaluation.manifold import DENSITY_K, PRECISION_K, Manifold, manifold
 from ddpm_jax.runtime.files import NO_ARRAYS, staged
 
-FIGURES = (
-    *("fid", "kid_mean", "kid_std", "inception_score_mean", "inception_score_std"),
-    *("precision", "recall", "density", "coverage"),
-)
+METRICS = ("fid", *KernelDistance._fields, *InceptionScore._fields, *Manifold._fields)
 
 LARGEST = 1e30
-"""Of the numbers in statistics; larger ones would overflow in a distance."""
+"""Largest number in statistics; larger ones would overflow in a distance."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:
-    """Of one set of images under one extractor."""
+    """Statistics of one set of images under one extractor."""
 
     extractor: str
     moments: Moments
-    subset: Float[np.ndarray, "some D"] | None
-    """Features of some of the images; None where only moments are known, as in pytorch-fid's files."""
-    score: tuple[float, float] | None = None
-    """Inception Score, mean and standard deviation over ten parts."""
+    subset: Float[np.ndarray, "kept D"] | None
+    """Features of a random subset; None where only moments are known, as in pytorch-fid's files."""
+    score: InceptionScore | None = None
     weights: str | None = None
     """The SHA-256 of the extractor's weights, where they are known."""
 
 
 def measure(extractor: Extractor, images: Any, what: str, *, limit: int, seed: int = 0) -> Statistics:
-    """The statistics of images [N, height, width, channels], uint8; limit: features that are kept."""
+    """The statistics of images [N, height, width, channels], uint8; limit: largest number of features to keep."""
     count = len(images)
     if count < 2:
-        raise UserError(f"{what}: {count} image(s) have no covariance; expected 2 or more, and thousands for a figure.")
+        raise UserError(f"{what}: {count} image(s) have no covariance; expected 2 or more, and thousands for a metric.")
     kept = np.zeros(count, bool)
     kept[np.random.default_rng(seed).permutation(count)[:limit]] = True
     sums, scores, subset, seen = MomentSums(), ScoreSums(random_parts(count)), [], 0
-    scored = False
     for features, logits in features_of(extractor, images, what):
         sums.add(features)
         if logits is not None:
             scores.add(logits)
-            scored = True
         subset.append(features[kept[seen : seen + len(features)]])
         seen += len(features)
-    score = scores.score() if scored else None
+    score = scores.score() if scores.any else None
     return Statistics(extractor.name, sums.moments(), np.concatenate(subset), score, extractor.weights)
 
 
 def compare(real: Statistics, fake: Statistics) -> dict[str, float | None]:
-    """Every figure by its name in FIGURES; None for those that what is known of the sets cannot give."""
+    """Every metric by its name in METRICS; None for those that need more than is known of the sets."""
     if real.extractor != fake.extractor:
         raise UserError(f"statistics of {real.extractor} and {fake.extractor} cannot be compared; use one extractor.")
     if real.weights and fake.weights and real.weights != fake.weights:
         raise UserError("The statistics are of other weights of the extractor; measure both sets with the same.")
-    figures: dict[str, float | None] = dict.fromkeys(FIGURES)
-    figures["fid"] = frechet_distance(real.moments, fake.moments, real.extractor)
+    metrics: dict[str, float | None] = dict.fromkeys(METRICS)
+    metrics["fid"] = frechet_distance(real.moments, fake.moments, real.extractor)
     if fake.score is not None:
-        figures["inception_score_mean"], figures["inception_score_std"] = fake.score
+        metrics |= fake.score._asdict()
     if real.subset is not None and fake.subset is not None and min(len(real.subset), len(fake.subset)) > DENSITY_K:
-        figures["kid_mean"], figures["kid_std"] = kid(real.subset, fake.subset)
-        figures |= manifold(real.subset, fake.subset)._asdict()
-    return figures
+        metrics |= kid(real.subset, fake.subset)._asdict() | manifold(real.subset, fake.subset)._asdict()
+    return metrics
 
 
-def figures_protocol(extractor: Extractor, real: int | None, fake: int | None, most: int) -> dict[str, Any]:
-    """What the figures of two sets depend on besides the images; real and fake: features of each that are kept."""
+def metrics_protocol(extractor: Extractor, real: int | None, fake: int | None, most: int) -> dict[str, Any]:
+    """All that the metrics depend on besides the images; real, fake: number of features kept of each set."""
     kept = [number for number in (real, fake) if number is not None]
     return {
         "distance": extractor.distance,
@@ -99,7 +92,7 @@ def figures_protocol(extractor: Extractor, real: int | None, fake: int | None, m
 
 
 def warn_of_few(real: int | None, fake: int | None, dimensions: int, other: str = "other") -> None:
-    """Says what figures of few images are worth; None where their number is not known."""
+    """Warns of sets with fewer images than a feature has dimensions; None where their number is not known."""
     for what, images in (("real", real), (other, fake)):
         if images is not None and images <= dimensions:
             logger.warning(
@@ -116,7 +109,7 @@ def save_statistics(path: Path, statistics: Statistics) -> None:
 
 
 def load_statistics(path: Path, extractor: str) -> Statistics:
-    """What `save_statistics` or pytorch-fid wrote; a file that does not say its extractor is taken for this one's."""
+    """The Statistics in a file of `save_statistics` or pytorch-fid; the latter does not say its extractor."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files}
@@ -142,7 +135,7 @@ def arrays_of(statistics: Statistics) -> dict[str, np.ndarray]:
 
 
 def statistics_of(arrays: Mapping[str, np.ndarray], extractor: str, where: str) -> Statistics:
-    """Statistics from `arrays_of`'s arrays or pytorch-fid's; raises UserError for what are none."""
+    """Statistics from `arrays_of`'s arrays or pytorch-fid's; raises UserError for others."""
     if not {"mu", "sigma"} <= arrays.keys():
         raise UserError(
             f"{where} holds {', '.join(arrays) or 'nothing'}; expected mu and sigma, as pytorch-fid writes."
@@ -153,7 +146,7 @@ def statistics_of(arrays: Mapping[str, np.ndarray], extractor: str, where: str) 
     count, score, weights = (arrays.get(name) for name in ("count", "score", "weights"))
     for name, array in (("mu", mean), ("sigma", covariance), ("features", subset), ("score", score)):
         if array is not None and not (array.dtype.kind == "f" and (np.abs(array) < LARGEST).all()):
-            raise UserError(f"{where}: {name} holds what is no number, or one that is not finite or beyond {LARGEST}.")
+            raise UserError(f"{where}: {name} holds something that is no number, not finite, or beyond {LARGEST}.")
     if subset is not None and (subset.ndim != 2 or subset.shape[1] != len(mean)):
         raise UserError(f"{where}: features {subset.shape} have other dimensions than mu {mean.shape}.")
     if score is not None and score.shape != (2,):
@@ -162,17 +155,15 @@ def statistics_of(arrays: Mapping[str, np.ndarray], extractor: str, where: str) 
         raise UserError(f"{where}: count={count} is no number of images.")
     mean, covariance = mean.astype(np.float64), covariance.astype(np.float64)
     scale = max(np.abs(covariance).max(), 1e-12)
-    if not np.allclose(covariance, covariance.T, atol=1e-6 * scale) or _least_variance(covariance) < -1e-5 * scale:
+    if (
+        not np.allclose(covariance, covariance.T, atol=1e-6 * scale)
+        or np.linalg.eigvalsh(covariance)[0] < -1e-5 * scale
+    ):
         raise UserError(f"{where}: sigma is no covariance; it must be symmetric, without negative variances.")
     return Statistics(
         str(arrays.get("extractor", extractor)),
         Moments(None if count is None else int(count), mean, covariance),
         subset,
-        None if score is None else (float(score[0]), float(score[1])),
+        None if score is None else InceptionScore(float(score[0]), float(score[1])),
         None if weights is None else str(weights),
     )
-
-
-def _least_variance(covariance: Float[np.ndarray, "D D"]) -> float:
-    """In any direction."""
-    return float(np.linalg.eigvalsh(covariance)[0])

@@ -54,7 +54,7 @@ def read_weights(path: Path | None, layer: Layer) -> PyTree:
 
 
 def has_classifier(path: Path) -> bool:
-    """Whether the file goes on to the logits, which the Inception Score is made of."""
+    """Whether the file holds the classifier, which the Inception Score needs."""
     return TensorFile(path).shapes.get("fc.weight") == (1008, 2048)
 
 
@@ -97,7 +97,7 @@ def _fetch(target: Path) -> None:
                     raise_if_stopped()
             if not (digest := sha256(partial)).startswith(CHECKSUM):
                 raise UserError(
-                    f"What {URL} holds has the checksum {digest[:8]}…, expected {CHECKSUM}…: it is damaged, or "
+                    f"The file at {URL} has the checksum {digest[:8]}…, expected {CHECKSUM}…: it is damaged, or "
                     "another file. Start again, or give the path of a file as weights."
                 )
     except (OSError, http.client.HTTPException) as error:
@@ -127,7 +127,7 @@ def convert(pickled: Path, target: Path) -> Path:
 
 
 def _source(path: str) -> str:
-    """What the file calls the tensor that a parameter begins with."""
+    """Name in the file of the tensor that a parameter is made of."""
     module = path.rpartition(".")[0]
     return f"{module}.weight" if module.endswith(".conv") else "fc.weight"
 

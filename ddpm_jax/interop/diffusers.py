@@ -50,11 +50,11 @@ PARTS = {
 """The layers of residual blocks and attention."""
 LEAVES = {"kernel": "weight", "bias": "bias", "scale": "weight"}
 FORMER = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
-"""What attention was called in files of before 2023, such as those of google/ddpm-*."""
+"""Names of attention's layers in files of before 2023, such as those of google/ddpm-*."""
 
 
 class Layout(NamedTuple):
-    """How a tensor of ours is laid out by them, and back."""
+    """The transposition of a tensor of ours into theirs, and back."""
 
     outward: Callable[[Tensor], Tensor]
     inward: Callable[[Tensor], Tensor]

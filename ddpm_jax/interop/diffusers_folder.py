@@ -93,7 +93,8 @@ def read_folder(folder: Path) -> Found:
         fields["train.label_dropout"] = 0.0
         if classes:
             logger.warning("Its %d classes hold none that means no label, so sample.guidance has no use", classes)
-    return Found(fields, options, file, _names(folder))
+    names = read_label_names(folder) if (folder / "labels.json").exists() else None
+    return Found(fields, options, file, names)
 
 
 def _refuse_other_pipelines(folder: Path) -> None:
@@ -135,10 +136,6 @@ def _scheduler(folder: Path, learned: bool) -> tuple[dict[str, Any], str]:
     return {"variance_type": "learned_range" if learned else "fixed_large"}, str(folder / "scheduler_config.json")
 
 
-def _names(folder: Path) -> Sequence[str] | None:
-    return read_label_names(folder) if (folder / "labels.json").exists() else None
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """A table of a JSON file."""
     try:
@@ -155,11 +152,11 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_folder(
     config: Config, params: PyTree, out: Path, *, names: Sequence[str], card: str, grid: Picture | None
 ) -> None:
-    """Writes what diffusers' from_pretrained reads: a DDPMPipeline, or a UNet2DModel where the model knows classes."""
+    """Writes a folder for diffusers' from_pretrained: a DDPMPipeline, or the UNet2DModel of a conditional model."""
     options, scheduler = options_of(config), scheduler_of(config)
     tensors = tensors_of(params, len(config.model.multipliers), has_null_class(config))
     with built(out) as building:
-        pipeline = not config.model.classes  # Which could not be told a class.
+        pipeline = not config.model.classes  # A pipeline cannot be conditioned on a class.
         unet, noise = (building / "unet", building / "scheduler") if pipeline else (building, building)
         tables: dict[Path, Any] = {unet / "config.json": options, noise / "scheduler_config.json": scheduler}
         if pipeline:
@@ -176,8 +173,8 @@ def write_folder(
             save_png(grid, building / "grid.png")
 
 
-def model_card(config: Config, step: int, images: int | None, drawn: str | None) -> str:
-    """README.md of an exported model: what it is, how to draw from it, the recipe; drawn: how its grid was."""
+def model_card(config: Config, step: int, images: int | None, caption: str | None) -> str:
+    """README.md of an exported model: what it is, how to sample from it, the recipe; caption: how its grid was made."""
     data, diffusion, model = config.data, config.diffusion, config.model
     source = data.name or (Path(data.path).name if data.path else data.source)
     if not step:
@@ -188,23 +185,20 @@ def model_card(config: Config, step: int, images: int | None, drawn: str | None)
         "training steps": f"{step:,} of {data.batch_size} images",
         "network": f"UNet2DModel, {model.channels} channels x {model.multipliers}, {model.blocks} blocks",
         "noise": f"{diffusion.schedule}, {diffusion.steps} steps, predicts {diffusion.prediction}",
-        "parameters": "averaged over training (EMA)" if config.sample.ema else "as trained",
+        "parameters": "EMA" if config.sample.ema else "as trained",
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
-    picture = f"![{drawn}](grid.png)\n\n{drawn}.\n\n" if drawn else ""
+    picture = f"![{caption}](grid.png)\n\n{caption}.\n\n" if caption else ""
+    null = f"; {model.classes} means no label" if has_null_class(config) else ""
     use = CLASSES_USE if model.classes else PIPELINE_USE
     return CARD.format(
         table=table,
         picture=picture,
-        use=use.format(steps=diffusion.steps, classes=model.classes, last=model.classes - 1, null=_null(config)),
+        use=use.format(steps=diffusion.steps, classes=model.classes, last=model.classes - 1, null=null),
         kind="class-conditional" if model.classes else "unconditional-image-generation",
         origin="It was trained" if step else "It came from elsewhere, and was kept",
         config=to_json(config).rstrip(),
     )
-
-
-def _null(config: Config) -> str:
-    return f"; {config.model.classes} means no label" if has_null_class(config) else ""
 
 
 CARD = """\

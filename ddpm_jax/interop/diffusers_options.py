@@ -2,7 +2,7 @@
 
     unet/config.json  <->  data.image_size, data.channels, model.*
 
-An option that our network does not have is refused by name, and so is one that nobody has heard of.
+Options that our network does not have are refused by name, and so are unknown ones.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,7 +42,7 @@ DEFAULTS: dict[str, Any] = {
     "num_class_embeds": None,
     "num_train_timesteps": None,
 }
-"""What an option means that a file leaves out."""
+"""Values of options that a file leaves out."""
 SUPPORTED: dict[str, tuple[Any, ...]] = {
     "center_input_sample": (False,),
     "time_embedding_type": ("positional",),
@@ -66,14 +66,14 @@ BLOCKS = {
     "AttnUpBlock2D": "upsample_type",
     "ResnetUpsampleBlock2D": "resnet",
 }
-"""How each type of block changes the size, where it does: itself, or as that option says."""
+"""Resampling of each type of block: its own, or the option that decides it."""
 KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("sample_size", "in_channels", "out_channels", "layers_per_block", "norm_num_groups"), (int,)),
     **dict.fromkeys(("attention_head_dim", "num_class_embeds", "attn_norm_num_groups"), (int, type(None))),
     **dict.fromkeys(("down_block_types", "up_block_types", "block_out_channels"), (list, tuple)),
     "flip_sin_to_cos": (bool,),
 }
-"""What kind of value an option takes; whole numbers count from 1."""
+"""Types of the options' values; whole numbers count from 1."""
 LARGEST = 2**16
 """Above any number of channels, layers, pixels or classes that a network has."""
 
@@ -164,7 +164,7 @@ def _attention(blocks: Sequence[str]) -> list[bool]:
 
 
 def _resampling(options: Mapping[str, Any]) -> set[str]:
-    """How the size changes, over all stages that change it: all but the last of each way."""
+    """The kinds of resampling of all stages that change the size: all but the last of each way."""
     kinds = [BLOCKS[block] for name in ("down_block_types", "up_block_types") for block in options[name][:-1]]
     return {options.get(kind, kind) for kind in kinds}
 
@@ -237,7 +237,7 @@ def options_of(config: Config) -> dict[str, Any]:
 
 
 def has_null_class(config: Config) -> bool:
-    """Whether the model knows images without a label, which diffusers can only be told by one more class."""
+    """Whether the model knows images without a label, which diffusers can only express by one more class."""
     return bool(config.model.classes) and config.train.label_dropout > 0.0
 
 

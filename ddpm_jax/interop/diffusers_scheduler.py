@@ -2,7 +2,7 @@
 
     scheduler/scheduler_config.json  <->  diffusion.*, sample.*
 
-DDPM and DDIM are told with all their settings. Of other schedulers only the noise is taken, which they share.
+DDPM and DDIM are read with all their settings; of other schedulers only the noise, which they share.
 """
 
 import logging
@@ -41,7 +41,7 @@ SUPPORTED: dict[str, tuple[Any, ...]] = {
     "variance_type": tuple(VARIANCES),
     "timestep_spacing": tuple(SPACINGS),
 }
-"""Options of which only some values are known here."""
+"""Options of which only these values are known here."""
 DEFAULTS: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_start": 0.0001,
@@ -59,16 +59,12 @@ DEFAULTS: dict[str, Any] = {
     "steps_offset": 0,
     "rescale_betas_zero_snr": False,
 }
-"""DDPMScheduler's options, and what one means that a file leaves out."""
-NOISE = ("prediction_type",)
-"""Of these, what says something of the noise, whatever the sampler."""
+"""DDPMScheduler's options, and their values where a file leaves them out."""
 WITH_ENDS = ("linear", "quadratic")
 """Schedules that beta_start and beta_end belong to."""
 MOST_STEPS = 10**6
 NUMBERS = ("beta_start", "beta_end", "dynamic_thresholding_ratio", "sample_max_value")
 SWITCHES = ("clip_sample", "thresholding", "rescale_betas_zero_snr")
-ALSO = ("set_alpha_to_one",)
-"""DDIMScheduler's own option."""
 UNBOUNDED = 1e6
 """sample_max_value, where dynamic thresholding may divide by any number."""
 
@@ -81,16 +77,15 @@ def noise_of(scheduler: Mapping[str, Any], where: str, learned: bool) -> dict[st
     if name not in (*SAMPLERS, *SAME_NOISE):
         raise UserError(f"{where} describes a {name}; supported are {', '.join((*SAMPLERS, *SAME_NOISE))}.")
     options = DEFAULTS | _present({key: value for key, value in scheduler.items() if not key.startswith("_")})
-    foreign = sorted(options.keys() - DEFAULTS.keys() - set(ALSO))
+    foreign = sorted(options.keys() - DEFAULTS.keys() - {"set_alpha_to_one"})  # DDIMScheduler's own.
     if options.get("use_flow_sigmas"):
         raise UserError(f"{where}: use_flow_sigmas=True is not supported; expected False.")
     if foreign:
         logger.warning("%s: %s have no meaning here and are left out", where, ", ".join(foreign))
     for option, values in SUPPORTED.items():
-        heeded = name in SAMPLERS if option not in NOISE else True
-        if name == "DDIMScheduler" and option == "variance_type":
-            heeded = False
-        if heeded and options.get(option, values[0]) not in values:
+        # Of other samplers only the noise is read, and DDIM has no variance.
+        ignored = name not in SAMPLERS or (name, option) == ("DDIMScheduler", "variance_type")
+        if (option == "prediction_type" or not ignored) and options.get(option, values[0]) not in values:
             expected = " or ".join(repr(value) for value in values)
             raise UserError(f"{where}: {option}={options[option]!r} is not supported; expected {expected}.")
     for option in SWITCHES:
@@ -108,7 +103,7 @@ def noise_of(scheduler: Mapping[str, Any], where: str, learned: bool) -> dict[st
 
 
 def _present(options: dict[str, Any]) -> dict[str, Any]:
-    """The options in today's terms: files of 2022 have some that are gone."""
+    """The options in today's terms; files of 2022 have others."""
     for name in ("tensor_format", "timestep_values"):
         options.pop(name, None)
     predicts_eps = options.pop("predict_epsilon", None)
@@ -186,7 +181,8 @@ def scheduler_of(config: Config) -> dict[str, Any]:
     prediction = {ours: name for name, ours in PREDICTIONS.items()}[diffusion.prediction]
     options = DEFAULTS | {
         "num_train_timesteps": diffusion.steps,
-        "variance_type": _variance_type(config),
+        # The scheduler has to split the output, whatever variance is sampled with.
+        "variance_type": "learned_range" if diffusion.variance == "learned" else sampling_variance(config),
         "clip_sample": sample.threshold != "none",
         "prediction_type": prediction,
         "thresholding": sample.threshold == "dynamic",
@@ -202,7 +198,7 @@ def scheduler_of(config: Config) -> dict[str, Any]:
         ends = ()
     if diffusion.schedule in theirs:
         options["beta_schedule"] = theirs[diffusion.schedule]
-    if diffusion.schedule not in theirs or options["beta_end"] > MAX_BETA:  # They do not cap what is too steep.
+    if diffusion.schedule not in theirs or options["beta_end"] > MAX_BETA:  # diffusers does not cap them.
         options["trained_betas"] = BETAS[diffusion.schedule](diffusion.steps, *ends).tolist()
     warn_of_losses(config)
     return {"_class_name": "DDPMScheduler", **options}
@@ -219,9 +215,3 @@ def warn_of_losses(config: Config) -> None:
     if lost:
         words = ", ".join(f"sample.{name}={getattr(sample, name)}" for name in lost)
         logger.warning("%s have no place in a DDPMScheduler and are left out", words)
-
-
-def _variance_type(config: Config) -> str:
-    if config.diffusion.variance == "learned":  # The scheduler has to part the output, whatever is made of it.
-        return "learned_range"
-    return sampling_variance(config)

@@ -37,7 +37,7 @@ def refuse_contradictions(fields: Mapping[str, Any], config: Config) -> None:
 def start_run(
     config: Config, workdir: Path, params: PyTree, names: Sequence[str], *, ema: PyTree | None = None
 ) -> None:
-    """Writes a new run whose step 0 has these parameters; ema: their average, by default the same.
+    """Writes a new run whose step 0 has these parameters; ema: EMA parameters, by default the same.
 
     names: of the classes or attributes. The workdir appears when it is complete.
     """
@@ -70,7 +70,7 @@ def built(target: Path) -> Iterator[Path]:
 def new_workdir(path: str) -> Path:
     """The folder of a run to be, which must be empty, and on this machine."""
     if is_url(path):
-        raise UserError(f"{path} is an address; make the run in a folder, and copy that there.")
+        raise UserError(f"{path} is a URL; make the run in a folder, and copy that there.")
     workdir = Path(path).expanduser().resolve()
     refuse_full(workdir)
     return workdir

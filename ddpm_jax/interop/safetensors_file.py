@@ -3,7 +3,7 @@
 params.<path> and ema.<path>, such as ema.down_0_block_0.conv_in.kernel   in Flax's layout (height, width, in, out)
 metadata: format ("ddpm_jax"), config (JSON), labels (JSON), step
 
-A file to sample from, such as those in pretrained/, holds the average alone.
+A file to sample from, such as those in pretrained/, holds the EMA parameters alone.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ class Saved:
     config: Config
     names: Sequence[str]
     step: int
-    """How far it was trained."""
+    """Number of training steps."""
 
     @property
     def fields(self) -> dict[str, object]:
@@ -43,7 +43,7 @@ class Saved:
         return {name: flatten(self.config)[name] for name in fields_fixed_by("parameters")}
 
     def tree(self, which: str) -> PyTree:
-        """The parameters ("params"; the average where it is alone) or their average ("ema"), float32."""
+        """The parameters ("params"; EMA where there are no others) or EMA parameters ("ema"), float32."""
         first = which if which in _sets(self.file) else "ema"
         return fill(param_shapes(self.config), lambda path: self.file.load(f"{first}.{path}"))
 
@@ -77,9 +77,9 @@ def find_file(name: str) -> Path:
 def write_file(
     path: Path, config: Config, params: PyTree | None, ema: PyTree, *, names: Sequence[str], step: int
 ) -> None:
-    """Writes both sets of parameters, or the average alone, whole or not at all; refuses to replace a file."""
+    """Writes both sets of parameters, or EMA parameters alone, whole or not at all; refuses to replace a file."""
     if path.suffix != ".safetensors":
-        raise UserError(f"{path.name} should end in .safetensors, as its kind is told by.")
+        raise UserError(f"{path.name} should end in .safetensors.")
     if path.exists():
         raise UserError(f"{path} exists; choose another name, or remove it.")
     if not path.parent.is_dir():

@@ -1,4 +1,4 @@
-"""From a U-Net to functions of (x_t, t): the only place that knows how the network wants its time and its labels."""
+"""Makes functions of (x_t, t) from a U-Net: the only place that knows the network's coding of time and labels."""
 
 import jax
 import jax.numpy as jnp

@@ -59,7 +59,7 @@ twice_the_size_on_cpu = as_conv_general_dilated(doubling_conv3x3_on_cpu)
 def conv3x3(
     channels: int, dtype: DTypeLike, name: str, *, last: bool = False, on_cpu: Callable = same_size_on_cpu
 ) -> nn.Conv:
-    """A 3x3 convolution that keeps the size; `last` starts at zero; on_cpu: what computes it there."""
+    """A 3x3 convolution that keeps the size; `last` starts at zero; on_cpu: its implementation there."""
     init = zero_init if last else kernel_init
     own = on_cpu if jax.default_backend() == "cpu" else None
     return nn.Conv(channels, (3, 3), padding="SAME", dtype=dtype, kernel_init=init, conv_general_dilated=own, name=name)

@@ -37,7 +37,7 @@ class UNet(nn.Module):
     """
 
     out_channels: int
-    """Those of the image; twice as many where the variance is learned."""
+    """Channels of the image; twice as many where the variance is learned."""
     channels: int = 128
     multipliers: tuple[int, ...] = (1, 2, 2, 2)
     """Width of each stage in units of `channels`; between stages the image is halved."""
@@ -58,7 +58,7 @@ class UNet(nn.Module):
     downsample_padding: int = 0
     """Zeros above and on the left of images that a strided convolution halves: 0 as Ho's, or 1."""
     frequency_shift: int = 1
-    """Of the time embedding: 1 as Ho's, 0 as ADM's."""
+    """Shift of the time embedding's frequencies: 1 as Ho's, 0 as ADM's."""
     labels: int = 0
     """Width of the label vector (classes or attributes); 0 for an unconditional model."""
     dtype: DTypeLike = jnp.float32
@@ -123,7 +123,7 @@ class UNet(nn.Module):
         return conv3x3(self.out_channels, self.dtype, "conv_out", last=True)(x).astype(jnp.float32)
 
     def embed(self, n: Array, labels: Array | None) -> Float[Array, "batch width"]:
-        """The vector that tells every block the time and the labels, of width 4 * channels."""
+        """The embedding of the time and the labels, of width 4 * channels, that conditions every block."""
         width = 4 * self.channels
         waves = time_embedding(n, self.channels, self.frequency_shift)
         h = dense(width, self.dtype, "time_in")(waves.astype(self.dtype))
@@ -136,7 +136,7 @@ class UNet(nn.Module):
         return h + dense(width, self.dtype, "labels", use_bias=False)(labels.astype(self.dtype))
 
     def halve(self, x: Features, embedding: Array, stage: int, dropout: float) -> Features:
-        """From a stage to the next, at half the size."""
+        """Passes from a stage to the next, at half the size."""
         name = f"down_{stage}_downsample"
         if self.resampling == "residual":
             return self.block(stage, name, dropout, resample="down")(x, embedding)
@@ -145,7 +145,7 @@ class UNet(nn.Module):
         return halving_conv3x3(x.shape[-1], self.dtype, name, self.downsample_padding)(x)
 
     def double(self, x: Features, embedding: Array, stage: int, dropout: float) -> Features:
-        """From a stage to the one before, at twice the size."""
+        """Passes from a stage to the one before, at twice the size."""
         name = f"up_{stage}_upsample"
         if self.resampling == "residual":
             return self.block(stage, name, dropout, resample="up")(x, embedding)

@@ -1,6 +1,6 @@
 """Working on given images: inversion, interpolation, inpainting, variations. Pure functions over a Denoiser.
 
-invert      x_0 -> the x_T that DDIM turns back into it      (Song et al. 2020, section 4.3; the ODE run backwards)
+invert      x_0 -> the x_T that DDIM maps back to it         (Song et al. 2020, section 4.3; the ODE run backwards)
 slerp       between two x_T along the sphere that noise lies on
 inpaint     new pixels where a mask is 1 around known ones   (RePaint, Lugmayr et al. 2022)
 noised      x_t of an image, from where any sampler goes on  (SDEdit, Meng et al. 2021)
@@ -24,11 +24,11 @@ from ddpm_jax.sampling.timesteps import Pairs
 from ddpm_jax.shapes import AnyArray, ImageKeys, Images
 
 Mask = Float[AnyArray, "batch height width _"]
-"""1 where pixels are to be drawn, 0 where they are known; one channel may serve for all."""
+"""1 where pixels are to be generated, 0 where they are known; one channel may serve for all."""
 PixelMask = Float[AnyArray, "height width 1"]
 """The same for all images alike."""
 STEP, KNOWN, BACK = range(3)
-"""What noise is drawn for in each row of inpainting."""
+"""Purposes of the noise in each step of inpainting."""
 
 
 class InvertCoefficients(NamedTuple):
@@ -42,13 +42,13 @@ class InvertCoefficients(NamedTuple):
 def invert(denoiser: Denoiser, schedule: Schedule, x0: Images, pairs: Pairs, *, loop: Loop = SCAN) -> Any:
     """The x_T of each image, as far as `pairs` go up: DDIM's steps taken backwards.
 
-    x0: in [-1, 1]; pairs: [steps, 2] as for the sampler that shall turn the result back. A step from s to t takes the
-    noise to be what the denoiser sees at s, where DDIM will see it at t: the error falls with the length of the steps.
+    x0: in [-1, 1]; pairs: [steps, 2] as for the sampler that shall turn the result back. A step from s to t uses
+    the noise predicted at s, where DDIM will predict it at t: the error falls with the length of the steps.
     """
     t, s = pairs[::-1].T
     ratio = schedule.signal_rate[t] / schedule.signal_rate[s]
     columns = (ratio, schedule.noise_rate[t] - ratio * schedule.noise_rate[s])
-    # The clean image has no step of its own: it is looked at as if it were x_1.
+    # The clean image has no step of its own: it is denoised as if it were x_1.
     rows = InvertCoefficients(jnp.asarray(np.maximum(s, 1)), *(jnp.asarray(column, jnp.float32) for column in columns))
 
     def step(x: Images, memory: Any, c: InvertCoefficients) -> tuple[Images, Images, Any]:
@@ -76,7 +76,7 @@ def slerp(a: Images, b: Images, weight: Float[Array, "batch"]) -> Images:
 
 
 def noised(schedule: Schedule, x0: Images, t: int, keys: ImageKeys) -> Images:
-    """x_t of given images, from which a sampler that starts at t draws variations of them."""
+    """x_t of given images, from which a sampler that starts at t generates variations of them."""
     return q_sample(schedule, x0, jnp.full(x0.shape[:1], t), draw_noise(keys, 0, x0.shape[1:]))
 
 
@@ -91,10 +91,10 @@ class InpaintCoefficients(NamedTuple):
     back_noise: Array
 
 
-def resampled(pairs: Pairs, jump: int, resamples: int) -> tuple[Int[np.ndarray, "walked 2"], Int[np.ndarray, "walked"]]:
-    """RePaint's walk: after every `jump` steps back up over them, until they were walked `repeats` times.
+def resampled(pairs: Pairs, jump: int, resamples: int) -> tuple[Int[np.ndarray, "taken 2"], Int[np.ndarray, "taken"]]:
+    """RePaint's order of the steps: every `jump` of them are taken `resamples` times, going back up in between.
 
-    Returns the pairs in the order in which they are walked, and for each the u that its end is noised back to.
+    Returns the pairs in the order in which they are taken, and for each the u that its end is noised back to.
     """
     order: list[int] = []
     back: list[int] = []
@@ -109,12 +109,12 @@ def resampled(pairs: Pairs, jump: int, resamples: int) -> tuple[Int[np.ndarray, 
 
 
 def inpaint_coefficients(schedule: Schedule, pairs: Pairs, jump: int, resamples: int) -> InpaintCoefficients:
-    """Coefficients of every step of the walk, computed in float64."""
-    walked, back = resampled(pairs, jump, resamples)
-    s = walked[:, 1]
+    """Coefficients of every step of `resampled`, computed in float64."""
+    taken, back = resampled(pairs, jump, resamples)
+    s = taken[:, 1]
     ratio = schedule.signal_rate[back] / schedule.signal_rate[s]
     columns = (schedule.signal_rate[s], schedule.noise_rate[s], ratio, np.sqrt(np.maximum(1.0 - ratio**2, 0.0)))
-    numbers, ddpm = jnp.arange(len(walked)), ddpm_coefficients(schedule, walked)
+    numbers, ddpm = jnp.arange(len(taken)), ddpm_coefficients(schedule, taken)
     return InpaintCoefficients(numbers, ddpm, *(jnp.asarray(column, jnp.float32) for column in columns))
 
 
@@ -132,11 +132,11 @@ def inpaint(
     variance: Variance = "fixed_small",
     loop: Loop = SCAN,
 ) -> Any:
-    """Draws the pixels where mask is 1; the others end as `known` has them, to the last bit where the walk ends at 0.
+    """Generates the pixels where mask is 1; the others end as `known` has them, to the last bit if the last s is 0.
 
     known: in [-1, 1]; mask: 0 or 1, of the same shape or with one channel; variance: as for `ddpm`. Known pixels are
-    noised to each level, so that the drawn ones see them; going back up `repeats` times over every `jump` steps lets
-    the two agree. Unlike Lugmayr et al.'s, every such stretch is repeated, the first one too.
+    noised to each level, so that the generated ones see them; taking every `jump` steps `resamples` times lets the two
+    agree. Unlike Lugmayr et al.'s, every such stretch is repeated, the first one too.
     """
 
     def step(x: Images, memory: Any, c: InpaintCoefficients) -> tuple[Images, Images, Any]:
@@ -145,9 +145,9 @@ def inpaint(
             return draw_noise(keys, 1 + 3 * c.number + purpose, x.shape[1:])
 
         prediction = denoiser(x, jnp.full(x.shape[:1], c.ddpm.t))
-        drawn = ancestral_step(c.ddpm, prediction, x, noise(STEP), variance)
+        generated = ancestral_step(c.ddpm, prediction, x, noise(STEP), variance)
         kept = c.signal_s * known + c.noise_s * noise(KNOWN)
-        x_s = jnp.where(mask > 0.5, drawn, kept)
+        x_s = jnp.where(mask > 0.5, generated, kept)
         return jnp.where(c.back < 1.0, c.back * x_s + c.back_noise * noise(BACK), x_s), prediction.x0, memory
 
     return loop(step, x_T, (), inpaint_coefficients(schedule, pairs, jump, resamples))

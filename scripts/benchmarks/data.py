@@ -1,4 +1,4 @@
-"""How fast images are read, prepared and handed to the device, and how long training waits for them."""
+"""Speed of reading, preparing and moving images to the device, and the time that training waits for them."""
 
 import argparse
 import math

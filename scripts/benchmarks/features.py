@@ -1,4 +1,4 @@
-"""How fast Inception's features come, against pytorch-fid's network on the same images."""
+"""Speed of Inception's features, against pytorch-fid's network on the same images."""
 
 import argparse
 import tempfile

@@ -1,4 +1,4 @@
-"""How fast a recipe's network trains and draws, against diffusers with the same weights."""
+"""Speed of a recipe's network in training and sampling, against diffusers with the same weights."""
 
 import argparse
 import dataclasses
@@ -106,7 +106,7 @@ def measure_samplers(flags: argparse.Namespace) -> dict[str, Any]:
     config, mesh = chosen_config(flags), chosen_mesh(flags)
     asked = any(override.lstrip("-").startswith("config.sample.") for override in flags.overrides)
     if flags.peer and asked and config.sample.sampler != "ddim":
-        raise UserError(f"--peer={flags.peer} draws by DDIM; got --config.sample.sampler={config.sample.sampler}.")
+        raise UserError(f"--peer={flags.peer} samples by DDIM; got --config.sample.sampler={config.sample.sampler}.")
     params = jax.jit(lambda: random_params(config))()
     facts, rates = about(config, flags), {}
 
@@ -135,7 +135,7 @@ def measure_samplers(flags: argparse.Namespace) -> dict[str, Any]:
 
 
 def about(config: Config, flags: argparse.Namespace) -> dict[str, Any]:
-    """What was measured, and where."""
+    """Description of the measurement and the machine."""
     device = jax.devices()[0]
     return {
         "recipe": flags.config,

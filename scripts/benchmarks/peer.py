@@ -16,10 +16,10 @@ from ddpm_jax.errors import UserError
 from scripts.benchmarks.timing import seconds_of
 
 KEPT_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
-"""What ddpm_jax.cli.keep_freed_memory does for this process, for the peer."""
+"""The peer's equivalent of ddpm_jax.commands.cli.keep_freed_memory."""
 Round = Callable[[], None]
 VARIANTS = ("eager", "eager channels_last", "compiled", "compiled channels_last")
-"""Of the peer's work; the fastest counts."""
+"""Variants of the peer's work; the fastest counts."""
 
 
 class Peer:
@@ -47,7 +47,7 @@ class Peer:
             pass
 
     def seconds(self) -> float:
-        """Does the work once; what it took."""
+        """Does the work once; returns the seconds it took."""
         assert self.process.stdin is not None
         with suppress(BrokenPipeError):  # Its answer, or the lack of one, says more.
             self.process.stdin.write("go\n")
@@ -62,7 +62,7 @@ class Peer:
             with self.process:  # Waits for its end, and closes the pipes.
                 pass
             code = self.process.returncode
-            raise UserError(f"The peer ended with exit code {code}; what it says stands above; {remedy}.")
+            raise UserError(f"The peer ended with exit code {code}; its output stands above; {remedy}.")
         return json.loads(line)
 
 
@@ -77,7 +77,7 @@ def refuse_disagreement(own: np.ndarray, theirs: np.ndarray, most: float, varian
 
 
 def in_turn(work: Round, peers: dict[str, Peer], rounds: int) -> tuple[list[float], dict[str, list[float]]]:
-    """Seconds of this process and of each peer, taken by turns, so that the machine's moods meet all of them."""
+    """Seconds of this process and of each peer, taken by turns: the machine's speed may change."""
     own: list[float] = []
     theirs: dict[str, list[float]] = {name: [] for name in peers}
     for _ in range(rounds):
@@ -94,7 +94,7 @@ def rates(images: int, seconds: list[float]) -> dict[str, float]:
 
 
 def comparison(images: int, own: list[float], theirs: dict[str, list[float]], peers: dict[str, Peer]) -> dict[str, Any]:
-    """What both did, and the ratio to the fastest of the peer's variants."""
+    """The rates of both, and the ratio to the fastest of the peer's variants."""
     facts: dict[str, Any] = {"ours": rates(images, own)}
     if not peers:
         return facts

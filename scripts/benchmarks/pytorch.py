@@ -1,4 +1,4 @@
-"""What scripts/benchmark.py compares with: diffusers and pytorch-fid, in a process that holds PyTorch.
+"""The peers of scripts/benchmark.py, diffusers and pytorch-fid, in a process that holds PyTorch.
 
     python scripts/benchmarks/pytorch.py '{"work": "train", "model": "folder", "variant": "compiled", …}'
 
@@ -46,7 +46,7 @@ def main() -> None:
 def make_importable() -> torch.library.Library | None:
     """Lets torchvision, if it is there, be imported where it is built for CUDA (as PyPI's is) and PyTorch for the CPU.
 
-    Operators that are not used here lack a name then, and have one for as long as what is returned lives.
+    Operators that are not used here lack a name then, and have one for as long as the returned library lives.
     """
     try:
         import torchvision  # noqa: F401
@@ -87,7 +87,7 @@ def arranged(module: torch.nn.Module, variant: str) -> torch.nn.Module:
 
 
 def layout(spec: dict[str, Any]) -> torch.memory_format:
-    """Of images."""
+    """Memory format of images."""
     return torch.channels_last if "channels_last" in spec["variant"] else torch.contiguous_format
 
 
@@ -109,13 +109,13 @@ def autocast(spec: dict[str, Any]) -> torch.autocast:
 
 
 def training(spec: dict[str, Any]) -> tuple[Work, str]:
-    """One step: noise, loss, gradient, clip, Adam, moving average."""
+    """One step: noise, loss, gradient, clip, Adam, EMA."""
     import diffusers
 
     unet = open_unet(spec).train()
     scheduler = diffusers.DDPMScheduler.from_pretrained(Path(spec["model"]) / "scheduler")
     parameters = list(unet.parameters())
-    average = [parameter.detach().clone() for parameter in parameters]
+    ema = [parameter.detach().clone() for parameter in parameters]
     adam = torch.optim.Adam(parameters, lr=spec["learning_rate"], fused=True)
     with np.load(spec["inputs"]) as given:
         pixels = torch.from_numpy(given["pixels"]).to(place()).permute(0, 3, 1, 2)
@@ -135,7 +135,7 @@ def training(spec: dict[str, Any]) -> tuple[Work, str]:
         torch.nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
         adam.step()
         with torch.no_grad():
-            torch._foreach_lerp_(average, parameters, 1e-4)
+            torch._foreach_lerp_(ema, parameters, 1e-4)
 
     return work, f"diffusers {diffusers.__version__}"
 

@@ -1,4 +1,4 @@
-"""How long it takes from the command to the first training step, with nothing compiled before and the next times."""
+"""Time from the command to the first training step, with an empty compilation cache and with a full one."""
 
 import argparse
 import os

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 
 def seconds_of(work: Callable[[], None]) -> float:
-    """What some work takes, once."""
+    """Seconds that a function takes, once."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start

@@ -1,25 +1,21 @@
 """--mode=evaluate and scripts/evaluate_images.py, on a run that the command line trained and on made-up sets."""
 
-import dataclasses
 import json
 import shutil
 import subprocess
 import sys
-from itertools import product
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm_jax import UserError
 from ddpm_jax.commands import cli
 from ddpm_jax.commands.evaluate import evaluate_bound, labels_to_draw
 from ddpm_jax.config.sections import Data
 from ddpm_jax.data.dataset import Dataset
 from ddpm_jax.data.sources.digits import load_digits
 from ddpm_jax.evaluation.features import open_extractor
-from ddpm_jax.evaluation.results import Row, curves_that_compare
-from ddpm_jax.evaluation.statistics import compare, load_statistics, measure, save_statistics
+from ddpm_jax.evaluation.statistics import compare, measure
 from ddpm_jax.generation.pixel_file import PixelFile
 from tests.end_to_end.commands import RECIPE, ROOT, scalars
 from tests.training.toy import DISCS, config_with
@@ -161,28 +157,6 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(workdir, tmp_path, capsys
     assert [path.name for path in (tmp_path / "run" / "evaluation").glob("*.json")] == ["4.json"]
 
 
-def result_of(fid: float, **drawn) -> dict:
-    protocol = {
-        "distance": "FID",
-        "real": {"from": "a.npz", "images": 9, "identity": "0"},
-        "neighbours": drawn.pop("k"),
-    }
-    return {"fid": fid, "protocol": {**protocol, "drawn": {"images": 5, "training_step": 1, **drawn}}}
-
-
-def test_charts_part_what_does_not_compare_and_drop_nothing():
-    rows = [
-        Row(1, f"ddim-{steps}steps-seed0-n{images}-0", result_of(float(fid), steps=steps, images=images, k=k))
-        for fid, (images, k, steps) in enumerate(product((5, 6), (10, 20), (2, 4)))
-    ]
-    charts = curves_that_compare(rows, "steps")
-    assert [title.split(" against ")[0] for title in charts] == ["FID of 5 images", "FID of 6 images"]
-    for curves in charts.values():
-        assert len(curves) == 2 and all([x for x, _ in points] == [2, 4] for points in curves.values())
-    assert sorted(y for curves in charts.values() for points in curves.values() for _, y in points) == list(range(8))
-    assert curves_that_compare(rows, "training_step") == {}
-
-
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -207,59 +181,6 @@ def test_a_mistake_is_one_line_and_exit_code_2(workdir, tmp_path, capsys, flags,
     capsys.readouterr()
     assert evaluate(workdir, *(flag.replace("OTHER", str(tmp_path / "other.npz")) for flag in flags)) == 2
     assert words in capsys.readouterr().err
-
-
-def test_statistics_are_kept_and_read_as_pytorch_fid_has_them(tmp_path, draw):
-    extractor = open_extractor("pixels", None)
-    images = draw.integers(0, 256, (60, 3, 3, 1), dtype=np.uint8)
-    statistics = measure(extractor, images, "", limit=20)
-    save_statistics(tmp_path / "own.npz", statistics)
-    again = load_statistics(tmp_path / "own.npz", "pixels")
-    np.testing.assert_array_equal(again.moments.covariance, statistics.moments.covariance)
-    np.testing.assert_array_equal(again.subset, statistics.subset)
-    assert len(statistics.subset) == 20 and again.moments.images == 60
-    np.savez(tmp_path / "theirs.npz", mu=statistics.moments.mean, sigma=statistics.moments.covariance)
-    figures = compare(load_statistics(tmp_path / "theirs.npz", "pixels"), statistics)
-    assert figures["fid"] == pytest.approx(0.0, abs=1e-9) and figures["precision"] is None
-
-
-@pytest.mark.parametrize(
-    ("arrays", "words"),
-    [
-        ({"mu": np.zeros(3)}, "expected mu and sigma, as pytorch-fid writes"),
-        ({"mu": np.zeros(3), "sigma": np.eye(2)}, "are no mean and covariance"),
-        ({"mu": np.zeros(0), "sigma": np.zeros((0, 0))}, "are no mean and covariance"),
-        ({"mu": np.full(3, np.nan), "sigma": np.eye(3)}, "mu holds what is no number, or one that is not finite"),
-        ({"mu": np.array(["a", "b"]), "sigma": np.eye(2)}, "mu holds what is no number"),
-        ({"mu": np.full(3, 1e200), "sigma": np.eye(3)}, "mu holds .* beyond 1e"),
-        ({"mu": np.zeros(2), "sigma": np.array([[1.0, 5.0], [5.0, 1.0]])}, "without negative variances"),
-        ({"mu": np.zeros(2), "sigma": np.eye(2), "count": np.array(-5)}, "count=-5 is no number of images"),
-        ({"mu": np.zeros(2), "sigma": np.eye(2), "count": np.array("abc")}, "count=abc is no number of images"),
-        ({"mu": np.zeros(2), "sigma": np.eye(2), "score": np.array([np.nan, 1.0])}, "score holds"),
-        ({"mu": np.zeros(2), "sigma": np.eye(2), "features": np.zeros((5, 3))}, "other dimensions than mu"),
-        ({"mu": np.zeros(2), "sigma": -np.eye(2)}, "without negative variances"),
-        ({"mu": np.zeros(2), "sigma": np.array([[1.0, 2.0], [0.0, 1.0]])}, "must be symmetric"),
-    ],
-)
-def test_statistics_that_are_none_are_refused(tmp_path, arrays, words):
-    np.savez(tmp_path / "a.npz", **arrays)
-    with pytest.raises(UserError, match=words):
-        load_statistics(tmp_path / "a.npz", "pixels")
-
-
-def test_damaged_statistics_and_other_weights_are_refused(tmp_path):
-    np.savez(tmp_path / "a.npz", mu=np.zeros(3), sigma=np.eye(3))
-    (tmp_path / "b.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:100])
-    np.save(tmp_path / "c.npy", np.zeros(3))
-    (tmp_path / "c.npy").rename(tmp_path / "c.npz")
-    for name in "bc":
-        with pytest.raises(UserError, match="holds no statistics"):
-            load_statistics(tmp_path / f"{name}.npz", "pixels")
-    own = load_statistics(tmp_path / "a.npz", "inception-64")
-    assert own.moments.images is None
-    one, other = (dataclasses.replace(own, weights=weights) for weights in ("1", "2"))
-    with pytest.raises(UserError, match="of other weights"):
-        compare(one, other)
 
 
 def script(*argv: object) -> subprocess.CompletedProcess:
@@ -294,10 +215,3 @@ def test_sets_of_images_are_compared_whatever_holds_them(tmp_path, draw):
     assert done.returncode == 2 and "pixels of 48 and 24 dimensions cannot be compared" in done.stderr
     done = script(tmp_path / "array.npz", tmp_path / "nothing", f"--save={tmp_path}/none.npz")
     assert done.returncode == 2 and "array.npz:" not in done.stderr and not (tmp_path / "none.npz").exists()
-
-
-def test_grey_images_in_three_colours_are_one_number_a_pixel(draw):
-    images = draw.integers(0, 256, (30, 4, 4, 1), dtype=np.uint8)
-    one = measure(open_extractor("pixels", None), images, "", limit=20)
-    other = measure(open_extractor("pixels", None, grey=True), np.repeat(images, 3, axis=-1), "", limit=20)
-    assert compare(one, other)["fid"] == pytest.approx(0.0, abs=1e-9)

@@ -5,8 +5,17 @@ from pathlib import Path
 
 import numpy as np
 
-from ddpm_jax.data.sources.example import Features, write_example
+from ddpm_jax.data.sources.example import Example, Features
 from tests.data.pictures import encoded, noise
+
+
+def write_example(features: Features) -> bytes:
+    """A serialized Example with these features, each a list of one kind."""
+    example = Example()
+    for name, values in features.items():
+        kind = {bytes: "bytes_list", float: "float_list", int: "int64_list"}[type(values[0])]
+        getattr(example.features.feature[name], kind).value.extend(values)
+    return example.SerializeToString()
 
 
 def write_shard(path: Path, records: list[bytes]) -> None:

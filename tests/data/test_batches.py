@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from ddpm_jax.data.batches import Batches, prefetch
-from ddpm_jax.data.dataset import Dataset, hold_out
-from ddpm_jax.errors import UserError
+from ddpm_jax.data.dataset import Dataset
 
 
 def numbered(count: int, width: int = 3) -> Dataset:
@@ -72,12 +71,3 @@ def test_prefetch_keeps_the_order_and_passes_errors_on():
     assert list(prefetch(load, range(3, 3))) == []
     with pytest.raises(OSError, match="disk gone"):
         list(prefetch(load, range(8, 12)))
-
-
-def test_held_out_images_are_a_fixed_share_that_training_never_sees():
-    train, held = hold_out(numbered(200), 0.1)
-    assert len(held) == 20 and sorted([*train, *held]) == list(range(200))
-    np.testing.assert_array_equal(held, hold_out(numbered(200), 0.1)[1])
-    assert len(hold_out(numbered(200), 0.0)[1]) == 0
-    with pytest.raises(UserError, match="leaves none of the 1 images"):
-        hold_out(numbered(1), 0.9)

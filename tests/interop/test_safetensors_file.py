@@ -40,7 +40,7 @@ def test_parameters_and_average_leave_and_come_back_to_the_last_bit(tmp_path):
 
 def test_the_average_alone_is_half_a_file_and_comes_back_as_both(tmp_path):
     _, _, ema = random_run(tmp_path / "run")
-    for name, flags in ("both", ()), ("average", ("--average",)):
+    for name, flags in ("both", ()), ("average", ("--ema-only",)):
         done = script("scripts/export_safetensors.py", tmp_path / "run", tmp_path / f"{name}.safetensors", *flags)
         assert done.returncode == 0, done.stderr
     sizes = {path.stem: path.stat().st_size for path in tmp_path.glob("*.safetensors")}

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from ddpm_jax.network.convolution import FEW_CHANNELS, conv3x3_on_cpu, kernel_gradient
-from ddpm_jax.network.doubling import doubling_conv3x3_on_cpu, upsample
 from ddpm_jax.network.layers import conv3x3, doubling_conv3x3, same_size_on_cpu, twice_the_size_on_cpu
 from ddpm_jax.network.unet import UNet, init_params
 
@@ -50,27 +49,6 @@ def test_parameters_have_the_same_names_wherever_they_are_made(monkeypatch):
     assert {"up_1_upsample/kernel", "down_0_downsample/kernel", "conv_in/bias", "middle_attention/q/kernel"} <= on_cpu
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert names() == on_cpu
-
-
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("size", [(1, 1), (2, 5), (7, 4)])
-def test_doubling_and_convolving_at_once_is_one_after_the_other(draw, size, dtype):
-    height, width = size
-    x, kernel, weights = (
-        jnp.asarray(draw.normal(size=shape), dtype)
-        for shape in ((2, *size, 5), (3, 3, 5, 6), (2, 2 * height, 2 * width, 6))
-    )
-
-    def value_and_gradients(conv):
-        value = jax.jit(conv)(x, kernel)
-        return value, *jax.jit(jax.grad(lambda x, k: jnp.sum(conv(x, k) * weights), argnums=(0, 1)))(x, kernel)
-
-    at_once = value_and_gradients(doubling_conv3x3_on_cpu)
-    expected = value_and_gradients(lambda x, kernel: plain(upsample(x), kernel))
-    for own, other in zip(at_once, expected, strict=True):
-        assert own.dtype == other.dtype == dtype
-        tolerance = 1e-5 if dtype == jnp.float32 else 0.02
-        np.testing.assert_allclose(own, other, atol=tolerance * np.abs(other.astype(np.float32)).max())
 
 
 def test_the_kernel_gradient_is_the_sum_over_shifted_pixels(draw):

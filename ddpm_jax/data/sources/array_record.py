@@ -2,7 +2,7 @@
 
 data.path is a folder of *.array_record* files, on a disk or as gs://bucket/folder. A record's `image` is an encoded
 file, its `label` a class number or name, its `attributes/<name>` are 0 or 1. Beside the shards may lie
-dataset_info.json, which tells splits and lengths, and label.labels.txt with the names of the classes. Sets that outgrow
+dataset_info.json, with splits and lengths, and label.labels.txt with the names of the classes. Sets that outgrow
 a disk once they are decoded: data.stream=True.
 """
 
@@ -35,11 +35,11 @@ ATTRIBUTE = "attributes/"
 
 @dataclasses.dataclass(frozen=True)
 class RecordReader:
-    """The records of some shards, by their number."""
+    """The records of a list of shards, by their number."""
 
     shards: tuple[str, ...]
     ends: tuple[int, ...]
-    """How many records the shards hold, up to and including each."""
+    """Number of records in the shards up to and including each."""
     image: str = ""
     """The feature that is the image."""
 
@@ -82,7 +82,7 @@ def open_array_record(data: Data) -> Collection:
 
 
 class _Names(Sequence[str]):
-    """What each record is called in messages."""
+    """Name of each record, for messages."""
 
     def __init__(self, reader: RecordReader) -> None:
         self._ends, self._shards = reader.ends, reader.shards
@@ -96,7 +96,7 @@ class _Names(Sequence[str]):
 
 
 def _splits(folder: epath.Path, origin: str) -> tuple[dict[str, tuple[str, ...]], dict[str, int]]:
-    """The shards of each split, or all under "", and the length of each shard where dataset_info.json tells it."""
+    """The shards of each split, or all under "", and the length of each shard where dataset_info.json holds it."""
     try:
         found = sorted(str(path) for path in folder.glob("*.array_record*"))
     except (OSError, ImportError) as error:
@@ -187,7 +187,7 @@ def _image_key(reader: RecordReader, origin: str) -> str:
 
 
 def _annotations(reader: RecordReader, folder: epath.Path, key: str, data: Data, origin: str) -> Annotations:
-    """From the records, which are all read once; the cache remembers the answer."""
+    """Annotations from the records, which are all read once; the cache keeps the result."""
     table = remembered(open_cache(data.cache), key, lambda: _scan(reader, origin))
     count = reader.ends[-1]
     attributes = {"attributes": table["attributes"], "attribute_names": tuple(map(str, table["attribute_names"]))}
@@ -219,10 +219,10 @@ def _scan(reader: RecordReader, origin: str) -> dict[str, np.ndarray]:
             ) from error
         labels.append((features.get("label") or [-1])[0])
         attributes[number] = [(features.get(name) or [0])[0] for name in names]
-    told = np.isin(attributes, (0, 1)).all(axis=0)
+    binary = np.isin(attributes, (0, 1)).all(axis=0)
     table = {
-        "attributes": attributes[:, told].astype(np.uint8),
-        "attribute_names": np.array([name.removeprefix(ATTRIBUTE) for name in np.array(names)[told]], str),
+        "attributes": attributes[:, binary].astype(np.uint8),
+        "attribute_names": np.array([name.removeprefix(ATTRIBUTE) for name in np.array(names)[binary]], str),
     }
     kinds = {type(label) for label in labels}
     if "label" not in first or not kinds <= {int, bytes}:

@@ -115,7 +115,7 @@ def _member(path: Path, name: str | None) -> Member:
 
 @lru_cache(maxsize=8)
 def _load(member: Member) -> np.ndarray:
-    """Memory-mapped; what an .npz packs, from a nameless temporary file that ends with the process."""
+    """Memory-mapped; the members of an .npz from a nameless temporary file that ends with the process."""
     path, name, _ = member
     if name is None:
         return np.load(path, mmap_mode="r", allow_pickle=False)
@@ -130,7 +130,7 @@ def _load(member: Member) -> np.ndarray:
 
 
 def _checked(member: Member, origin: str) -> int:
-    """How many images an array holds, if that is what it holds; only its header is read."""
+    """Number of images in an array; UserError where it holds none. Only its header is read."""
     with _unreadable(member, origin):
         shape, dtype = _header(member)
     if dtype != np.uint8 or len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3, 4)) or 0 in shape:

@@ -53,7 +53,7 @@ def is_celeba(place: Path) -> bool:
 
 
 def _places(folder: Path) -> list[Path]:
-    """Where the images may lie in a folder: a zip or a folder of the name, at the top or one level below."""
+    """Zips and folders of images in a folder, at the top or one level below."""
     found = [path for pattern in (f"{IMAGES}*", f"*/{IMAGES}*") for path in sorted(folder.glob(pattern))]
     return [path for path in found if path.is_dir() or path.suffix == ".zip"]
 
@@ -72,7 +72,7 @@ def _of_split(names: list[str], wanted: str | None, texts: Path) -> list[str]:
     if found is None:
         if wanted == "all":
             return names
-        raise UserError(f"{texts} has no {PARTITION}.txt, which tells the splits; put it there, or set data.split=all.")
+        raise UserError(f"{texts} has no {PARTITION}.txt, which lists the splits; put it there, or set data.split=all.")
     split = choose_split(wanted, SPLITS, str(found))
     row_of, values, _ = _read_list(found)
     numbers = values[_rows_of(names, row_of, found), 0]
@@ -136,5 +136,5 @@ def _find_text(texts: Path, stem: str) -> Path | None:
 
 
 def _stem(name: str) -> str:
-    """What 000001.jpg and 000001.png have in common."""
+    """File name without its suffix, which CelebA's versions differ in."""
     return Path(name).stem

@@ -16,21 +16,11 @@ LISTS = {"bytes_list": FIELD.TYPE_BYTES, "float_list": FIELD.TYPE_FLOAT, "int64_
 def read_example(record: bytes) -> Features:
     """The features of a serialized Example; ValueError if it is none."""
     try:
-        features = _Example.FromString(record).features.feature  # pyright: ignore[reportAttributeAccessIssue]
+        features = Example.FromString(record).features.feature
     except DecodeError as error:
         raise ValueError(f"a record is no tf.train.Example: {error}") from error
     kinds = {name: feature.WhichOneof("kind") for name, feature in features.items()}
     return {name: list(getattr(features[name], kind).value) if kind else [] for name, kind in kinds.items()}
-
-
-def write_example(features: Features) -> bytes:
-    """A serialized Example with these features, each a list of one kind."""
-    example = _Example()
-    for name, values in features.items():
-        kinds: dict[type, str] = {bytes: "bytes_list", float: "float_list", int: "int64_list"}
-        entry = example.features.feature[name]  # pyright: ignore[reportAttributeAccessIssue]
-        getattr(entry, kinds[type(values[0])]).value.extend(values)
-    return example.SerializeToString()
 
 
 def _example_class() -> Any:
@@ -61,4 +51,4 @@ def _example_class() -> Any:
     return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{package}.Example"))
 
 
-_Example: Any = _example_class()
+Example: Any = _example_class()

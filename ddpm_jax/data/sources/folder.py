@@ -45,7 +45,7 @@ def open_folder(data: Data) -> Collection:
 
 
 def _common_level(images: list[str]) -> int:
-    """How many folders, one inside the other, hold all of the images and so tell nothing about them."""
+    """Number of nested folders that hold all images, and so say nothing about them."""
     first, last = (images[0].split("/")[:-1], images[-1].split("/")[:-1])  # The most different, in sorted order.
     level = 0
     while level < min(len(first), len(last)) and first[level] == last[level] and first[level].lower() not in SPLITS:
@@ -89,7 +89,7 @@ def _annotations(tree: Tree, names: list[str], level: int, splits: list[str], or
 
 
 def _annotations_of_tables(tree: Tree, names: list[str], tables: list[str], origin: str) -> Annotations:
-    """From tables at the root or in the folders of splits, whose rows name files below that folder."""
+    """Annotations from tables at the root or in the folders of splits, whose rows name files below that folder."""
     rows: dict[str, dict[str, str]] = {}
     for table in tables:
         try:

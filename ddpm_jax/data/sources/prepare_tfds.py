@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 TRIES = 4
-"""Of a download; ten, the default, take minutes to find out that there is no network."""
+"""Tries of a download; ten, the default, take minutes to find out that there is no network."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,14 +34,14 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{error.name} is not installed: pip install -r requirements-tfds.txt")
         return 2
     data_dir = Path(flags.data_dir).expanduser()
-    with redirect_stdout(sys.stderr):  # Where the progress goes; standard output is for the result.
+    with redirect_stdout(sys.stderr):  # Progress goes there; standard output is for the result.
         what_is_wrong = prepare(tensorflow_datasets, flags.name, data_dir, flags.manual_dir)
     print(what_is_wrong or f"{flags.name} is prepared in {data_dir}")
     return 2 if what_is_wrong else 0
 
 
 def prepare(tfds: Any, name: str, data_dir: Path, manual_dir: str | None) -> str | None:
-    """Downloads and prepares a set; None, or what went wrong."""
+    """Downloads and prepares a set; returns None, or why it failed."""
     from tensorflow_datasets.core.download import downloader  # pyright: ignore[reportMissingImports]
 
     downloader.MAX_RETRIES = TRIES
@@ -66,7 +66,7 @@ def prepare(tfds: Any, name: str, data_dir: Path, manual_dir: str | None) -> str
 
 
 def _faults() -> tuple[type[BaseException], ...]:
-    """What TensorFlow Datasets raises where there is no network, quota, disk or sound file."""
+    """Exceptions of TensorFlow Datasets where there is no network, quota, disk or sound file."""
     import tensorflow as tf  # pyright: ignore[reportMissingImports, reportMissingModuleSource]
     from tensorflow_datasets.core.download import (  # pyright: ignore[reportMissingImports]
         download_manager,

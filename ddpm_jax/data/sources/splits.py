@@ -1,4 +1,4 @@
-"""Splits: what they are called, and which one is read."""
+"""Names of splits, and the choice of the one to read."""
 
 import logging
 from collections.abc import Sequence

@@ -15,13 +15,13 @@ def draw_discs(
     they are an odd number.
     """
     bands = max(classes, 1)
-    draw = np.random.default_rng(seed)
+    random = np.random.default_rng(seed)
     labels = np.arange(count) % bands
-    centre_y = (labels + draw.uniform(0.2, 0.8, count)) / bands
-    centre_x, radius = draw.uniform(0.2, 0.8, count), draw.uniform(0.1, 0.3, count)
-    colour, ground = draw.uniform(150, 255, (count, channels)), draw.uniform(0, 60, (count, channels))
-    told = draw.integers(0, 2, (count, len(attributes)), np.uint8)
-    radius /= 1 + told.sum(axis=1) % 2
+    centre_y = (labels + random.uniform(0.2, 0.8, count)) / bands
+    centre_x, radius = random.uniform(0.2, 0.8, count), random.uniform(0.1, 0.3, count)
+    colour, ground = random.uniform(150, 255, (count, channels)), random.uniform(0, 60, (count, channels))
+    values = random.integers(0, 2, (count, len(attributes)), np.uint8)
+    radius /= 1 + values.sum(axis=1) % 2
     grid = (np.arange(image_size) + 0.5) / image_size
     squared = (grid[None, :, None] - centre_y[:, None, None]) ** 2 + (
         grid[None, None, :] - centre_x[:, None, None]
@@ -29,5 +29,5 @@ def draw_discs(
     inside = np.clip((radius[:, None, None] - np.sqrt(squared)) * image_size + 0.5, 0.0, 1.0)[..., None]
     images = inside * colour[:, None, None, :] + (1.0 - inside) * ground[:, None, None, :]
     names = tuple(f"band {i}" for i in range(classes))
-    annotations = Annotations(labels.astype(np.int32), names, told, attributes)
+    annotations = Annotations(labels.astype(np.int32), names, values, attributes)
     return in_memory("data.source='synthetic'", images.astype(np.uint8), annotations)

@@ -41,7 +41,7 @@ def open_tfds(data: Data) -> Collection:
 
 
 def data_dir(path: str | None) -> Path:
-    """Where prepared sets lie."""
+    """The folder of prepared sets."""
     return Path(path or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 

@@ -77,7 +77,7 @@ class Zip:
     root: str
     names: Sequence[str] = dataclasses.field(init=False, repr=False)
     entry_of: Mapping[str, str] = dataclasses.field(init=False, repr=False)
-    """By path, what the zip calls it."""
+    """Name of each path in the zip."""
     version: int = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -128,9 +128,9 @@ class TreeReader:
 
 
 UNPACKING = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError)
-"""What zipfile raises for entries that are damaged, encrypted, or packed by a method that Python does not know."""
+"""Exceptions of zipfile for entries that are damaged, encrypted, or packed by a method that Python does not know."""
 FILE = (0, stat.S_IFREG)
-"""What a zip records as the type of a plain file, where it records one; a link's entry would hold a path."""
+"""Types of a plain file in a zip, 0 where it records none; a link's entry would hold a path."""
 
 
 @lru_cache(maxsize=4)

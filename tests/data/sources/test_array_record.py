@@ -13,11 +13,11 @@ from ddpm_jax.config import config_of
 from ddpm_jax.data.open import open_dataset
 from ddpm_jax.data.sources import array_record
 from ddpm_jax.data.sources.array_record import open_array_record
-from ddpm_jax.data.sources.example import read_example, write_example
+from ddpm_jax.data.sources.example import read_example
 from ddpm_jax.data.sources.tfds import find_prepared, open_tfds
 from ddpm_jax.errors import UserError
 from tests.data.pictures import data, encoded, noise, pixels_of
-from tests.data.shards import digits, write_set, write_shard
+from tests.data.shards import digits, write_example, write_set, write_shard
 
 pytest.importorskip("grain", reason="Grain is an extra (requirements-grain.txt)")
 

@@ -111,7 +111,7 @@ def test_what_is_missing_or_damaged_is_named(official, tmp_path):
     assert open_celeba(data(path=str(path))).annotations.attribute_names == ()
     partition.unlink()
     assert len(open_celeba(data(path=str(path), split="all")).names) == 40
-    with pytest.raises(UserError, match=r"has no list_eval_partition.txt, which tells the splits"):
+    with pytest.raises(UserError, match=r"has no list_eval_partition.txt, which lists the splits"):
         open_celeba(data(path=str(path)))
     (path / "img_align_celeba.zip").unlink()
     with pytest.raises(UserError, match=r"holds no img_align_celeba.zip"):
