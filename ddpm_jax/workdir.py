@@ -22,7 +22,7 @@ from ddpm_jax.runtime.files import replacing
 from ddpm_jax.runtime.locks import exclusive_lock
 
 OF_THE_OPTIMIZER = ("optimizer.name", "optimizer.clip")
-"""Fields that the state of the optimiser is made for."""
+"""Fields that decide the structure of the optimizer's state."""
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def checkpoint_folder(workdir: Path) -> Path:
 
 
 def no_checkpoint(workdir: Path) -> UserError:
-    """The error for a run that has nothing to draw from."""
+    """The error for a run that has no checkpoint to sample from."""
     return UserError(f"{workdir} holds no checkpoint yet; train first: {program()} --config=… --workdir={workdir}")
 
 
@@ -84,7 +84,7 @@ def has_begun(workdir: Path) -> bool:
 
 
 def unfit(before: Config, now: Config) -> dict[str, tuple[Any, Any]]:
-    """The fields in which a run cannot change before its first step: those of its parameters and of its optimiser."""
+    """The fields in which a run cannot change before its first step: those of its parameters and of its optimizer."""
     settled = (*MADE_WITH, *OF_THE_OPTIMIZER)
     return {name: values for name, values in changes(before, now).items() if name.startswith(settled)}
 
@@ -188,7 +188,12 @@ def read_progress(workdir: Path, step: int) -> Progress:
 
 
 def write_progress(workdir: Path, progress: Progress) -> None:
-    """Notes the progress for a later start; only the first process writes."""
+    """Notes the progress for a later start; only the first process writes.
+
+    Raises UserError where the workdir is gone.
+    """
+    if not (workdir / "config.json").is_file():
+        raise UserError(f"{workdir} was moved or removed while it was trained in; bring it back, and start again.")
     if jax.process_index() == 0:
         _write(workdir / "progress.json", json.dumps(progress._asdict()) + "\n")
 
