@@ -182,7 +182,7 @@ def build_inpainting(config: Config) -> Callable[..., Any]:
 
 
 def build_learner(config: Config, mesh: Mesh) -> Learner:
-    """All that the training step needs besides its arguments."""
+    """The parts of the training step that stay the same throughout a run."""
     return Learner(
         unet=build_unet(config),
         schedule=build_schedule(config),

@@ -30,7 +30,7 @@ def checkpoint_folder(workdir: Path) -> Path:
 
 
 def no_checkpoint(workdir: Path) -> UserError:
-    """The error for a run that has nothing to draw from."""
+    """The error for a run that has no checkpoint to sample from."""
     return UserError(f"{workdir} holds no checkpoint yet; train first: {program()} --config=… --workdir={workdir}")
 
 
@@ -182,7 +182,12 @@ def read_progress(workdir: Path, step: int) -> Progress:
 
 
 def write_progress(workdir: Path, progress: Progress) -> None:
-    """Notes the progress for a later start; only the first process writes."""
+    """Notes the progress for a later start; only the first process writes.
+
+    Raises UserError where the workdir is gone.
+    """
+    if not (workdir / "config.json").is_file():
+        raise UserError(f"{workdir} was moved or removed while it was trained in; bring it back, and start again.")
     if jax.process_index() == 0:
         _write(workdir / "progress.json", json.dumps(progress._asdict()) + "\n")
 

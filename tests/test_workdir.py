@@ -115,9 +115,18 @@ def test_the_images_may_move_and_others_in_their_place_are_refused(tmp_path, pac
 def test_progress_is_that_of_the_step_from_which_a_run_resumes(tmp_path):
     lows = {"train/loss": [(1, 0.5), (4, 0.25)]}
     assert read_progress(tmp_path, 9) == Progress(9, {})
+    acquire(tmp_path, Config(), DATA)
     write_progress(tmp_path, Progress(7, lows))
     assert read_progress(tmp_path, 9) == Progress(7, lows)
     assert read_progress(tmp_path, 5) == Progress(5, lows)
+
+
+def test_a_workdir_that_was_moved_under_way_is_named(tmp_path):
+    acquire(tmp_path / "run", Config(), DATA)
+    (tmp_path / "run").rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="run was moved or removed while it was trained in"):
+        write_progress(tmp_path / "run", Progress(7, {}))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("content", ["", "[1]", '{"monitored": 3}', '{"monitored": 3, "lows": {"a": 1}}', "\xff"])

@@ -1,4 +1,4 @@
-"""What training tells its user: the first screen, metrics while it runs, and the last screen."""
+"""Reports of a training run: the first screen, metrics while it runs, and the last screen."""
 
 import dataclasses
 import logging

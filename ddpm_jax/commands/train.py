@@ -168,9 +168,6 @@ def save(config: Config, checkpoints: Checkpoints, state: TrainState, metrics: M
     """Starts to save a state and what a resumed run reports of it; raises TrainingDiverged where it is not finite."""
     if not is_finite(state):
         raise diverged(checkpoints, int(state.step), "a parameter, its EMA or a moment is no longer finite")
-    workdir = checkpoints.folder.parent
-    if not (workdir / "config.json").is_file():
-        raise UserError(f"{workdir} was moved or removed while it was trained in; bring it back, and start again.")
     monitors.remember()
     checkpoints.save(state, to_tree(config), metrics_to_json(metrics))
 

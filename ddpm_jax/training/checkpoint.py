@@ -171,7 +171,7 @@ class Checkpoints:
                 (self.folder / str(later)).rename(self.folder / f"{later}.damaged")
 
     def _chosen_by_all(self, step: int | None, verified: str | None) -> int | None:
-        """What the first process chooses, on every process, so that none restores another checkpoint than the rest."""
+        """The choice of the first process, on every process, so that all of them restore the same checkpoint."""
         choice, refusal = ABSENT, None
         if jax.process_index() == 0:
             try:
@@ -236,7 +236,7 @@ class Checkpoints:
 
 
 def retained_steps(steps: Sequence[int], keep: int, keep_every: int) -> set[int]:
-    """Of these steps, oldest first, those whose checkpoints stay: the newest ones, and multiples of keep_every."""
+    """The steps, of these (oldest first), whose checkpoints stay: the newest ones, and multiples of keep_every."""
     return {*steps[-keep:], *(step for step in steps if keep_every and step % keep_every == 0)}
 
 

@@ -1,4 +1,4 @@
-"""The optimiser: clip by global norm, then Adam or AdamW, with a learning rate that warms up and may fall again."""
+"""The optimizer: clip by global norm, then Adam or AdamW, with a learning rate that warms up and may fall again."""
 
 from collections.abc import Callable
 

@@ -1,6 +1,6 @@
 """One training step, as a pure function: (state, metrics, batch) -> (state, metrics, bad streak).
 
-uint8 images -> [-1, 1] -> q_sample at a random t -> U-Net -> loss -> gradients -> optimiser -> EMA. `train.py` compiles
+uint8 images -> [-1, 1] -> q_sample at a random t -> U-Net -> loss -> gradients -> optimizer -> EMA. `train.py` compiles
 it with the state donated. The metrics are running sums on the device, so that reading them never holds up a step.
 """
 
@@ -38,7 +38,7 @@ METRICS = ("loss", *(f"loss_t_{quarter}_quarter" for quarter in QUARTERS), "grad
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Learner:
-    """What a step needs besides its arguments, all of it fixed for a run."""
+    """The parts of a training step that stay the same throughout a run."""
 
     unet: UNet
     schedule: Schedule

@@ -65,15 +65,19 @@ OF_THE_MACHINE = ("speed/", "memory/")
 
 
 def reported(workdir: Path) -> dict[str, dict[int, float | bytes]]:
-    """All that TensorBoard shows of a run and that does not depend on the machine, by tag and step."""
+    """All that TensorBoard shows of a run and that does not depend on the machine, by tag and step.
+
+    A run that is killed while it measures does so again when it resumes; both points must be equal.
+    """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     found = {}
     for folder in (workdir, workdir / "by_images_seen"):
         events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0}).Reload()
         for tag in (tag for tag in events.Tags()["scalars"] if not tag.startswith(OF_THE_MACHINE)):
-            found[tag] = {event.step: event.value for event in events.Scalars(tag)}
-            assert len(found[tag]) == len(events.Scalars(tag)), f"{tag} has several points of one step"
+            points = {(event.step, event.value) for event in events.Scalars(tag)}
+            found[tag] = dict(sorted(points))
+            assert len(found[tag]) == len(points), f"{tag} has unequal points at one step"
         for tag in events.Tags()["images"]:
             found[tag] = {event.step: event.encoded_image_string for event in events.Images(tag)}
     return found

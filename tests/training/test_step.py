@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -6,14 +7,10 @@ import numpy as np
 import optax
 import pytest
 
-from ddpm_jax.config.sections import Optimizer
-from ddpm_jax.data.dataset import hold_out
 from ddpm_jax.training import step as step_module
-from ddpm_jax.training.ema import ema_decay, start_ema, update_ema
-from ddpm_jax.training.optimizer import build_optimizer, learning_rate
 from ddpm_jax.training.state import is_finite
-from ddpm_jax.training.validation import build_validation
-from tests.training.toy import CONFIG, DISCS, config_with, learner_and_step, run
+from ddpm_jax.training.step import METRICS, empty_metrics, metrics_from_json, metrics_to_json
+from tests.training.toy import CONFIG, config_with, learner_and_step, run
 
 pytestmark = pytest.mark.xdist_group("step")  # They share compiled steps.
 ACCUMULATING = config_with(train={"accumulate": 2})
@@ -21,38 +18,6 @@ ACCUMULATING = config_with(train={"accumulate": 2})
 
 def leaves_equal(a, b) -> bool:
     return jax.tree.all(jax.tree.map(lambda x, y: bool((x == y).all()), a, b))
-
-
-def test_the_learning_rate_warms_up_and_follows_its_curve():
-    rate = learning_rate(Optimizer(learning_rate=0.1, warmup=10, schedule="cosine"), steps=110)
-    np.testing.assert_allclose([rate(0), rate(4), rate(9)], [0.01, 0.05, 0.1], rtol=1e-6)
-    np.testing.assert_allclose([rate(60), rate(110), rate(500)], [0.05, 0.0, 0.0], atol=1e-8)
-    constant = learning_rate(Optimizer(learning_rate=0.1), steps=5)
-    np.testing.assert_allclose([constant(0), constant(1000)], 0.1, rtol=1e-6)
-
-
-@pytest.mark.parametrize("name", ["adam", "adamw"])
-def test_clipping_bounds_the_gradient_and_decay_is_decoupled(name):
-    config = Optimizer(name=name, learning_rate=0.1, weight_decay=0.5, clip=1.0)
-    optimizer = build_optimizer(config, 10)
-    params = {"w": jnp.full(4, 2.0)}
-    first, state = optimizer.update({"w": 0.1 * jnp.ones(4)}, optimizer.init(params), params)
-    expected = -0.1 - (0.1 * 0.5 * 2.0 if name == "adamw" else 0.0)
-    np.testing.assert_allclose(first["w"], expected, rtol=1e-4)
-    # Adam divides out the size of a first gradient; of a second one it does not.
-    seconds = [optimizer.update({"w": g * jnp.ones(4)}, state, params)[0]["w"] for g in (0.5, 10.0, 1e6)]
-    np.testing.assert_allclose(seconds[1:], [seconds[0]] * 2, rtol=1e-4)
-
-
-def test_the_average_follows_the_new_parameters_and_warms_up():
-    config = Optimizer(ema_decay=0.9)
-    np.testing.assert_allclose(ema_decay(config, jnp.array(0)), 0.1, rtol=1e-6)
-    np.testing.assert_allclose(ema_decay(config, jnp.array(10_000)), 0.9, rtol=1e-6)
-    plain = dataclasses.replace(config, ema_warmup=False)
-    ema = update_ema(plain, {"w": jnp.zeros(2)}, {"w": jnp.ones(2)}, jnp.array(0))
-    np.testing.assert_allclose(ema["w"], 0.1, rtol=1e-6)
-    params = {"w": jnp.ones(2)}
-    assert start_ema(params)["w"].unsafe_buffer_pointer() != params["w"].unsafe_buffer_pointer()
 
 
 def test_training_lowers_the_loss_and_counts_what_it_saw():
@@ -114,15 +79,6 @@ def test_a_step_that_is_not_finite_changes_only_the_counters(monkeypatch):
     assert not is_finite(state.replace(ema=jax.tree.map(lambda x: x * jnp.inf, state.ema)))
 
 
-def test_validation_is_fixed_and_does_not_depend_on_the_batches():
-    learner, state, _ = learner_and_step(CONFIG)
-    _, held = hold_out(DISCS, 0.3)
-    losses = [build_validation(learner, DISCS, held, size)(state.params) for size in (4, 8, 32)]
-    np.testing.assert_allclose(losses, losses[0], rtol=1e-5)
-    # A fresh network predicts zero, so the loss is the mean square of v, which is about that of noise and image.
-    assert 0.3 < losses[0] < 1.5
-
-
 def test_the_update_is_that_of_optax_on_the_same_gradient():
     """Adam's first update has size learning_rate in every coordinate that has a gradient."""
     config = config_with(optimizer={"clip": 0.0, "learning_rate": 1e-2})
@@ -134,3 +90,25 @@ def test_the_update_is_that_of_optax_on_the_same_gradient():
     np.testing.assert_allclose(np.median(sizes[sizes > 1e-3]), 1e-2, rtol=1e-2)
     expected = optax.incremental_update(after.params, before.ema, 0.9)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), after.ema, expected)
+
+
+def test_metrics_are_kept_exactly_on_their_way_through_json():
+    _, metrics, _ = run(CONFIG, steps=3)
+    saved = json.loads(json.dumps(metrics_to_json(metrics)))
+    restored = metrics_from_json(saved)
+    assert leaves_equal(restored, metrics)
+    for name, mean in restored.items():
+        assert (mean.total.dtype, mean.count.dtype) == (metrics[name].total.dtype, metrics[name].count.dtype)
+    assert leaves_equal(metrics_from_json({}), empty_metrics())
+
+
+def test_metrics_of_other_versions_are_left_out():
+    saved = {"loss": [3.0, 2], "of_another_version": [1.0, 1]}
+    restored = metrics_from_json(saved)
+    assert tuple(restored) == METRICS and restored["loss"].compute() == 1.5
+
+
+def test_the_mean_loss_is_made_up_of_those_of_the_quarters():
+    _, metrics, _ = run(CONFIG, steps=3)
+    quarters = [metrics[f"loss_t_{quarter}_quarter"] for quarter in ("1st", "2nd", "3rd", "4th")]
+    np.testing.assert_allclose(sum(q.total for q in quarters), metrics["loss"].total, rtol=1e-5)
