@@ -3,7 +3,7 @@
 Memory: about 57 GiB at batch 64 (1.3 state, 55 activations, by count), divided by the number of devices or by
 --config.train.accumulate. Cost: 44 TFLOP per step, 13 EFLOP in total. Result: coherent faces at this size.
 Attention after each downsampling, at 64, 32 and 16: --config=configs/celebahq128.py:attention (more memory).
-Source of the settings: multipliers and heads from the 128x128 models of Dhariwal & Nichol 2021; the rest chosen here.
+Source of the numbers: multipliers and heads from the 128x128 models of Dhariwal & Nichol 2021; the rest chosen here.
 Images: a folder or zip in --config.data.path.
 """
 

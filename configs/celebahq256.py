@@ -3,7 +3,7 @@
 Memory: about 26 GiB at batch 64 in bfloat16 with rematerialisation (1.7 state, 24 activations, by count), divided by
 the number of devices or by --config.train.accumulate. Cost: 95 TFLOP per step, 47 EFLOP in total, and a third more for
 rematerialisation. Result in the paper: samples without an FID.
-Source of the settings: Ho et al. 2020, appendix B: base 128, 1-1-2-2-4-4, two blocks, attention at 16, no dropout, Adam
+Source of the numbers: Ho et al. 2020, appendix B: base 128, 1-1-2-2-4-4, two blocks, attention at 16, no dropout, Adam
 2e-5, EMA 0.9999, batch 64, 500,000 steps.
 Images: a folder or zip in --config.data.path.
 """

@@ -4,7 +4,7 @@ Memory: 0.2 GiB. Cost: 10 GFLOP per step, 9 TFLOP in total: two to four minutes 
 Result: a validation loss of about 0.29 (velocity, mean squared error). For 78% to 81% of
 1,000 samples with 50 DDIM steps (83% with DDPM), the five nearest training digits agree on one label; for held-out
 digits it is 95%. Each class has 7% to 12% of the samples.
-Source of the settings: experiments on two CPU cores.
+Source of the numbers: experiments on two CPU cores.
 """
 
 from ml_collections import ConfigDict

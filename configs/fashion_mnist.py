@@ -2,7 +2,7 @@
 
 Memory: about 4 GiB at batch 128 (0.1 state, 3.9 activations, by count). Cost: 0.8 TFLOP per step, 24 PFLOP in total.
 Result: garments with visible texture. On CPU: --config.model.channels=32 --config.train.steps=5000.
-Source of the settings: the mnist recipe, with 1.5 times as many steps, and flips.
+Source of the numbers: the mnist recipe, with 1.5 times as many steps, and flips.
 Images: from TensorFlow Datasets (docs/data.md), or a folder, zip or .npz in --config.data.path.
 """
 

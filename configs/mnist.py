@@ -2,7 +2,7 @@
 
 Memory: about 4 GiB at batch 128 (0.1 state, 3.9 activations, by count). Cost: 0.8 TFLOP per step, 16 PFLOP in total.
 Result: clean digits from about 5,000 steps on. On CPU: --config.model.channels=32 --config.train.steps=3000.
-Source of the settings: chosen here; the architecture is that of Ho et al. 2020 at half width with three stages.
+Source of the numbers: chosen here; the architecture is that of Ho et al. 2020 at half width with three stages.
 Images: from TensorFlow Datasets (docs/data.md), or a folder, zip or .npz in --config.data.path.
 """
 
