@@ -11,11 +11,11 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from ddpm_jax.config import Config
-from ddpm_jax.config.sections import Variance
 from ddpm_jax.data.batches import Batch, Batches
 from ddpm_jax.data.dataset import Dataset
 from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.guidance import Guidance
+from ddpm_jax.diffusion.likelihood import Variance
 from ddpm_jax.diffusion.objective import Objective, absolute_error, huber, min_snr, p2, squared_error, uniform
 from ddpm_jax.diffusion.schedule import BETAS, Schedule, schedule_of_betas
 from ddpm_jax.errors import UserError
@@ -103,7 +103,7 @@ DEFAULT_STEPS = {"ddim": 50, "dpm_solver": 20, "unipc": 20}
 DEFAULT_SPACINGS = {"dpm_solver": "quadratic", "unipc": "quadratic"}
 """Solvers that extrapolate want steps that grow slowly in log-SNR. With 20 steps, exactly denoised pixels (near -0.5
 or 0.5) end 0.003 from the true solution with "quadratic", 0.03 with "linspace_open" and 0.14 with "leading", whose step
-to t = 1 is the longest by far; DDIM, which does not extrapolate, 0.02 with "leading" (tests/sampling/test_solvers.py).
+to t = 1 is the longest by far; DDIM, which does not extrapolate, 0.02 with "leading" (tests/test_builders.py).
 """
 
 
@@ -204,7 +204,7 @@ def build_loader(config: Config, dataset: Dataset, rows: np.ndarray, mesh: Mesh)
         config.data.batch_size,
         seed=config.seed,
         flip=config.data.flip,
-        parts=config.train.accumulate,
+        microbatches=config.train.accumulate,
         process=jax.process_index(),
         processes=jax.process_count(),
     )

@@ -20,11 +20,13 @@ from numpy.typing import ArrayLike
 from ddpm_jax.builders import build_schedule, build_unet
 from ddpm_jax.commands.mirror import local_copy
 from ddpm_jax.config import Config, checked
+from ddpm_jax.config.checks import value_type
+from ddpm_jax.config.convert import field_types
 from ddpm_jax.diffusion.denoiser import Prediction
 from ddpm_jax.errors import UserError, nearest
 from ddpm_jax.generation.draw import Compiled, compile_sampler, load_params, sample_pixels
 from ddpm_jax.generation.labels import choose_labels, label_names
-from ddpm_jax.generation.requests import for_sampler, only_images
+from ddpm_jax.generation.requests import for_sampler, only_images, options_of
 from ddpm_jax.generation.steps import SamplingStep, StepSampler
 from ddpm_jax.interop.safetensors_file import PRETRAINED, find_file, read_file
 from ddpm_jax.network.bind import bind
@@ -32,16 +34,6 @@ from ddpm_jax.runtime.devices import data_mesh, replicated
 from ddpm_jax.sampling.noise import draw_noise, image_keys
 from ddpm_jax.shapes import Images, Labels, Pixels, Steps
 from ddpm_jax.workdir import images_trained_on, read_config
-
-OPTIONS = (
-    *("sampler", "steps", "seed", "label", "spacing", "timesteps", "final", "order", "eta", "variance", "threshold"),
-    *("percentile", "percentile_max", "keep_eps", "guidance", "guidance_interval", "guidance_rescale", "batch_size"),
-)
-OPTIONS_AT_ONCE = tuple(name for name in OPTIONS if name != "batch_size")
-OPTIONS_INPAINTING = (*OPTIONS_AT_ONCE, "resamples", "jump")
-# Of these, what are floats and what are tuples.
-FRACTIONS = ("eta", "percentile", "percentile_max", "guidance", "guidance_rescale")
-LISTS = ("timesteps", "guidance_interval")
 
 
 def load_run(workdir: str | Path, *, step: int | None = None, ema: bool = True) -> "Run":
@@ -94,13 +86,12 @@ class Run:
     ) -> Pixels:
         """Draws `count` images, uint8 [count, height, width, channels]; image i depends on (seed, i) alone.
 
-        Other options are the fields of config.sample: spacing, timesteps, final, order, eta, variance, threshold,
-        percentile, percentile_max, keep_eps, guidance, guidance_interval, guidance_rescale, batch_size. What is not
-        given comes from the run's configuration; where the sampler is another one, its steps, timesteps, spacing,
-        order, eta, variance and eps are the defaults.
+        Other options are fields of config.sample, such as spacing, eta or guidance; docs/configuration.md lists them.
+        Those that are not given come from the run's configuration; with another sampler than the run's, those that
+        suit one sampler alone, such as steps and spacing, are at their defaults.
         """
         given = {"sampler": sampler, "steps": steps, "seed": seed, "label": label}
-        config = self._configured(count, OPTIONS, given | options)
+        config = self._configured(count, options_of(self.config.sample), given | options)
         labels = choose_labels(config, self.names, np.arange(count))
         compiled = _sampler(_kind(config, count=1, batch_size=1))
         return sample_pixels(config, compiled, self.params, labels, data_mesh())
@@ -111,7 +102,7 @@ class Run:
         The last step holds the images. Leaving the loop earlier (`break`) ends the work. Options as for `sample`,
         without batch_size.
         """
-        config = self._configured(count, OPTIONS_AT_ONCE, options)
+        config = self._configured(count, options_of(self.config.sample, batched=False), options)
         labels = choose_labels(config, self.names, np.arange(count))
         return _step_sampler(_kind(config)).iterate(self.params, config.sample.seed, labels)
 
@@ -137,12 +128,13 @@ class Run:
         count = len(images) if count is None else operator.index(count)
         if self.config.sample.label is None and options.get("label") is None:
             options = {"guidance": 1.0} | options  # There is no label to guide towards.
-        config = self._configured(count, OPTIONS_INPAINTING, {"sampler": "ddpm"} | options, "inpaint")
+        known = options_of(self.config.sample, "inpaint", batched=False)
+        config = self._configured(count, known, {"sampler": "ddpm"} | options, "inpaint")
         labels = None
         if config.sample.label is not None:
             labels = choose_labels(config, self.names, np.arange(count))
-        known = (images[np.arange(count) % len(images)], (mask != 0).astype(np.float32)[..., None])
-        return _step_sampler(_kind(config)).iterate(self.params, config.sample.seed, labels, known)
+        inputs = (images[np.arange(count) % len(images)], (mask != 0).astype(np.float32)[..., None])
+        return _step_sampler(_kind(config)).iterate(self.params, config.sample.seed, labels, inputs)
 
     def noise(self, count: int, *, seed: int | None = None) -> Float[np.ndarray, "count height width channels"]:
         """The x_T that `sample(count, seed=seed)` starts from, float32."""
@@ -189,8 +181,12 @@ class Run:
             raise UserError(f"There is no option {name}; {nearest(name, known)}")
         # NumPy's numbers, and whole ones where a field is a float, are as good as Python's.
         options = {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
-        options |= {name: float(options[name]) for name in FRACTIONS if type(options.get(name)) is int}
-        options |= {name: tuple(np.asarray(options[name]).tolist()) for name in LISTS if name in options}
+        kinds = {name: value_type(hint) for name, hint in field_types(type(self.config.sample)).items()}
+        for name, value in options.items():
+            if kinds[name] is float and type(value) is int:
+                options[name] = float(value)
+            elif kinds[name] is tuple:
+                options[name] = tuple(np.asarray(value).tolist())
         options |= {"label": str(options["label"])} if "label" in options else {}
         settings = only_images(for_sampler(self.config.sample, options.get("sampler", self.config.sample.sampler)))
         settings = dataclasses.replace(settings, task=task, count=operator.index(count), **options)

@@ -39,7 +39,10 @@ ImageKeys = Key[Array, "batch"]
 """One random key for each image."""
 
 Labels = Int[AnyArray, "batch"] | UInt8[AnyArray, "batch attributes"]
-"""Class numbers (-1: none) or multi-hot attributes (all zero: none) of the images in a batch."""
+"""Labels as data sets hold them: class numbers (-1: no label), or attributes, 1 for yes and 0 for no."""
+
+LabelVectors = Float[AnyArray, "batch labels"]
+"""Labels as the network receives them: one-hot classes, or attributes as +1 (yes) and -1 (no); zeros mean no label."""
 
 OneKey = Key[Array, ""]
 """A random key."""

@@ -1,26 +1,25 @@
 """What a run keeps on disk, and the rule that one workdir holds one run.
 
-<workdir>/config.json  data.json  labels.json  train.log  checkpoints/<step>/  samples/<name>/  TensorBoard's events
+<workdir>/config.json  data.json  labels.json  progress.json  train.log  checkpoints/<step>/  samples/<name>/
+          wandb.json (only where log.wandb is set)  TensorBoard's events
 """
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
-from ddpm_jax.config import MADE_WITH, Config, changes, differences, from_json, to_json
+from ddpm_jax.config import Config, changes, differences, fields_fixed_by, from_json, to_json
 from ddpm_jax.data.dataset import Traits
 from ddpm_jax.errors import UserError, program
 from ddpm_jax.runtime.devices import wait_for_all
 from ddpm_jax.runtime.files import staged
 from ddpm_jax.runtime.locks import exclusive_lock
-
-OF_THE_OPTIMIZER = ("optimizer.name", "optimizer.clip")
-"""Fields that the state of the optimiser is made for."""
 
 logger = logging.getLogger(__name__)
 
@@ -83,22 +82,19 @@ def has_begun(workdir: Path) -> bool:
 
 def unfit(before: Config, now: Config) -> dict[str, tuple[Any, Any]]:
     """The fields in which a run cannot change before its first step: those of its parameters and of its optimiser."""
-    settled = (*MADE_WITH, *OF_THE_OPTIMIZER)
-    return {name: values for name, values in changes(before, now).items() if name.startswith(settled)}
+    settled = fields_fixed_by("parameters", "optimizer")
+    return {name: values for name, values in changes(before, now).items() if name in settled}
 
 
 @contextmanager
 def acquired(workdir: Path, config: Config, data: Traits) -> Iterator[None]:
     """Keeps the workdir for this job while it trains, and writes down what it trains; other processes wait for that."""
-
-    def busy() -> None:
-        raise UserError(f"Another job is training in {workdir}; wait for it, or choose another --workdir.")
-
+    refusal = f"Another job is training in {workdir}; wait for it, or choose another --workdir."
     with ExitStack() as held:
         if jax.process_index() == 0:
-            held.enter_context(exclusive_lock(workdir / ".train.lock", busy))
+            held.enter_context(exclusive_lock(workdir / ".train.lock", refusal))
             acquire(workdir, config, data)
-        wait_for_all("claim")
+        wait_for_all("acquired")
         yield
 
 
@@ -156,6 +152,50 @@ def parse_label_names(text: str, where: str) -> tuple[str, ...]:
     except UnicodeEncodeError as error:
         raise UserError(f"{where} holds a name that is no text ({error}).") from error
     return tuple(names)
+
+
+class Progress(NamedTuple):
+    """What a run has measured so far, besides what its checkpoints hold."""
+
+    monitored: int
+    """The step up to which all validation, evaluation and previews that were due are done."""
+    lows: Mapping[str, Sequence[tuple[int, float]]]
+    """For each curve the points (step, value) that were lower than all before them."""
+
+
+def read_progress(workdir: Path, step: int) -> Progress:
+    """The progress as it stood at a step from which the run resumes.
+
+    Where nothing is noted, as in runs that older versions trained, all that was due counts as done. The first process
+    reads; the others get the same without the curves.
+    """
+    path = workdir / "progress.json"
+    if jax.process_index() > 0 or not path.exists():
+        return Progress(step, {})
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        lows = {str(name): [(int(at), float(low)) for at, low in points] for name, points in saved["lows"].items()}
+        return Progress(min(int(saved["monitored"]), step), lows)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        logger.warning("%s cannot be read (%r); the lowest values of the run so far are not known.", path, error)
+        return Progress(step, {})
+
+
+def write_progress(workdir: Path, progress: Progress) -> None:
+    """Notes the progress for a later start; only the first process writes."""
+    if jax.process_index() == 0:
+        _write(workdir / "progress.json", json.dumps(progress._asdict()) + "\n")
+
+
+def wandb_id(workdir: Path) -> str:
+    """The id under which Weights & Biases knows this run: made once, so that runs of one name stay apart."""
+    path = workdir / "wandb.json"
+    if not path.exists():
+        _write(path, json.dumps({"id": uuid.uuid4().hex[:12]}) + "\n")
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["id"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read ({error!r}); remove it to begin another run at W&B.") from error
 
 
 def images_trained_on(workdir: Path) -> int | None:

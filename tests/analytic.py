@@ -2,20 +2,24 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from ddpm_jax.diffusion.denoiser import Denoiser, Prediction
 from ddpm_jax.diffusion.process import eps_from_x0, per_image
 from ddpm_jax.diffusion.schedule import Schedule
 
+VARIANCE_WEIGHT = 0.3
+"""What these denoisers predict of the variance of the reverse step."""
 
-def gaussian_denoiser(schedule: Schedule, mean: float, std: float) -> Denoiser:
+
+def gaussian_denoiser(schedule: Schedule, mean: ArrayLike, std: float) -> Denoiser:
     """E[x_0 | x_t] for pixels that are independently N(mean, std^2)."""
 
     def denoise(x_t, t):
         signal, noise = per_image(schedule.signal_rate, t, x_t), per_image(schedule.noise_rate, t, x_t)
         gain = std**2 * signal / (signal**2 * std**2 + noise**2)
         x0 = mean + gain * (x_t - signal * mean)
-        return Prediction(x0, eps_from_x0(schedule, x_t, t, x0))
+        return Prediction(x0, eps_from_x0(schedule, x_t, t, x0), jnp.full_like(x_t, VARIANCE_WEIGHT))
 
     return denoise
 
@@ -25,7 +29,7 @@ def point_denoiser(schedule: Schedule, value: float) -> Denoiser:
 
     def denoise(x_t, t):
         x0 = jnp.full_like(x_t, value)
-        return Prediction(x0, eps_from_x0(schedule, x_t, t, x0), jnp.full_like(x_t, 0.3))
+        return Prediction(x0, eps_from_x0(schedule, x_t, t, x0), jnp.full_like(x_t, VARIANCE_WEIGHT))
 
     return denoise
 

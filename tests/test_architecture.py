@@ -65,6 +65,7 @@ def test_each_dependency_has_its_room(path):
         "ml_collections": {"config"},
         "absl": {"config", "commands"},
         "fsspec": {"runtime"},
+        "filelock": {"runtime"},
         "PIL": {"data", "reporting"},
         "matplotlib": {"reporting"},
         "etils": {"data"},

@@ -74,9 +74,9 @@ def test_commands_name_what_there_is(page):
 
 def check_main(command: str, flags: list[str]) -> None:
     """The recipe exists, and each field."""
-    _, recipe, _, overrides = parse_flags(["main.py", *flags, "--workdir=unused"])
-    config = load_recipe(str(ROOT / recipe)) if recipe else defaults()
-    override(config, [flag for flag in overrides if flag.partition("=")[2]]), command
+    parsed = parse_flags(["main.py", *flags, "--workdir=unused"])
+    config = load_recipe(str(ROOT / parsed.recipe)) if parsed.recipe else defaults()
+    override(config, [flag for flag in parsed.overrides if flag.partition("=")[2]]), command
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)

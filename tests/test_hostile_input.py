@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.numpy import save
 
+from ddpm_jax.commands.lease import parse_signature
 from ddpm_jax.config import Config, config_of, from_json, load_recipe, override, to_json
 from ddpm_jax.config.sections import Data
 from ddpm_jax.data.decode import UNREADABLE, Decoding, decode
@@ -28,7 +29,6 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.results import read_results
 from ddpm_jax.evaluation.statistics import load_statistics
 from ddpm_jax.interop.tensors import TensorFile
-from ddpm_jax.runtime.locks import parse_signature
 from ddpm_jax.training.checkpoint import DamagedCheckpoint, verify
 from ddpm_jax.workdir import images_trained_on, read_config, read_label_names
 from tests.end_to_end.commands import ROOT

@@ -7,7 +7,16 @@ import pytest
 from ddpm_jax.config import Config, to_json
 from ddpm_jax.data.dataset import Dataset, Traits, traits
 from ddpm_jax.errors import UserError
-from ddpm_jax.workdir import acquire, read_config, read_label_names, refuse_another_run
+from ddpm_jax.workdir import (
+    Progress,
+    acquire,
+    read_config,
+    read_label_names,
+    read_progress,
+    refuse_another_run,
+    wandb_id,
+    write_progress,
+)
 
 DATA = Traits(4, (), 0)
 
@@ -90,3 +99,40 @@ def test_checkpoints_without_their_configuration_are_refused(tmp_path):
         (tmp_path / f"checkpoints/{step}/config/metadata").write_text(to_json(Config()))
     with pytest.raises(UserError, match=r"its config.json is gone; bring it back: cp .*/10/config/metadata"):
         refuse_another_run(tmp_path, Config())
+
+
+def test_the_images_may_move_and_others_in_their_place_are_refused(tmp_path, package_log):
+    images, labels = np.arange(80, dtype=np.uint8).reshape(20, 2, 2, 1), np.zeros(20, np.int32)
+    here, there = (dataclasses.replace(Config(), data=dataclasses.replace(Config().data, path=p)) for p in ("a", "b"))
+    acquire(tmp_path, here, traits(Dataset(images, labels, ())))
+    acquire(tmp_path, there, traits(Dataset(images.copy(), labels, ())))
+    assert "data.path was 'a' and is now 'b'" in package_log.text
+    with pytest.raises(UserError, match="was trained on other data"):
+        acquire(tmp_path, here, traits(Dataset(images[::-1].copy(), labels, ())))
+    assert read_config(tmp_path) == there
+
+
+def test_progress_is_that_of_the_step_from_which_a_run_resumes(tmp_path):
+    lows = {"train/loss": [(1, 0.5), (4, 0.25)]}
+    assert read_progress(tmp_path, 9) == Progress(9, {})
+    write_progress(tmp_path, Progress(7, lows))
+    assert read_progress(tmp_path, 9) == Progress(7, lows)
+    assert read_progress(tmp_path, 5) == Progress(5, lows)
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"monitored": 3}', '{"monitored": 3, "lows": {"a": 1}}', "\xff"])
+def test_damaged_progress_costs_the_lowest_values_only(tmp_path, package_log, content):
+    (tmp_path / "progress.json").write_text(content, encoding="latin-1")
+    assert read_progress(tmp_path, 7) == Progress(7, {})
+    assert "progress.json cannot be read" in package_log.text
+
+
+def test_runs_of_one_name_are_two_at_wandb_and_each_keeps_its_own(tmp_path):
+    a, b = tmp_path / "a" / "run", tmp_path / "b" / "run"
+    for folder in (a, b):
+        folder.mkdir(parents=True)
+    assert wandb_id(a) != wandb_id(b)
+    assert wandb_id(a) == wandb_id(a)
+    (b / "wandb.json").write_text("{}")
+    with pytest.raises(UserError, match=r"wandb.json cannot be read .*; remove it"):
+        wandb_id(b)

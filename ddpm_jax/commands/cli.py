@@ -10,17 +10,28 @@ import sys
 from contextlib import nullcontext
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
-from absl import flags
+from absl import flags as absl_flags
 
 from ddpm_jax.commands.edit import TASKS
 from ddpm_jax.commands.evaluate import evaluate
 from ddpm_jax.commands.mirror import ALL, local_copy
-from ddpm_jax.commands.plan import plan
+from ddpm_jax.commands.plan import PlanOptions, plan
 from ddpm_jax.commands.sample import sample
 from ddpm_jax.commands.train import train
-from ddpm_jax.config import Config, check_overrides, config_of, flatten, load_recipe, override, to_config_dict
+from ddpm_jax.config import (
+    Config,
+    check_overrides,
+    config_of,
+    defaults,
+    flatten,
+    load_recipe,
+    override,
+    parse_section,
+    to_config_dict,
+)
 from ddpm_jax.config.recipes import RECIPES
 from ddpm_jax.errors import UserError, nearest, program
 from ddpm_jax.generation.requests import for_sampler
@@ -30,15 +41,15 @@ from ddpm_jax.runtime.exit_codes import exit_code, exit_without_barrier
 from ddpm_jax.runtime.files import user_cache
 from ddpm_jax.runtime.log import quieten_log, start_log
 from ddpm_jax.runtime.store import is_url
-from ddpm_jax.workdir import read_config, refuse_another_run
+from ddpm_jax.workdir import read_config
 
-STORIES = {"train": train, "sample": sample, "evaluate": evaluate}
-MODES = (*STORIES, "plan")
+COMMANDS = {"train": train, "sample": sample, "evaluate": evaluate}
+MODES = (*COMMANDS, "plan")
 SAMPLING_MAY_SET = ("sample.", "evaluate.", "log.", "data.path", "data.cache")
 MALLOC_ARENA_MAX, MALLOC_MMAP_MAX, MALLOC_TRIM_THRESHOLD = -8, -4, -1
 """Options of mallopt(3)."""
 USAGE = """\
-Trains a diffusion model, resumes it, samples from it, measures its samples, or tells what training will cost.
+Trains a diffusion model, resumes it, samples from it, measures its samples, or plans what training will cost.
 
 EXAMPLES
   python main.py --config=configs/digits.py --workdir=runs/digits           train, or go on where it stopped
@@ -46,16 +57,18 @@ EXAMPLES
   python main.py --config=configs/cifar10.py:smoke --workdir=runs/try       a quick check of a recipe, on a CPU
   python main.py --mode=sample --workdir=runs/digits --config.sample.sampler=ddim --config.sample.steps=50
   python main.py --mode=evaluate --workdir=runs/digits --config.evaluate.features=pixels
-  python main.py --mode=plan --config=configs/celeba64.py --config.plan.devices=8 --config.model.dtype=bfloat16
+  python main.py --mode=plan --config=configs/celeba64.py --plan.devices=8 --config.model.dtype=bfloat16
 
 FLAGS
   --mode=train|sample|evaluate|plan
                           train by default
   --workdir=FOLDER        where the run lives: configuration, checkpoints, samples, TensorBoard's event files; a folder,
-                          or an address such as gs://bucket/runs/x (docs/cloud.md)
+                          or a URL such as gs://bucket/runs/x (docs/cloud.md)
   --config=FILE[:VARIANT] the recipe to train, a file or the name of one below; a run that goes on, and sampling, take
                           it from the workdir
   --config.FIELD=VALUE    sets one field
+  --plan.devices=64  --plan.memory=80  --plan.teraflops=200  --plan.price=2.5
+                          with --mode=plan: the devices to plan for, GiB, TFLOP/s and price an hour of each
   --help                  this text
 
 FIELDS THAT ARE OFTEN SET
@@ -71,33 +84,40 @@ All fields and their defaults: docs/configuration.md. Recipes: {recipes}.
 logger = logging.getLogger("ddpm_jax")
 
 
+class Flags(NamedTuple):
+    """The flags of a command."""
+
+    mode: str
+    recipe: str | None
+    """--config, a recipe's file or name."""
+    workdir: str | None
+    """A folder or URL; None for the plan of a recipe."""
+    overrides: list[str]
+    """Arguments such as --config.train.steps=9."""
+    plan: PlanOptions
+
+
 def main(argv: list[str]) -> int:
     """Runs the command line (argv[0] is the program) and returns the exit code."""
-    return exit_without_barrier(lambda: exit_code(lambda: run(argv)))
+    return exit_without_barrier(lambda: exit_code(lambda: main_without_exit(argv)))
 
 
-def run(argv: list[str]) -> int:
-    """Does what the flags say, and returns the exit code; raises UserError for what the user must mend."""
+def main_without_exit(argv: list[str]) -> int:
+    """Does what the flags say, and returns the exit code; raises UserError where the flags are wrong."""
     if any(arg in ("--help", "-help", "-h", "--helpfull", "--helpshort") for arg in argv[1:]):
         print(usage(), end="")
         return 0
-    mode, recipe, place, overrides = parse_flags(argv)
-    if place and place.startswith(PRETRAINED):
-        raise UserError(
-            f"--workdir={place} is for load_run; make a run of it first: "
-            f"python scripts/import_safetensors.py {place} runs/imported"
-        )
-    if is_url(place) and is_of_many():
-        raise UserError(
-            f"--workdir={place} is for jobs of one process; for several, mount the bucket and give the folder it is "
-            "mounted on (docs/cloud.md)."
-        )
-    if is_url(place) and recipe:
-        config_of(override(load_recipe(recipe), overrides))  # Mistakes are told before anything is fetched.
+    flags = parse_flags(argv)
+    _check_place(flags)
     code = 0
     try:
-        with local_copy(place, mode, _checkpoint(overrides)) if place else nullcontext() as workdir:
-            code = exit_code(lambda: work(mode, recipe, workdir, overrides))  # Its last words belong to the log, too.
+        with (
+            local_copy(flags.workdir, flags.mode, wanted_checkpoint(flags))
+            if flags.workdir
+            else nullcontext() as workdir
+        ):
+            # An error is logged before the copy is sent back, since the log is part of it.
+            code = exit_code(lambda: run_mode(flags, workdir))
     except OSError as error:
         if not code:
             raise
@@ -118,83 +138,97 @@ def command() -> None:
     sys.exit(main(sys.argv))
 
 
-def _checkpoint(overrides: list[str]) -> int | None:
-    """The step of the checkpoint that the overrides ask for."""
-    told = {name: value for name, _, value in (re.sub(r"^--?config\.", "", arg).partition("=") for arg in overrides)}
-    if told.get("evaluate.every_checkpoint") in ("", "True", "true"):
-        return ALL
-    step = told.get("sample.checkpoint", "")
-    return int(step) if step.isdecimal() else None
-
-
-def work(mode: str, recipe: str | None, workdir: Path | None, overrides: list[str]) -> None:
-    """Does what a mode is for; workdir: a plan of a recipe has none."""
-    config = resolve_config(mode, recipe, workdir, overrides)
+def run_mode(flags: Flags, workdir: Path | None) -> None:
+    """Does what a mode is for; workdir: None for the plan of a recipe."""
+    config = resolve_config(flags, workdir)
     _use_compilation_cache()
     keep_freed_memory()
     join_cluster()
     _find_devices()
-    if workdir is None or mode == "plan":  # Which leaves no trace, and may do without a workdir.
-        plan(config, workdir)
+    if workdir is None or flags.mode == "plan":  # Which writes nothing, not even a log.
+        plan(config, flags.plan, workdir)
         return
-    if mode == "train":
-        refuse_another_run(workdir, config)
+    if flags.mode == "train":
         _make(workdir)
     if jax.process_index() == 0:
-        start_log(workdir / f"{mode}.log")
+        start_log(workdir / f"{flags.mode}.log")
     else:
         quieten_log()
-    if mode == "sample" and config.sample.task != "generate":
+    if flags.mode == "sample" and config.sample.task != "generate":
         TASKS[config.sample.task](config, workdir)
     else:
-        STORIES[mode](config, workdir)
-    wait_for_all("the end")  # Of the first process, which writes.
+        COMMANDS[flags.mode](config, workdir)
+    wait_for_all("the end")  # Process 0 may still be writing.
 
 
-def resolve_config(mode: str, recipe: str | None, workdir: Path | None, overrides: list[str]) -> Config:
-    """The configuration: of the recipe where one is given, else of the run, with the overrides."""
-    trains = mode in ("train", "plan")
-    if recipe and not trains:
-        raise UserError(f"--config={recipe} is for training; --mode={mode} takes the configuration from {workdir}.")
+def resolve_config(flags: Flags, workdir: Path | None) -> Config:
+    """The configuration of the recipe where one is given, else of the run, with the overrides."""
+    trains = flags.mode in ("train", "plan")
+    if flags.recipe and not trains:
+        raise UserError(
+            f"--config={flags.recipe} is for training; --mode={flags.mode} takes the configuration from {workdir}."
+        )
     begun = workdir is not None and (workdir / "config.json").exists()
-    if workdir is None or recipe or (mode == "train" and not begun):
-        return config_of(override(load_recipe(recipe), overrides))
+    if workdir is None or flags.recipe or (flags.mode == "train" and not begun):
+        return config_of(override(load_recipe(flags.recipe), flags.overrides))
     trained = read_config(workdir)
     if trains:  # A run goes on as it is.
-        return config_of(override(to_config_dict(trained), overrides))
-    config = config_of(override(to_config_dict(_with_its_sampler(trained, overrides)), overrides))
+        return config_of(override(to_config_dict(trained), flags.overrides))
+    asked: Any = override(to_config_dict(trained), flags.overrides)
+    start = dataclasses.replace(trained, sample=for_sampler(trained.sample, asked.sample.sampler))
+    config = config_of(override(to_config_dict(start), flags.overrides))
     _refuse_retraining(trained, config)
     return config
 
 
-def parse_flags(argv: list[str]) -> tuple[str, str | None, str | None, list[str]]:
-    """The mode, recipe and workdir (a plan of a recipe needs none), and the arguments left over, overrides."""
-    values = flags.FlagValues()
-    flags.DEFINE_string("mode", "train", "", flag_values=values)
-    flags.DEFINE_string("config", None, "", flag_values=values)
-    flags.DEFINE_string("workdir", None, "", flag_values=values)
+def parse_flags(argv: list[str]) -> Flags:
+    """The flags of argv (argv[0] is the program); raises UserError for unknown and missing ones."""
+    values = absl_flags.FlagValues()
+    for name, default in (("mode", "train"), ("config", None), ("workdir", None)):
+        absl_flags.DEFINE_string(name, default, "", flag_values=values)
     try:
         _, *rest = values(argv, known_only=True)
-    except flags.Error as error:
+    except absl_flags.Error as error:
         raise UserError(f"{error} (see --help)") from error
-    check_overrides(rest, ["mode", "config", "workdir", "help"])
+    of_plan = [arg for arg in rest if re.match(r"--?(no)?plan\.", arg)]
+    overrides = [arg for arg in rest if arg not in of_plan]
+    check_overrides(overrides, ["mode", "config", "workdir", "help"])
     if values.mode not in MODES:
         raise UserError(f"--mode={values.mode} does not exist; {nearest(values.mode, MODES)}")
-    if values.workdir:
-        return values.mode, values.config, values.workdir, rest
-    if values.mode != "plan":
+    if of_plan and values.mode != "plan":
+        raise UserError(f"{of_plan[0]} is for --mode=plan; leave it out of --mode={values.mode}.")
+    for arg in overrides:
+        if re.match(r"--?config\.plan\.", arg):
+            raise UserError(f"{arg} is not a field of the configuration; write {arg.replace('config.', '', 1)}")
+    if not values.workdir and values.mode != "plan":
         raise UserError("--workdir is missing; say where the run lives, such as --workdir=runs/x (see --help).")
-    if not values.config:
+    if not values.workdir and not values.config:
         raise UserError("--mode=plan needs a recipe or a run; give --config=configs/digits.py, or --workdir=runs/x.")
-    return values.mode, values.config, None, rest
+    options = parse_section("plan", PlanOptions(), of_plan)
+    return Flags(values.mode, values.config, values.workdir or None, overrides, options)
 
 
-def _with_its_sampler(trained: Config, overrides: list[str]) -> Config:
-    """The run's configuration, where another sampler is asked for with that sampler's own defaults."""
-    asked = [arg.partition("=")[2] for arg in overrides if re.match(r"--?config\.sample\.sampler=", arg)]
-    if not asked:
-        return trained
-    return dataclasses.replace(trained, sample=for_sampler(trained.sample, asked[-1]))
+def _check_place(flags: Flags) -> None:
+    """Refuses workdirs that this command cannot use, and wrong overrides before anything is fetched from a URL."""
+    place = flags.workdir
+    if place and place.startswith(PRETRAINED):
+        raise UserError(
+            f"--workdir={place} is for load_run; make a run of it first: "
+            f"python scripts/import_safetensors.py {place} runs/imported"
+        )
+    if is_url(place) and is_of_many():
+        raise UserError(
+            f"--workdir={place} is for jobs of one process; for several, mount the bucket and give the folder it is "
+            "mounted on (docs/cloud.md)."
+        )
+    if is_url(place) and flags.recipe:
+        config_of(override(load_recipe(flags.recipe), flags.overrides))
+
+
+def wanted_checkpoint(flags: Flags) -> int | None:
+    """The step of the checkpoint that the overrides ask for, or ALL; None for the newest."""
+    asked: Any = override(defaults(), flags.overrides)
+    return ALL if asked.evaluate.every_checkpoint else asked.sample.checkpoint
 
 
 def _refuse_retraining(trained: Config, config: Config) -> None:
@@ -210,8 +244,9 @@ def _make(workdir: Path) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        reason = "it is a file" if workdir.is_file() else error.strerror
         raise UserError(
-            f"--workdir={workdir} cannot be made ({error.strerror}); choose a folder that can be written."
+            f"--workdir={workdir} cannot be made ({reason}); choose a folder that can be written."
         ) from error
 
 

@@ -28,18 +28,18 @@ class StepCost(NamedTuple):
     """Bytes on one device, state and batch included."""
 
 
-def step_cost(lowered: Lowered, compiled: Compiled, *, parts: int, devices: int) -> StepCost:
-    """What a step costs that computes its images in so many parts on so many devices.
+def step_cost(lowered: Lowered, compiled: Compiled, *, microbatches: int, devices: int) -> StepCost:
+    """The cost of a step that computes so many microbatches on so many devices.
 
-    On CPU the compiled program of one device is asked, which takes no time; its parts are no loop (`step.py`). Other
-    compiled programs hide arithmetic in calls of libraries, so there it is the program as it was lowered, of all
+    On CPU the compiled program of one device is asked, which takes no time; its microbatches are no loop (`step.py`).
+    Other compiled programs hide arithmetic in calls of libraries, so there it is the program as it was lowered, of all
     devices, in which a loop's body counts once; what stands outside the loop is negligible.
     """
     on_cpu = jax.default_backend() == "cpu"
     flops = ((compiled if on_cpu else lowered).cost_analysis() or {}).get("flops")
     memory = compiled.memory_analysis()
     total = None if memory is None else memory.argument_size_in_bytes + memory.temp_size_in_bytes
-    return StepCost(flops * (devices if on_cpu else parts) if flops else None, total)
+    return StepCost(flops * (devices if on_cpu else microbatches) if flops else None, total)
 
 
 def matrix_rate(dtype: DTypeLike, rounds: int = 5) -> float:

@@ -18,8 +18,9 @@ import numpy as np
 from jaxtyping import Float, PyTree, UInt8
 
 from ddpm_jax.builders import build_inpainting, build_pairs, build_sampler, build_schedule
-from ddpm_jax.config.sections import Config, Sample
-from ddpm_jax.data.decode import UNREADABLE, Decoding, decode, decoding_of, size_of
+from ddpm_jax.config import Config, split_names
+from ddpm_jax.config.sections import Sample
+from ddpm_jax.data.decode import UNREADABLE, CropError, Decoding, decode, decoding_of, size_of
 from ddpm_jax.data.sources.folder import SUFFIXES
 from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.pixels import from_pixels, to_pixels
@@ -35,7 +36,7 @@ from ddpm_jax.generation.draw import (
 )
 from ddpm_jax.generation.labels import choose_labels, label_names
 from ddpm_jax.generation.output import unfinished_folder, write_images
-from ddpm_jax.generation.requests import OF_THE_SAMPLER, names_in, sample_name, with_sampler
+from ddpm_jax.generation.requests import sample_name, sampler_fields, with_sampler
 from ddpm_jax.reporting.images import Picture, captioned_rows, grey_levels_apart, grid, save_gif, save_png
 from ddpm_jax.runtime.devices import data_mesh
 from ddpm_jax.runtime.files import staged
@@ -151,7 +152,7 @@ def compare(config: Config, workdir: Path) -> Path:
     """Samples the same few images with several samplers, a row each, from the same noise."""
     columns = min(config.sample.count, COMPARED_IMAGES)
     field = "sample.compare"
-    configs = [with_sampler(config, name, columns, field) for name in names_in(config.sample.compare, field)]
+    configs = [with_sampler(config, name, columns, field) for name in split_names(config.sample.compare, field)]
     if config.sample.sampler not in {one.sample.sampler for one in configs}:
         _refuse_unused(config)
     params, step = load_params(config, workdir, data_mesh())
@@ -176,7 +177,7 @@ def sample_each(configs: Sequence[Config], params: PyTree, names: Sequence[str])
 def _refuse_unused(config: Config) -> None:
     """Settings of a sampler that is not compared would have no effect."""
     settings, default = config.sample, Sample()
-    for name in OF_THE_SAMPLER:
+    for name in sampler_fields(settings):
         if getattr(settings, name) != getattr(default, name):
             raise UserError(
                 f"sample.{name}={getattr(settings, name)} is for sample.sampler={settings.sampler!r}, which "
@@ -221,7 +222,7 @@ def read_images(config: Config) -> Pixels:
             "joined by commas."
         )
     files: list[Path] = []
-    for name in names_in(config.sample.images, "sample.images"):
+    for name in split_names(config.sample.images, "sample.images"):
         path = Path(name).expanduser()
         files += sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
     if not files:
@@ -252,6 +253,8 @@ def _read(path: Path, how: Decoding, field: str) -> UInt8[np.ndarray, "height wi
         if size_of(raw) == (how.image_size, how.image_size):
             how = dataclasses.replace(how, crop=())
         return decode(raw, how)
+    except CropError as error:
+        raise UserError(f"{field}: {path}: {error}; give a larger image.") from error
     except UNREADABLE as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{field}: {path} cannot be read ({reason}); give a PNG, JPEG or the like.") from error

@@ -19,7 +19,8 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from ddpm_jax.builders import build_constraint, build_pairs, build_schedule, sampling_variance
-from ddpm_jax.config import Config, checked
+from ddpm_jax.config import Config, checked, split_names
+from ddpm_jax.config.fields import fields_where
 from ddpm_jax.data.cache import key_of, open_cache, remembered
 from ddpm_jax.data.dataset import Dataset, hold_out, traits
 from ddpm_jax.data.open import open_dataset
@@ -27,6 +28,7 @@ from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.guidance import UNGUIDED
 from ddpm_jax.diffusion.likelihood import bits_per_dim
 from ddpm_jax.diffusion.pixels import from_pixels, to_pixels
+from ddpm_jax.diffusion.randomness import Purpose
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.features import Extractor, open_extractor
 from ddpm_jax.evaluation.results import add_result, all_results, draw_charts, read_results, result_name, table
@@ -43,21 +45,16 @@ from ddpm_jax.evaluation.statistics import (
 from ddpm_jax.generation.draw import compile_sampler, compile_work, load_params, run_batches, sample_batches
 from ddpm_jax.generation.labels import choose_labels, label_names
 from ddpm_jax.generation.output import checksum, sample_to_disk, unfinished_folder
-from ddpm_jax.generation.requests import names_in, only_images, sample_name, with_sampler
+from ddpm_jax.generation.requests import image_fields, only_images, sample_name, with_sampler
 from ddpm_jax.runtime.devices import agreed_by_all, data_mesh, wait_for_all
 from ddpm_jax.runtime.files import sha256
 from ddpm_jax.shapes import ImageKeys, Labels, Pixels
-from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.checkpoint import checkpoint_steps
 from ddpm_jax.workdir import checkpoint_folder, no_checkpoint
 
 VERSION = "1"
 """Of how statistics are measured; what another version measured and kept is not used."""
 BOUND_BATCH = 16
-PROTOCOL_FIELDS = (
-    *("sampler", "spacing", "timesteps", "final", "order", "eta", "variance", "threshold", "percentile"),
-    *("percentile_max", "keep_eps", "seed", "label", "guidance", "guidance_interval", "guidance_rescale", "ema"),
-)
-"""Of config.sample, what figures depend on besides the number of images and steps."""
 
 logger = logging.getLogger(__name__)
 
@@ -114,13 +111,12 @@ def sampler_configs(config: Config) -> list[Config]:
     if config.evaluate.samplers is None:
         return [checked(dataclasses.replace(config, sample=dataclasses.replace(config.sample, count=count)))]
     field = "evaluate.samplers"
-    return [with_sampler(config, name, count, field) for name in names_in(config.evaluate.samplers, field)]
+    return [with_sampler(config, name, count, field) for name in split_names(config.evaluate.samplers, field)]
 
 
 def chosen_steps(config: Config, workdir: Path) -> list[int]:
     """The checkpoints to measure."""
-    with Checkpoints(checkpoint_folder(workdir)) as checkpoints:
-        steps = checkpoints.steps()
+    steps = checkpoint_steps(checkpoint_folder(workdir))
     if not steps:
         raise no_checkpoint(workdir)
     if config.evaluate.every_checkpoint:
@@ -216,12 +212,12 @@ def protocol_of(
     config: Config, step: int, params: PyTree, labels: Labels | None, setup: EvaluationSetup
 ) -> dict[str, Any]:
     """All that a figure depends on, so that it can be compared with others, or cannot."""
-    data, sample, other = config.data, dataclasses.asdict(config.sample), config.evaluate.reference
+    data, sample, other = config.data, config.sample, config.evaluate.reference
     own = {"split": data.split or "training", "image_size": data.image_size, "resize": data.resize, "crop": data.crop}
     some, most = setup.reference.subset, config.evaluate.neighbours
     kept = None if some is None else len(some)
     protocol = {
-        **figures_protocol(setup.extractor, kept, min(sample["count"], most), most),
+        **figures_protocol(setup.extractor, kept, min(sample.count, most), most),
         "real": {
             "images": setup.reference.moments.images,
             "from": other or data.path or data.name or data.source,
@@ -229,10 +225,10 @@ def protocol_of(
             **(dict.fromkeys(own) if other else own),
         },
         "drawn": {
-            "images": sample["count"],
+            "images": sample.count,
             "training_step": step,
             "parameters_crc32": checksum(params),
-            **{name: sample[name] for name in PROTOCOL_FIELDS},
+            **{name: getattr(sample, name) for name in image_fields(sample)},
             "labels_crc32": None if labels is None else checksum(labels),
             "steps": len(build_pairs(config)),
         },
@@ -278,11 +274,10 @@ def evaluate_bound(config: Config, workdir: Path, step: int, params: PyTree, dat
     protocol = {
         "images": len(rows),
         "split": "held out",
+        "data_crc32": traits(dataset).crc32,
         "training_step": step,
         "parameters_crc32": checksum(params),
-        "ema": sample.ema,
-        "seed": sample.seed,
-        "threshold": sample.threshold,
+        **{name: getattr(sample, name) for name in fields_where(sample, lambda meaning: meaning.bound)},
         "variance": sampling_variance(config),
         "steps": config.diffusion.steps,
     }
@@ -317,7 +312,7 @@ def bound_of(
         return total, terms.T, prior
 
     batches = run_batches(
-        compile_work(config, mesh, work, UNGUIDED),
+        compile_work(config, mesh, work, UNGUIDED, Purpose.LIKELIHOOD),
         params,
         config.sample.seed,
         range(0, len(rows), BOUND_BATCH * mesh.size),

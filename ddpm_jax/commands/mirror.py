@@ -5,7 +5,7 @@
              is there; then what the rule of retention leaves out is deleted there
 
 What lies at the address is what counts. The copy is made anew for each job and goes with it. A job signs a file there
-(locks.py), so that there is one of each kind at a time.
+(lease.py), so that there is one of each kind at a time.
 """
 
 import errno
@@ -19,13 +19,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
 
+from ddpm_jax.commands.lease import RemoteLockRecord, is_held, lease
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime.files import user_cache
-from ddpm_jax.runtime.locks import exclusive_lock, is_held, lease
+from ddpm_jax.runtime.locks import exclusive_lock
 from ddpm_jax.runtime.log import path_alias
 from ddpm_jax.runtime.signals import deferred
 from ddpm_jax.runtime.store import Store, is_url
-from ddpm_jax.training.checkpoint import SEAL, DamagedCheckpoint, kept, verify
+from ddpm_jax.training.checkpoint import SEAL, DamagedCheckpoint, retained_steps, verify
 from ddpm_jax.workdir import read_config
 
 EVERY = 30.0
@@ -63,7 +64,7 @@ def local_copy(workdir: str, use: str, checkpoint: int | None = None) -> Iterato
     store = Store(workdir)
     with ExitStack() as held:
         folder = held.enter_context(_copy_of(store))
-        holds = held.enter_context(lease(store.record(f".{use}.lock"), busy)) if use in WORKS else None
+        holds = held.enter_context(lease(RemoteLockRecord(store, f".{use}.lock"), busy)) if use in WORKS else None
         mirror = Mirror(store, folder, holds or (lambda: False))
         mirror.fetch(use, checkpoint)
         if holds:
@@ -119,7 +120,7 @@ class Mirror:
             yield
         finally:
             told = sys.exc_info()[1]
-            with deferred(lambda number: logger.info("Bringing the rest to %s first.", self._store.address)):
+            with deferred():
                 ended.set()
                 going_on.join()
                 try:
@@ -207,7 +208,7 @@ class Mirror:
         """Deletes checkpoints there that the run does not keep, and parts of some that never were complete."""
         there, keep = self._store.sizes("checkpoints"), read_config(self.folder).checkpoint
         steps = _sealed(there)
-        staying = {str(step) for step in kept(steps, keep.keep, keep.keep_every)}
+        staying = {str(step) for step in retained_steps(steps, keep.keep, keep.keep_every)}
         going = [name for name in there if _step_of(name) not in staying]
         self._store.delete(sorted(going, key=lambda name: not name.endswith(f"/{SEAL}")))
 
@@ -227,7 +228,7 @@ def _copy_of(store: Store) -> Iterator[Path]:
     folder = base / store.place
     folder.mkdir(parents=True)
     here, there = f"{base}/", store.address.removesuffix(store.place)
-    with exclusive_lock(base / ".lock", lambda: None), path_alias(here, there):
+    with exclusive_lock(base / ".lock", None), path_alias(here, there):
         try:
             yield folder
         except UserError as error:  # Which may speak of what lies here.

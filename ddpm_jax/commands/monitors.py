@@ -1,23 +1,24 @@
-"""What looks at the state now and then while it trains: validation loss, a light evaluation, previews."""
+"""Measurements of the state every so many steps of training: validation loss, a light evaluation, previews."""
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from ddpm_jax.commands.edit import COMPARED_IMAGES, sample_each
 from ddpm_jax.commands.evaluate import build_light_evaluation
-from ddpm_jax.config import Config, checked
-from ddpm_jax.config.sections import Sample
+from ddpm_jax.config import Config, checked, split_names
+from ddpm_jax.config.fields import fields_where
 from ddpm_jax.data.dataset import Dataset
 from ddpm_jax.diffusion.pixels import to_pixels
 from ddpm_jax.generation.draw import compile_sampler
 from ddpm_jax.generation.labels import choose_labels, label_names
 from ddpm_jax.generation.output import STRIP_IMAGES
-from ddpm_jax.generation.requests import names_in, with_sampler
+from ddpm_jax.generation.requests import with_sampler
 from ddpm_jax.reporting.images import captioned_rows, grid, strip
 from ddpm_jax.reporting.writer import Writer
 from ddpm_jax.sampling.loop import FrameSpec
@@ -29,39 +30,71 @@ from ddpm_jax.training.validation import build_validation
 logger = logging.getLogger(__name__)
 
 
+class Monitor(NamedTuple):
+    """One kind of measurement."""
+
+    every: int
+    """Steps between two measurements."""
+    report: Callable[[int, TrainState], None]
+    """Measures the state of a step and passes the result to the run's writer."""
+
+
+class Monitors:
+    """All measurements of a run, and the step up to which they are done."""
+
+    def __init__(
+        self, monitors: Sequence[Monitor], last: int, done: int, remember: Callable[[int], None] = lambda done: None
+    ) -> None:
+        """last: the run's last step; done: the step whose measurements were the last; remember(done): notes that."""
+        self._monitors, self._last, self._done, self._remember = monitors, last, done, remember
+
+    def run(self, step: int, state: TrainState) -> None:
+        """Takes the measurements that are due at a step, unless they were taken before."""
+        if step <= self._done:
+            return
+        chosen = [monitor for monitor in self._monitors if due(step, monitor.every, self._last)]
+        for monitor in chosen:
+            monitor.report(step, state)
+        self._done = step
+        if chosen:
+            self.remember()
+
+    def remember(self) -> None:
+        """Notes for a later start up to which step the measurements are done."""
+        self._remember(self._done)
+
+
 def build_monitors(
     config: Config, learner: Learner, dataset: Dataset, held: np.ndarray, writer: Writer, workdir: Path
-) -> list[Callable[[int, TrainState], None]]:
-    """What looks at the state now and then: the validation loss and the previews."""
+) -> list[Monitor]:
+    """The measurements that the configuration asks for."""
     monitors = []
     if len(held) and config.log.validate_every:
-        part = config.data.batch_size // config.train.accumulate
-        validate = build_validation(learner, dataset, held, part)
+        validate = build_validation(learner, dataset, held, config.data.batch_size // config.train.accumulate)
 
         def report_validation(step: int, state: TrainState) -> None:
-            if due(step, config.log.validate_every, config.train.steps):
-                losses = {"validation/loss_ema": validate(state.ema), "validation/loss_raw": validate(state.params)}
-                writer.scalars(step, losses)
-                logger.debug("step %d: %s", step, losses)
+            losses = {"validation/loss_ema": validate(state.ema), "validation/loss_raw": validate(state.params)}
+            writer.scalars(step, losses)
+            logger.debug("step %d: %s", step, losses)
 
-        monitors.append(report_validation)
+        monitors.append(Monitor(config.log.validate_every, report_validation))
     if config.evaluate.every:
-        figures = build_light_evaluation(config, workdir, dataset)
+        evaluate = build_light_evaluation(config, workdir, dataset)
 
-        def report_figures(step: int, state: TrainState) -> None:
-            if due(step, config.evaluate.every, config.train.steps):
-                writer.scalars(step, {f"evaluation/{name}": value for name, value in figures(state.ema).items()})
+        def report_evaluation(step: int, state: TrainState) -> None:
+            writer.scalars(step, {f"evaluation/{name}": value for name, value in evaluate(state.ema).items()})
 
-        monitors.append(report_figures)
+        monitors.append(Monitor(config.evaluate.every, report_evaluation))
     if config.log.preview_every:
-        monitors.append(build_preview(config, learner, writer, workdir))
+        monitors.append(Monitor(config.log.preview_every, build_preview(config, learner, writer, workdir)))
     return monitors
 
 
 def preview_config(config: Config) -> Config:
-    """The same run sampled by plain DDIM, each class in turn, whatever sample.* asks for that DDIM does not know."""
-    plain = Sample(sampler="ddim", steps=min(config.log.preview_steps, config.diffusion.steps))
-    kept = ("spacing", "threshold", "percentile", "percentile_max", "ema", "seed")
+    """The same run sampled by plain DDIM, each class in turn; of sample.* it uses what the fields' meaning says."""
+    steps = min(config.log.preview_steps, config.diffusion.steps)
+    plain = dataclasses.replace(type(config.sample)(), sampler="ddim", steps=steps)
+    kept = fields_where(config.sample, lambda meaning: meaning.preview)
     preview = dataclasses.replace(plain, **{name: getattr(config.sample, name) for name in kept})
     return checked(dataclasses.replace(config, sample=preview))
 
@@ -70,12 +103,13 @@ def comparison_configs(config: Config) -> list[Config]:
     """The samplers of log.preview_samplers; raises UserError for what they cannot do."""
     field, plain = "log.preview_samplers", preview_config(config)
     return [
-        with_sampler(plain, name, COMPARED_IMAGES, field) for name in names_in(config.log.preview_samplers or "", field)
+        with_sampler(plain, name, COMPARED_IMAGES, field)
+        for name in split_names(config.log.preview_samplers or "", field)
     ]
 
 
 def build_preview(config: Config, learner: Learner, writer: Writer, workdir: Path) -> Callable[[int, TrainState], None]:
-    """Draws the same few images by DDIM from the averaged parameters: a grid, and a strip of how they came about."""
+    """Samples the same few images by DDIM from the EMA parameters: a grid of them, and a strip of their denoising."""
     names = label_names(config, workdir)
     count = -(-config.log.preview_count // learner.mesh.size) * learner.mesh.size
     drawn = preview_config(config)
@@ -84,13 +118,11 @@ def build_preview(config: Config, learner: Learner, writer: Writer, workdir: Pat
     labels = choose_labels(drawn, names, indices)
 
     def show(step: int, state: TrainState) -> None:
-        if due(step, config.log.preview_every, config.train.steps):
-            samples = jax.device_get(draw(state.ema, config.sample.seed, indices, labels))
-            writer.picture(step, "preview/grid", grid(to_pixels(samples.images[: config.log.preview_count])))
-            writer.picture(step, "preview/strip", strip(to_pixels(samples.frames), columns=10))
-            if step == config.train.steps and config.log.preview_samplers:
-                writer.picture(
-                    step, "preview/samplers", captioned_rows(sample_each(comparison_configs(config), state.ema, names))
-                )
+        samples = jax.device_get(draw(state.ema, config.sample.seed, indices, labels))
+        writer.picture(step, "preview/grid", grid(to_pixels(samples.images[: config.log.preview_count])))
+        writer.picture(step, "preview/strip", strip(to_pixels(samples.frames), columns=10))
+        if step == config.train.steps and config.log.preview_samplers:
+            rows = sample_each(comparison_configs(config), state.ema, names)
+            writer.picture(step, "preview/samplers", captioned_rows(rows))
 
     return show

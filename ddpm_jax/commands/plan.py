@@ -1,9 +1,9 @@
-"""--mode=plan: what a run will cost, found out without training it: arithmetic, memory, time and disk.
+"""--mode=plan: the cost of a run without training it: arithmetic, memory, time and disk.
 
 shapes -> the step, compiled for one device's images -> FLOPs, bytes -> how many images fit at once
-              |-> a few steps on one device here, or plan.teraflops -> images/s -> hours
+              |-> a few steps on one device here, or --plan.teraflops -> images/s -> hours
 
-A pod of plan.devices need not be there: each of its devices does what one does here, and what they send each other is
+The devices need not be there: each of --plan.devices does what one does here, and what they send each other is
 counted, not timed.
 """
 
@@ -24,6 +24,7 @@ from jax.stages import Compiled
 from ddpm_jax.builders import build_learner
 from ddpm_jax.commands.cost import StepCost, bytes_of, matrix_rate, sent_bytes, state_bytes, step_cost
 from ddpm_jax.config import Config
+from ddpm_jax.config.fields import Count, Positive, field
 from ddpm_jax.data.batches import Batch, random_batch
 from ddpm_jax.data.dataset import held_out
 from ddpm_jax.data.open import count_images
@@ -31,7 +32,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.reporting.memory import device_limit, size_in_words
 from ddpm_jax.runtime.devices import check_divisible, data_mesh, imagined_mesh, replicated, to_devices
 from ddpm_jax.training.cadence import due
-from ddpm_jax.training.checkpoint import Checkpoints, kept
+from ddpm_jax.training.checkpoint import checkpoint_steps, retained_steps
 from ddpm_jax.training.state import TrainState, init_state
 from ddpm_jax.training.step import empty_metrics, lower_step
 from ddpm_jax.workdir import checkpoint_folder
@@ -46,6 +47,21 @@ TIMED_STEPS = 3
 """At least so many."""
 
 logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanOptions:
+    """The devices to plan for, as the flags --plan.* give them."""
+
+    devices: Count | None = field(None, "Number of devices to train on; None for those of this machine.")
+    memory: Positive | None = field(
+        None,
+        "GiB for arrays on each device (JAX leaves a quarter of a GPU's memory free); None for what a device here has.",
+    )
+    teraflops: Positive | None = field(
+        None, "TFLOP/s that each device reaches in a training step; None to time steps on a device here."
+    )
+    price: Positive | None = field(None, "Price of one device for an hour, in any currency.")
 
 
 class LinearModel(NamedTuple):
@@ -80,7 +96,7 @@ class OneDevice:
         logger.info("Compiling a step of %d images …", images)
         lowered = lower_step(self.learner, self.shapes, self.batch(images))
         compiled = lowered.compile()
-        return compiled, step_cost(lowered, compiled, parts=1, devices=1)
+        return compiled, step_cost(lowered, compiled, microbatches=1, devices=1)
 
     def batch(self, images: int) -> Batch:
         """Random images."""
@@ -98,17 +114,17 @@ class OneDevice:
         return statistics.median(seconds[1:])
 
 
-def plan(config: Config, workdir: Path | None) -> None:
-    """Prints what training by this configuration takes; steps that are done in the workdir do not count any more."""
+def plan(config: Config, options: PlanOptions, workdir: Path | None) -> None:
+    """Prints the cost of training by this configuration, without the steps that the workdir's run has done."""
     if jax.process_count() > 1:
-        raise UserError("--mode=plan runs in one process; start it on one machine, with --config.plan.devices=….")
-    for name, value in lines_of_plan(config, workdir):
+        raise UserError("--mode=plan runs in one process; start it on one machine, with --plan.devices=….")
+    for name, value in lines_of_plan(config, options, workdir):
         print(f"{name:14} {value}", flush=True)
 
 
-def lines_of_plan(config: Config, workdir: Path | None) -> Iterator[tuple[str, str]]:
+def lines_of_plan(config: Config, options: PlanOptions, workdir: Path | None) -> Iterator[tuple[str, str]]:
     """The plan, line by line, each as soon as it is found."""
-    devices, parts, total = config.plan.devices or jax.device_count(), config.train.accumulate, config.data.batch_size
+    devices, parts, total = options.devices or jax.device_count(), config.train.accumulate, config.data.batch_size
     mesh, one = imagined_mesh(devices), OneDevice(config)
     check_divisible(mesh, total, parts, "data.batch_size")
     params, images = one.shapes.params, total // devices // parts
@@ -118,17 +134,17 @@ def lines_of_plan(config: Config, workdir: Path | None) -> Iterator[tuple[str, s
     if devices > 1:
         yield "Communication", f"{size_in_words(sent_bytes(params, devices))} a step, sent by each device"
     rate = matrix_rate(config.model.dtype)
-    found = measure(one, images, rate)
+    found = measure(one, images, rate, timed=not options.teraflops)
     if found.flops is not None:
         yield "Arithmetic", f"{rounded(found.flops.of(total) / 1e9)} GFLOP a step"
     if found.memory is not None:
-        yield from memory_in_words(config, mesh, one.shapes, found.memory)
-    speed, how = speed_in_words(config, devices, found, rate)
+        yield from memory_in_words(config, options, mesh, one.shapes, found.memory)
+    speed, how = speed_in_words(config, options, devices, found, rate)
     yield "Speed", how
     if speed is not None:
         start = steps_done(workdir)
         hours = max(config.train.steps - start, 0) * total / speed / 3600
-        yield "Time", time_in_words(config, devices, start, hours)
+        yield "Time", time_in_words(config, options, devices, start, hours)
     yield "Checkpoints", checkpoints_in_words(config, bytes_of(one.shapes))
     yield "Images", images_in_words(config)
 
@@ -144,42 +160,44 @@ class Measured(NamedTuple):
     flops: LinearModel | None
     memory: LinearModel | None
     timed: int
-    """Images at once in the step that was timed; 0 if none was, since not one fits or plan.teraflops says the speed."""
+    """Images at once in the step that was timed; 0 if none was: not one fits, or --plan.teraflops gives the speed."""
     seconds: float
 
 
-def measure(one: OneDevice, images: int, rate: float) -> Measured:
+def measure(one: OneDevice, images: int, rate: float, *, timed: bool = True) -> Measured:
     """Compiles steps of few images, and one of as many as fit and are quick (at most `images`), which it times.
 
-    rate: FLOP/s of the device in matrix products.
+    rate: FLOP/s of the device in matrix products; timed: False where the speed is known, if operations are counted.
     """
     few = images if images < SOME else 1
     steps = {few: one.compile(few), SOME: one.compile(SOME)}
     flops, memory = linear_model(steps, "flops"), linear_model(steps, "memory")
-    if one.config.plan.teraflops and flops is not None:
+    if not timed and flops is not None:
         return Measured(flops, memory, 0, 0.0)
     quick = images if flops is None else int(QUICK * rate / flops.per_image)
     limit = device_limit()
     room = images if memory is None or limit is None else memory.room(USABLE * limit)
     if room < few:
         return Measured(flops, memory, 0, 0.0)
-    timed = min(images, quick, room)
-    if timed < images:
-        timed = power_of_two(timed) if timed >= SOME else few
-    if timed not in steps:
-        steps = {SOME: steps[SOME], timed: one.compile(timed)}
+    at_once = min(images, quick, room)
+    if at_once < images:
+        at_once = power_of_two(at_once) if at_once >= SOME else few
+    if at_once not in steps:
+        steps = {SOME: steps[SOME], at_once: one.compile(at_once)}
         flops, memory = linear_model(steps, "flops"), linear_model(steps, "memory")
-    return Measured(flops, memory, timed, one.seconds(steps[timed][0], timed))
+    return Measured(flops, memory, at_once, one.seconds(steps[at_once][0], at_once))
 
 
-def speed_in_words(config: Config, devices: int, found: Measured, rate: float) -> tuple[float | None, str]:
+def speed_in_words(
+    config: Config, options: PlanOptions, devices: int, found: Measured, rate: float
+) -> tuple[float | None, str]:
     """Images/s of all devices, if that can be told, and how it is known."""
     total, flops = config.data.batch_size, found.flops
-    if config.plan.teraflops and flops is not None:
-        speed = total * devices * config.plan.teraflops * 1e12 / flops.of(total)
-        return speed, f"{rounded(speed)} images/s at {config.plan.teraflops:g} TFLOP/s on each device"
+    if options.teraflops and flops is not None:
+        speed = total * devices * options.teraflops * 1e12 / flops.of(total)
+        return speed, f"{rounded(speed)} images/s at {options.teraflops:g} TFLOP/s on each device"
     if not found.timed:
-        return None, "not timed, since not one image fits on a device here; set plan.teraflops"
+        return None, "not timed, since not one image fits on a device here; set --plan.teraflops"
     per_device = found.timed / found.seconds
     share = flops and f", {flops.of(found.timed) / found.seconds / rate:.0%} of what it does in matrix products"
     speed = devices * per_device
@@ -205,7 +223,7 @@ def linear_model(
 
 
 def memory_in_words(
-    config: Config, mesh: AbstractMesh, state: TrainState, line: LinearModel
+    config: Config, options: PlanOptions, mesh: AbstractMesh, state: TrainState, line: LinearModel
 ) -> Iterator[tuple[str, str]]:
     """What a step takes on each device of the mesh; how many images fit; what to change where the batch does not."""
     devices, total = mesh.size, config.data.batch_size
@@ -217,7 +235,7 @@ def memory_in_words(
 
     each = f"{size_in_words(line.per_image)} for each image at once"
     yield "Memory", f"{size_in_words(on_mesh(parts).of(images))} on each device, of it {each}"
-    limit = config.plan.memory * 2**30 if config.plan.memory else device_limit()
+    limit = options.memory * 2**30 if options.memory else device_limit()
     if limit is None:
         return
     room, of = on_mesh(parts).room(USABLE * limit), f"nine tenths of the {size_in_words(limit)} for a device"
@@ -252,11 +270,10 @@ def steps_done(workdir: Path | None) -> int:
     """The step of the newest checkpoint of the workdir; 0 if there is none."""
     if workdir is None:
         return 0
-    with Checkpoints(checkpoint_folder(workdir)) as checkpoints:
-        return max(checkpoints.steps(), default=0)
+    return max(checkpoint_steps(checkpoint_folder(workdir)), default=0)
 
 
-def time_in_words(config: Config, devices: int, start: int, hours: float) -> str:
+def time_in_words(config: Config, options: PlanOptions, devices: int, start: int, hours: float) -> str:
     """How long the devices are needed, and what they cost; previews, validation and evaluation are not counted."""
     if start >= config.train.steps:
         return f"none: step {start:,} of {config.train.steps:,} is reached"
@@ -268,7 +285,7 @@ def time_in_words(config: Config, devices: int, start: int, hours: float) -> str
         span = f"{hours:,.1f} hours"
     else:
         span = f"{hours / 24:,.1f} days"
-    price = config.plan.price
+    price = options.price
     costs = "" if price is None else f", at {price:g} an hour {hours * devices * price:,.2f}"
     return f"{span} from step {start:,} to {config.train.steps:,}, {rounded(hours * devices)} device-hours{costs}"
 
@@ -283,7 +300,7 @@ def kept_checkpoints(config: Config) -> set[int]:
     """The steps whose checkpoints a finished run has."""
     rules, last = config.checkpoint, config.train.steps
     saved = [step for step in range(1, last + 1) if due(step, rules.every, last)]
-    return kept(saved, rules.keep, rules.keep_every)
+    return retained_steps(saved, rules.keep, rules.keep_every)
 
 
 def images_in_words(config: Config) -> str:

@@ -1,163 +1,134 @@
-"""--mode=train: the whole story of a run, from images to the last checkpoint. The same command again resumes it.
+"""--mode=train: a run from its images to its last checkpoint. The same command again resumes it.
 
 dataset -> batch(step) -> device -> compiled step -> state     (training/step.py has the step itself)
-                                      |-> feedback -> TensorBoard
-                                      |-> validation, previews, checkpoints: each when due
+                                      |-> metrics -> TensorBoard            (reports.py)
+                                      |-> checkpoints, when due or asked to stop
+                                      |-> validation, evaluation, previews, when due    (monitors.py)
 """
 
-import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
-from clu.parameter_overview import get_parameter_overview
+from jax.sharding import Mesh
 
 from ddpm_jax.builders import build_learner, build_loader
 from ddpm_jax.commands.cost import StepCost, matrix_rate, step_cost
 from ddpm_jax.commands.evaluate import light_config
-from ddpm_jax.commands.monitors import build_monitors, comparison_configs
-from ddpm_jax.config import Config, flatten, to_json
+from ddpm_jax.commands.monitors import Monitors, build_monitors, comparison_configs
+from ddpm_jax.commands.reports import Reports, describe, open_writer, summarise
+from ddpm_jax.config import Config, to_tree
 from ddpm_jax.data.batches import Batch, prefetch
 from ddpm_jax.data.dataset import hold_out, traits
 from ddpm_jax.data.open import open_dataset
-from ddpm_jax.errors import TrainingDiverged, UserError, program
-from ddpm_jax.reporting.memory import memory_in_use, size_in_words
+from ddpm_jax.errors import TrainingDiverged, UserError
 from ddpm_jax.reporting.profile import Profile
 from ddpm_jax.reporting.throughput import Throughput
-from ddpm_jax.reporting.writer import (
-    JUDGED_BY,
-    BestSoFar,
-    ByImagesSeen,
-    TensorBoard,
-    WeightsAndBiases,
-    Writer,
-    Writers,
-    tag,
-)
-from ddpm_jax.runtime.devices import check_divisible, data_mesh, state_sharding
+from ddpm_jax.reporting.writer import BestSoFar
+from ddpm_jax.runtime.devices import agreed_by_all, check_divisible, data_mesh, state_sharding
 from ddpm_jax.runtime.progress import progress
 from ddpm_jax.runtime.signals import Stopped
 from ddpm_jax.training.cadence import due
-from ddpm_jax.training.checkpoint import Checkpoints
-from ddpm_jax.training.feedback import Feedback
+from ddpm_jax.training.checkpoint import Checkpoints, checkpoint_steps
 from ddpm_jax.training.preemption import Preemption
 from ddpm_jax.training.state import TrainState, init_state, is_finite
-from ddpm_jax.training.step import Learner, Metrics, empty_metrics, lower_step
-from ddpm_jax.workdir import acquired, checkpoint_folder, refuse_another_run
-
-HYPERPARAMETERS = (
-    *("seed", "data.image_size", "data.batch_size", "train.steps", "train.accumulate", "train.label_dropout"),
-    *("model.channels", "model.multipliers", "model.blocks", "model.attention_resolutions", "model.dropout"),
-    *("model.classes", "model.attributes", "model.dtype", "diffusion.steps", "diffusion.schedule"),
-    *("diffusion.prediction", "diffusion.loss", "diffusion.weighting", "diffusion.variance"),
-    *("optimizer.learning_rate", "optimizer.warmup", "optimizer.schedule", "optimizer.ema_decay", "optimizer.clip"),
-)
-"""Fields by which TensorBoard's page of hyperparameters tells runs apart."""
+from ddpm_jax.training.step import Learner, Metrics, TrainStep, lower_step, metrics_from_json, metrics_to_json
+from ddpm_jax.workdir import Progress, acquired, checkpoint_folder, read_progress, refuse_another_run, write_progress
 
 logger = logging.getLogger(__name__)
 
 
 def train(config: Config, workdir: Path) -> None:
     """Trains until train.steps, from the newest checkpoint in the workdir if there is one."""
-    refuse_another_run(workdir, config)
-    refuse_to_shorten(workdir, config)
-    mesh = data_mesh()
-    check_divisible(mesh, config.data.batch_size, config.train.accumulate, "data.batch_size")
-    if config.evaluate.every:
-        light_config(config)  # Raises now what would be found out after the run was begun.
-    if config.log.preview_every and config.log.preview_samplers:
-        comparison_configs(config)  # Likewise.
+    mesh, rules = data_mesh(), config.checkpoint
+    check_before_start(config, workdir, mesh)
     dataset = open_dataset(config)
     rows, held = hold_out(dataset, config.data.holdout)
-    learner = build_learner(config, mesh)
-    keep = {"keep": config.checkpoint.keep, "keep_every": config.checkpoint.keep_every}
-    with acquired(workdir, config, traits(dataset)), Checkpoints(checkpoint_folder(workdir), **keep) as checkpoints:
+    learner, load = build_learner(config, mesh), build_loader(config, dataset, rows, mesh)
+    folder = checkpoint_folder(workdir)
+    with (
+        acquired(workdir, config, traits(dataset)),
+        Checkpoints(folder, keep=rules.keep, keep_every=rules.keep_every) as checkpoints,
+    ):
         state = start_state(config, learner, checkpoints)
-        start = int(state.step)
-        if start == config.train.steps:
+        start, skipped = int(state.step), int(state.skipped)
+        before = read_progress(workdir, start)
+        monitored, best = agreed_by_all(before.monitored), BestSoFar(before.lows, until=start)
+        if start == monitored == config.train.steps:
             logger.info("Already at step %d; a larger train.steps goes on from there.", start)
             return
-        load = build_loader(config, dataset, rows, mesh)
-        logger.info("Compiling the training step …")
-        lowered = lower_step(learner, state, load(start))
-        step = lowered.compile()
-        cost = step_cost(lowered, step, parts=config.train.accumulate, devices=mesh.size)
+        metrics = metrics_from_json(checkpoints.restore_metrics(start))
+        step, cost = compile_step(config, learner, state, load(start))
         describe(config, workdir, state, cost, len(rows), len(held), start)
-        peak = matrix_rate(config.model.dtype) * mesh.size
-        ideal = peak * config.data.batch_size / cost.flops if cost.flops else None
-        best = BestSoFar()
-        writer = open_writer(config, workdir, start, best)
-        try:
-            monitors = build_monitors(config, learner, dataset, held, writer, workdir)
+        throughput = Throughput(config.data.batch_size, start, ideal_rate(config, mesh, cost))
+        with closing(open_writer(config, workdir, start, best)) as writer:
             profile = Profile(workdir, config.log.profile)
-            throughput = Throughput(config.data.batch_size, start, ideal)
-            with Preemption() as preemption:
-                stopped = run_steps(
-                    config, step, state, load, checkpoints, preemption, monitors, writer, profile, throughput
-                )
-                checkpoints.wait()
-        finally:
-            writer.close()
-        if stopped and preemption.requested:
-            raise Stopped(preemption.requested)
-        summarise(config, workdir, best, checkpoints.steps())
-
-
-def refuse_to_shorten(workdir: Path, config: Config) -> None:
-    """A run cannot end before the step that it has reached."""
-    with Checkpoints(checkpoint_folder(workdir)) as checkpoints:
-        reached = max(checkpoints.steps(), default=0)
-    if reached > config.train.steps:
-        raise UserError(
-            f"train.steps={config.train.steps} is below step {reached}, which {workdir} has reached; raise it."
-        )
+            reports = Reports(config, writer, throughput, profile, metrics, skipped, partial(diverged, checkpoints))
+            each = build_monitors(config, learner, dataset, held, writer, workdir)
+            monitors = Monitors(
+                each, config.train.steps, monitored, lambda done: write_progress(workdir, Progress(done, best.lows))
+            )
+            signal_number = run_steps(config, state, step, load, reports, monitors, checkpoints)
+        if signal_number:
+            raise Stopped(signal_number)
+        summarise(config, workdir, best, checkpoint_steps(folder))
 
 
 def run_steps(
     config: Config,
-    step: Callable[[TrainState, Metrics, Batch], tuple[TrainState, Metrics, jax.Array]],
     state: TrainState,
+    step: TrainStep,
     load: Callable[[int], Batch],
+    reports: Reports,
+    monitors: Monitors,
     checkpoints: Checkpoints,
-    preemption: Preemption,
-    monitors: list[Callable[[int, TrainState], None]],
-    writer: Writer,
-    profile: Profile,
-    throughput: Throughput,
-) -> bool:
-    """The loop; returns whether it was asked to stop before its end.
+) -> int | None:
+    """The training loop; returns the number of the signal that stopped it, or None at the last step.
 
-    The host runs a few steps ahead of the device; whatever waits for it does so only when due.
+    The host runs a few steps ahead of the device and waits for it only where something is due. A stop does not wait for
+    monitors, which may take minutes: those due at its step run first when the training resumes.
     """
     start, last, stopping = int(state.step), config.train.steps, False
-    metrics, latest = empty_metrics(), dict[str, float]()
-    feedback = build_feedback(config, checkpoints, writer, throughput, latest, int(state.skipped))
-    batches = throughput.timed(prefetch(load, range(start, last)))
-    note = partial(_note, latest)
-    for done, batch in enumerate(progress(batches, "Training", total=last, done=start, note=note), start=start + 1):
-        with profile.step(done):
-            state, metrics, streak = step(state, metrics, batch)
-        profile.stop_after(done, streak)
-        reporting = due(done, config.log.every, last)
-        feedback.push(done, streak, metrics if reporting else None)
-        metrics = empty_metrics() if reporting else metrics
-        stopping = preemption.agreed(done)
-        if due(done, config.checkpoint.every, last) or stopping:
-            feedback.drain()
-            writer.flush()
-            save(checkpoints, state, config)
-        if stopping:
-            logger.info("Asked to stop: saving step %d, from which the same command goes on.", done)
-            break
-        with throughput.paused():
-            for watch in monitors:
-                watch(done, state)
-    profile.stop(state)
-    feedback.drain()
-    return stopping
+    with Preemption() as preemption:
+        with reports.throughput.paused():
+            monitors.run(start, state)
+        batches = reports.throughput.timed(prefetch(load, range(start, last)))
+        batches = progress(batches, "Training", total=last, done=start, note=reports.note)
+        for done, batch in enumerate(batches, start + 1):
+            with reports.profile.step(done):
+                state, reports.metrics, streak = step(state, reports.metrics, batch)
+            reports.push(done, streak)
+            stopping = preemption.agreed(done)
+            if stopping or due(done, config.checkpoint.every, last):
+                reports.drain()
+                save(config, checkpoints, state, reports.metrics, monitors)
+            if stopping:
+                logger.info("Asked to stop: saving step %d, from which the same command goes on.", done)
+                break
+            with reports.throughput.paused():
+                monitors.run(done, state)
+        reports.profile.stop(state)
+        reports.drain()
+        checkpoints.wait()
+    return preemption.requested if stopping else None
+
+
+def check_before_start(config: Config, workdir: Path, mesh: Mesh) -> None:
+    """Raises UserError for what would be found out only after the run has begun."""
+    refuse_another_run(workdir, config)
+    reached = max(checkpoint_steps(checkpoint_folder(workdir)), default=0)
+    if reached > config.train.steps:
+        raise UserError(
+            f"train.steps={config.train.steps} is below step {reached}, which {workdir} has reached; raise it."
+        )
+    check_divisible(mesh, config.data.batch_size, config.train.accumulate, "data.batch_size")
+    if config.evaluate.every:
+        light_config(config)
+    if config.log.preview_every and config.log.preview_samplers:
+        comparison_configs(config)
 
 
 def start_state(config: Config, learner: Learner, checkpoints: Checkpoints) -> TrainState:
@@ -179,119 +150,37 @@ def start_state(config: Config, learner: Learner, checkpoints: Checkpoints) -> T
     return jax.jit(fresh, out_shardings=shardings, compiler_options={"xla_backend_optimization_level": 0})()
 
 
-def save(checkpoints: Checkpoints, state: TrainState, config: Config) -> None:
-    """Saves a state that is sound; one that is not ends the training."""
+def compile_step(config: Config, learner: Learner, state: TrainState, batch: Batch) -> tuple[TrainStep, StepCost]:
+    """The compiled training step, and what it costs."""
+    logger.info("Compiling the training step …")
+    lowered = lower_step(learner, state, batch)
+    compiled = lowered.compile()
+    return compiled, step_cost(lowered, compiled, microbatches=config.train.accumulate, devices=learner.mesh.size)
+
+
+def ideal_rate(config: Config, mesh: Mesh, cost: StepCost) -> float | None:
+    """Images per second of devices that do nothing but matrix products; None where a step's cost is not known."""
+    peak = matrix_rate(config.model.dtype) * mesh.size
+    return peak * config.data.batch_size / cost.flops if cost.flops else None
+
+
+def save(config: Config, checkpoints: Checkpoints, state: TrainState, metrics: Metrics, monitors: Monitors) -> None:
+    """Starts to save a state and what a resumed run reports of it; raises TrainingDiverged where it is not finite."""
     if not is_finite(state):
-        raise diverged(int(state.step), checkpoints, "a parameter, average or moment is no longer finite")
+        raise diverged(checkpoints, int(state.step), "a parameter, its EMA or a moment is no longer finite")
     workdir = checkpoints.folder.parent
     if not (workdir / "config.json").is_file():
         raise UserError(f"{workdir} was moved or removed while it was trained in; bring it back, and start again.")
-    checkpoints.save(state, dataclasses.asdict(config))
+    monitors.remember()
+    checkpoints.save(state, to_tree(config), metrics_to_json(metrics))
 
 
-def diverged(step: int, checkpoints: Checkpoints, what: str) -> TrainingDiverged:
+def diverged(checkpoints: Checkpoints, step: int, what: str) -> TrainingDiverged:
     """The error that ends a training whose numbers went wrong."""
     checkpoints.wait()
-    good = checkpoints.steps()
+    good = checkpoint_steps(checkpoints.folder)
     last = f"the last good checkpoint is step {good[-1]}" if good else "no checkpoint was saved yet"
     return TrainingDiverged(
         f"Training stopped at step {step}: {what}; {last}. Try a new --workdir with a lower "
         "optimizer.learning_rate, a longer optimizer.warmup, a smaller optimizer.clip, or model.dtype=float32."
     )
-
-
-def build_feedback(
-    config: Config,
-    checkpoints: Checkpoints,
-    writer: Writer,
-    throughput: Throughput,
-    latest: dict[str, float],
-    skipped: int,
-) -> Feedback:
-    """Reports go to the writer and to `latest`; bad steps are logged and counted; too many in a row end the training.
-
-    skipped: steps before this start.
-    """
-
-    def bad_step(step: int, streak: int) -> None:
-        nonlocal skipped
-        skipped += 1
-        logger.warning("Step %d was skipped: its loss or gradient is not finite (%d in a row)", step, streak)
-        if streak >= config.train.max_bad_steps:
-            raise diverged(step, checkpoints, f"{streak} losses or gradients in a row were not finite")
-
-    def report(step: int, means: Mapping[str, float]) -> None:
-        values = {**means, "skipped_steps": float(skipped), **throughput.read(step), **memory_in_use()}
-        latest.update(values)
-        writer.scalars(step, {tag(name): value for name, value in values.items()})
-        words = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-        logger.debug("step %d: %s", step, words)
-
-    return Feedback(bad_step, report)
-
-
-def _note(latest: Mapping[str, float]) -> str:
-    if "loss" not in latest:
-        return ""
-    return f"loss {latest['loss']:.4f}, {latest['images_per_second']:.0f} images/s"
-
-
-def open_writer(config: Config, workdir: Path, start: int, best: BestSoFar) -> Writer:
-    """TensorBoard, Weights & Biases if asked, and what remembers the best; only the first process writes."""
-    if jax.process_index() > 0:
-        return Writers([])
-    fields = flatten(config)
-    curves = TensorBoard(workdir, start, {name: _plain(fields[name]) for name in HYPERPARAMETERS})
-    size = config.data.batch_size
-    by_images = ByImagesSeen(TensorBoard(workdir / "by_images_seen", start * size), size)
-    places: list[Writer] = [best, curves, by_images]
-    if config.log.wandb:
-        places.append(WeightsAndBiases(workdir, config.log.wandb_project, dataclasses.asdict(config)))
-    writer = Writers(places)
-    writer.text("config", "```json\n" + to_json(config) + "```")
-    return writer
-
-
-def _plain(value: Any) -> str | int | float:
-    return value if isinstance(value, str | int | float) else str(value)
-
-
-def describe(
-    config: Config, workdir: Path, state: TrainState, cost: StepCost, train: int, held: int, start: int
-) -> None:
-    """The first screen: where, on what, how large, how to watch."""
-    parameters = sum(x.size for x in jax.tree.leaves(state.params))
-    device = jax.devices()[0]
-    lines = {
-        "Workdir": workdir,
-        "Devices": f"{jax.device_count()} x {device.device_kind} ({device.platform}), jax {jax.__version__}",
-        "Images": f"{train:,} to train on, {held:,} held out",
-        "Parameters": f"{parameters:,}",
-        "One step": cost_in_words(cost),
-        "Steps": f"{start:,} to {config.train.steps:,} of {config.data.batch_size} images",
-        "Watch": f"tensorboard --logdir {workdir.parent}",
-    }
-    for name, value in lines.items():
-        logger.info("%-11s %s", name, value)
-    logger.debug("Parameters:\n%s", get_parameter_overview(state.params, include_stats=False))
-
-
-def summarise(config: Config, workdir: Path, best: BestSoFar, steps: Sequence[int]) -> None:
-    """The last screen: how well, where what lies, and what to do next."""
-    points = best.of(JUDGED_BY).items()
-    found = (f"{name.replace('/', ' ')} {value:.4g} at step {step:,}" for name, (value, step) in points)
-    lines = {
-        "Lowest": ", ".join(found) or "nothing was measured",
-        "Checkpoints": f"{checkpoint_folder(workdir)} (steps {', '.join(map(str, steps))})",
-        "Watch": f"tensorboard --logdir {workdir.parent}",
-        "Next": f"{program()} --mode=sample --workdir={workdir}",
-    }
-    logger.info("Trained to step %d.", config.train.steps)
-    for name, value in lines.items():
-        logger.info("%-11s %s", name, value)
-
-
-def cost_in_words(cost: StepCost) -> str:
-    """Arithmetic and memory of a step."""
-    flops = "unknown arithmetic" if cost.flops is None else f"{cost.flops / 1e9:,.3f} GFLOP"
-    return flops if cost.memory is None else f"{flops}, {size_in_words(cost.memory)} of memory on each device"

@@ -1,4 +1,4 @@
-"""What a configuration must not be: out of range, unknown, or in contradiction with itself.
+"""Refusals of a configuration with values that are out of range, unknown, or contradict each other.
 
 Each refusal is one line: the field, what it got, what was expected, what to try.
 """
@@ -10,22 +10,32 @@ import types
 import typing
 from typing import Any
 
-from ddpm_jax.config.sections import Config, Data, Model, Range, Sample
+from ddpm_jax.config.fields import Range, meanings
+from ddpm_jax.config.sections import Config, Data, Model, Sample
 from ddpm_jax.errors import UserError, nearest
 
-TYPE_NAMES = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
+TYPE_NAMES = {
+    int: "a whole number",
+    float: "a number",
+    bool: "True or False",
+    str: "text",
+    tuple: "whole numbers such as (1, 2, 2)",
+}
+MOST_PIXELS = 4096
+"""Largest number of values of an image that evaluate.features="pixels" takes: the covariance has its square."""
 
 
 def checked(config: Config) -> Config:
-    """The same Config, if it holds together; a UserError otherwise."""
-    _check_fields(config, "")
+    """The same Config, if it is consistent; a UserError otherwise."""
+    check_fields(config)
     _check_size(config.data, config.model)
     _check_pixels(config.data)
-    _check_told(config)
+    _check_attributes(config)
     _check_widths(config.model)
     _check_attention(config.data, config.model)
     _check_diffusion(config)
     _check_batches(config)
+    _check_used(config.sample)
     _check_sampling(config)
     _check_task(config)
     _check_timesteps(config)
@@ -35,36 +45,55 @@ def checked(config: Config) -> Config:
     return config
 
 
-def _check_fields(section: Any, prefix: str) -> None:
-    for name, kind in typing.get_type_hints(type(section), include_extras=True).items():
+def check_fields(section: Any, prefix: str = "") -> None:
+    """Refuses values of a wrong type or out of range in a Config or a section; prefix: of names in errors."""
+    for name, hint in typing.get_type_hints(type(section), include_extras=True).items():
         value = getattr(section, name)
         if dataclasses.is_dataclass(value):
-            _check_fields(value, f"{name}.")
+            check_fields(value, f"{name}.")
         else:
-            _check_value(kind, value, prefix + name)
+            _check_value(hint, value, prefix + name)
 
 
-def _check_value(kind: Any, value: Any, name: str) -> None:
-    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
-        if value is None:
-            return
-        kind = next(arg for arg in typing.get_args(kind) if arg is not type(None))
-    if typing.get_origin(kind) is typing.Literal:
-        choices = typing.get_args(kind)
+def _check_value(hint: Any, value: Any, name: str) -> None:
+    hint, optional = without_none(hint)
+    if optional and value is None:
+        return
+    if typing.get_origin(hint) is typing.Literal:
+        choices = typing.get_args(hint)
         if value not in choices or type(value) is bool:
             raise UserError(f"{name}={value!r} does not exist; {nearest(str(value), map(str, choices))}")
         return
-    allowed = None
-    if typing.get_origin(kind) is typing.Annotated:
-        kind, allowed = typing.get_args(kind)
-    if typing.get_origin(kind) is tuple:
-        if not isinstance(value, tuple) or not all(type(item) is int for item in value):
-            raise UserError(f"{name}={value!r} has the wrong type; expected whole numbers such as (1, 2, 2).")
-        return
-    if type(value) is not kind or (kind is float and not math.isfinite(value)):
+    kind = value_type(hint)
+    sound = type(value) is kind
+    if kind is tuple:
+        sound = sound and all(type(item) is int for item in value)
+    elif kind is float:
+        sound = sound and math.isfinite(value)
+    if not sound:
         raise UserError(f"{name}={value!r} has the wrong type; expected {TYPE_NAMES[kind]}.")
-    if isinstance(allowed, Range) and not allowed.holds(value):
-        raise UserError(f"{name}={value} is out of range; expected {allowed.words}.")
+    for allowed in typing.get_args(hint)[1:]:
+        if isinstance(allowed, Range) and not allowed.holds(value):
+            raise UserError(f"{name}={value} is out of range; expected {allowed.words}.")
+
+
+def without_none(hint: Any) -> tuple[Any, bool]:
+    """A field's type without None, and whether the field may be None."""
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        (kind,) = (kind for kind in typing.get_args(hint) if kind is not type(None))
+        return kind, True
+    return hint, False
+
+
+def value_type(hint: Any) -> type:
+    """The type of a field's value where it is not None: int for `Count | None`, str for a choice of names."""
+    hint, _ = without_none(hint)
+    origin = typing.get_origin(hint)
+    if origin is typing.Literal:
+        return type(typing.get_args(hint)[0])
+    if origin is typing.Annotated:
+        return typing.get_args(hint)[0]
+    return origin or hint
 
 
 def resolutions(data: Data, model: Model) -> list[int]:
@@ -105,15 +134,16 @@ def _check_pixels(data: Data) -> None:
         )
 
 
-def _check_told(config: Config) -> None:
-    """The attributes that are chosen by name are those that the model is told."""
-    if config.data.attributes is not None:
-        count = len({name.strip() for name in config.data.attributes.split(",")})
-        if config.model.attributes != count:
-            raise UserError(
-                f"data.attributes={config.data.attributes!r} chooses {count}, but model.attributes="
-                f"{config.model.attributes}; set it to {count}."
-            )
+def _check_attributes(config: Config) -> None:
+    chosen = config.data.attributes
+    if chosen is None:
+        return
+    count = len({name.strip() for name in chosen.split(",")})
+    if config.model.attributes != count:
+        raise UserError(
+            f"data.attributes={chosen!r} names {count}, but model.attributes={config.model.attributes}; set it to "
+            f"{count}."
+        )
 
 
 def _check_widths(model: Model) -> None:
@@ -154,7 +184,7 @@ def _check_diffusion(config: Config) -> None:
     if diffusion.zero_terminal_snr and diffusion.prediction == "eps":
         raise UserError(
             "diffusion.zero_terminal_snr=True needs diffusion.prediction='v' or 'x0', got 'eps': at the last step "
-            "x_t is pure noise, and predicting that noise says nothing of the image."
+            "x_t is pure noise, and predicting that noise says nothing about the image."
         )
 
 
@@ -162,7 +192,7 @@ def _check_batches(config: Config) -> None:
     if config.data.batch_size % config.train.accumulate:
         raise UserError(
             f"data.batch_size={config.data.batch_size} must be a multiple of train.accumulate="
-            f"{config.train.accumulate}, the number of parts it is computed in."
+            f"{config.train.accumulate}, the number of microbatches."
         )
 
 
@@ -178,16 +208,26 @@ def _check_evaluation(config: Config) -> None:
         )
 
 
-MOST_PIXELS = 4096
-ONLY_FOR = {"eta": ("ddim",), "variance": ("ddpm",), "order": ("dpm_solver", "unipc")}
-"""Fields of config.sample that only some samplers heed."""
-
-
 def _check_profile(steps: tuple[int, ...]) -> None:
     if steps and not (len(steps) == 2 and 1 <= steps[0] <= steps[1]):
         raise UserError(
             f"log.profile={steps} should be the first and the last step to trace, such as (20, 24), or empty for none."
         )
+
+
+def _check_used(sample: Sample) -> None:
+    """Refuses fields that the sampler or the task does not use."""
+    default = type(sample)()
+    for name, meaning in meanings(type(sample)).items():
+        value = getattr(sample, name)
+        if value == getattr(default, name) or meaning.ignored:
+            continue
+        for chooser, users in (("sampler", meaning.samplers), ("task", meaning.tasks)):
+            if users and (chosen := getattr(sample, chooser)) not in users:
+                raise UserError(
+                    f"sample.{name}={value} has no effect with sample.{chooser}={chosen!r}; set the {chooser} to "
+                    f"{' or '.join(map(repr, users))}."
+                )
 
 
 def _check_sampling(config: Config) -> None:
@@ -197,61 +237,29 @@ def _check_sampling(config: Config) -> None:
             "sample.variance='learned' needs a model trained with diffusion.variance='learned', "
             f"got {config.diffusion.variance!r}."
         )
-    for name, samplers in ONLY_FOR.items():
-        value = getattr(sample, name)
-        if value != getattr(default, name) and sample.sampler not in samplers:
-            raise UserError(
-                f"sample.{name}={value} has no effect with sample.sampler={sample.sampler!r}; set the sampler to "
-                f"{' or '.join(map(repr, samplers))}."
-            )
     if sample.sampler == "unipc" and sample.order == 3:
         raise UserError("sample.order=3 is too high for sample.sampler='unipc'; expected 1 or 2, or 'dpm_solver'.")
     for name in ("percentile", "percentile_max"):
         value = getattr(sample, name)
         if value != getattr(default, name) and sample.threshold != "dynamic":
             raise UserError(f"sample.{name}={value} has no effect; set sample.threshold='dynamic'.")
-    if sample.keep_eps and (sample.threshold == "none" or sample.sampler != "ddim"):
+    if sample.keep_eps and sample.threshold == "none":
         raise UserError(
-            "sample.keep_eps=True has no effect; it needs sample.sampler='ddim', which alone uses eps, and "
-            "sample.threshold='clip' or 'dynamic'."
+            "sample.keep_eps=True has no effect with sample.threshold='none'; set the threshold to 'clip' or 'dynamic'."
         )
-
-
-TASK_FIELDS = {
-    "strip": ("generate",),
-    "gif": ("generate",),
-    "frames": ("generate",),
-    "compare": ("compare",),
-    "images": ("reconstruct", "interpolate", "inpaint", "vary"),
-    "mask": ("inpaint",),
-    "resamples": ("inpaint",),
-    "jump": ("inpaint",),
-    "strength": ("vary",),
-    "other_seed": ("interpolate",),
-}
-"""Fields of config.sample that only some tasks heed."""
-ALWAYS_FINE = ("strip", "gif")
-"""Of these, what a recipe sets for all that is drawn from it."""
 
 
 def _check_task(config: Config) -> None:
-    sample, default = config.sample, Sample()
-    for name, tasks in TASK_FIELDS.items():
-        value = getattr(sample, name)
-        if value != getattr(default, name) and sample.task not in tasks and name not in ALWAYS_FINE:
-            raise UserError(
-                f"sample.{name}={value} has no effect with sample.task={sample.task!r}; set the task to "
-                f"{' or '.join(map(repr, tasks))}."
-            )
-    if sample.task in ("reconstruct", "interpolate") and sample.threshold == "dynamic":
+    sample = config.sample
+    inverts = sample.task in ("reconstruct", "interpolate")
+    if inverts and sample.threshold == "dynamic":
         raise UserError(
-            f"sample.threshold='dynamic' has no effect with sample.task={sample.task!r}: what is cut off could not be "
-            "turned back. Leave it out."
+            f"sample.threshold='dynamic' cannot be inverted, which sample.task={sample.task!r} does; leave it out."
         )
-    if sample.task in ("reconstruct", "interpolate") and (sample.sampler, sample.eta) != ("ddim", 0.0):
+    if inverts and (sample.sampler, sample.eta) != ("ddim", 0.0):
         raise UserError(
-            f"sample.task={sample.task!r} needs sample.sampler='ddim' with sample.eta=0, which alone can be turned "
-            f"back; got {sample.sampler!r} and {sample.eta}."
+            f"sample.task={sample.task!r} needs sample.sampler='ddim' with sample.eta=0, the only sampler that can be "
+            f"inverted; got {sample.sampler!r} and {sample.eta}."
         )
     if sample.task == "inpaint" and sample.sampler != "ddpm":
         raise UserError(f"sample.task='inpaint' needs sample.sampler='ddpm', got {sample.sampler!r}.")
@@ -267,7 +275,7 @@ def _check_timesteps(config: Config) -> None:
         return
     listed, bounded = sample.timesteps, (total + 1, *sample.timesteps, 0)
     if any(t <= s for t, s in itertools.pairwise(bounded)):
-        raise UserError(f"sample.timesteps={listed} must fall from step to step, within {total} to 1.")
+        raise UserError(f"sample.timesteps={listed} must descend, within {total} to 1.")
     if sample.steps not in (None, len(listed)):
         raise UserError(
             f"sample.steps={sample.steps}, but sample.timesteps={listed} lists {len(listed)}; leave one of them out."
@@ -288,7 +296,7 @@ def _check_guidance(config: Config) -> None:
             f"sample.guidance_interval={interval} is no interval; expected (low, high) with 1 <= low <= high <= "
             f"diffusion.steps={total}, or ()."
         )
-    if not (config.model.classes or config.model.attributes):
+    if not config.label_width:
         for name in ("guidance", "label"):
             value = getattr(sample, name)
             if value != getattr(default, name):
@@ -296,8 +304,8 @@ def _check_guidance(config: Config) -> None:
                     f"sample.{name}={value} needs a conditional model; this one has model.classes=0 and "
                     "model.attributes=0."
                 )
-    nobody = config.model.attributes or sample.task not in ("generate", "compare")
-    if sample.guidance != 1.0 and sample.label is None and nobody:
+    without_label = config.model.attributes or sample.task not in ("generate", "compare")
+    if sample.guidance != 1.0 and sample.label is None and without_label:
         raise UserError(f"sample.guidance={sample.guidance} has no effect without a label; set sample.label too.")
     for name in ("guidance_interval", "guidance_rescale"):
         value = getattr(sample, name)

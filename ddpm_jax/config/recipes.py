@@ -4,18 +4,18 @@ import difflib
 import importlib.util
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from ddpm_jax.config.checks import TYPE_NAMES
-from ddpm_jax.config.convert import config_of, flatten, optional_fields, to_config_dict
+from ddpm_jax.config.checks import TYPE_NAMES, check_fields, value_type
+from ddpm_jax.config.convert import config_of, field_types, is_optional, section_of, to_config_dict
 from ddpm_jax.config.sections import Config
 from ddpm_jax.errors import UserError, nearest
 
 RECIPES = Path(__file__).parents[1] / "configs"
-"""Of a checkout, a link to its configs/."""
+"""In a checkout, a link to its configs/."""
 RECIPE_FAULTS = (
     ArithmeticError,
     AssertionError,
@@ -29,6 +29,7 @@ RECIPE_FAULTS = (
     TypeError,
     ValueError,
 )
+Section = TypeVar("Section")
 
 
 def load_recipe(recipe: str | None) -> ConfigDict:
@@ -55,49 +56,52 @@ def load_recipe(recipe: str | None) -> ConfigDict:
 
 def override(config: ConfigDict, overrides: list[str]) -> ConfigDict:
     """The same ConfigDict with the fields of --config.FIELD=VALUE set, each parsed as the field's type."""
-    # Every field becomes a flag, also where a recipe sets only some.
-    config = to_config_dict(config_of(config))
-    known = flatten(config_of(config))
-    for arg in overrides:
-        name = re.sub(r"^--?(no)?config\.", "", arg.split("=")[0])
-        if name not in known:
-            raise UserError(f"--config.{name} is not a field of the configuration; {nearest(name, known)}")
-    overrides = [arg for arg in overrides if not _clears(arg, known, config)]
-    values = flags.FlagValues()
-    argv = ["main.py", *overrides]
-    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
+    return _parsed("config", "the configuration", config_of(config), overrides)
+
+
+def parse_section(flag: str, section: Section, args: list[str]) -> Section:
+    """The section with the fields of --FLAG.FIELD=VALUE set, each parsed as the field's type, and checked."""
+    changed = section_of(type(section), _parsed(flag, f"--{flag}", section, args))
+    check_fields(changed, f"{flag}.")
+    return changed
+
+
+def _parsed(flag: str, title: str, section: Any, args: list[str]) -> Any:
+    """A ConfigDict of the Config or section with the fields of --FLAG.FIELD=VALUE set; title: it in errors."""
+    tree, hints = to_config_dict(section), field_types(type(section))
+    values, remaining = flags.FlagValues(), []
+    for arg in args:
+        name, given, value = _name_and_value(flag, arg)
+        if name not in hints:
+            raise UserError(f"--{flag}.{name} is not a field of {title}; {nearest(name, hints)}")
+        empties = is_optional(hints[name]) and value in ("", "None")
+        if given and empties:
+            tree.update_from_flattened_dict({name: None})
+        elif given and not value and value_type(hints[name]) is tuple:
+            tree.update_from_flattened_dict({name: ()})
+        else:
+            remaining.append(arg)
+    argv = ["main.py", *remaining]
+    config_flags.DEFINE_config_dict(flag, tree, flag_values=values, sys_argv=argv)
     try:
         values(argv)
     except (flags.Error, ValueError) as error:
-        raise _mistyped(overrides, known, str(error)) from error
-    return values.config
+        raise _mistyped(flag, remaining, hints, str(error)) from error
+    return values[flag].value
 
 
-def _clears(arg: str, known: dict[str, Any], config: ConfigDict) -> bool:
-    """Whether --config.FIELD= takes a field back, to None or to an empty list, which is then done."""
-    name, _, value = re.sub(r"^--?config\.", "", arg).partition("=")
-    if "=" not in arg or value not in ("", "None"):
-        return False
-    if isinstance(known[name], tuple) and not value:
-        config.update_from_flattened_dict({name: ()})
-    elif name in optional_fields():
-        config.update_from_flattened_dict({name: None})
-    else:
-        return False
-    return True
+def _name_and_value(flag: str, arg: str) -> tuple[str, str, str]:
+    """The field, "=" if a value is given, and the value of --FLAG.FIELD=VALUE or --noFLAG.FIELD."""
+    return re.sub(rf"^--?(no)?{flag}\.", "", arg).partition("=")
 
 
-def _mistyped(overrides: list[str], known: dict[str, Any], message: str) -> UserError:
+def _mistyped(flag: str, args: list[str], hints: dict[str, Any], message: str) -> UserError:
     """The error for a value that its field's flag cannot parse."""
-    for arg in overrides:
-        name, _, value = re.sub(r"^--?(no)?config\.", "", arg).partition("=")
-        if f"config.{name}" in message:
-            kind = (
-                "whole numbers such as (1, 2, 2)"
-                if isinstance(known[name], tuple)
-                else TYPE_NAMES[optional_fields().get(name, type(known[name]))]
-            )
-            return UserError(f"{name}={value!r} has the wrong type; expected {kind}.")
+    for arg in args:
+        name, _, value = _name_and_value(flag, arg)
+        if f"{flag}.{name}" in message:
+            shown = name if flag == "config" else f"{flag}.{name}"
+            return UserError(f"{shown}={value!r} has the wrong type; expected {TYPE_NAMES[value_type(hints[name])]}.")
     return UserError(" ".join(message.split()))
 
 

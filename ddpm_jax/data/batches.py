@@ -22,22 +22,20 @@ ORDER, FLIP = 0, 1  # Purposes that a seed is used for.
 
 
 class Batch(NamedTuple):
-    """images: uint8 [parts, rows, height, width, channels]; labels: class numbers [parts, rows], or attributes.
+    """images: uint8 [microbatches, rows, height, width, channels]; labels: classes [microbatches, rows], or attributes.
 
-    A step is computed in `parts`, one after the other; rows are divided among the processes.
+    A step computes its microbatches one after the other; rows are divided among the processes.
     """
 
-    images: UInt8[np.ndarray, "parts rows height width channels"]
-    labels: Int[np.ndarray, "parts rows"] | UInt8[np.ndarray, "parts rows attributes"]
+    images: UInt8[np.ndarray, "microbatches rows height width channels"]
+    labels: Int[np.ndarray, "microbatches rows"] | UInt8[np.ndarray, "microbatches rows attributes"]
 
 
-def random_batch(config: Config, images: int, parts: int = 1) -> Batch:
+def random_batch(config: Config, images: int, microbatches: int = 1) -> Batch:
     """Noise in the shape of the configuration's images: for what is measured and not learned from."""
-    data, attributes = config.data, config.model.attributes
-    rows = parts, images // parts
-    pixels = np.random.default_rng(0).integers(
-        0, 256, (*rows, data.image_size, data.image_size, data.channels), np.uint8
-    )
+    attributes = config.model.attributes
+    rows = microbatches, images // microbatches
+    pixels = np.random.default_rng(0).integers(0, 256, (*rows, *config.image_shape), np.uint8)
     return Batch(pixels, np.zeros((*rows, attributes), np.uint8) if attributes else np.zeros(rows, np.int32))
 
 
@@ -49,16 +47,16 @@ class Batches:
     rows: Int[np.ndarray, "N"]
     """The rows of the dataset to draw from."""
     batch_size: int
-    """Of all processes and parts together; a multiple of parts * processes."""
+    """Images of a step, over all processes; a multiple of microbatches * processes."""
     seed: int
     flip: bool = False
-    parts: int = 1
+    microbatches: int = 1
     process: int = 0
     processes: int = 1
 
     def __call__(self, step: int) -> Batch:
         """This process's share of the batch of a step, counted from 0."""
-        shape = (self.parts, self.processes, -1)
+        shape = (self.microbatches, self.processes, -1)
         rows = self.order(step).reshape(shape)[:, self.process]
         images = self.dataset.images[rows]
         if self.flip:

@@ -15,7 +15,6 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +85,7 @@ def remembered(cache: Cache, key: str, compute: Callable[[], dict[str, np.ndarra
     folder = cache.folder
     path = folder / f"{key}-v{VERSION}.npz"
     try:
-        with exclusive_lock(folder / f"{key}.lock", lambda: None) if cache.store else nullcontext():
+        with exclusive_lock(folder / f"{key}.lock", None) if cache.store else nullcontext():
             cache.fetch(path.name)
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
@@ -97,7 +96,7 @@ def remembered(cache: Cache, key: str, compute: Callable[[], dict[str, np.ndarra
     arrays = compute()
     try:
         with (
-            exclusive_lock(folder / f"{key}.lock", lambda: None),
+            exclusive_lock(folder / f"{key}.lock", None),
             staged(path) as partial,
             partial.open("wb") as file,
         ):
@@ -138,10 +137,9 @@ def cached(
 @contextmanager
 def _alone(folder: Path, key: str) -> Iterator[None]:
     """Lets one job at a time prepare a key."""
-    waiting = partial(logger.info, "Another job prepares the same images; waiting for it")
     with ExitStack() as held:
         try:
-            held.enter_context(exclusive_lock(folder / f"{key}.lock", waiting))
+            held.enter_context(exclusive_lock(folder / f"{key}.lock", None))
         except OSError as error:
             raise UserError(
                 f"data.cache={folder} cannot be written ({error.strerror}); set data.cache to a folder that can."

@@ -6,6 +6,7 @@ bytes -> upright -> 8 bits a channel -> on a background where transparent -> gre
 import dataclasses
 import io
 import struct
+import threading
 import warnings
 import zlib
 
@@ -38,8 +39,12 @@ UNREADABLE = (
     Image.DecompressionBombError,
 )
 """What reading raises for files that are damaged, of another kind, or far too large."""
-# Pillow warns of images that are refused here.
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+_FILTERING = threading.Lock()
+"""Warning filters belong to the whole process, and several threads decode."""
+
+
+class CropError(ValueError):
+    """An image is smaller than data.crop."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,17 +94,19 @@ def size_of(raw: Raw) -> tuple[int, int]:
 
 
 def crop_box(size: tuple[int, int], crop: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of config.data.crop in an image of this width and height."""
+    """Left, top, right and bottom of config.data.crop in an image of this width and height; raises CropError."""
     width, height = size
     if len(crop) == 4:
-        box = (crop[0], crop[1], crop[2], crop[3])
+        left, top, right, bottom = crop
+        needed = right, bottom
     else:
         side = crop[0] if crop else min(size)
         left, top = (width - side) // 2, (height - side) // 2
-        box = (left, top, left + side, top + side)
-    if min(box) < 0 or box[2] > width or box[3] > height:
-        raise ValueError(f"{width}x{height} pixels are too few for data.crop={crop}")
-    return box
+        right, bottom = left + side, top + side
+        needed = side, side
+    if width < needed[0] or height < needed[1]:
+        raise CropError(f"data.crop={crop} needs images of at least {needed[0]}x{needed[1]}, got {width}x{height}")
+    return left, top, right, bottom
 
 
 def _open(raw: Raw) -> Image.Image:
@@ -108,11 +115,13 @@ def _open(raw: Raw) -> Image.Image:
     if not raw:
         raise ValueError("the file is empty")
     try:
-        image = Image.open(io.BytesIO(raw), formats=FORMATS)
+        # Up to twice its limit, Pillow only warns of a decompression bomb; it is refused below.
+        with _FILTERING, warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(raw), formats=FORMATS)
     except UnidentifiedImageError as error:
         raise ValueError("it is no PNG, JPEG, BMP, GIF or WebP image") from error
     pixels = image.width * image.height
-    # Up to twice this limit, Pillow only warns of a decompression bomb and would decode it all the same.
     if Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS:
         raise ValueError(
             f"{pixels / 1e6:.0f} megapixels, more than Pillow's limit of {Image.MAX_IMAGE_PIXELS / 1e6:.0f}"

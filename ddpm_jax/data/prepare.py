@@ -8,11 +8,12 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import PIL
@@ -20,7 +21,7 @@ from jaxtyping import Int, UInt8
 
 from ddpm_jax.data.cache import Cache, Row, cached, key_of
 from ddpm_jax.data.collection import Collection
-from ddpm_jax.data.decode import UNREADABLE, Decoding, Raw, decode
+from ddpm_jax.data.decode import UNREADABLE, CropError, Decoding, Raw, decode
 from ddpm_jax.errors import UserError, abbreviated, printable
 from ddpm_jax.runtime.progress import progress
 
@@ -34,8 +35,16 @@ AHEAD = 4
 TRANSIENT = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE)
 RETRY_S = 2.0
 """Seconds before an image is read again."""
-Decoded = UInt8[np.ndarray, "size size channels"] | str
-"""The pixels of an image, or why it cannot be read."""
+
+
+class Failure(NamedTuple):
+    """Why an image cannot be read, or that it is smaller than data.crop."""
+
+    reason: str
+    too_small: bool
+
+
+Decoded = UInt8[np.ndarray, "size size channels"] | Failure
 Submit = Callable[[list[int]], Future[list[Decoded]]]
 
 logger = logging.getLogger(__name__)
@@ -59,19 +68,19 @@ def load_images(
 
 def decode_all(collection: Collection, rows: Int[np.ndarray, "M"], how: Decoding) -> Iterator[Row]:
     """Each readable image's place among the rows, and its pixels, in order."""
-    unreadable: list[str] = []
+    unreadable: dict[str, Failure] = {}
     starts = range(0, len(rows), CHUNK)
     with _workers(collection, how, len(rows)) as submit:
         chunks = _ahead(submit, (rows[start : start + CHUNK].tolist() for start in starts), AHEAD * usable_cpus())
         decoded = enumerate(image for chunk in chunks for image in chunk)
         for place, image in progress(decoded, f"Reading {collection.origin}", total=len(rows)):
-            if isinstance(image, str):
-                unreadable.append(f"{printable(collection.names[int(rows[place])])} ({image})")
+            if isinstance(image, Failure):
+                unreadable[printable(collection.names[int(rows[place])])] = image
                 _refuse_many(unreadable, len(rows), collection.origin)
             else:
                 yield place, image
     if unreadable:
-        logger.warning("These images cannot be read: %s", abbreviated(unreadable))
+        logger.warning("These images cannot be read: %s", _listed(unreadable))
 
 
 def usable_cpus() -> int:
@@ -84,8 +93,11 @@ def _workers(collection: Collection, how: Decoding, count: int) -> Iterator[Subm
     """A function that has some images decoded, by processes where that is worth their start, and gives a Future."""
     here = partial(_decode_some, collection.read, how)
     if collection.shared or count <= FEW:
-        with ThreadPoolExecutor(usable_cpus()) as threads:
+        threads = ThreadPoolExecutor(usable_cpus())
+        try:
             yield partial(threads.submit, here)
+        finally:
+            threads.shutdown(cancel_futures=True)
         return
     # A fork would copy the locks of JAX's threads, held for ever.
     context = multiprocessing.get_context("spawn")
@@ -120,7 +132,7 @@ def _decode_one(read: Callable[[int], Raw], how: Decoding, number: int) -> Decod
     try:
         return decode(read_with_retry(read, number), how)
     except UNREADABLE as error:
-        return str(error) or type(error).__name__
+        return Failure(str(error) or type(error).__name__, isinstance(error, CropError))
 
 
 def read_with_retry(read: Callable[[int], Raw], number: int) -> Raw:
@@ -148,9 +160,17 @@ def _decode_in_worker(numbers: list[int]) -> list[Decoded]:
     return _work(numbers)
 
 
-def _refuse_many(unreadable: list[str], total: int, origin: str) -> None:
-    if len(unreadable) > MAX_UNREADABLE * total:
-        raise UserError(
-            f"{origin}: more than 1% of its {total} images cannot be read; mend or remove them, the first being "
-            f"{abbreviated(unreadable)}."
-        )
+def _refuse_many(unreadable: Mapping[str, Failure], total: int, origin: str) -> None:
+    if len(unreadable) <= MAX_UNREADABLE * total:
+        return
+    if all(failure.too_small for failure in unreadable.values()):
+        name, failure = next(iter(unreadable.items()))
+        raise UserError(f"{origin}: {failure.reason} ({name}); choose a smaller data.crop.")
+    raise UserError(
+        f"{origin}: more than 1% of its {total} images cannot be read; mend or remove them, the first being "
+        f"{_listed(unreadable)}."
+    )
+
+
+def _listed(unreadable: Mapping[str, Failure]) -> str:
+    return abbreviated([f"{name} ({failure.reason})" for name, failure in unreadable.items()])

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from ddpm_jax.data.collection import Collection
-from ddpm_jax.data.decode import UNREADABLE, Decoding, decode
+from ddpm_jax.data.decode import UNREADABLE, CropError, Decoding, decode
 from ddpm_jax.data.prepare import read_with_retry, usable_cpus
 from ddpm_jax.errors import UserError, printable
 
@@ -37,6 +37,9 @@ class Streamed:
         row = int(self._rows[place])
         try:
             return decode(read_with_retry(self._collection.read, row), self._how)
+        except CropError as error:
+            name = printable(self._collection.names[row])
+            raise UserError(f"{self._collection.origin}: {name}: {error}; choose a smaller data.crop.") from error
         except UNREADABLE as error:
             raise UserError(
                 f"{self._collection.origin}: {printable(self._collection.names[row])} cannot be read ({error}); mend "

@@ -36,12 +36,12 @@ def x0_from_eps(schedule: Schedule, x_t: Images, t: Steps, eps: Images) -> Image
 
 
 def eps_from_x0(schedule: Schedule, x_t: Images, t: Steps, x0: Images) -> Images:
-    """Eps = (x_t - signal_t x_0) / noise_t, for t in 1..T."""
+    """eps = (x_t - signal_t x_0) / noise_t, for t in 1..T."""
     return (x_t - per_image(schedule.signal_rate, t, x_t) * x0) / per_image(schedule.noise_rate, t, x_t)
 
 
 def v_from_x0_eps(schedule: Schedule, t: Steps, x0: Images, eps: Images) -> Images:
-    """V = signal_t eps - noise_t x_0, Salimans & Ho 2022, appendix D."""
+    """v = signal_t eps - noise_t x_0, Salimans & Ho 2022, appendix D."""
     return per_image(schedule.signal_rate, t, x0) * eps - per_image(schedule.noise_rate, t, x0) * x0
 
 
@@ -51,7 +51,7 @@ def x0_from_v(schedule: Schedule, x_t: Images, t: Steps, v: Images) -> Images:
 
 
 def eps_from_v(schedule: Schedule, x_t: Images, t: Steps, v: Images) -> Images:
-    """Eps = noise_t x_t + signal_t v."""
+    """eps = noise_t x_t + signal_t v."""
     return per_image(schedule.noise_rate, t, x_t) * x_t + per_image(schedule.signal_rate, t, x_t) * v
 
 

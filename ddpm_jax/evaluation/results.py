@@ -55,7 +55,7 @@ def _is_result(result: Any) -> bool:
 def add_result(folder: Path, step: int, name: str, result: Result) -> None:
     """Adds a result to <step>.json, and its figures to TensorBoard; jobs that measure other samplers wait for it."""
     path, protocol = folder / f"{step}.json", result["protocol"]
-    with exclusive_lock(folder / ".results.lock", lambda: None):  # Curves hold results of all steps.
+    with exclusive_lock(folder / ".results.lock", None):  # Curves hold results of all steps.
         results = read_results(folder, step) | {result_name(name, protocol): result}
         with staged(path) as partial:
             partial.write_text(json.dumps(results, indent=2) + "\n")

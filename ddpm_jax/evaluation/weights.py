@@ -8,7 +8,6 @@ runs nothing, and only to be converted, once. A file without the last layers ser
 
 import http.client
 import logging
-import shutil
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,12 +23,15 @@ from ddpm_jax.evaluation.inception import LAYERS, SIZE, Inception, Layer
 from ddpm_jax.interop.tensors import TensorFile, by_path, fill, write_tensors
 from ddpm_jax.runtime.files import sha256, staged, user_cache
 from ddpm_jax.runtime.locks import exclusive_lock
+from ddpm_jax.runtime.signals import raise_if_stopped
 
 NAME = "pt_inception-2015-12-05-6726825d"
 URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{NAME}.pth"
 CHECKSUM = "6726825d"
 """The first digits of the standard file's SHA-256, which stand in its name."""
 BN_EPS = 0.001
+CHUNK = 2**20
+"""Bytes that are fetched at once."""
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +81,7 @@ def download() -> Path:
     """Fetches the standard file once, and verifies it."""
     target = user_cache("inception") / f"{NAME}.pth"
     if not target.exists():
-        with exclusive_lock(target.with_name(f".{target.name}.lock"), lambda: None):  # Another job may be fetching it.
+        with exclusive_lock(target.with_name(f".{target.name}.lock"), None):  # Another job may be fetching it.
             if not target.exists():
                 _fetch(target)
     return target
@@ -90,7 +92,9 @@ def _fetch(target: Path) -> None:
     try:
         with staged(target) as partial:
             with urllib.request.urlopen(URL, timeout=60) as source, partial.open("wb") as file:
-                shutil.copyfileobj(source, file)
+                while chunk := source.read(CHUNK):
+                    file.write(chunk)
+                    raise_if_stopped()
             if not (digest := sha256(partial)).startswith(CHECKSUM):
                 raise UserError(
                     f"What {URL} holds has the checksum {digest[:8]}…, expected {CHECKSUM}…: it is damaged, or "

@@ -19,6 +19,7 @@ from ddpm_jax.config import Config
 from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.guidance import Guidance
 from ddpm_jax.diffusion.pixels import to_pixels
+from ddpm_jax.diffusion.randomness import Purpose
 from ddpm_jax.network.bind import bind
 from ddpm_jax.runtime.devices import along_batch, replicated
 from ddpm_jax.runtime.progress import progress
@@ -45,10 +46,12 @@ def load_params(config: Config, workdir: Path, mesh: Mesh) -> tuple[PyTree, int]
     return found
 
 
-def compile_work(config: Config, mesh: Mesh, work: Work, guidance: Guidance | None = None) -> Compiled:
+def compile_work(
+    config: Config, mesh: Mesh, work: Work, guidance: Guidance | None = None, purpose: Purpose = Purpose.SAMPLE
+) -> Compiled:
     """Compiles a Work over the mesh. The batch must be a multiple of the number of devices.
 
-    guidance: by default that of config.sample.
+    guidance: by default that of config.sample; purpose: of the images' random keys.
     """
     unet, schedule, kind = build_unet(config), build_schedule(config), config.diffusion.prediction
     guidance = build_guidance(config) if guidance is None else guidance
@@ -57,7 +60,7 @@ def compile_work(config: Config, mesh: Mesh, work: Work, guidance: Guidance | No
         # Parameters under FSDP are gathered, and each device computes its share of the images.
         params = jax.lax.with_sharding_constraint(params, replicated(mesh))
         indices, labels, inputs = jax.lax.with_sharding_constraint((indices, labels, inputs), along_batch(mesh))
-        return work(bind(unet, params, schedule, kind, labels, guidance), image_keys(seed, indices), inputs)
+        return work(bind(unet, params, schedule, kind, labels, guidance), image_keys(seed, indices, purpose), inputs)
 
     return jax.jit(batch, out_shardings=replicated(mesh))
 

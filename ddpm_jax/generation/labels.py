@@ -13,23 +13,21 @@ from ddpm_jax.workdir import read_label_names
 
 
 def label_names(config: Config, workdir: Path) -> tuple[str, ...]:
-    """The names of the classes or attributes that a run's model is told."""
+    """The names of the classes or attributes that a run's model is conditioned on."""
     return read_label_names(workdir) if config.model.classes or config.model.attributes else ()
 
 
 def choose_labels(config: Config, names: Sequence[str], indices: Int[np.ndarray, "batch"]) -> Labels | None:
-    """The labels of the images at `indices`: sample.label for all, or each class in turn; None if unconditional.
+    """The labels of the images at `indices`; None where they are to be generated without labels.
 
-    names: of the classes or attributes.
+    sample.label holds for all of them: one class, or the attributes that the images have, and no others. Where it is
+    None, a model of classes takes each class in turn, and a model of attributes generates without labels.
+
+    names: names of the classes or attributes.
     """
-    width = config.model.classes or config.model.attributes
-    label = config.sample.label
-    if not width:
-        return None
+    width, label = config.label_width, config.sample.label
     if label is None:
-        if config.model.classes:
-            return (indices % width).astype(np.int32)
-        return np.zeros((len(indices), width), np.uint8)
+        return (indices % width).astype(np.int32) if config.model.classes else None
     numbers = [_label_number(name.strip(), names, width) for name in label.split(",")]
     if config.model.attributes:
         return np.tile(np.isin(np.arange(width), numbers).astype(np.uint8), (len(indices), 1))

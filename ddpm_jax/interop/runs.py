@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from ddpm_jax.config import Config, flatten
+from ddpm_jax.config import Config, flatten, to_tree
 from ddpm_jax.errors import UserError, program
 from ddpm_jax.runtime.files import staged
 from ddpm_jax.runtime.locks import exclusive_lock
@@ -46,7 +45,7 @@ def start_run(
         params, ema = jax.tree.map(jnp.asarray, (params, ema))
         state = first_state(params, build_optimizer(config.optimizer, config.train.steps), ema)
         with Checkpoints(checkpoint_folder(partial)) as checkpoints:
-            checkpoints.save(state, asdict(config))
+            checkpoints.save(state, to_tree(config))
         write_config(partial, config, names)
     logger.info("Wrote %s. Next: %s --mode=sample --workdir=%s", workdir, program(), workdir)
 
@@ -57,15 +56,12 @@ def built(target: Path) -> Iterator[Path]:
 
     Nothing that is there is written over.
     """
-
-    def busy() -> None:
-        raise UserError(f"Another job is writing {target}; wait for it, or choose another folder.")
-
+    refusal = f"Another job is writing {target}; wait for it, or choose another folder."
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{target} cannot be made ({error.strerror}); choose a folder that can be written.") from error
-    with exclusive_lock(target.with_name(f".{target.name}.lock"), busy):
+    with exclusive_lock(target.with_name(f".{target.name}.lock"), refusal):
         refuse_full(target)
         with staged(target, folder=True) as partial:
             yield partial
@@ -91,4 +87,4 @@ def refuse_full(folder: Path) -> None:
 
 def numbered(config: Config) -> list[str]:
     """Names for classes that have none: their numbers."""
-    return [str(number) for number in range(config.model.classes or config.model.attributes)]
+    return [str(number) for number in range(config.label_width)]

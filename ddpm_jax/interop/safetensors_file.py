@@ -14,7 +14,7 @@ from pathlib import Path
 from jaxtyping import PyTree
 
 from ddpm_jax.builders import param_shapes
-from ddpm_jax.config import MADE_WITH, Config, flatten, from_json, to_json
+from ddpm_jax.config import Config, fields_fixed_by, flatten, from_json, to_json
 from ddpm_jax.errors import UserError, nearest
 from ddpm_jax.interop.runs import numbered
 from ddpm_jax.interop.tensors import TensorFile, by_path, check_names, fill, flat, write_tensors
@@ -40,7 +40,7 @@ class Saved:
     @property
     def fields(self) -> dict[str, object]:
         """The fields of a configuration that the parameters settle."""
-        return {name: value for name, value in flatten(self.config).items() if name.startswith(MADE_WITH)}
+        return {name: flatten(self.config)[name] for name in fields_fixed_by("parameters")}
 
     def tree(self, which: str) -> PyTree:
         """The parameters ("params"; the average where it is alone) or their average ("ema"), float32."""

@@ -86,7 +86,7 @@ class UNet(nn.Module):
         *,
         train: bool = False,
     ) -> Output:
-        """x: [batch, height, width, channels]; n: [batch], the 0-based time; labels: a row of zeros means none.
+        """x: [batch, height, width, channels]; n: [batch], the 0-based time; labels: zeros are the null label.
 
         train=True drops out at random and wants rngs={"dropout": key}. Returns float32.
         """
@@ -132,7 +132,7 @@ class UNet(nn.Module):
             return h
         if labels is None:
             labels = jnp.zeros((n.shape[0], self.labels), jnp.float32)
-        # No bias and no row for "none": the zero vector adds nothing, so it is the null label.
+        # Without a bias the zero vector adds nothing: it is the null label.
         return h + dense(width, self.dtype, "labels", use_bias=False)(labels.astype(self.dtype))
 
     def halve(self, x: Features, embedding: Array, stage: int, dropout: float) -> Features:

@@ -1,10 +1,10 @@
-"""Where figures and pictures go while training: TensorBoard, and Weights & Biases if asked, through the same calls."""
+"""Where metrics and images go while training: TensorBoard, and Weights & Biases if asked, through the same calls."""
 
 import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
@@ -18,11 +18,11 @@ GROUPS = {
     "speed": ("images_per_second", "data_wait_share", "share_of_peak"),
     "memory": ("device_memory_mebibytes", "host_memory_mebibytes"),
 }
-"""What stands together in TensorBoard, of the figures of training; the rest under "train"."""
+"""Groups of training's metrics in TensorBoard; the rest stand under "train"."""
 JUDGED_BY = ("validation/loss_ema", "train/loss", "evaluation/fid")
 """Curves that tell how good a run is."""
 QUALITY = ("train", "validation", "evaluation")
-"""Groups that tell of the model, rather than of the machine or of the optimizer."""
+"""Groups of metrics that measure the model, rather than the machine or the optimizer."""
 CHARTS = {
     "Loss": {
         "training and validation": ["Multiline", ["^train/loss$", "^validation/.*"]],
@@ -33,22 +33,27 @@ CHARTS = {
 
 
 def tag(name: str) -> str:
-    """The name of a figure of training with its group, such as speed/images_per_second."""
+    """The name of a training metric with its group, such as speed/images_per_second."""
     return f"{next((group for group, names in GROUPS.items() if name in names), 'train')}/{name}"
 
 
-@runtime_checkable
-class Writer(Protocol):
-    """What a place for reports can take; steps are training steps."""
+class Writer:
+    """A destination of reports, which takes what it overrides and ignores the rest; steps are training steps."""
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None: ...
-    def picture(self, step: int, name: str, picture: Picture) -> None: ...
-    def text(self, name: str, text: str) -> None: ...
-    def flush(self) -> None: ...
-    def close(self) -> None: ...
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Takes metrics by their tags."""
+
+    def picture(self, step: int, name: str, picture: Picture) -> None:
+        """Takes an image."""
+
+    def text(self, name: str, text: str) -> None:
+        """Takes a text in Markdown."""
+
+    def close(self) -> None:
+        """Ends the writing."""
 
 
-class TensorBoard:
+class TensorBoard(Writer):
     """Event files in a folder; what an earlier, interrupted run wrote after step `start` is hidden (None: nothing is).
 
     Written at once, not through SummaryWriter's thread: its flush leaves queued points behind, which a killed process
@@ -75,86 +80,70 @@ class TensorBoard:
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             self._write(step, summary.scalar(name, value))
-        self.flush()
+        self._events.flush()
 
     def picture(self, step: int, name: str, picture: Picture) -> None:
         self._write(step, summary.image(name, picture, dataformats="HWC"))
-        self.flush()
+        self._events.flush()
 
     def text(self, name: str, text: str) -> None:
         self._write(0, summary.text(name, text))
-        self.flush()
-
-    def flush(self) -> None:
         self._events.flush()
 
     def close(self) -> None:
         self._events.close()
 
 
-class ByImagesSeen:
-    """The curves of quality over the images that were seen, where runs of unlike batches can be compared."""
+class ByImagesSeen(Writer):
+    """The curves of QUALITY over the number of images seen, by which runs of different batch sizes compare."""
 
     def __init__(self, writer: Writer, batch_size: int) -> None:
         self._writer, self._batch_size = writer, batch_size
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         # In groups of their own, since a chart has one axis.
-        parts = [(*name.split("/", 1), value) for name, value in values.items()]
-        kept = {f"{group}_by_images_seen/{name}": value for group, name, value in parts if group in QUALITY}
-        self._writer.scalars(step * self._batch_size, kept)
-
-    def picture(self, step: int, name: str, picture: Picture) -> None:
-        """Pictures are found by their step."""
-
-    def text(self, name: str, text: str) -> None:
-        """Texts have no place on the axis."""
-
-    def flush(self) -> None:
-        self._writer.flush()
+        split = [(*name.split("/", 1), value) for name, value in values.items()]
+        chosen = {f"{group}_by_images_seen/{name}": value for group, name, value in split if group in QUALITY}
+        self._writer.scalars(step * self._batch_size, chosen)
 
     def close(self) -> None:
         self._writer.close()
 
 
-class BestSoFar:
-    """Remembers the lowest point of each curve."""
+Lows = dict[str, list[tuple[int, float]]]
+"""For each curve the points (step, value) that were lower than all before them."""
 
-    def __init__(self) -> None:
-        self._points: dict[str, tuple[float, int]] = {}
 
-    def of(self, names: Sequence[str]) -> dict[str, tuple[float, int]]:
-        """The lowest value of some curves, as far as they were drawn, and its step."""
-        return {name: self._points[name] for name in names if name in self._points}
+class BestSoFar(Writer):
+    """Remembers the lowest points of the curves in JUDGED_BY, and by `lows` also what was lowest at earlier steps."""
+
+    def __init__(self, lows: Mapping[str, Sequence[tuple[int, float]]] | None = None, until: int = 0) -> None:
+        """lows: those of the run so far, of which the points after step `until` do not count."""
+        kept = {name: [(step, v) for step, v in points if step <= until] for name, points in (lows or {}).items()}
+        self.lows: Lows = {name: points for name, points in kept.items() if points}
+
+    def lowest(self) -> dict[str, tuple[int, float]]:
+        """The lowest point (step, value) of each curve that has one, in the order of JUDGED_BY."""
+        return {name: self.lows[name][-1] for name in JUDGED_BY if name in self.lows}
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        for name, value in ((name, value) for name, value in values.items() if math.isfinite(value)):
-            self._points[name] = min(self._points.get(name, (value, step)), (value, step))
-
-    def picture(self, step: int, name: str, picture: Picture) -> None:
-        """Pictures have no lowest point."""
-
-    def text(self, name: str, text: str) -> None:
-        """Nor have texts."""
-
-    def flush(self) -> None:
-        """Nothing is kept back."""
-
-    def close(self) -> None:
-        """Nothing is open."""
+        for name in (name for name in JUDGED_BY if math.isfinite(values.get(name, math.nan))):
+            points = self.lows.setdefault(name, [])
+            if not points or values[name] < points[-1][1]:
+                points.append((step, float(values[name])))
 
 
-class WeightsAndBiases:
-    """A run on wandb.ai that continues under the same id when the training does."""
+class WeightsAndBiases(Writer):
+    """A run on wandb.ai that continues when the training does, under the same id."""
 
-    def __init__(self, workdir: Path, project: str, config: Mapping[str, Any]) -> None:
+    def __init__(self, workdir: Path, project: str, config: Mapping[str, Any], run_id: str) -> None:
         try:
             import wandb  # pyright: ignore[reportMissingImports]
         except ModuleNotFoundError as error:
             raise UserError("log.wandb=True needs the wandb package: pip install -r requirements-wandb.txt") from error
         self._wandb = wandb
-        name = workdir.name
-        self._run = wandb.init(project=project, name=name, id=name, resume="allow", dir=workdir, config=dict(config))
+        names = {"project": project, "name": workdir.name, "id": run_id}
+        self._run = wandb.init(**names, resume="allow", dir=workdir, config=dict(config))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step)
@@ -166,35 +155,28 @@ class WeightsAndBiases:
     def text(self, name: str, text: str) -> None:
         self._run.summary[name] = text
 
-    def flush(self) -> None:
-        """Nothing to do: W&B sends as it goes."""
-
     def close(self) -> None:
         self._run.finish()
 
 
-class Writers:
-    """Passes each report on to every place."""
+class Writers(Writer):
+    """Passes each report on to several writers."""
 
-    def __init__(self, places: list[Writer]) -> None:
-        self._places = places
+    def __init__(self, writers: Sequence[Writer]) -> None:
+        self._writers = writers
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        for place in self._places:
-            place.scalars(step, values)
+        for writer in self._writers:
+            writer.scalars(step, values)
 
     def picture(self, step: int, name: str, picture: Picture) -> None:
-        for place in self._places:
-            place.picture(step, name, picture)
+        for writer in self._writers:
+            writer.picture(step, name, picture)
 
     def text(self, name: str, text: str) -> None:
-        for place in self._places:
-            place.text(name, text)
-
-    def flush(self) -> None:
-        for place in self._places:
-            place.flush()
+        for writer in self._writers:
+            writer.text(name, text)
 
     def close(self) -> None:
-        for place in self._places:
-            place.close()
+        for writer in self._writers:
+            writer.close()

@@ -82,12 +82,12 @@ def imagined_mesh(devices: int) -> AbstractMesh:
     return AbstractMesh((devices,), ("data",), axis_types=(AxisType.Auto,))
 
 
-def check_divisible(mesh: Mesh | AbstractMesh, batch_size: int, parts: int, name: str) -> None:
+def check_divisible(mesh: Mesh | AbstractMesh, batch_size: int, microbatches: int, name: str) -> None:
     """Refuses a batch that cannot be divided evenly among the devices."""
     devices = mesh.size
-    if batch_size % (parts * devices):
-        by = f"{devices} devices" + (f" x train.accumulate={parts}" if parts > 1 else "")
-        step = parts * devices
+    if batch_size % (microbatches * devices):
+        by = f"{devices} devices" + (f" x train.accumulate={microbatches}" if microbatches > 1 else "")
+        step = microbatches * devices
         raise UserError(f"{name}={batch_size} cannot be divided among {by}; try {(batch_size // step + 1) * step}.")
 
 

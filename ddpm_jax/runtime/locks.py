@@ -1,254 +1,151 @@
-"""One job at a time: a lock file that is held while its process lives, so that a crash leaves nothing in the way.
+"""One job at a time: a lock that its process holds, and a note beside it that says which process that is.
 
-The system's lock (flock) says at once whether another process of this machine holds the file, and on many shared file
-systems also one of another machine. Others grant it to each machine apart. So the holder also signs the file, and signs
-it again while it lives; where another machine's signature stands there, one sees first whether it still changes.
-Object stores (store.py) have no locks at all, but can be signed.
+    .train.lock           locked by the system (flock, through filelock), which frees it when the process ends, however
+    .train.holder.lock    JSON: the host and its boot, the process and when it started, and since when it holds the lock
+
+What a dead process of this host left is taken over. Some shared file systems grant the system's lock to each host
+apart; there the note, which is created exclusively, keeps hosts apart: a note of another host is never taken over,
+since its job may live. File systems without flock get SoftFileLock, under the name .train.soft.lock.
 """
 
 import errno
-import fcntl
 import json
 import logging
 import os
+import shlex
 import socket
-import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
 
-HEARTBEAT_S = 10.0
-"""Seconds between two signatures."""
-STALE_AFTER_S = 90.0
-"""Seconds without a new one after which a holder on another machine counts as gone; some disks show writes late."""
-SETTLE_S = 3.0
-"""Seconds after which a signature of one's own must still stand, where another machine's stood before."""
-NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+
+from ddpm_jax.errors import UserError, printable
+from ddpm_jax.runtime.signals import raise_if_stopped
+
+POLL_S = 0.2
+"""Seconds between two attempts to get a lock that another job holds."""
+NO_FLOCK = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
 """What file systems without locks answer."""
 
 logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def exclusive_lock(path: Path, busy: Callable[[], None]) -> Iterator[None]:
+def exclusive_lock(path: Path, refusal: str | None) -> Iterator[None]:
     """Holds the lock file at `path` while the block runs, and removes it after.
 
-    busy: called where another job holds it; it may raise, or return to wait. Raises OSError where no lock can be made.
+    refusal: how the UserError begins that is raised where another job holds the lock; None waits for that job.
+    Raises OSError where no lock can be made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    token = uuid.uuid4().hex
-    lock = _lock(path, busy, token)
+    note, waiting = _note(path), False
+    while (lock := _acquire(path)) is None:
+        if refusal is not None:
+            raise UserError(f"{refusal} {_holder(path)}.")
+        if not waiting:
+            logger.info("Another job is at work on this; waiting for it. %s.", _holder(path))
+        waiting = True
+        raise_if_stopped()
+        time.sleep(POLL_S)
     try:
-        with _signed(LockFile(path), token):
-            yield
-    finally:
-        os.close(lock)
-
-
-@contextmanager
-def lease(record: "LockRecord", busy: Callable[[], None]) -> Iterator[Callable[[], bool]]:
-    """As `alone`, where there is nothing but signatures to go by; gives what tells whether it is still held."""
-    token = uuid.uuid4().hex
-
-    def holds() -> bool:
-        return (record.read() or {}).get("token") == token
-
-    while True:
-        before = record.read()
-        if before and not _has_ended(before) and _lives(record, before):
-            busy()
-            time.sleep(HEARTBEAT_S)
-            continue
-        with ExitStack() as written:
-            written.callback(_leave, record, token)
-            record.write(_signature(token, 0))
-            time.sleep(SETTLE_S)  # Two jobs may have found the sheet free.
-            if holds():
-                written.pop_all()
-                break
-    with _signed(record, token):
-        yield holds
-
-
-@runtime_checkable
-class LockRecord(Protocol):
-    """What a lock's holder signs."""
-
-    name: str
-
-    def read(self) -> dict[str, Any] | None:
-        """The signature; an empty one where it is new or half written, None where there is no sheet."""
-
-    def write(self, signature: dict[str, Any]) -> None:
-        """Signs."""
-
-    def remove(self) -> None:
-        """Leaves nothing."""
-
-
-class LockFile:
-    """A file as a Sheet. Opened anew each time, as disks may cache."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.name = path, str(path)
-
-    def read(self) -> dict[str, Any] | None:
-        try:
-            return parse_signature(self.path.read_bytes())
-        except FileNotFoundError:
-            return None
-
-    def write(self, signature: dict[str, Any]) -> None:
-        with self.path.open("r+") as file:  # Which must be there, lest a removed one come back.
-            file.write(json.dumps(signature).ljust(400))
-            file.flush()
-            os.fsync(file.fileno())
-
-    def remove(self) -> None:
-        self.path.unlink()
-
-
-def parse_signature(text: bytes) -> dict[str, Any]:
-    """What stands on a sheet; nothing where it is half written."""
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    signed = isinstance(found, dict) and all(isinstance(found.get(name), str) for name in ("machine", "token"))
-    return found if signed else {}
-
-
-def _signature(token: str, beat: int) -> dict[str, Any]:
-    """Who holds the lock, and that it still does."""
-    who = {"host": socket.gethostname(), "machine": machine(), "process": _process(os.getpid())}
-    return {**who, "pid": os.getpid(), "token": token, "beat": beat}
-
-
-def _process(pid: int) -> str | None:
-    """What no other process of this machine ever has: where its number counts, and when it began; None if unknown."""
-    try:
-        began = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-        return f"{os.readlink('/proc/self/ns/pid')} {began}"
-    except (OSError, IndexError):
-        return None
-
-
-def _has_ended(signature: dict[str, Any]) -> bool:
-    """Whether it is certain that who signed has ended: a process that this machine would know of."""
-    told, here = signature.get("process"), _process(os.getpid())
-    if signature.get("machine") != machine() or not told or not here or told.split()[0] != here.split()[0]:
-        return False
-    return _process(signature.get("pid", 0)) != told
-
-
-def is_held(path: Path) -> bool:
-    """Whether another job of this machine holds a lock file."""
-    try:
-        with path.open("r+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
-
-
-@contextmanager
-def _signed(record: LockRecord, token: str) -> Iterator[None]:
-    """Goes on signing while the block runs, and then leaves nothing."""
-    ended = threading.Event()
-    signing = threading.Thread(target=_go_on_signing, args=(record, token, ended), name="lock", daemon=True)
-    try:
-        signing.start()
         yield
     finally:
-        ended.set()
-        signing.join()
-        _leave(record, token)
+        with suppress(OSError):  # A disk that became read-only is not what should be reported.
+            note.unlink(missing_ok=True)  # First: the next job, which can lock a new file at once, looks for it.
+            path.unlink(missing_ok=True)
+        lock.release()
 
 
-def _leave(record: LockRecord, token: str) -> None:
-    """Removes a sheet that is signed so."""
-    with suppress(OSError):  # A disk that became read-only is not what should be reported.
-        if (record.read() or {}).get("token") == token:
-            record.remove()
+def _acquire(path: Path) -> BaseFileLock | None:
+    """The lock, with this process's note beside it; None where another job holds it."""
+    note = _note(path)
+    lock: BaseFileLock = FileLock(path, thread_local=False, fallback_to_soft=False)
+    try:
+        try:
+            lock.acquire(blocking=False)
+        except OSError as error:
+            if error.errno not in NO_FLOCK:
+                raise
+            path.unlink(missing_ok=True)
+            lock = SoftFileLock(_soft(path), thread_local=False)
+            lock.acquire(timeout=POLL_S)  # The first attempt may do no more than remove what a dead process left.
+    except Timeout:
+        return None
+    try:
+        if _is_dead(_read_note(note)):
+            note.unlink()
+        _write_note(note)
+    except FileExistsError:
+        lock.release()
+        return None
+    except BaseException:
+        lock.release()
+        raise
+    return lock
 
 
-def machine() -> str:
-    """What the processes share that see each other's locks: the running system, else the name of the machine."""
+def _note(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.holder{path.suffix}")
+
+
+def _soft(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.soft{path.suffix}")
+
+
+def _write_note(note: Path) -> None:
+    """Raises FileExistsError where another host's process has been quicker."""
+    since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+    who = {"host": socket.gethostname(), "boot": _boot(), "process": os.getpid(), "started": _started(os.getpid())}
+    with note.open("x") as file:
+        try:
+            file.write(json.dumps(who | {"since": since}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        except BaseException:
+            note.unlink(missing_ok=True)
+            raise
+
+
+def _read_note(note: Path) -> dict[str, object]:
+    """Who holds a lock; empty where there is no note, or none that can be read."""
+    try:
+        holder = json.loads(note.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return holder if isinstance(holder, dict) else {}
+
+
+def _is_dead(holder: dict[str, object]) -> bool:
+    """Whether a lock that the system grants was left by a process of this host, perhaps before it was restarted."""
+    same_boot, started = _boot() is not None and holder.get("boot") == _boot(), holder.get("started")
+    lives = same_boot and started is not None and started == _started(holder.get("process"))
+    return (same_boot or holder.get("host") == socket.gethostname()) and not lives
+
+
+def _boot() -> str | None:
+    """What the processes of one running system share, in whichever containers; None where the system does not say."""
     with suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return socket.gethostname()
+    return None
 
 
-def _lock(path: Path, busy: Callable[[], None], token: str) -> int:
-    """The descriptor of a file that only this job has locked and signed, and that still has its name."""
-    while True:
-        with ExitStack() as opened:
-            lock, locked = os.open(path, os.O_RDWR | os.O_CREAT, 0o666), True
-            opened.callback(os.close, lock)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                busy()
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            except OSError as error:
-                if error.errno not in NO_LOCKS:
-                    raise
-                locked = False
-            record = LockFile(path)
-            before = record.read() or {}
-            foreign = before.get("machine") not in (None, machine()) or (bool(before) and not locked)
-            if foreign and _lives(record, before):
-                busy()
-                time.sleep(HEARTBEAT_S)
-            # The job that was waited for may have removed it, and a third one may have made another.
-            elif _is_at(lock, path):
-                record.write(_signature(token, 0))
-                settled = locked and not foreign
-                if not settled:
-                    time.sleep(SETTLE_S)  # Two machines may have seen the same silence.
-                if settled or (record.read() or {}).get("token") == token:
-                    opened.pop_all()
-                    return lock
+def _started(process: object) -> str | None:
+    """When a process started, which no later one of its number shares; None if it has ended or the system is silent."""
+    with suppress(OSError, IndexError, ValueError):  # Names of programs need not be text.
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        return None if fields[0] == "Z" else fields[19]  # A zombie has ended, but its parent has not asked yet.
+    return None
 
 
-def _lives(record: LockRecord, before: dict[str, Any]) -> bool:
-    """Whether the job whose signature stands there signs again."""
-    logger.info(
-        "%s is of a job on %s; seeing for %.0f s whether it lives", record.name, before.get("host"), STALE_AFTER_S
+def _holder(path: Path) -> str:
+    """Who holds a lock, and how to remove it."""
+    holder = _read_note(_note(path))
+    process, host, since = (
+        printable(" ".join(str(holder.get(key, "?")).split())) for key in ("process", "host", "since")
     )
-    deadline = time.monotonic() + STALE_AFTER_S
-    while time.monotonic() < deadline:
-        time.sleep(min(HEARTBEAT_S, STALE_AFTER_S) / 5)
-        now = record.read()
-        if now and now != before:
-            return True
-        if now is None:  # Its holder has ended.
-            return False
-    return False
-
-
-def _is_at(lock: int, path: Path) -> bool:
-    """Whether the file that was opened is still the one of that name."""
-    try:
-        return os.path.samestat(os.fstat(lock), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _go_on_signing(record: LockRecord, token: str, ended: threading.Event) -> None:
-    """Signs again now and then until the block has ended; ends the process if another job has taken its place."""
-    beat = 0
-    while not ended.wait(HEARTBEAT_S):
-        beat += 1
-        with suppress(OSError):  # A full or vanished disk is for those to report who write what matters.
-            other = record.read()
-            if other and other.get("token") != token:
-                logger.error("%s is of another job now, on %s; this one ends, unsaved.", record.name, other.get("host"))
-                os._exit(2)
-            if other:
-                record.write(_signature(token, beat))
+    who = f"process {process} on {host} since {since}" if holder else "an unknown process"
+    remove = shlex.join(["rm", *(str(file) for file in (path, _note(path), _soft(path)) if file.exists())])
+    return f"The lock is held by {who}; only if that has ended: {remove}"

@@ -3,16 +3,12 @@
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tqdm import tqdm
 
-from ddpm_jax.runtime.signals import raise_again
-
 logger = logging.getLogger("ddpm_jax")
-logging.raiseExceptions = False  # A log that cannot be written, on a full disk, must not print tracebacks.
-
 
 _called: dict[str, str] = {}
 
@@ -34,11 +30,19 @@ class Terminal(logging.Handler):
         tqdm.write(self.format(record), file=sys.stderr)
 
 
+class LogFile(logging.FileHandler):
+    """Lines at the end of a file."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Says nothing: on a full disk it is for those to report who write what matters."""
+
+
 def start_log(file: Path | None = None) -> None:
     """Sends the package's messages to standard error and, where one is given, to the end of a file."""
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
-        handler.close()
+        with suppress(OSError):  # A full disk.
+            handler.close()
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
     # Orbax reports through two of these, with tracebacks, what it also raises; the third tells of each NaN it draws.
@@ -50,15 +54,13 @@ def start_log(file: Path | None = None) -> None:
     logger.addHandler(terminal)
     sys.unraisablehook = _unraisable
     if file is not None:
-        written = logging.FileHandler(file)
+        written = LogFile(file)
         written.setFormatter(Lines("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(written)
 
 
 def _unraisable(ignored: "sys.UnraisableHookArgs") -> None:
     """Errors that nobody can catch go to the file: Orbax's coroutines, which a full disk cut off, end with some."""
-    if ignored.exc_value is not None and raise_again(ignored.exc_value):
-        return
     logger.debug("Ignored in %r", ignored.object, exc_info=ignored.exc_value)
 
 

@@ -8,8 +8,11 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from ddpm_jax.runtime.signals import polling, raise_if_stopped
+
 T = TypeVar("T")
-LINE_EVERY = 10.0  # Seconds between lines where there is no terminal.
+LINE_EVERY = 10.0
+"""Seconds between lines where there is no terminal."""
 
 logger = logging.getLogger(__name__)
 
@@ -19,15 +22,25 @@ def progress(
 ) -> Iterator[T]:
     """Passes items through and shows how many of `total` are done, `done` of them before the start.
 
-    note: a few words that end the line, such as the loss.
+    note: a few words that end the line, such as the loss. Raises Stopped between two items once the process was asked
+    to stop (signals.py).
     """
-    if sys.stderr.isatty() and logger.isEnabledFor(logging.INFO):
-        bar = tqdm(items, what, total=total, initial=done, dynamic_ncols=True, smoothing=0.1)
-        with bar:
-            for item in bar:
-                yield item
-                bar.set_postfix_str(note(), refresh=False)
-        return
+    shown = _bar if sys.stderr.isatty() and logger.isEnabledFor(logging.INFO) else _lines
+    with polling():
+        raise_if_stopped()
+        for item in shown(items, what, total, done, note):
+            yield item
+            raise_if_stopped()
+
+
+def _bar(items: Iterable[T], what: str, total: int, done: int, note: Callable[[], str]) -> Iterator[T]:
+    with tqdm(items, what, total=total, initial=done, dynamic_ncols=True, smoothing=0.1) as bar:
+        for item in bar:
+            yield item
+            bar.set_postfix_str(note(), refresh=False)
+
+
+def _lines(items: Iterable[T], what: str, total: int, done: int, note: Callable[[], str]) -> Iterator[T]:
     start = last = time.monotonic()
     for count, item in enumerate(items, start=done + 1):
         yield item

@@ -1,27 +1,30 @@
 """Being asked to stop by SIGTERM (a preempted machine, a time limit) or SIGINT (Ctrl-C).
 
-Most work can end anywhere, since what it leaves on disk is whole: `stoppable` raises Stopped where the signal comes.
-Where the process waits for a compiler or a device it would come to that late, so after a while it is ended as it is.
-Work that first brings something to its end asks to be told instead: `deferred` (training/preemption.py).
-A second signal acts as it always does.
+Inside `stoppable` the rule is: the first signal sets a flag, and a second one ends the process at once.
+- Long loops read the flag: `raise_if_stopped` raises Stopped between two items (progress.py does so for all its loops).
+- Work that must finish a unit first is `deferred`: nothing raises in it, and it asks `stop_requested` itself.
+- Outside of both, SIGINT raises KeyboardInterrupt as it always does in Python.
+- Where none of this has ended the process after GRACE_S seconds, a thread ends it as it is; what is on disk is whole.
+
+The thread is there for a main thread that is inside a compiler or waits for a device, where no handler of Python runs.
+An alarm's default action would end with another exit code; signals that are blocked for a thread in sigwait would be
+blocked in child processes, too.
 """
 
 import logging
 import os
+import select
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-GRACE = 20.0
-"""Seconds that tidying up may take; schedulers give 30 before they kill."""
-AGAIN = 0.05
-"""Seconds after which a stop that was lost comes again."""
-LOOK = 0.2
+GRACE_S = 20.0
+"""Seconds that an end may take; schedulers give 30 before they kill."""
+POLL_S = 0.2
 """Seconds between two looks at whether work that takes its time has ended."""
-Handler = Callable[[int, FrameType | None], None]
 
 logger = logging.getLogger(__name__)
 
@@ -34,108 +37,104 @@ class Stopped(BaseException):
         self.number = number
 
 
-def raise_again(error: BaseException) -> bool:
-    """Whether an exception that Python had to ignore was a Stopped, which then is raised again a moment later.
+class _State:
+    """The flag, and how many blocks of each kind the main thread is in."""
 
-    JAX, for one, has the garbage collector call functions of Python; what a signal raises there ends nowhere.
-    """
-    if not isinstance(error, Stopped):
-        return False
-    signal.signal(error.number, _stop_once)
-    threading.Timer(AGAIN, os.kill, (os.getpid(), error.number)).start()
-    return True
+    requested: int | None = None
+    stoppable = polling = deferred = 0
 
 
-def _stop_once(number: int, _: FrameType | None) -> None:
-    _act_by_default(number)
-    raise Stopped(number)
+def stop_requested() -> int | None:
+    """The number of the signal that came, if one did."""
+    return _State.requested
 
 
-def _act_by_default(number: int) -> None:
-    """From the next such signal on."""
-    signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+def raise_if_stopped() -> None:
+    """Raises Stopped if a signal came, except in deferred work."""
+    if _State.requested is not None and not _State.deferred:
+        raise Stopped(_State.requested)
 
 
-class _Deferral:
-    """Whether the work under way takes the time that it needs."""
+@contextmanager
+def polling() -> Iterator[None]:
+    """Declares that the block calls raise_if_stopped often, so that SIGINT need not raise KeyboardInterrupt."""
+    with _entered("polling"):
+        yield
 
-    active = False
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Leaves it to the block when to end: there the flag is only read, and the time that it takes does not count."""
+    with _entered("deferred"):
+        yield
 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Raises Stopped when a signal comes; ends the process if that takes longer than GRACE.
+    """Has a first signal set the flag, as the module's text says; the outermost such block forgets it at its end.
 
     Outside of the main thread, which signals are for, it does nothing.
     """
-
-    def stop(number: int, _: FrameType | None) -> None:
-        raise Stopped(number)
-
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread() or _State.stoppable:
         yield
         return
-    ended = threading.Event()
-    # Python runs handlers between its instructions only. What is written here is written at once.
     arrived, told = os.pipe()
     os.set_blocking(told, False)
-    before = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
-    watch = threading.Thread(target=_end_when_late, args=(arrived, ended), name="stopping", daemon=True)
-    watch.start()
+    watchdog = threading.Thread(target=_end_when_late, args=(arrived,), name="stopping", daemon=True)
+    watchdog.start()
+    wakeup = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+    handlers = {number: signal.signal(number, _set_flag) for number in SIGNALS}
     try:
-        with _first(stop):
+        with _entered("stoppable"):
             yield
     finally:
-        ended.set()
-        signal.set_wakeup_fd(before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(wakeup)
         os.close(told)
-        watch.join()
+        watchdog.join()
         os.close(arrived)
+        _State.requested = None
 
 
 @contextmanager
-def deferred(note: Callable[[int], None]) -> Iterator[None]:
-    """Calls note(number) when a first signal comes, and leaves it to the block to end, in its own time."""
+def _entered(kind: str) -> Iterator[None]:
+    """Counts the blocks of a kind that the main thread is in."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before, _Deferral.active = _Deferral.active, True
-    try:
-        with _first(lambda number, _: note(number)):
-            yield
-    finally:
-        _Deferral.active = before
-
-
-@contextmanager
-def _first(handler: Handler) -> Iterator[None]:
-    """The first signal goes to the handler; each later one acts as it does by default."""
-
-    def once(number: int, frame: FrameType | None) -> None:
-        _act_by_default(number)
-        handler(number, frame)
-
-    before = {number: signal.signal(number, once) for number in SIGNALS}
+    setattr(_State, kind, getattr(_State, kind) + 1)
     try:
         yield
     finally:
-        for number, earlier in before.items():
-            signal.signal(number, earlier)
+        setattr(_State, kind, getattr(_State, kind) - 1)
 
 
-def _end_when_late(arrived: int, ended: threading.Event) -> None:
-    """Waits for signals, each of which is a byte; ends the process that has not ended some time after one.
+def _set_flag(number: int, _: FrameType | None) -> None:
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_DFL)
+    _State.requested = number
+    if number == signal.SIGINT and not _State.polling and not _State.deferred:
+        raise KeyboardInterrupt
 
-    Time in which a stop is deferred does not count.
+
+def _end_when_late(arrived: int) -> None:
+    """Ends the process GRACE_S seconds after a signal; time in which work is deferred does not count.
+
+    arrived: gets a byte for each signal at once, wherever the main thread is, and its end when the block ends.
     """
-    while number := os.read(arrived, 1):
-        left = GRACE if number[0] in SIGNALS else 0.0
-        while left > 0 and not ended.wait(LOOK):
-            left -= 0.0 if _Deferral.active else LOOK
-        if number[0] in SIGNALS and not ended.is_set():
-            logger.warning("Stopped without waiting for what is being computed.")
-            os._exit(128 + number[0])
+    number, left = 0, GRACE_S
+    while left > 0:
+        readable, _, _ = select.select([arrived], [], [], POLL_S if number else None)
+        if not readable:
+            left -= 0.0 if _State.deferred else POLL_S
+        elif not (byte := os.read(arrived, 1)):
+            return
+        elif byte[0] in SIGNALS:
+            number = byte[0]
+    logger.warning("Stopped without waiting for what is being computed.")
+    os._exit(128 + number)
 
 
-# A child shares its parent's pipe until it starts another program; its signals are not its parent's.
+# A forked child shares its parent's pipe until it starts another program; its signals are not its parent's.
 os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))

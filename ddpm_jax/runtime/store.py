@@ -5,17 +5,15 @@ renaming and no adding to a file, so nothing is worked on there: mirror.py and d
 """
 
 import errno
-import json
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime.files import staged
-from ddpm_jax.runtime.locks import parse_signature
 
 OF_THIS_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 MAY_NOT = re.compile(r"Forbidden|AccessDenied|Access Denied|[Pp]ermission|\b40[13]\b")
@@ -89,10 +87,6 @@ class Store:
             except FileNotFoundError:
                 pass
 
-    def record(self, name: str) -> "RemoteLockRecord":
-        """A file there for jobs to sign."""
-        return RemoteLockRecord(self, name)
-
     def _at(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root
 
@@ -110,31 +104,6 @@ class Store:
             if isinstance(error, PermissionError) or MAY_NOT.search(reason):
                 raise UserError(f"{self.address}: {reason}; see that you may read and write there.") from error
             raise OSError(errno.EIO, reason, self.address) from error
-
-
-class RemoteLockRecord:
-    """A file at an address that jobs sign (locks.Sheet)."""
-
-    def __init__(self, store: Store, name: str) -> None:
-        self.name, self._store, self._path = f"{store.address}/{name}", store, store._at(name)
-
-    def read(self) -> dict[str, Any] | None:
-        try:
-            with self._store._asking():
-                return parse_signature(self._store._files.cat_file(self._path))
-        except FileNotFoundError:
-            return None
-
-    def write(self, signature: Mapping[str, Any]) -> None:
-        try:
-            with self._store._asking():
-                self._store._files.pipe_file(self._path, json.dumps(signature).encode())
-        except FileNotFoundError as error:
-            raise UserError(f"{self.name} cannot be written; see that the bucket exists (docs/cloud.md).") from error
-
-    def remove(self) -> None:
-        with self._store._asking():
-            self._store._files.rm_file(self._path)
 
 
 def _open(address: str) -> tuple[Any, str]:

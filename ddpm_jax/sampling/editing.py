@@ -59,16 +59,16 @@ def invert(denoiser: Denoiser, schedule: Schedule, x0: Images, pairs: Pairs, *, 
 
 
 def slerp(a: Images, b: Images, weight: Float[Array, "batch"]) -> Images:
-    """Between a (weight 0) and b (weight 1) along the great circle through them, image by image.
+    """Spherical interpolation from a (weight 0) to b (weight 1), image by image.
 
-    A straight line would lead through shorter vectors than noise has, and to flat images.
+    A straight line would lead through shorter vectors than noise has, and to flat images. It is taken where no circle
+    is defined: between parallel vectors, and where one of them is zero.
     """
     axes = (1, 2, 3)
     lengths = jnp.sqrt(jnp.sum(a**2, axes) * jnp.sum(b**2, axes))
-    angle = jnp.arccos(jnp.clip(jnp.sum(a * b, axes) / lengths, -1.0, 1.0))
+    angle = jnp.arccos(jnp.clip(jnp.sum(a * b, axes) / jnp.where(lengths > 0.0, lengths, 1.0), -1.0, 1.0))
     sine = jnp.sin(angle)
-    # Parallel vectors have no circle; between them the line is right.
-    straight = sine < 1e-6
+    straight = (sine < 1e-6) | (lengths == 0.0)
     safe = jnp.where(straight, 1.0, sine)
     from_a = jnp.where(straight, 1.0 - weight, jnp.sin((1.0 - weight) * angle) / safe)
     from_b = jnp.where(straight, weight, jnp.sin(weight * angle) / safe)

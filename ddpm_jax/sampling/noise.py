@@ -5,14 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
+from ddpm_jax.diffusion.randomness import Purpose, purpose_key
 from ddpm_jax.shapes import ImageKeys, Images
 
 
-def image_keys(seed: int | Int[Array, ""], indices: Int[np.ndarray | Array, "batch"]) -> ImageKeys:
+def image_keys(
+    seed: int | Int[Array, ""], indices: Int[np.ndarray | Array, "batch"], purpose: Purpose = Purpose.SAMPLE
+) -> ImageKeys:
     """One key for each image index."""
-    return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.asarray(indices))
+    key = purpose_key(seed, purpose)
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.asarray(indices))
 
 
 def draw_noise(keys: ImageKeys, t: int | Int[Array, ""], shape: tuple[int, ...]) -> Images:
-    """Standard normal noise [batch, *shape] that belongs to step t of each image; t = 0 is the x_T it starts from."""
+    """Standard normal noise [batch, *shape] for step t of each image; t = 0 gives the x_T that sampling starts from."""
     return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, t), shape))(keys)

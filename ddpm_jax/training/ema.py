@@ -1,4 +1,4 @@
-"""The moving average of the parameters, which samples are drawn from: ema <- d ema + (1 - d) params."""
+"""The exponential moving average (EMA) of the parameters, used for sampling: ema <- d ema + (1 - d) params."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from ddpm_jax.config.sections import Optimizer
 
 
 def ema_decay(config: Optimizer, step: Array) -> Array:
-    """D after update `step`, counted from 0: ema_decay, approached as (1 + step) / (10 + step) where it warms up."""
+    """The decay d of update `step`, counted from 0: ema_decay, where it warms up at most (1 + step) / (10 + step)."""
     if not config.ema_warmup:
         return jnp.asarray(config.ema_decay, jnp.float32)
     n = step.astype(jnp.float32)
@@ -17,10 +17,10 @@ def ema_decay(config: Optimizer, step: Array) -> Array:
 
 
 def update_ema(config: Optimizer, ema: PyTree, params: PyTree, step: Array) -> PyTree:
-    """The average after an update, of the *new* parameters."""
+    """The EMA after an update, of the *new* parameters."""
     return optax.incremental_update(params, ema, 1.0 - ema_decay(config, step))
 
 
 def start_ema(params: PyTree) -> PyTree:
-    """The average before any update: a copy, since a buffer that two trees share cannot be donated."""
+    """The EMA before any update: a copy, since a buffer that two trees share cannot be donated."""
     return jax.tree.map(jnp.copy, params)

@@ -6,11 +6,9 @@ import optax
 from flax import struct
 from jaxtyping import Array, PyTree
 
+from ddpm_jax.diffusion.randomness import Purpose, purpose_key
 from ddpm_jax.network.unet import UNet, init_params
 from ddpm_jax.training.ema import start_ema
-
-INIT, STEP, VALIDATION = 0, 1, 2
-"""What the run's seed is used for; `purpose_key` derives a key for each."""
 
 
 @struct.dataclass
@@ -31,20 +29,15 @@ class TrainState:
     opt_state: PyTree
 
 
-def purpose_key(seed: int, purpose: int) -> Array:
-    """The random key of a run for one purpose."""
-    return jax.random.fold_in(jax.random.key(seed), purpose)
-
-
 def init_state(
     unet: UNet, optimizer: optax.GradientTransformation, seed: int, image_size: int, image_channels: int
 ) -> TrainState:
     """The state before the first step."""
-    return first_state(init_params(unet, purpose_key(seed, INIT), image_size, image_channels), optimizer)
+    return first_state(init_params(unet, purpose_key(seed, Purpose.INIT), image_size, image_channels), optimizer)
 
 
 def first_state(params: PyTree, optimizer: optax.GradientTransformation, ema: PyTree | None = None) -> TrainState:
-    """The state before the first step, from these parameters; ema: their average, where there is one."""
+    """The state before the first step, from these parameters; ema: their EMA, where there is one."""
     # One buffer each: a shared one cannot be donated.
     zero = [jnp.zeros((), jnp.int32) for _ in range(3)]
     return TrainState(
@@ -53,7 +46,7 @@ def first_state(params: PyTree, optimizer: optax.GradientTransformation, ema: Py
 
 
 def is_finite(state: TrainState) -> bool:
-    """Whether no parameter, average or moment is infinite or NaN; waits for the device."""
+    """Whether no parameter, EMA or moment is infinite or NaN; waits for the device."""
     return bool(_all_finite((state.params, state.ema, state.opt_state)))
 
 

@@ -5,7 +5,7 @@ it with the state donated. The metrics are running sums on the device, so that r
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import jax
@@ -20,26 +20,20 @@ from ddpm_jax.data.batches import Batch
 from ddpm_jax.diffusion.objective import Objective, losses, quarter_of
 from ddpm_jax.diffusion.pixels import from_pixels
 from ddpm_jax.diffusion.process import q_sample
+from ddpm_jax.diffusion.randomness import Purpose, purpose_key
 from ddpm_jax.diffusion.schedule import Schedule
-from ddpm_jax.network.bind import apply_unet, drop_labels
+from ddpm_jax.network.bind import apply_unet, drop_labels, label_vectors
 from ddpm_jax.network.unet import UNet
 from ddpm_jax.runtime.devices import replicated
 from ddpm_jax.shapes import Labels, OneKey, PerImage, Pixels, Steps
 from ddpm_jax.training.ema import update_ema
 from ddpm_jax.training.optimizer import LearningRate
-from ddpm_jax.training.state import STEP, VALIDATION, TrainState, purpose_key
+from ddpm_jax.training.state import TrainState
 
 Metrics = dict[str, Average]
 TrainStep = Callable[[TrainState, Metrics, Batch], tuple[TrainState, Metrics, Int[Array, ""]]]
-METRICS = (
-    "loss",
-    "loss_t_1st_quarter",
-    "loss_t_2nd_quarter",
-    "loss_t_3rd_quarter",
-    "loss_t_4th_quarter",
-    "gradient_norm",
-    "learning_rate",
-)
+QUARTERS = ("1st", "2nd", "3rd", "4th")
+METRICS = ("loss", *(f"loss_t_{quarter}_quarter" for quarter in QUARTERS), "gradient_norm", "learning_rate")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,18 +52,28 @@ class Learner:
 
 
 def empty_metrics() -> Metrics:
-    """Averages of nothing."""
+    """Means of nothing."""
     return {name: Average.empty() for name in METRICS}
+
+
+def metrics_to_json(metrics: Metrics) -> dict[str, list[float | int]]:
+    """Sum and count of each metric; waits for the device."""
+    return {name: [float(mean.total), int(mean.count)] for name, mean in jax.device_get(metrics).items()}
+
+
+def metrics_from_json(saved: Mapping[str, Sequence[float | int]]) -> Metrics:
+    """The metrics that `metrics_to_json` wrote, exactly; means of nothing for those that are missing."""
+    return {name: _sum_and_count(*map(jnp.asarray, saved.get(name, (0.0, 0)))) for name in METRICS}
 
 
 def train_step(
     learner: Learner, state: TrainState, metrics: Metrics, batch: Batch
 ) -> tuple[TrainState, Metrics, Int[Array, ""]]:
-    """The state after one batch, whose parts are computed one after the other and averaged.
+    """The state after one batch, whose microbatches are computed one after the other and their gradients averaged.
 
     A batch whose loss or gradient is not finite changes only the counters.
     """
-    key = jax.random.fold_in(purpose_key(learner.seed, STEP), state.step)
+    key = jax.random.fold_in(purpose_key(learner.seed, Purpose.STEP), state.step)
     gradient, loss, t = _accumulated_gradient(learner, state.params, batch, key)
     norm = optax.tree.norm(gradient)
     finite = jnp.isfinite(norm) & jnp.all(jnp.isfinite(loss))
@@ -93,59 +97,66 @@ def train_step(
         ema=keep(ema, state.ema),
         opt_state=keep(opt_state, state.opt_state),
     )
-    return new_state, keep(_add_metrics(learner, metrics, loss, t, [norm, rate]), metrics), streak
+    new = {**_loss_metrics(learner.schedule, loss, t), "gradient_norm": _mean(norm), "learning_rate": _mean(rate)}
+    return new_state, keep({name: metrics[name].merge(value) for name, value in new.items()}, metrics), streak
 
 
 def _accumulated_gradient(
     learner: Learner, params: PyTree, batch: Batch, key: OneKey
 ) -> tuple[PyTree, PerImage, Steps]:
-    """Mean gradient over the parts of a batch, with the loss and the t of each image."""
-    # Under FSDP this gathers the parameters, once for all parts; otherwise it changes nothing.
+    """Mean gradient over the microbatches of a batch, with the loss and the t of each image."""
+    # Under FSDP this gathers the parameters, once for all microbatches; otherwise it changes nothing.
     params = jax.lax.with_sharding_constraint(params, replicated(learner.mesh))
-    differentiate = jax.grad(_part_loss, argnums=1, has_aux=True)
-    parts = batch.images.shape[0]
+    differentiate = jax.grad(_microbatch_loss, argnums=1, has_aux=True)
+    microbatches = batch.images.shape[0]
 
-    def add(total: PyTree, part: tuple[Batch, Array]) -> tuple[PyTree, tuple[PerImage, Steps]]:
-        gradient, aux = differentiate(learner, params, *part)
+    def add(total: PyTree, microbatch: tuple[Batch, Array]) -> tuple[PyTree, tuple[PerImage, Steps]]:
+        gradient, aux = differentiate(learner, params, *microbatch)
         return jax.tree.map(jnp.add, total, gradient), aux
 
     zero = jax.tree.map(jnp.zeros_like, params)
-    inputs = (batch, jax.random.split(key, parts))
-    if parts == 1:
+    inputs = (batch, jax.random.split(key, microbatches))
+    if microbatches == 1:
         gradient, (loss, t) = differentiate(learner, params, *jax.tree.map(lambda x: x[0], inputs))
         return gradient, loss, t
     # XLA compiles the weight gradient of a convolution inside a loop to naive code on CPU (a hundred times slower):
-    # there the parts are laid out one after the other.
+    # there the microbatches are laid out one after the other.
     total, (loss, t) = jax.lax.scan(add, zero, inputs, unroll=jax.default_backend() == "cpu")
-    return jax.tree.map(lambda g: g / parts, total), loss.reshape(-1), t.reshape(-1)
+    return jax.tree.map(lambda g: g / microbatches, total), loss.reshape(-1), t.reshape(-1)
 
 
-def _part_loss(learner: Learner, params: PyTree, batch: Batch, key: OneKey) -> tuple[Array, tuple[PerImage, Steps]]:
+def _microbatch_loss(
+    learner: Learner, params: PyTree, batch: Batch, key: OneKey
+) -> tuple[Array, tuple[PerImage, Steps]]:
     time_key, noise_key, dropout_key, label_key = jax.random.split(key, 4)
     x0 = from_pixels(batch.images)
     t = jax.random.randint(time_key, x0.shape[:1], 1, learner.schedule.steps + 1)
     noise = jax.random.normal(noise_key, x0.shape)
-    labels = batch.labels
-    if learner.unet.labels:
-        labels = drop_labels(labels, jax.random.bernoulli(label_key, learner.label_dropout, labels.shape[:1]))
+    labels = label_vectors(batch.labels, learner.unet.labels)
+    labels = drop_labels(labels, jax.random.bernoulli(label_key, learner.label_dropout, t.shape))
     x_t = q_sample(learner.schedule, x0, t, noise)
     output = apply_unet(learner.unet, params, x_t, t, labels, dropout_key=dropout_key)
     loss = losses(learner.objective, learner.schedule, output, x0, x_t, t, noise)
     return jnp.mean(loss), (loss, t)
 
 
-def _add_metrics(learner: Learner, metrics: Metrics, loss: PerImage, t: Steps, others: list[Array]) -> Metrics:
-    quarter = quarter_of(learner.schedule, t)
-    selections = [(loss, jnp.ones_like(loss, bool)), *((loss, quarter == q) for q in range(4))]
-    selections += [(other, jnp.array(True)) for other in others]
-    new = dict(zip(METRICS, (_average(*selection) for selection in selections), strict=True))
-    return {name: metrics[name].merge(new[name]) for name in METRICS}
+def _loss_metrics(schedule: Schedule, loss: PerImage, t: Steps) -> Metrics:
+    """The mean loss, over all images and over those whose t lies in each quarter of 1..T."""
+    quarter = quarter_of(schedule, t)
+    by_quarter = {f"loss_t_{name}_quarter": _mean(loss, quarter == q) for q, name in enumerate(QUARTERS)}
+    return {"loss": _mean(loss), **by_quarter}
 
 
-def _average(values: Array, mask: Array) -> Average:
-    """The mean of the values that the mask selects, as a sum and a count that can be added to others."""
-    total, count = jnp.sum(jnp.where(mask, values, 0.0)), jnp.sum(mask, dtype=jnp.int32)
-    return Average(total=total, count=count)  # pyright: ignore[reportCallIssue]
+def _mean(values: Array, mask: Array | bool = True) -> Average:
+    """The mean of the values that the mask selects."""
+    selected = jnp.broadcast_to(mask, values.shape)
+    return _sum_and_count(jnp.sum(jnp.where(selected, values, 0.0)), jnp.sum(selected, dtype=jnp.int32))
+
+
+def _sum_and_count(total: Array, count: Array) -> Average:
+    """A mean that can be merged with others."""
+    # pyright does not know the fields of clu's dataclasses.
+    return Average(total=total.astype(jnp.float32), count=count.astype(jnp.int32))  # pyright: ignore
 
 
 def validation_losses(
@@ -160,12 +171,12 @@ def validation_losses(
 
     index: of each image among the `count` held-out ones; their t are spread evenly over 1..T.
     """
-    key = purpose_key(learner.seed, VALIDATION)
+    key = purpose_key(learner.seed, Purpose.VALIDATION)
     x0 = from_pixels(images)
     t = 1 + index * learner.schedule.steps // count
     noise = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), x0.shape[1:]))(index)
     x_t = q_sample(learner.schedule, x0, t, noise)
-    output = apply_unet(learner.unet, params, x_t, t, labels)
+    output = apply_unet(learner.unet, params, x_t, t, label_vectors(labels, learner.unet.labels))
     return losses(learner.objective, learner.schedule, output, x0, x_t, t, noise)
 
 

@@ -75,7 +75,7 @@ def measure_training(flags: argparse.Namespace) -> dict[str, Any]:
         lowered = lower_step(learner, state, batch)
         step = lowered.compile()
         compiling = time.perf_counter() - start
-        cost = step_cost(lowered, step, parts=config.train.accumulate, devices=mesh.size)
+        cost = step_cost(lowered, step, microbatches=config.train.accumulate, devices=mesh.size)
 
         def work() -> None:
             nonlocal state

@@ -34,9 +34,9 @@ class Peer:
             raise UserError(
                 f"--peer-python={python} cannot be run: {error.strerror}; expected a Python interpreter."
             ) from error
+        fid = " -r requirements-peers-fid.txt" if spec.get("work") == "features" else ""
         self.facts = self._answer(
-            "it needs PyTorch and its libraries: pip install -r requirements-peers.txt -r requirements-peers-fid.txt, "
-            "or --peer-python="
+            f"it needs PyTorch and its libraries: pip install -r requirements-peers.txt{fid}, or --peer-python="
         )
 
     def __enter__(self) -> "Peer":

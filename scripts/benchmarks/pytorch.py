@@ -44,12 +44,14 @@ def main() -> None:
 
 
 def make_importable() -> torch.library.Library | None:
-    """Lets torchvision be imported where it is built for CUDA (as PyPI's is) and PyTorch for the CPU.
+    """Lets torchvision, if it is there, be imported where it is built for CUDA (as PyPI's is) and PyTorch for the CPU.
 
     Operators that are not used here lack a name then, and have one for as long as what is returned lives.
     """
     try:
         import torchvision  # noqa: F401
+    except ModuleNotFoundError:  # Only pytorch-fid needs it, and says so.
+        return None
     except RuntimeError:
         library = torch.library.Library("torchvision", "FRAGMENT")
         for missing in ("nms", "qnms"):

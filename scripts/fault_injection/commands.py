@@ -1,6 +1,5 @@
 """The commands that are tormented, and how their results are told apart."""
 
-import json
 import os
 import socket
 import subprocess
@@ -14,10 +13,10 @@ import numpy as np
 
 from ddpm_jax.builders import build_learner
 from ddpm_jax.commands.train import start_state
-from ddpm_jax.config import config_of
 from ddpm_jax.runtime.devices import data_mesh
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.state import TrainState
+from ddpm_jax.workdir import read_config
 
 ROOT = Path(__file__).parents[2]
 LENGTH = {"train.steps": 60, "checkpoint.every": 2, "log.preview_every": 20}
@@ -82,7 +81,7 @@ def complete(command: Sequence[str]) -> None:
 
 def newest_state(workdir: Path) -> TrainState:
     """The state of the newest checkpoint."""
-    config = config_of(json.loads((workdir / "config.json").read_text()))
+    config = read_config(workdir)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         return start_state(config, build_learner(config, data_mesh()), checkpoints)
 

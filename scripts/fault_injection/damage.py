@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.checkpoint import Checkpoints, checkpoint_steps
 from scripts.fault_injection.commands import Outcome, complete, finish, newest_state, same_bits, start, training
 
 
@@ -54,7 +54,7 @@ def damage(flags: argparse.Namespace) -> Iterator[Outcome]:
 
 def damage_checkpoint(run: Path, name: str, harm: Callable[[Path], None]) -> Outcome:
     """Each file of the newest checkpoint in turn: what is restored is the one before, or the same numbers."""
-    steps = Checkpoints(run / "checkpoints").steps()
+    steps = checkpoint_steps(run / "checkpoints")
     newest = run / "checkpoints" / str(steps[-1])
     whole = shutil.copytree(newest, run.parent / "whole", dirs_exist_ok=True)
     states = {step: state for step in steps[-2:] for state in [state_at(run, step)]}

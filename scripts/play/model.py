@@ -22,7 +22,7 @@ from ddpm_jax.generation.steps import SamplingStep
 from ddpm_jax.interop.safetensors_file import PRETRAINED
 from ddpm_jax.reporting.images import Picture, captioned_rows, grey_levels_apart, grid, save_gif, save_png
 from ddpm_jax.shapes import Pixels
-from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.checkpoint import checkpoint_steps
 from ddpm_jax.workdir import checkpoint_folder
 
 PICTURE_INTERVAL_S = 0.1
@@ -51,8 +51,8 @@ class Model:
         self.workdir = workdir
         newest = _load(workdir, None, True)
         self.config, self.names = newest.config, newest.names
-        with Checkpoints(checkpoint_folder(Path(workdir).expanduser())) as checkpoints:
-            self.steps = checkpoints.steps()[::-1] or [newest.step]  # For URLs and pretrained models: only the newest.
+        # For URLs and pretrained models: only the newest.
+        self.steps = checkpoint_steps(checkpoint_folder(Path(workdir).expanduser()))[::-1] or [newest.step]
         self._runs = {(newest.step, True): newest}
 
     def run(self, step: int, ema: bool) -> Run:

@@ -1,17 +1,13 @@
 """Flags, modes and exit codes: a user's mistake is one clear line and exit code 2, and nothing is written."""
 
-import errno
-import signal
 import sys
 from pathlib import Path
 
 import pytest
-from jax.errors import JaxRuntimeError
 
 from ddpm_jax.commands import cli
+from ddpm_jax.commands.plan import PlanOptions
 from ddpm_jax.config import load_recipe, override
-from ddpm_jax.errors import TrainingDiverged
-from ddpm_jax.runtime.signals import Stopped
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 DIGITS = f"--config={CONFIGS}/digits.py:smoke"
@@ -39,7 +35,12 @@ MISTAKES = {
     "no run": (["--mode=sample", "--workdir=W"], "holds no run"),
     "folder without path": ([f"--config={CONFIGS}/folder.py", "--workdir=W"], "data.path is not set"),
     "file in the way": ([DIGITS, "--workdir=F/x"], "cannot be made (Not a directory)"),
-    "file as workdir": ([DIGITS, "--workdir=F"], "is a file; give a folder"),
+    "file as workdir": ([DIGITS, "--workdir=F"], "cannot be made (it is a file)"),
+    "plan of a run": (["--mode=sample", "--workdir=W", "--plan.price=2"], "--plan.price=2 is for --mode=plan"),
+    "unknown flag of a plan": (["--mode=plan", DIGITS, "--plan.devces=3"], "devces is not a field of --plan; did you"),
+    "plan out of range": (["--mode=plan", DIGITS, "--plan.devices=0"], "plan.devices=0 is out of range; expected at"),
+    "plan of another type": (["--mode=plan", DIGITS, "--plan.price=low"], "plan.price='low' has the wrong type"),
+    "plan as configuration": (["--mode=plan", DIGITS, "--config.plan.devices=8"], "write --plan.devices=8"),
     "forgotten prefix": ([DIGITS, "--workdir=W", "--data.batch_size=3"], "did you mean --config.data.batch_size=3?"),
     "negated and set": ([DIGITS, "--workdir=W", "--noconfig.data.flip=True"], "data.flip='True' has the wrong type"),
     "address of nothing": ([DIGITS, "--workdir=gs://"], "gs:// is no address of a folder"),
@@ -86,6 +87,36 @@ def test_help_shows_modes_and_examples(capsys):
     assert "--mode=train|sample" in text and "--workdir" in text
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("=True", cli.ALL), ("=true", cli.ALL), ("=TRUE", cli.ALL), ("=t", cli.ALL), ("=1", cli.ALL), ("", cli.ALL)]
+    + [("=False", None), ("=false", None), ("=f", None), ("=0", None)],
+)
+def test_every_spelling_of_a_boolean_fetches_the_same_checkpoints(value, expected):
+    field = "config.evaluate.every_checkpoint"
+    flags = ["main.py", "--mode=evaluate", "--workdir=W"]
+    asked = cli.parse_flags([*flags, f"--{field}{value}"])
+    assert cli.wanted_checkpoint(asked) == expected
+    config = override(load_recipe(str(CONFIGS / "digits.py")), asked.overrides)
+    assert config.evaluate.every_checkpoint == (expected == cli.ALL)
+
+
+def test_the_checkpoint_that_is_fetched_is_the_one_that_is_asked_for():
+    for flags, expected in {
+        (): None,
+        ("--config.sample.checkpoint=20",): 20,
+        ("-config.sample.checkpoint=20", "--config.sample.checkpoint=30"): 30,
+        ("--config.sample.checkpoint=",): None,
+        ("--config.sample.checkpoint=20", "--noconfig.evaluate.every_checkpoint"): 20,
+    }.items():
+        assert cli.wanted_checkpoint(cli.parse_flags(["main.py", "--workdir=W", *flags])) == expected
+
+
+def test_flags_of_a_plan_are_parsed_as_their_types():
+    flags = ["--mode=plan", "--config=digits", "--plan.devices=64", "--plan.memory=80", "--plan.price="]
+    assert cli.parse_flags(["main.py", *flags]).plan == PlanOptions(devices=64, memory=80.0)
+
+
 def test_overrides_are_parsed_as_their_fields_types():
     flags = ["--config.model.multipliers=(1, 2, 4)", "--config.sample.steps=5", "--config.sample.timesteps=(8, 3)"]
     config = override(load_recipe(str(CONFIGS / "digits.py")), [*flags, "--config.data.path=x"])
@@ -101,50 +132,6 @@ def test_an_empty_value_takes_a_field_back():
         optional = [f"--config.{name}={clearing}" for name in ("sample.checkpoint", "data.filter")]
         cleared = override(config, ["--config.sample.timesteps=", *optional])
         assert (cleared.sample.checkpoint, cleared.sample.timesteps, cleared.data.filter) == (None, (), None)
-
-
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [
-        (TrainingDiverged("Training stopped at step 3."), 1),
-        (OSError(errno.ENOSPC, "No space left on device", "/full"), 2),
-        (OSError(errno.ESTALE, "Stale file handle", "/shared"), 3),
-        (JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"), 2),
-        (Stopped(signal.SIGTERM), 143),
-        (KeyboardInterrupt(), 130),
-    ],
-)
-def test_other_ends_have_their_exit_codes(error, code, monkeypatch, capsys):
-    def fail(argv):
-        raise error
-
-    monkeypatch.setattr(cli, "run", fail)
-    assert cli.main(["main.py"]) == code
-    assert len(capsys.readouterr().err.splitlines()) == 1
-
-
-def test_a_lost_process_is_told_from_a_fault(monkeypatch, capsys):
-    errors = iter([JaxRuntimeError("UNKNOWN: Gloo: Connection closed by peer"), JaxRuntimeError("INTERNAL: a fault")])
-
-    def fail(argv):
-        raise next(errors)
-
-    monkeypatch.setattr(cli, "run", fail)
-    monkeypatch.setattr("jax.process_count", lambda: 2)
-    assert cli.main(["main.py"]) == 3
-    assert "Another process of this job was lost" in capsys.readouterr().err
-    with pytest.raises(JaxRuntimeError, match="a fault"):
-        cli.main(["main.py"])
-
-
-@pytest.mark.parametrize("error", [OSError(errno.EBADF, "a fault"), JaxRuntimeError("UNAVAILABLE: a fault")])
-def test_a_fault_of_our_own_is_not_hidden(error, monkeypatch):
-    def fail(argv):
-        raise error
-
-    monkeypatch.setattr(cli, "run", fail)
-    with pytest.raises(type(error), match="a fault"):
-        cli.main(["main.py"])
 
 
 @pytest.mark.parametrize(("started", "words"), [("/usr/bin/ddpm-jax", "ddpm-jax"), ("main.py", "python main.py")])

@@ -187,7 +187,7 @@ def test_results_of_other_images_are_not_overwritten(workdir, files, tmp_path):
         ({"task": "vary", "images": "FILES", "timesteps": "(8,7)", "strength": 0.5}, "below 7, the lowest that is"),
         ({"images": "FILES"}, "has no effect with sample.task='generate'; set the task to 'reconstruct' or"),
         ({"strength": 0.3}, "has no effect with sample.task='generate'; set the task to 'vary'"),
-        ({"task": "reconstruct", "sampler": "ddim", "threshold": "dynamic"}, "could not be turned back"),
+        ({"task": "reconstruct", "sampler": "ddim", "threshold": "dynamic"}, "cannot be inverted"),
         ({"count": 10**13}, "out of range; expected 1 to 10000000"),
         ({"steps": "many"}, "sample.steps='many' has the wrong type; expected a whole number"),
         ({"task": "paint"}, "sample.task='paint' does not exist"),

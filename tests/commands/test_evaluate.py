@@ -13,7 +13,7 @@ from PIL import Image
 
 from ddpm_jax import UserError
 from ddpm_jax.commands import cli
-from ddpm_jax.commands.evaluate import labels_to_draw
+from ddpm_jax.commands.evaluate import evaluate_bound, labels_to_draw
 from ddpm_jax.config.sections import Data
 from ddpm_jax.data.dataset import Dataset
 from ddpm_jax.data.sources.digits import load_digits
@@ -22,7 +22,7 @@ from ddpm_jax.evaluation.results import Row, curves_that_compare
 from ddpm_jax.evaluation.statistics import compare, load_statistics, measure, save_statistics
 from ddpm_jax.generation.pixel_file import PixelFile
 from tests.end_to_end.commands import RECIPE, ROOT, scalars
-from tests.training.toy import config_with
+from tests.training.toy import DISCS, config_with
 
 pytestmark = pytest.mark.xdist_group("evaluate")  # They share a run.
 PIXELS = ("--config.evaluate.features=pixels", "--config.evaluate.count=40")
@@ -127,6 +127,27 @@ def test_all_checkpoints_are_measured_and_the_bound_is_drawn(workdir):
     assert len(bound["L_by_t"]) == 8 and bound["L_by_t"][0] == bound["L_0"]
     parts = bound["L_0"] + bound["L_1_to_T-1"] + bound["L_T"]
     assert bound["bits_per_dim"] == pytest.approx(parts, rel=1e-6) and len(list(folder.glob("2-bound-*.png"))) == 1
+
+
+BOUNDS = [{}, {"percentile": 0.9}, {"percentile_max": 2.0}, {"threshold": "clip"}]
+BOUNDS += [{"seed": 1}, {"ema": False}, {"variance": "fixed_small"}]
+
+
+def test_a_bound_is_measured_once_for_each_of_the_settings_that_it_depends_on(tmp_path, monkeypatch):
+    measured = []
+
+    def bound_of(config, params, dataset, rows):
+        measured.append((config.sample, dataset is others))
+        return np.ones(2), np.ones((2, 3)), np.ones(2)
+
+    monkeypatch.setattr("ddpm_jax.commands.evaluate.bound_of", bound_of)
+    others = DISCS._replace(images=255 - np.asarray(DISCS.images))
+    asked = [(config_with(sample={"threshold": "dynamic"} | fields), DISCS) for fields in BOUNDS]
+    asked.append((asked[0][0], others))
+    for _ in range(2):  # The second time all are found.
+        for config, dataset in asked:
+            evaluate_bound(config, tmp_path, 7, {"a": np.ones(3)}, dataset, np.arange(2))
+    assert measured == [(config.sample, dataset is others) for config, dataset in asked]
 
 
 def test_a_damaged_checkpoint_is_named_and_passed_over(workdir, tmp_path, capsys):

@@ -17,13 +17,13 @@ import fsspec.core
 import numpy as np
 import pytest
 
+from ddpm_jax.commands import lease as lease_module
 from ddpm_jax.commands import mirror
+from ddpm_jax.commands.lease import RemoteLockRecord, lease
 from ddpm_jax.commands.mirror import ALL, Mirror, local_copy
 from ddpm_jax.config import Config, to_json
 from ddpm_jax.data.cache import cached, open_cache, remembered
 from ddpm_jax.errors import UserError
-from ddpm_jax.runtime import locks
-from ddpm_jax.runtime.locks import lease
 from ddpm_jax.runtime.log import Lines
 from ddpm_jax.runtime.store import Store
 from ddpm_jax.training.checkpoint import seal
@@ -367,7 +367,7 @@ def test_the_package_of_a_store_is_named_where_it_is_missing(monkeypatch):
 @pytest.fixture
 def quick_locks(monkeypatch):
     for name, seconds in {"HEARTBEAT_S": 0.05, "STALE_AFTER_S": 0.5, "SETTLE_S": 0.1}.items():
-        monkeypatch.setattr(locks, name, seconds)
+        monkeypatch.setattr(lease_module, name, seconds)
 
 
 class Busy(Exception):
@@ -379,12 +379,14 @@ def busy() -> None:
 
 
 def test_one_job_at_a_time_holds_an_address(there, quick_locks):
-    record = Store(f"file://{there}").record("lock")
+    record = RemoteLockRecord(Store(f"file://{there}"), "lock")
     with lease(record, busy) as holds:
         assert holds()
         locks_of_another = {**json.loads((there / "lock").read_text()), "process": "4026531836 1"}
-        assert not locks._has_ended(json.loads((there / "lock").read_text()))
-        assert locks._has_ended({**locks_of_another, "process": locks._process(os.getpid()).split()[0] + " 1"})
+        assert not lease_module._has_ended(json.loads((there / "lock").read_text()))
+        assert lease_module._has_ended(
+            {**locks_of_another, "process": lease_module._process(os.getpid()).split()[0] + " 1"}
+        )
         with pytest.raises(Busy), lease(record, busy):
             pass
     assert not (there / "lock").exists()
@@ -395,16 +397,16 @@ def test_one_job_at_a_time_holds_an_address(there, quick_locks):
 def test_what_a_killed_job_signed_is_waited_for_elsewhere_but_not_on_its_own_machine(there, quick_locks, monkeypatch):
     program = f"""
 import os, signal
-from ddpm_jax.runtime import locks
+from ddpm_jax.commands import lease
 from ddpm_jax.runtime.store import Store
-locks.SETTLE_S = 0.0
-with locks.lease(Store("file://{there}").sheet("lock"), print):
+lease.SETTLE_S = 0.0
+with lease.lease(lease.RemoteLockRecord(Store("file://{there}"), "lock"), print):
     os.kill(os.getpid(), signal.SIGKILL)
 """
     assert subprocess.run([sys.executable, "-c", program]).returncode == -signal.SIGKILL
-    record, asked = Store(f"file://{there}").record("lock"), []
-    does = locks._lives
-    monkeypatch.setattr(locks, "_lives", lambda *args: [asked.append(args), does(*args)][1])
+    record, asked = RemoteLockRecord(Store(f"file://{there}"), "lock"), []
+    does = lease_module._lives
+    monkeypatch.setattr(lease_module, "_lives", lambda *args: [asked.append(args), does(*args)][1])
     signed = (there / "lock").read_text()
     with lease(record, busy):
         assert asked == []
@@ -413,12 +415,25 @@ with locks.lease(Store("file://{there}").sheet("lock"), print):
         assert len(asked) == 1
 
 
+def test_a_job_whose_place_another_took_goes_on_but_writes_nothing_there(there, tmp_path, quick_locks, package_log):
+    record = RemoteLockRecord(Store(f"file://{there}"), "lock")
+    put(tmp_path / "copy", a_json="{}")
+    with lease(record, busy) as holds:
+        copy = Mirror(Store(f"file://{there}"), tmp_path / "copy", holds)
+        record.write({"host": "another", "machine": "another", "token": "theirs"})
+        while "is of another job now, on another" not in package_log.text:
+            time.sleep(0.01)
+        with pytest.raises(OSError, match="another job has taken its place"):
+            copy.push()
+    assert list(tree(there)) == ["lock"] and record.read()["token"] == "theirs"
+
+
 def test_a_job_that_is_stopped_while_it_waits_leaves_nothing(there, quick_locks, monkeypatch):
     def stopped(seconds):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(locks.time, "sleep", stopped)
-    with pytest.raises(KeyboardInterrupt), lease(Store(f"file://{there}").record("lock"), busy):
+    monkeypatch.setattr(lease_module.time, "sleep", stopped)
+    with pytest.raises(KeyboardInterrupt), lease(RemoteLockRecord(Store(f"file://{there}"), "lock"), busy):
         pass
     assert not (there / "lock").exists()
 

@@ -13,6 +13,7 @@ from ddpm_jax.commands.plan import (
     USABLE,
     LinearModel,
     OneDevice,
+    PlanOptions,
     extra_bytes,
     kept_checkpoints,
     linear_model,
@@ -26,6 +27,7 @@ from ddpm_jax.runtime.devices import imagined_mesh
 from tests.training.toy import CONFIG, config_with
 
 pytestmark = pytest.mark.xdist_group("plan")  # Compiled once, for all tests.
+HERE = PlanOptions()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -34,7 +36,7 @@ def compiled_once():
     compile_anew, compiled = OneDevice.compile, {}
 
     def compile_once(self, images):
-        same = {"data": CONFIG.data, "plan": CONFIG.plan, "train": CONFIG.train, "checkpoint": CONFIG.checkpoint}
+        same = {"data": CONFIG.data, "train": CONFIG.train, "checkpoint": CONFIG.checkpoint}
         key = dataclasses.replace(self.config, **same), images
         if key not in compiled:
             compiled[key] = compile_anew(self, images)
@@ -45,9 +47,9 @@ def compiled_once():
         yield
 
 
-def lines_of(config, capsys, workdir=None) -> dict[str, str]:
-    """What a plan prints."""
-    plan(config, workdir)
+def lines_of(config, capsys, options=HERE, workdir=None) -> dict[str, str]:
+    """The lines that a plan prints, by their names."""
+    plan(config, options, workdir)
     return dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
 
 
@@ -103,8 +105,8 @@ def test_following_the_advice_fits(capsys):
     mesh, config = imagined_mesh(2), config_with(data={"batch_size": 64})
 
     def fits(parts: int, gibibytes: float) -> str:
-        asked = config_with(data={"batch_size": 64}, train={"accumulate": parts}, plan={"memory": gibibytes})
-        return dict(memory_in_words(asked, mesh, state, line))["Fits"]
+        asked = config_with(data={"batch_size": 64}, train={"accumulate": parts})
+        return dict(memory_in_words(asked, PlanOptions(memory=gibibytes), mesh, state, line))["Fits"]
 
     for images in (13, 9, 4):  # Room for so many at once, when parts are summed.
         limit = (line.of(images) + extra_bytes(config, state, mesh, 2)) / USABLE / 2**30 * 1.0001
@@ -142,20 +144,20 @@ def test_the_checkpoints_that_are_counted_are_those_that_training_keeps(steps, e
 
 def test_sizes_and_times_are_words():
     assert [size_in_words(n) for n in (2**19, 1023 * 2**20, 2**31)] == ["0.5 MiB", "1,023 MiB", "2.0 GiB"]
-    priced = config_with(plan={"price": 2.0}, train={"steps": 1000})
-    assert (
-        time_in_words(priced, 3, 100, 0.5) == "30.0 minutes from step 100 to 1,000, 1.5 device-hours, at 2 an hour 3.00"
-    )
+    config, priced = config_with(train={"steps": 1000}), PlanOptions(price=2.0)
+    expected = "30.0 minutes from step 100 to 1,000, 1.5 device-hours"
+    assert time_in_words(config, priced, 3, 100, 0.5) == f"{expected}, at 2 an hour 3.00"
+    assert time_in_words(config, HERE, 3, 100, 0.5) == expected
     starts = {0.01: "36.0 seconds", 47.0: "47.0 hours", 60.0: "2.5 days"}
-    assert all(time_in_words(priced, 1, 0, hours).startswith(words) for hours, words in starts.items())
-    assert time_in_words(priced, 1, 1000, 0.0) == "none: step 1,000 of 1,000 is reached"
+    assert all(time_in_words(config, priced, 1, 0, hours).startswith(words) for hours, words in starts.items())
+    assert time_in_words(config, priced, 1, 1000, 0.0) == "none: step 1,000 of 1,000 is reached"
 
 
 def test_a_plan_of_sixteen_devices_writes_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    devices = {"devices": 16, "teraflops": 2.0, "memory": 1.0}
-    config = config_with(data={"batch_size": 32}, plan=devices, train={"steps": 1000}, checkpoint={"every": 100})
-    lines = lines_of(config, capsys, tmp_path / "nothing")
+    options = PlanOptions(devices=16, teraflops=2.0, memory=1.0)
+    config = config_with(data={"batch_size": 32}, train={"steps": 1000}, checkpoint={"every": 100})
+    lines = lines_of(config, capsys, options, tmp_path / "nothing")
     assert lines["Batch"] == "32 images = 2 at once x 1 (train.accumulate) x 16 (devices)"
     assert lines["Fits"].startswith("yes: up to ")
     gigaflop, speed = (float(lines[name].split()[0].replace(",", "")) for name in ("Arithmetic", "Speed"))

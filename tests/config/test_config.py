@@ -13,6 +13,7 @@ from ddpm_jax.config import (
     from_json,
     to_config_dict,
     to_json,
+    to_tree,
 )
 from ddpm_jax.errors import UserError
 
@@ -35,15 +36,15 @@ REFUSED = {
     "diffusion.beta_start": (0.5, "diffusion.beta_start=0.5 must not exceed diffusion.beta_end=0.02"),
     "diffusion.zero_terminal_snr": (True, "needs diffusion.prediction='v' or 'x0', got 'eps'"),
     "sample.steps": (2000, "sample.steps=2000 exceeds diffusion.steps=1000"),
-    "sample.eta": (1.5, "sample.eta=1.5 is out of range; expected 0 (deterministic) to 1"),
-    "sample.timesteps": ((5, 5), "sample.timesteps=(5, 5) must fall from step to step, within 1000 to 1."),
+    "sample.eta": (1.5, "sample.eta=1.5 is out of range; expected 0 to 1."),
+    "sample.timesteps": ((5, 5), "sample.timesteps=(5, 5) must descend, within 1000 to 1."),
     "log.profile": ([5, 2], "log.profile=(5, 2) should be the first and the last step to trace, such as (20, 24)"),
     "sample.order": (4, "sample.order=4 is out of range; expected 1 to 3"),
     "sample.sampler": ("dpm", "sample.sampler='dpm' does not exist"),
     "sample.threshold": ("clop", "sample.threshold='clop' does not exist; did you mean clip?"),
     "sample.percentile": (0.9, "sample.percentile=0.9 has no effect; set sample.threshold='dynamic'."),
     "sample.percentile_max": (0.5, "sample.percentile_max=0.5 is out of range; expected at least 1"),
-    "sample.keep_eps": (True, "sample.keep_eps=True has no effect; it needs sample.sampler='ddim'"),
+    "sample.keep_eps": (True, "sample.keep_eps=True has no effect with sample.sampler='ddpm'; set the sampler to"),
     "sample.guidance_interval": ((5,), "sample.guidance_interval=(5,) is no interval; expected (low, high)"),
     "sample.guidance_rescale": (0.7, "sample.guidance_rescale=0.7 has no effect with sample.guidance=1.0"),
     "sample.variance": ("learned", "needs a model trained with diffusion.variance='learned'"),
@@ -57,7 +58,7 @@ REFUSED = {
 
 def changed(**fields) -> dict:
     """The default configuration as a plain tree with some dotted fields set."""
-    tree = json.loads(to_json(Config()))
+    tree = dataclasses.asdict(Config())
     for name, value in fields.items():
         section, _, inner = name.partition(".")
         tree[section] = {**tree[section], inner: value} if inner else value
@@ -79,10 +80,13 @@ CONTRADICTIONS = [
     ({"sampler": "unipc", "order": 3}, "sample.order=3 is too high for sample.sampler='unipc'; expected 1 or 2"),
     ({"percentile_max": 2}, "sample.percentile_max=2.0 has no effect; set sample.threshold='dynamic'."),
     ({"task": "vary", "guidance": 3.0}, "sample.guidance=3.0 has no effect without a label; set sample.label too."),
-    ({"sampler": "ddim", "threshold": "none", "keep_eps": True}, "sample.keep_eps=True has no effect"),
-    ({"timesteps": [1001, 5]}, "must fall from step to step, within 1000 to 1"),
-    ({"timesteps": [5, 0]}, "must fall from step to step, within 1000 to 1"),
-    ({"timesteps": [1, 5]}, "must fall from step to step, within 1000 to 1"),
+    (
+        {"sampler": "ddim", "threshold": "none", "keep_eps": True},
+        "sample.keep_eps=True has no effect with sample.threshold='none'",
+    ),
+    ({"timesteps": [1001, 5]}, "must descend, within 1000 to 1"),
+    ({"timesteps": [5, 0]}, "must descend, within 1000 to 1"),
+    ({"timesteps": [1, 5]}, "must descend, within 1000 to 1"),
     ({"timesteps": [5, 1], "steps": 3}, "sample.steps=3, but sample.timesteps=(5, 1) lists 2"),
     ({"timesteps": [5, 1], "spacing": "trailing"}, "sample.spacing='trailing' has no effect with sample.timesteps"),
     ({"timesteps": [1], "final": "sigma_min"}, "sample.final='sigma_min' ends at step 1"),
@@ -132,6 +136,28 @@ def test_json_and_config_dict_carry_every_field_there_and_back():
     assert from_json(to_json(config), "config.json") == config
     assert config_of(to_config_dict(config)) == config
     assert config_of(defaults()) == Config()
+
+
+def test_the_options_of_planning_that_older_runs_saved_are_left_out():
+    old = json.loads(to_json(Config())) | {"plan": {"devices": 8, "price": None}}
+    assert from_json(json.dumps(old), "config.json") == Config()
+    with pytest.raises(UserError, match="plan is not a field of the configuration"):
+        config_of(old)
+
+
+def test_attributes_of_an_older_coding_are_refused_and_classes_are_read():
+    attributes, classes = (config_of(changed(**{f"model.{kind}": 3})) for kind in ("attributes", "classes"))
+    assert from_json(to_json(attributes), "config.json") == attributes
+    old = json.dumps(dataclasses.asdict(attributes))
+    with pytest.raises(UserError, match=r"runs/x/config.json is of a model that was .* coded 1/0, .*; train anew"):
+        from_json(old, "runs/x/config.json")
+    assert from_json(json.dumps(dataclasses.asdict(classes)), "config.json") == classes
+
+
+@pytest.mark.parametrize("version", [3, 0, "2", None, True])
+def test_unknown_formats_are_refused_by_number(version):
+    with pytest.raises(UserError, match=f"config.json has format {version!r}; expected 1 to 2"):
+        from_json(json.dumps(to_tree(Config()) | {"format": version}), "config.json")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "null", '{"seed": "x"}'])

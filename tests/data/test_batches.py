@@ -50,10 +50,12 @@ def test_labels_stay_with_their_images_and_flips_mirror_half():
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
-@pytest.mark.parametrize("parts", [1, 2])
-def test_processes_share_each_batch_without_overlap(processes, parts):
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_processes_share_each_batch_without_overlap(processes, microbatches):
     shares = [
-        batches(flip=True, parts=parts, process=p, processes=processes)(5).labels.reshape(parts, -1)
+        batches(flip=True, microbatches=microbatches, process=p, processes=processes)(5).labels.reshape(
+            microbatches, -1
+        )
         for p in range(processes)
     ]
     np.testing.assert_array_equal(np.concatenate(shares, axis=1).ravel(), batches().order(5))

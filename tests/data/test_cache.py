@@ -70,7 +70,7 @@ cached(Cache(Path({str(tmp_path)!r})), "key", (2, 2, 1), decode)
 """
     assert subprocess.run([sys.executable, "-c", program]).returncode == -9
     left = sorted(path.name for path in tmp_path.iterdir())
-    assert left == [".key-v2.partial", "key.lock"]
+    assert left == [".key-v2.partial", "key.holder.lock", "key.lock"]
     np.testing.assert_array_equal(fill(tmp_path)[0], IMAGES)
     assert [path.name for path in tmp_path.iterdir()] == ["key-v2"]
 

@@ -1,13 +1,15 @@
 """Every kind of image file comes out right, as uint8 pixels of the size that was asked for."""
 
 import io
+import subprocess
+import sys
 import warnings
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm_jax.data.decode import FILTERS, UNREADABLE, Decoding, crop_box, decode
+from ddpm_jax.data.decode import FILTERS, UNREADABLE, CropError, Decoding, crop_box, decode
 from tests.data.pictures import encoded, noise
 
 
@@ -107,9 +109,10 @@ def test_arrays_are_images_too(draw):
 
 def test_a_box_outside_the_image_is_refused():
     assert crop_box((20, 10), ()) == (5, 0, 15, 10)
-    for crop in [(11,), (0, 0, 21, 5), (0, 0, 5, 11)]:
-        with pytest.raises(ValueError, match=r"20x10 pixels are too few for data.crop"):
+    for crop, needed in [((11,), "11x11"), ((0, 0, 21, 5), "21x5"), ((3, 6, 8, 11), "8x11")]:
+        with pytest.raises(CropError) as caught:
             crop_box((20, 10), crop)
+        assert str(caught.value) == f"data.crop={crop} needs images of at least {needed}, got 20x10"
 
 
 def test_what_is_no_sound_image_is_unreadable_and_nothing_worse(draw):
@@ -135,6 +138,17 @@ def test_gigapixel_images_are_refused_before_they_are_decoded(monkeypatch):
         decode(content, Decoding(8, 1))
     # Between its limit and twice that, Pillow would only warn.
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1199)
-    with warnings.catch_warnings(), pytest.raises(ValueError, match="megapixels"):
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(record=True) as warned, pytest.raises(ValueError, match="megapixels"):
+        warnings.simplefilter("always")
         decode(content, Decoding(8, 1))
+    assert not warned
+
+
+def test_importing_leaves_the_filters_of_warnings_alone():
+    code = """if True:
+        import warnings
+        from PIL import Image
+        import ddpm_jax.data.decode
+        assert not [one for one in warnings.filters if one[2] is Image.DecompressionBombWarning]
+    """
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

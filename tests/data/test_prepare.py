@@ -1,7 +1,9 @@
 """From a configuration to pixels: decoded once, by threads or processes, or on the fly, and always the same."""
 
+import multiprocessing
 import os
 import signal
+import time
 import zipfile
 
 import numpy as np
@@ -12,6 +14,8 @@ from ddpm_jax.data import prepare
 from ddpm_jax.data.open import kind_of, open_dataset
 from ddpm_jax.data.sources.folder import open_folder
 from ddpm_jax.errors import UserError
+from ddpm_jax.runtime.progress import progress
+from ddpm_jax.runtime.signals import Stopped, stoppable
 from tests.data.pictures import data, encoded, noise, write
 
 TOY = {"multipliers": [1, 1], "attention_resolutions": []}
@@ -77,6 +81,42 @@ def kill_itself(numbers):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_decoding_that_is_stopped_leaves_what_it_has_not_begun(photos, tmp_path, monkeypatch, number):
+    def decode(raw, how):
+        begun.append(raw)
+        if len(begun) == 1:
+            os.kill(os.getpid(), number)
+        else:
+            time.sleep(0.3)
+        return np.zeros((8, 8, 3), np.uint8)
+
+    begun = []
+    monkeypatch.setattr(prepare, "decode", decode)
+    monkeypatch.setattr(prepare, "CHUNK", 1)
+    monkeypatch.setattr(prepare, "usable_cpus", lambda: 1)
+    with pytest.raises(Stopped), stoppable():
+        open_dataset(config(tmp_path))
+    assert len(begun) <= 3  # Of the five that were asked for.
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_processes_that_decode_end_when_their_parent_is_stopped(photos, tmp_path, monkeypatch, number):
+    def stopping(items, *args, **options):
+        for item in progress(items, *args, **options):
+            yield item
+            os.kill(os.getpid(), number)
+            time.sleep(0.01)
+
+    monkeypatch.setattr(prepare, "FEW", 0)
+    monkeypatch.setattr(prepare, "CHUNK", 5)
+    monkeypatch.setattr(prepare, "progress", stopping)
+    with pytest.raises(Stopped), stoppable():
+        open_dataset(config(tmp_path))
+    assert list((tmp_path / "cache").iterdir()) == [] and not multiprocessing.active_children()
+
+
 def test_streamed_images_are_those_of_the_cache(photos, tmp_path):
     cached, streamed = open_dataset(config(tmp_path)), open_dataset(config(tmp_path, stream=True))
     assert streamed.images.shape == cached.images.shape and len(streamed.images) == 12
@@ -106,14 +146,23 @@ def test_an_unreadable_file_is_never_replaced_while_streaming(photos, tmp_path):
         streamed.images[np.arange(13)]
 
 
-@pytest.mark.parametrize(("spoil", "why"), [("cut", "PNG"), ("crop", r"too few for data.crop=\(40,\)")])
-def test_many_unreadable_files_are_an_error(photos, tmp_path, spoil, why):
-    if spoil == "cut":
-        path = photos / "cats" / "01.png"
-        path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(UserError, match=f"more than 1% of its 12 images cannot be read; mend or remove .*{why}"):
-        open_dataset(config(tmp_path, **({"crop": [40]} if spoil == "crop" else {})))
+def test_many_unreadable_files_are_an_error(photos, tmp_path):
+    path = photos / "cats" / "01.png"
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(UserError, match="more than 1% of its 12 images cannot be read; mend or remove .*01.png .*PNG"):
+        open_dataset(config(tmp_path))
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_images_smaller_than_the_crop_want_another_crop(photos, tmp_path, stream):
+    with pytest.raises(UserError) as caught:
+        open_dataset(config(tmp_path, crop=[40], stream=stream)).images[np.arange(2)]
+    said = str(caught.value)
+    assert "data.crop=(40,) needs images of at least 40x40, got " in said and said.endswith(
+        "choose a smaller data.crop."
+    )
+    assert "remove" not in said
 
 
 def test_a_disk_that_fails_once_is_asked_again(photos, tmp_path, monkeypatch):

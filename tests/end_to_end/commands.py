@@ -12,7 +12,18 @@ from scripts.fault_injection import commands
 from scripts.fault_injection.commands import ROOT, finish
 from scripts.fault_injection.commands import newest_state as final_state
 
-__all__ = ["RECIPE", "ROOT", "assert_same_bits", "final_state", "finish", "kill_at", "scalars", "start", "start_job"]
+__all__ = [
+    "RECIPE",
+    "ROOT",
+    "assert_same_bits",
+    "final_state",
+    "finish",
+    "kill_at",
+    "reported",
+    "scalars",
+    "start",
+    "start_job",
+]
 
 RECIPE = f"--config={ROOT}/configs/digits.py:smoke"
 
@@ -47,6 +58,25 @@ def scalars(workdir: Path, name: str) -> dict[int, float]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     return {event.step: event.value for event in EventAccumulator(str(workdir)).Reload().Scalars(name)}
+
+
+OF_THE_MACHINE = ("speed/", "memory/")
+"""Groups of metrics that differ from start to start."""
+
+
+def reported(workdir: Path) -> dict[str, dict[int, float | bytes]]:
+    """All that TensorBoard shows of a run and that does not depend on the machine, by tag and step."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = {}
+    for folder in (workdir, workdir / "by_images_seen"):
+        events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0}).Reload()
+        for tag in (tag for tag in events.Tags()["scalars"] if not tag.startswith(OF_THE_MACHINE)):
+            found[tag] = {event.step: event.value for event in events.Scalars(tag)}
+            assert len(found[tag]) == len(events.Scalars(tag)), f"{tag} has several points of one step"
+        for tag in events.Tags()["images"]:
+            found[tag] = {event.step: event.encoded_image_string for event in events.Images(tag)}
+    return found
 
 
 def assert_same_bits(a, b) -> None:

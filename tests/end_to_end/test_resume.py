@@ -6,10 +6,13 @@ import time
 import pytest
 
 from ddpm_jax import load_run
-from tests.end_to_end.commands import RECIPE, assert_same_bits, final_state, finish, kill_at, scalars, start
+from tests.end_to_end.commands import RECIPE, assert_same_bits, final_state, finish, kill_at, reported, start
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("resume")]  # They share a run.
-LENGTH = ("--config.train.steps=60", "--config.checkpoint.every=10", "--config.log.preview_every=0")
+LENGTH = (
+    *("--config.train.steps=60", "--config.checkpoint.every=10", "--config.log.every=7"),
+    *("--config.log.validate_every=5", "--config.log.preview_every=20", "--config.log.preview_samplers=ddim:4"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +32,18 @@ def test_killed_and_restarted_equals_undisturbed(undisturbed, tmp_path):
     code, printed = finish(start(*command))
     assert code == 0 and "Resuming from step" in printed
     assert_same_bits(final_state(tmp_path / "run"), final_state(undisturbed))
-    assert scalars(tmp_path / "run", "train/loss") == scalars(undisturbed, "train/loss")
+    assert reported(tmp_path / "run") == reported(undisturbed)
+
+
+def test_a_run_that_is_asked_to_stop_again_and_again_reports_what_an_undisturbed_one_does(undisturbed, tmp_path):
+    command = (RECIPE, f"--workdir={tmp_path}/run", *LENGTH)
+    for step in (10, 30, 50):
+        code = kill_at(start(*command), tmp_path / "run", step, signal.SIGTERM)
+        assert code == 128 + signal.SIGTERM
+    code, printed = finish(start(*command))
+    assert code == 0, printed
+    assert_same_bits(final_state(tmp_path / "run"), final_state(undisturbed))
+    assert reported(tmp_path / "run") == reported(undisturbed)
 
 
 def test_a_run_at_an_address_goes_from_machine_to_machine(undisturbed, tmp_path, monkeypatch):
@@ -51,7 +65,7 @@ def test_a_run_at_an_address_goes_from_machine_to_machine(undisturbed, tmp_path,
     code, said = finish(start(RECIPE, address, *LENGTH))
     assert code == 0 and f"Resuming from step {reached}" in said and "/copies/" not in said, said
     assert_same_bits(final_state(there), final_state(undisturbed))
-    assert scalars(there, "train/loss") == scalars(undisturbed, "train/loss")
+    assert reported(there) == reported(undisturbed)
     code, said = finish(start("--mode=sample", address, "--config.sample.count=4", "--config.sample.steps=5"))
     assert code == 0 and len(list((there / "samples").glob("*/images/*.png"))) == 4, said
     assert load_run(address.partition("=")[2]).step == 60

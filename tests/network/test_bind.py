@@ -5,11 +5,17 @@ import numpy as np
 import pytest
 
 from ddpm_jax.diffusion.guidance import Guidance
+from ddpm_jax.diffusion.schedule import linear_betas, schedule_of_betas
 from ddpm_jax.network.bind import apply_unet, bind, drop_labels, label_vectors
+from ddpm_jax.network.unet import UNet
+from tests.analytic import gaussian_denoiser
+from tests.diffusion.test_guidance import MEANS, PIXELS, STD, mixture_denoiser
 from tests.network.test_unet import SMALL, random_params
 
 UNET = dataclasses.replace(SMALL, labels=3)
 LABELS = np.array([0, 2], np.int32)
+NO_ATTRIBUTE = np.zeros((2, 3), np.uint8)
+LINEAR = schedule_of_betas(linear_betas(1000))
 
 
 @pytest.fixture
@@ -27,13 +33,46 @@ def test_the_network_counts_time_from_zero(params, x_t):
     np.testing.assert_allclose(apply_unet(UNET, params, x_t, jnp.array([1, 1000])), direct, atol=1e-6)
 
 
-def test_labels_become_rows_and_none_becomes_zeros():
+def test_only_images_without_a_label_have_the_zero_vector():
     np.testing.assert_array_equal(label_vectors(np.array([1, -1], np.int32), 3), [[0, 1, 0], [0, 0, 0]])
-    attributes = np.array([[1, 0, 1], [0, 0, 0]], np.uint8)
-    np.testing.assert_array_equal(label_vectors(attributes, 3), attributes)
-    dropped = jnp.array([True, False])
-    np.testing.assert_array_equal(drop_labels(LABELS, dropped), [-1, 2])
-    np.testing.assert_array_equal(drop_labels(attributes, dropped), [[0, 0, 0], [0, 0, 0]])
+    np.testing.assert_array_equal(
+        label_vectors(np.array([[1, 0, 1], [0, 0, 0]], np.uint8), 3), [[1, -1, 1], [-1, -1, -1]]
+    )
+    for labels in (LABELS, NO_ATTRIBUTE):
+        vectors = label_vectors(labels, 3)
+        dropped = drop_labels(vectors, jnp.array([True, False]))
+        np.testing.assert_array_equal(dropped, [np.zeros(3), vectors[1]])
+        assert np.any(vectors, axis=1).all()
+
+
+@pytest.mark.parametrize("labels", [LABELS, NO_ATTRIBUTE])
+def test_the_network_tells_every_label_from_no_label(linear, params, x_t, labels):
+    t = jnp.array([10, 500])
+    given, none = (bind(UNET, params, linear, "eps", condition)(x_t, t).eps for condition in (labels, None))
+    assert (np.abs(given - none).max(axis=(1, 2, 3)) > 1e-4).all()
+
+
+class AttributeMixture(UNet):
+    """Exact predictions of x_0 for images that have an attribute (the first of MEANS) or have not (the second)."""
+
+    def __call__(self, x, n, labels=None, *, train=False):
+        both = jnp.stack([gaussian_denoiser(LINEAR, mean, STD)(x, n + 1).x0 for mean in MEANS])
+        known = jnp.where(labels.reshape(-1, 1, 1, 1) > 0.0, *both)
+        return jnp.where(labels.reshape(-1, 1, 1, 1) == 0.0, mixture_denoiser(LINEAR, x, n + 1).x0, known)
+
+
+@pytest.mark.parametrize("has_it", [0, 1])
+@pytest.mark.parametrize("scale", [0.0, 0.5, 3.0])
+def test_guidance_by_an_attribute_extrapolates_from_no_label_to_the_label(draw, has_it, scale):
+    t = jnp.array([200, 500, 900])
+    x_t = jnp.asarray(0.5 * draw.normal(size=(3, *PIXELS)), jnp.float32)
+    labels = np.full((3, 1), has_it, np.uint8)
+    mixture = AttributeMixture(out_channels=1, labels=1)
+    guided = bind(mixture, {}, LINEAR, "x0", labels, Guidance(scale))(x_t, t).x0
+    conditional = gaussian_denoiser(LINEAR, MEANS[1 - has_it], STD)(x_t, t).x0
+    unconditional = mixture_denoiser(LINEAR, x_t, t).x0
+    assert np.abs(conditional - unconditional).max() > 1e-2
+    np.testing.assert_allclose(guided, unconditional + scale * (conditional - unconditional), atol=1e-5)
 
 
 def test_guidance_interpolates_from_the_unconditional_to_the_conditional_model(linear, params, x_t):

@@ -65,6 +65,37 @@ def test_a_fresh_network_predicts_zero(inputs):
 
 
 @pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("channels", 4),
+        ("multipliers", (1, 3)),
+        ("blocks", 2),
+        ("attention_resolutions", (8,)),
+        ("heads", 2),
+        ("head_channels", 4),
+        ("norm_groups", 2),
+        ("norm_eps", 0.1),
+        ("scale_shift", True),
+        ("resampling", "pool"),
+        ("resampling", "residual"),
+        ("downsample_padding", 1),
+        ("frequency_shift", 0),
+    ],
+)
+def test_every_option_changes_the_parameters_or_the_image(draw, inputs, option, value):
+    unet = dataclasses.replace(SMALL, **{option: value})
+    params = random_params(unet, draw)
+    out = forward(unet, params, *inputs)
+    assert out.shape == (2, 8, 8, 1) and out.dtype == jnp.float32
+    if shapes_of(params) == shapes_of(random_params(SMALL, draw)):
+        assert np.abs(out - forward(SMALL, params, *inputs)).max() > 1e-4
+
+
+def shapes_of(params):
+    return {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(params)}
+
+
+@pytest.mark.parametrize(
     "options",
     [
         {"resampling": "pool"},
@@ -74,13 +105,21 @@ def test_a_fresh_network_predicts_zero(inputs):
         {"multipliers": (1, 2, 3), "blocks": 2, "attention_resolutions": (8, 2)},
     ],
 )
-def test_every_option_changes_the_image_and_listens_to_time(draw, inputs, options):
+def test_every_parameter_counts(draw, inputs, options):
     unet = dataclasses.replace(SMALL, **options)
-    params = random_params(unet, draw)
-    x, n = inputs
-    out = forward(unet, params, x, n)
-    assert out.shape == (2, 8, 8, unet.out_channels) and out.dtype == jnp.float32
-    assert np.abs(out - forward(unet, params, x, n + 100)).max() > 1e-4
+    params, (x, n) = random_params(unet, draw), inputs
+    labels = jnp.eye(3)[:2] if unet.labels else None
+    weights = jnp.asarray(draw.normal(size=(2, 8, 8, unet.out_channels)), jnp.float32)
+
+    @jax.jit
+    @jax.grad
+    def gradient(params):
+        return jnp.sum(weights * unet.apply({"params": params}, x, n, labels))
+
+    for path, leaf in jax.tree.leaves_with_path(gradient(params)):
+        # Softmax does not see what is added to all logits of a row.
+        if not jax.tree_util.keystr(path).endswith("['k']['bias']"):
+            assert np.abs(leaf).max() > 1e-6, path
 
 
 def test_images_of_a_batch_do_not_see_each_other(draw, inputs):

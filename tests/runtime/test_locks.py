@@ -1,162 +1,221 @@
-"""One job at a time, also where each machine's system sees only its own jobs."""
+"""One job at a time, also where each host's system sees only its own jobs."""
 
 import errno
 import fcntl
 import json
 import os
+import shlex
+import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
+from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import locks
 from ddpm_jax.runtime.locks import exclusive_lock
+from ddpm_jax.runtime.signals import Stopped, stoppable
 
-
-class Busy(Exception):
-    """Another job holds the lock."""
-
-
-def busy() -> None:
-    raise Busy
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr(locks, "HEARTBEAT_S", 0.05)
-    monkeypatch.setattr(locks, "STALE_AFTER_S", 1.0)
-    monkeypatch.setattr(locks, "SETTLE_S", 0.3)
-
-
-def elsewhere(path, beat: int) -> None:
-    """What a job on another machine writes."""
-    path.touch()
-    with path.open("r+") as file:  # Never empty in between.
-        file.write(json.dumps({"host": "another", "machine": "another", "token": "theirs", "beat": beat}).ljust(300))
-
-
-def test_a_second_job_is_refused_and_the_lock_goes_with_the_first(tmp_path):
-    path = tmp_path / "new" / "lock"
-    with exclusive_lock(path, busy):
-        for _ in range(2):
-            with pytest.raises(Busy), exclusive_lock(path, busy):
-                pass
-        assert path.exists()
-    assert not path.exists()
-    with exclusive_lock(path, busy):
-        pass
-
-
-def test_a_killed_job_leaves_nothing_in_the_way(tmp_path, monkeypatch):
-    path = tmp_path / "lock"
-    program = f"""
-import os, signal
+KILLED = """
+import errno, fcntl, os, signal, sys
 from pathlib import Path
 from ddpm_jax.runtime.locks import exclusive_lock
-with exclusive_lock(Path({str(path)!r}), print):
+def none(*_):
+    raise OSError(errno.ENOLCK, "No locks available")
+if sys.argv[2] == "without flock":
+    fcntl.flock = none
+with exclusive_lock(Path(sys.argv[1]), "Busy."):
     os.kill(os.getpid(), signal.SIGKILL)
 """
-    assert subprocess.run([sys.executable, "-c", program]).returncode == -9
-    assert path.exists()
-    monkeypatch.setattr(locks, "_lives", None)  # This machine's system knows that it is gone.
-    with exclusive_lock(path, busy):
-        assert path.exists()
 
 
-def test_a_job_that_died_on_another_machine_is_waited_for_and_replaced(tmp_path):
-    path = tmp_path / "lock"
-    elsewhere(path, 7)
-    began = time.monotonic()
-    with exclusive_lock(path, busy):
-        assert time.monotonic() - began >= 1.0
-        assert json.loads(path.read_text())["pid"] == os.getpid()
+@pytest.fixture
+def path(tmp_path) -> Path:
+    return tmp_path / "a folder" / ".work.lock"
 
 
-def test_a_job_that_lives_on_another_machine_keeps_the_lock(tmp_path):
-    path, ended = tmp_path / "lock", threading.Event()
+@pytest.fixture(params=["flock", "without flock"])
+def system(request, monkeypatch) -> str:
+    """A file system with locks, and one without."""
 
-    def live() -> None:
-        for beat in range(1000):
-            elsewhere(path, beat)
-            if ended.wait(0.05):
-                return
-
-    other = threading.Thread(target=live)
-    other.start()
-    time.sleep(0.1)
-    with pytest.raises(Busy), exclusive_lock(path, busy):
-        pass
-    ended.set()
-    other.join()
-    assert path.exists()
-
-
-def test_a_job_that_waits_gets_the_lock_when_it_is_free(tmp_path):
-    path, waited = tmp_path / "lock", []
-    held = exclusive_lock(path, busy)
-    held.__enter__()
-    threading.Timer(0.2, held.__exit__, (None, None, None)).start()
-    with exclusive_lock(path, lambda: waited.append(1)):
-        assert waited == [1]
-
-
-def test_where_the_system_has_no_locks_what_is_written_counts(tmp_path, monkeypatch):
     def none(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(fcntl, "flock", none)
-    path = tmp_path / "lock"
-    with exclusive_lock(path, busy), pytest.raises(Busy), exclusive_lock(path, busy):
-        pass
-    with exclusive_lock(path, busy):
-        pass
+    if request.param == "without flock":
+        monkeypatch.setattr(fcntl, "flock", none)
+    return request.param
 
 
-def test_of_two_jobs_that_see_the_same_silence_one_gets_the_lock(tmp_path, monkeypatch):
-    """As on two machines, neither of which sees the other's lock."""
+@pytest.fixture
+def no_shared_locks(monkeypatch):
+    """A file system that grants everybody every lock, as some do to jobs of different hosts."""
     monkeypatch.setattr(fcntl, "flock", lambda *_: None)
-    path, held, most = tmp_path / "lock", [], []
-    elsewhere(path, 7)
 
-    def job() -> None:
-        try:
-            with exclusive_lock(path, busy):
-                held.append(1)
-                most.append(len(held))
-                time.sleep(1.5)
-                held.pop()
-        except Busy:
+
+def note_of_another(path: Path, **fields: object) -> Path:
+    """What a job of another host writes."""
+    path.parent.mkdir(exist_ok=True)
+    note = path.with_name(".work.holder.lock")
+    note.write_text(json.dumps({"host": "another", "boot": "another", "process": 7, "since": "noon"} | fields))
+    return note
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(UserError) as caught, exclusive_lock(path, "Busy."):
+        pass
+    return str(caught.value)
+
+
+def test_a_second_job_is_refused_and_nothing_is_left_after_the_first(path, system):
+    with exclusive_lock(path, "Busy."):
+        for _ in range(2):
+            message = refused(path)
+        assert message.startswith(f"Busy. The lock is held by process {os.getpid()} on {socket.gethostname()} since 20")
+    assert list(path.parent.iterdir()) == []
+    with exclusive_lock(path, "Busy."):
+        pass
+
+
+def test_the_command_of_the_message_removes_the_lock(path, system):
+    note_of_another(path)
+    message = refused(path)
+    assert "held by process 7 on another since noon; only if that has ended: rm " in message
+    _, command = message.rstrip(".").split("only if that has ended: ")
+    subprocess.run(["sh", "-c", command], check=True)
+    assert shlex.split(command)[0] == "rm"
+    with exclusive_lock(path, "Busy."):
+        pass
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_killed_job_of_this_host_leaves_nothing_in_the_way(path, system):
+    assert subprocess.run([sys.executable, "-c", KILLED, str(path), system]).returncode == -signal.SIGKILL
+    assert len(list(path.parent.iterdir())) == 2
+    with exclusive_lock(path, "Busy."):
+        assert json.loads(path.with_name(".work.holder.lock").read_text())["process"] == os.getpid()
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_killed_job_whose_parent_has_not_asked_for_it_is_dead(path):
+    killed = subprocess.Popen([sys.executable, "-c", KILLED, str(path), "flock"])
+    os.waitid(os.P_PID, killed.pid, os.WEXITED | os.WNOWAIT)
+    with exclusive_lock(path, "Busy."):
+        pass
+    assert killed.wait() == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("fields", "taken_over"),
+    [
+        ({}, False),
+        ({"host": socket.gethostname()}, True),  # This host, before it was restarted.
+        ({"boot": locks._boot()}, True),  # Another container of this host.
+        ({"boot": locks._boot(), "process": os.getpid(), "started": locks._started(os.getpid())}, False),
+        ({"boot": locks._boot(), "process": os.getpid(), "started": "1"}, True),  # An earlier process of that number.
+        ({"boot": locks._boot(), "process": "\0", "started": "1"}, True),
+    ],
+)
+def test_only_what_a_dead_process_of_this_host_left_is_taken_over(path, fields, taken_over):
+    note_of_another(path, **fields)
+    if taken_over:
+        with exclusive_lock(path, "Busy."):
             pass
+        assert list(path.parent.iterdir()) == []
+    else:
+        before = note_of_another(path, **fields).read_text()
+        refused(path)
+        assert path.with_name(".work.holder.lock").read_text() == before
 
-    jobs = [threading.Thread(target=job) for _ in range(2)]
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff", b"[" * 200_000])
+def test_a_note_that_cannot_be_read_is_nobody_s_to_take_over(path, content):
+    note_of_another(path).write_bytes(content)
+    assert "held by an unknown process" in refused(path)
+
+
+def test_who_holds_a_lock_is_said_in_one_line(path):
+    note_of_another(path, host="a\nb", process=["\ud800"])
+    assert len(refused(path).splitlines()) == 1
+
+
+def test_a_job_that_waits_gets_the_lock_when_it_is_free(path, system, package_log):
+    held, free = exclusive_lock(path, "Busy."), []
+    held.__enter__()
+
+    def leave() -> None:
+        free.append(True)
+        held.__exit__(None, None, None)
+
+    threading.Timer(0.5, leave).start()
+    with exclusive_lock(path, None):
+        assert free
+    (said,) = package_log.messages
+    assert "waiting for it" in said and f"process {os.getpid()}" in said
+
+
+def test_a_job_that_waits_for_another_host_goes_on_when_its_note_has_gone(path):
+    note = note_of_another(path)
+    threading.Timer(0.5, note.unlink).start()
+    with exclusive_lock(path, None):
+        assert json.loads(note.read_text())["process"] == os.getpid()
+
+
+def test_a_job_that_waits_can_be_stopped(path):
+    note_of_another(path)
+    with pytest.raises(Stopped), stoppable():
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        with exclusive_lock(path, None):
+            raise AssertionError("It was another's.")
+
+
+def test_where_no_lock_is_shared_one_of_many_jobs_gets_it(path, no_shared_locks, monkeypatch):
+    """Each on a host of its own, and all at once."""
+    here = threading.local()
+    monkeypatch.setattr(socket, "gethostname", lambda: here.name)
+    monkeypatch.setattr(locks, "_boot", lambda: here.name)
+    monkeypatch.setattr(locks, "POLL_S", 0.001)
+    holders, most, turns = [], [], threading.Barrier(4)
+
+    def job(name: str) -> None:
+        here.name = name
+        turns.wait()
+        for _ in range(20):
+            with exclusive_lock(path, None):
+                holders.append(name)
+                most.append(len(holders))
+                time.sleep(0.001)
+                holders.remove(name)
+
+    jobs = [threading.Thread(target=job, args=(f"host{i}",)) for i in range(4)]
     for one in jobs:
         one.start()
     for one in jobs:
         one.join()
-    assert max(most) == 1
+    assert len(most) == 80 and max(most) == 1
+    assert not path.with_name(".work.holder.lock").exists()
 
 
-def test_who_was_taken_for_dead_ends_and_leaves_the_lock(tmp_path):
-    path = tmp_path / "lock"
-    program = f"""
-import json, time
-from pathlib import Path
-from ddpm_jax.runtime import locks
-locks.HEARTBEAT_S = 0.05
-path = Path({str(path)!r})
-with locks.exclusive_lock(path, print):
-    path.write_text(json.dumps({{"host": "another", "machine": "another", "token": "theirs"}}))
-    time.sleep(20)
-    print("it went on")
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == 2 and not done.stdout
-    assert json.loads(path.read_text())["token"] == "theirs"
+def test_where_locks_mean_nothing_a_process_that_lives_keeps_its_own(path, no_shared_locks):
+    with exclusive_lock(path, "Busy."):
+        refused(path)
 
 
-def test_a_fault_of_the_disk_is_not_taken_for_a_lock(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OSError), exclusive_lock(tmp_path / "file" / "lock", busy):
+def test_a_fault_of_the_disk_is_not_taken_for_a_lock(path, monkeypatch):
+    path.parent.mkdir()
+    (path.parent / "file").write_text("")
+    with pytest.raises(OSError), exclusive_lock(path.parent / "file" / "lock", "Busy."):
+        pass
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
+        patched.setattr(os, "fsync", full)
+        with exclusive_lock(path, "Busy."):
+            pass
+    with exclusive_lock(path, "Busy."):
         pass

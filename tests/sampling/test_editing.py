@@ -51,6 +51,14 @@ def test_slerp_starts_and_ends_at_its_ends_and_keeps_the_length_of_noise(keys):
     np.testing.assert_allclose(slerp(a, a, jnp.full(6, 0.3)), a, atol=1e-6)
 
 
+def test_from_and_to_a_zero_vector_slerp_is_a_straight_line(keys):
+    noise, zero, weight = draw_noise(keys, 1, SHAPE), jnp.zeros((6, *SHAPE)), jnp.linspace(0.0, 1.0, 6)
+    expected = np.linspace(0.0, 1.0, 6).reshape(6, 1, 1, 1) * noise
+    np.testing.assert_allclose(slerp(zero, noise, weight), expected, atol=1e-6)
+    np.testing.assert_allclose(slerp(noise, zero, 1.0 - weight), expected, atol=1e-6)
+    np.testing.assert_array_equal(slerp(zero, zero, weight), zero)
+
+
 def test_noised_images_have_the_marginals_of_the_forward_process(linear):
     keys = image_keys(0, np.arange(200))
     x0 = jnp.full((200, *SHAPE), 0.5)

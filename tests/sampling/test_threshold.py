@@ -9,7 +9,7 @@ from ddpm_jax.sampling.ddpm import ddpm
 from ddpm_jax.sampling.noise import draw_noise, image_keys
 from ddpm_jax.sampling.threshold import clip, constrain, dynamic
 from ddpm_jax.sampling.timesteps import step_pairs
-from tests.analytic import point_denoiser
+from tests.analytic import gaussian_denoiser, point_denoiser
 
 
 @pytest.fixture
@@ -54,6 +54,8 @@ def test_constrained_images_stay_in_range_and_free_ones_need_not(linear, sampler
     np.testing.assert_allclose(images(constrain(free, linear, clip)), 1.0, atol=1e-5)
 
 
-def test_compiled_and_interpreted_agree(linear, x_t):
-    denoise, t = constrain(point_denoiser(linear, 1.5), linear, dynamic()), jnp.array([1, 500, 1000])
-    np.testing.assert_allclose(jax.jit(denoise)(x_t, t).x0, denoise(x_t, t).x0, atol=1e-6)
+@pytest.mark.parametrize("threshold", [clip, dynamic(0.9)])
+def test_compiled_and_interpreted_agree(linear, x_t, threshold):
+    denoise, t = constrain(gaussian_denoiser(linear, 0.8, 0.5), linear, threshold), jnp.array([1, 500, 1000])
+    for compiled, plain in zip(jax.jit(denoise)(x_t, t), denoise(x_t, t), strict=True):
+        np.testing.assert_allclose(compiled, plain, atol=1e-5)

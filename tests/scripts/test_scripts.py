@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import runpy
 import subprocess
 import sys
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -131,6 +133,19 @@ def test_the_benchmark_says_what_a_peer_without_pytorch_lacks(tmp_path):
     python.chmod(0o755)
     with pytest.raises(UserError, match="The peer ended with exit code 3.*pip install -r requirements-peers"):
         Peer(str(python), {})
+
+
+def test_only_the_comparison_of_features_needs_torchvision(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", MagicMock())
+    monkeypatch.setitem(sys.modules, "torchvision", None)  # As where it is not installed.
+    peer = runpy.run_path(str(ROOT / "scripts" / "benchmarks" / "pytorch.py"))
+    assert peer["make_importable"]() is None
+    (tmp_path / "python").write_text("#!/bin/sh\nexit 3\n")
+    (tmp_path / "python").chmod(0o755)
+    for work, needs_fid in ("train", False), ("features", True):
+        with pytest.raises(UserError) as caught:
+            Peer(f"{tmp_path}/python", {"work": work})
+        assert ("requirements-peers-fid.txt" in str(caught.value)) == needs_fid
 
 
 def test_the_benchmark_of_the_samplers_prints_one_json_object():

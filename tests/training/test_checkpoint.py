@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from ddpm_jax.errors import UserError
-from ddpm_jax.training.checkpoint import SEAL, Checkpoints, DamagedCheckpoint, verify
+from ddpm_jax.training import checkpoint
+from ddpm_jax.training.checkpoint import SEAL, Checkpoints, DamagedCheckpoint, checkpoint_steps, verify
 from ddpm_jax.training.state import TrainState
 
 
@@ -51,7 +52,7 @@ def test_what_was_saved_comes_back_bit_for_bit(saved):
     assert_same(restored(saved, step=1), state_at(1))
 
 
-def test_parameters_or_their_average_come_back_alone(saved):
+def test_parameters_or_their_ema_come_back_alone(saved):
     with Checkpoints(saved) as checkpoints:
         for ema in (True, False):
             params, step = checkpoints.restore_params(state_at(0).params, ema=ema)
@@ -62,7 +63,7 @@ def test_parameters_or_their_average_come_back_alone(saved):
 def test_an_empty_folder_holds_nothing(folder):
     assert restored(folder) is None
     with Checkpoints(folder) as checkpoints:
-        assert checkpoints.steps() == []
+        assert checkpoint_steps(folder) == []
         assert checkpoints.restore_params({}, ema=True) is None
     assert not folder.exists()
 
@@ -72,18 +73,42 @@ def test_the_newest_and_the_milestones_are_kept(folder):
         for step in range(1, 11):
             checkpoints.save(state_at(step), {})
         checkpoints.wait()
-        assert checkpoints.steps() == [4, 8, 9, 10]
+        assert checkpoint_steps(folder) == [4, 8, 9, 10]
     assert sorted(p.name for p in folder.iterdir()) == ["10", "4", "8", "9"]
 
 
-def test_one_that_was_cut_off_does_not_count_and_is_cleared_away(saved):
+def test_one_that_was_never_completed_does_not_count_and_is_deleted_with_a_warning(saved, package_log):
     (saved / "3" / SEAL).unlink()
     (saved / "4.orbax-checkpoint-tmp").mkdir()
     assert_same(restored(saved), state_at(2))
     with Checkpoints(saved) as checkpoints:
+        checkpoints.save(state_at(4), {})
+    assert_same(restored(saved), state_at(4))
+    assert sorted(p.name for p in saved.iterdir()) == ["1", "2", "4"]
+    warnings = [line for line in package_log.messages if "Deleting" in line]
+    assert warnings == [f"Deleting {saved / '3'}: a checkpoint that was never completed (it has no {SEAL})."]
+
+
+def test_one_that_was_never_completed_makes_room_for_its_successor(saved, package_log):
+    (saved / "3" / SEAL).unlink()
+    with Checkpoints(saved) as checkpoints:
         checkpoints.save(state_at(3), {})
     assert_same(restored(saved), state_at(3))
-    assert sorted(p.name for p in saved.iterdir()) == ["1", "2", "3"]
+    assert f"Deleting {saved / '3'}, where the new checkpoint goes" in package_log.text
+
+
+def test_a_folder_with_files_of_the_user_is_never_deleted(saved):
+    for name in ("7", "8"):
+        shutil.copytree(saved / "3", saved / name)
+        (saved / name / SEAL).unlink()
+        (saved / name / "notes.txt").write_text("mine")
+    with Checkpoints(saved, keep=1) as checkpoints:
+        checkpoints.save(state_at(4), {})
+        checkpoints.wait()
+        assert sorted(p.name for p in saved.iterdir()) == ["4", "7", "8"]
+        with pytest.raises(UserError, match="8 holds notes.txt, which is no part of a checkpoint; move it"):
+            checkpoints.save(state_at(8), {})
+    assert (saved / "8" / "notes.txt").read_text() == "mine"
 
 
 def damage(path, how):
@@ -106,7 +131,7 @@ def test_any_damage_is_noticed_and_the_one_before_is_used(saved, how, caplog):
     for path in files:
         damage(path, how)
         if path.name == SEAL and how == "missing":
-            assert Checkpoints(saved).steps() == [1, 2]
+            assert checkpoint_steps(saved) == [1, 2]
         else:
             with pytest.raises(DamagedCheckpoint):
                 verify(saved / "3")
@@ -126,7 +151,7 @@ def test_a_damaged_one_makes_room_for_its_successor(saved):
         checkpoints.set_aside_after(2)
         checkpoints.save(state_at(3), {})
         checkpoints.wait()
-        assert checkpoints.steps() == [2, 3]
+        assert checkpoint_steps(saved) == [2, 3]
     assert_same(restored(saved), state_at(3))
     assert (saved / "3.damaged").is_dir()
 
@@ -175,3 +200,48 @@ def test_the_seal_can_be_checked_with_sha256sum(saved):
     lines = (saved / "3" / SEAL).read_text().splitlines()
     assert all(len(line.split("  ")[0]) == 64 for line in lines)
     assert any(line.endswith("config/metadata") for line in lines)
+
+
+def test_parameters_need_no_sound_optimizer_state_and_training_does(saved):
+    damage(next((saved / "3" / "training").rglob("d/*")), "flipped")
+    damage(next((saved / "2" / "ema").rglob("d/*")), "flipped")
+    with Checkpoints(saved) as checkpoints:
+        for ema in (True, False):
+            params, step = checkpoints.restore_params(state_at(0).params, ema=ema)
+            assert step == 3
+            assert_same(params, state_at(3).ema if ema else state_at(3).params)
+        with pytest.raises(UserError, match="step 2 is damaged"):
+            checkpoints.restore_params(state_at(0).params, ema=True, step=2)
+        assert_same(checkpoints.restore_params(state_at(0).params, ema=False, step=2)[0], state_at(2).params)
+        assert_same(checkpoints.restore(state_at(0)), state_at(1))
+
+
+def test_all_processes_read_what_the_first_one_chose(saved, monkeypatch):
+    answers = []
+    monkeypatch.setattr(checkpoint, "agreed_by_all", lambda own: answers.append(own) or 2)
+    assert_same(restored(saved), state_at(2))
+    assert answers == [3]
+    monkeypatch.setattr(checkpoint, "agreed_by_all", lambda own: checkpoint.REFUSED)
+    with pytest.raises(UserError, match="has no checkpoint that can be read; the first process says why"):
+        restored(saved)
+
+
+def test_only_the_first_process_reads_the_checksums(saved, monkeypatch):
+    told = []
+    monkeypatch.setattr(checkpoint, "verify", lambda *_: pytest.fail("read on another process"))
+    monkeypatch.setattr(checkpoint, "agreed_by_all", lambda own: told.append(own) or 1)
+    with Checkpoints(saved) as checkpoints, monkeypatch.context() as patch:
+        patch.setattr(jax, "process_index", lambda: 1)
+        assert checkpoints._chosen_by_all(None, None) == 1
+    assert told == [checkpoint.ABSENT]
+
+
+def test_metrics_come_back_exactly_and_are_empty_where_none_were_saved(saved):
+    metrics = {"loss": [0.1 + 0.2, 7], "gradient_norm": [float(np.float32(1 / 3)), 2]}
+    with Checkpoints(saved) as checkpoints:
+        checkpoints.save(state_at(4), {}, metrics)
+        checkpoints.wait()
+        assert checkpoints.restore_metrics(4) == metrics
+        assert checkpoints.restore_metrics(3) == {}
+        shutil.rmtree(saved / "2" / "metrics")  # As versions before saved it.
+        assert checkpoints.restore_metrics(2) == {}

@@ -49,7 +49,7 @@ def print_facts() -> None:
         params = jax.tree.leaves(state.params)
         divided = [x.size for x in params if not x.sharding.is_fully_replicated]
         sizes = {"params": [x.size for x in params], "divided": divided, "state": bytes_here(state)}
-        cost = step_cost(lowered, compiled, parts=1, devices=mesh.size)
+        cost = step_cost(lowered, compiled, microbatches=1, devices=mesh.size)
         counted = {"flops": cost.flops, "as_written": lowered.cost_analysis()["flops"]}
         facts[sharding] = {"sent": sent, **sizes, **counted}
     print(json.dumps(facts))

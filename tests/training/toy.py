@@ -34,7 +34,7 @@ def config_with(**sections) -> Config:
 
 
 @lru_cache
-def parts(config: Config) -> tuple[Learner, TrainState, Callable]:
+def learner_and_step(config: Config) -> tuple[Learner, TrainState, Callable]:
     """The learner, the first state and the compiled step of a configuration, made once."""
     learner = build_learner(config, data_mesh())
     start = partial(init_state, learner.unet, learner.optimizer, config.seed, config.data.image_size, 1)
@@ -48,14 +48,14 @@ def on_the_mesh(tree):
 
 def loader(config: Config):
     batches = Batches(
-        DISCS, np.arange(len(DISCS.images)), config.data.batch_size, seed=0, parts=config.train.accumulate
+        DISCS, np.arange(len(DISCS.images)), config.data.batch_size, seed=0, microbatches=config.train.accumulate
     )
     return lambda step: to_devices(data_mesh(), batches(step), axis=1)
 
 
 def run(config: Config, steps: int = 4, state: TrainState | None = None, change=lambda batch, step: batch):
     """A few steps; returns the state, the metrics and the streaks of bad steps."""
-    _, first, step = parts(config)
+    _, first, step = learner_and_step(config)
     state = first if state is None else state
     load, metrics, streaks = loader(config), on_the_mesh(empty_metrics()), []
     for i in range(int(state.step), int(state.step) + steps):

@@ -13,12 +13,14 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from ddpm_jax.config.sections import Data
 from ddpm_jax.data.collection import Collection
 from ddpm_jax.data.sources.array_record import open_array_record
 from ddpm_jax.errors import UserError
+from ddpm_jax.runtime.signals import POLL_S, raise_if_stopped
 
 PREPARE = "ddpm_jax.data.sources.prepare_tfds"
 NEEDED = ("tensorflow", "tensorflow_datasets")
@@ -73,11 +75,21 @@ def _prepare(place: Path, name: str) -> None:
             "pip install -r requirements-tfds.txt, or do so in an environment of its own and run there: "
             f"{command}; or give the images by data.path."
         )
-    done = subprocess.run(
-        [sys.executable, "-m", PREPARE, name, "--data_dir", str(place)],
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    if done.returncode:
-        lines = done.stdout.decode("utf-8", "replace").strip().splitlines()
+    code, printed = _run([sys.executable, "-m", PREPARE, name, "--data_dir", str(place)])
+    if code:
+        lines = printed.decode("utf-8", "replace").strip().splitlines()
         raise UserError(f"data.name={name!r}: {lines[-1] if lines else f'{command} failed, see above'}")
+
+
+def _run(command: list[str]) -> tuple[int, bytes]:
+    """The exit code of a command, and what it printed; ends it when this process is asked to stop."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
+        try:
+            while True:
+                with suppress(subprocess.TimeoutExpired):
+                    printed, _ = process.communicate(timeout=POLL_S)
+                    return process.returncode, printed
+                raise_if_stopped()
+        finally:
+            process.kill()

@@ -1,0 +1,149 @@
+"""What training tells its user: the first screen, metrics while it runs, and the last screen."""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from clu.parameter_overview import get_parameter_overview
+from jaxtyping import Array, Int
+
+from ddpm_jax.commands.cost import StepCost
+from ddpm_jax.config import Config, flatten, to_json
+from ddpm_jax.errors import TrainingDiverged, program
+from ddpm_jax.reporting.memory import memory_in_use, size_in_words
+from ddpm_jax.reporting.profile import Profile
+from ddpm_jax.reporting.throughput import Throughput
+from ddpm_jax.reporting.writer import BestSoFar, ByImagesSeen, TensorBoard, WeightsAndBiases, Writer, Writers, tag
+from ddpm_jax.training.cadence import due
+from ddpm_jax.training.feedback import Feedback
+from ddpm_jax.training.state import TrainState
+from ddpm_jax.training.step import Metrics, empty_metrics
+from ddpm_jax.workdir import checkpoint_folder, wandb_id
+
+HYPERPARAMETERS = (
+    *("seed", "data.image_size", "data.batch_size", "train.steps", "train.accumulate", "train.label_dropout"),
+    *("model.channels", "model.multipliers", "model.blocks", "model.attention_resolutions", "model.dropout"),
+    *("model.classes", "model.attributes", "model.dtype", "diffusion.steps", "diffusion.schedule"),
+    *("diffusion.prediction", "diffusion.loss", "diffusion.weighting", "diffusion.variance"),
+    *("optimizer.learning_rate", "optimizer.warmup", "optimizer.schedule", "optimizer.ema_decay", "optimizer.clip"),
+)
+"""Fields by which TensorBoard's page of hyperparameters tells runs apart."""
+
+logger = logging.getLogger(__name__)
+
+
+class Reports:
+    """The metrics of training on their way from the device to the curves, the log and the progress bar."""
+
+    def __init__(
+        self,
+        config: Config,
+        writer: Writer,
+        throughput: Throughput,
+        profile: Profile,
+        metrics: Metrics,
+        skipped: int,
+        diverged: Callable[[int, str], TrainingDiverged],
+    ) -> None:
+        """metrics: the means since the last report; skipped: steps skipped so far.
+
+        diverged(step, what): the error to raise where too many steps in a row are skipped.
+        """
+        self.throughput, self.profile, self.metrics = throughput, profile, metrics
+        self._config, self._writer, self._skipped, self._diverged = config, writer, skipped, diverged
+        self._latest: dict[str, float] = {}
+        self._feedback = Feedback(self._bad_step, self._report)
+
+    def push(self, step: int, streak: Int[Array, ""]) -> None:
+        """Takes the outcome of a step, of which `metrics` hold the means; starts new means where a report is due."""
+        reporting = due(step, self._config.log.every, self._config.train.steps)
+        self.profile.stop_after(step, streak)
+        self._feedback.push(step, streak, self.metrics if reporting else None)
+        self.metrics = empty_metrics() if reporting else self.metrics
+
+    def drain(self) -> None:
+        """Reports all steps so far; waits for the device."""
+        self._feedback.drain()
+
+    def note(self) -> str:
+        """A few words for the progress bar."""
+        if "loss" not in self._latest:
+            return ""
+        return f"loss {self._latest['loss']:.4f}, {self._latest['images_per_second']:.0f} images/s"
+
+    def _bad_step(self, step: int, streak: int) -> None:
+        self._skipped += 1
+        logger.warning("Step %d was skipped: its loss or gradient is not finite (%d in a row)", step, streak)
+        if streak >= self._config.train.max_bad_steps:
+            raise self._diverged(step, f"{streak} losses or gradients in a row were not finite")
+
+    def _report(self, step: int, means: Mapping[str, float]) -> None:
+        speed = self.throughput.read(step)
+        self._latest = {**means, "skipped_steps": float(self._skipped), **speed, **memory_in_use()}
+        self._writer.scalars(step, {tag(name): value for name, value in self._latest.items()})
+        logger.debug("step %d: %s", step, ", ".join(f"{name} {value:.4g}" for name, value in self._latest.items()))
+
+
+def open_writer(config: Config, workdir: Path, start: int, best: BestSoFar) -> Writer:
+    """TensorBoard, Weights & Biases if asked, and the memory of the best; only the first process writes."""
+    if jax.process_index() > 0:
+        return Writers([])
+    fields = flatten(config)
+    curves = TensorBoard(workdir, start, {name: _plain(fields[name]) for name in HYPERPARAMETERS})
+    size = config.data.batch_size
+    by_images = ByImagesSeen(TensorBoard(workdir / "by_images_seen", start * size), size)
+    writers: list[Writer] = [best, curves, by_images]
+    if config.log.wandb:
+        settings = dataclasses.asdict(config)
+        writers.append(WeightsAndBiases(workdir, config.log.wandb_project, settings, wandb_id(workdir)))
+    writer = Writers(writers)
+    writer.text("config", "```json\n" + to_json(config) + "```")
+    return writer
+
+
+def _plain(value: Any) -> str | int | float:
+    return value if isinstance(value, str | int | float) else str(value)
+
+
+def describe(
+    config: Config, workdir: Path, state: TrainState, cost: StepCost, train: int, held: int, start: int
+) -> None:
+    """The first screen: where, on what, how large, how to watch."""
+    parameters = sum(x.size for x in jax.tree.leaves(state.params))
+    device = jax.devices()[0]
+    lines = {
+        "Workdir": workdir,
+        "Devices": f"{jax.device_count()} x {device.device_kind} ({device.platform}), jax {jax.__version__}",
+        "Images": f"{train:,} to train on, {held:,} held out",
+        "Parameters": f"{parameters:,}",
+        "One step": cost_in_words(cost),
+        "Steps": f"{start:,} to {config.train.steps:,} of {config.data.batch_size} images",
+        "Watch": f"tensorboard --logdir {workdir.parent}",
+    }
+    for name, value in lines.items():
+        logger.info("%-11s %s", name, value)
+    logger.debug("Parameters:\n%s", get_parameter_overview(state.params, include_stats=False))
+
+
+def summarise(config: Config, workdir: Path, best: BestSoFar, steps: Sequence[int]) -> None:
+    """The last screen: how well, where what lies, and what to do next."""
+    points = best.lowest().items()
+    found = (f"{name.replace('/', ' ')} {value:.4g} at step {step:,}" for name, (step, value) in points)
+    lines = {
+        "Lowest": ", ".join(found) or "nothing was measured",
+        "Checkpoints": f"{checkpoint_folder(workdir)} (steps {', '.join(map(str, steps))})",
+        "Watch": f"tensorboard --logdir {workdir.parent}",
+        "Next": f"{program()} --mode=sample --workdir={workdir}",
+    }
+    logger.info("Trained to step %d.", config.train.steps)
+    for name, value in lines.items():
+        logger.info("%-11s %s", name, value)
+
+
+def cost_in_words(cost: StepCost) -> str:
+    """Arithmetic and memory of a step."""
+    flops = "unknown arithmetic" if cost.flops is None else f"{cost.flops / 1e9:,.3f} GFLOP"
+    return flops if cost.memory is None else f"{flops}, {size_in_words(cost.memory)} of memory on each device"

@@ -1,0 +1,126 @@
+"""The training loop in this process, at toy size: stops and resumptions leave no trace in what a run reports."""
+
+import dataclasses
+import shutil
+import signal
+from pathlib import Path
+
+import jax.numpy as jnp
+import pytest
+
+from ddpm_jax.commands.monitors import Monitors
+from ddpm_jax.commands.train import save, train
+from ddpm_jax.config import Config, config_of
+from ddpm_jax.errors import TrainingDiverged, UserError
+from ddpm_jax.runtime.signals import Stopped
+from ddpm_jax.training.checkpoint import Checkpoints, checkpoint_steps
+from ddpm_jax.training.preemption import Preemption
+from ddpm_jax.training.state import TrainState
+from ddpm_jax.training.step import empty_metrics
+from ddpm_jax.workdir import read_progress
+from tests.end_to_end.commands import assert_same_bits, final_state, reported
+from tests.training.toy import config_with
+
+LAST = 10
+PREVIEWS = {"preview_every": 5, "preview_count": 2, "preview_steps": 2, "preview_samplers": "ddim:2"}
+CONFIG = config_with(
+    data={"holdout": 0.1},
+    model={"multipliers": (1,), "attention_resolutions": ()},
+    train={"steps": LAST},
+    log={"every": 4, "validate_every": 5, **PREVIEWS},
+    checkpoint={"every": 3},
+)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    workdir = tmp_path_factory.mktemp("undisturbed") / "run"
+    train(CONFIG, workdir)
+    return workdir
+
+
+def train_and_stop(config: Config, workdir: Path, at: int) -> None:
+    """Trains until a SIGTERM arrives in a step."""
+
+    def agreed(self: Preemption, step: int) -> bool:
+        self.requested = signal.SIGTERM if step == at else None
+        return step == at
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(Preemption, "agreed", agreed)
+        train(config, workdir)
+
+
+def test_a_run_reports_all_that_it_should(undisturbed):
+    points = {tag: list(curve) for tag, curve in reported(undisturbed).items()}
+    assert points["train/loss"] == points["optimizer/skipped_steps"] == [4, 8, 10]
+    assert points["validation/loss_ema"] == points["preview/grid"] == points["preview/strip"] == [5, 10]
+    assert points["preview/samplers"] == [10]
+
+
+@pytest.mark.slow
+def test_stops_leave_no_trace_in_what_is_reported(undisturbed, tmp_path, package_log):
+    """Where validation and previews are due (5), between two reports (7), and at the last step (10)."""
+    workdir = tmp_path / "run"
+    for at in (5, 7, LAST):
+        train_and_stop(CONFIG, workdir, at)
+        assert checkpoint_steps(workdir / "checkpoints")[-1] == at
+    assert 10 not in reported(workdir)["validation/loss_ema"]
+    package_log.clear()
+    train(CONFIG, workdir)
+    assert reported(workdir) == reported(undisturbed)
+    lowest = [line for line in package_log.messages if line.startswith("Lowest")]
+    assert lowest == [f"{'Lowest':11s} {lowest_points(undisturbed)}"]
+    train(CONFIG, workdir)
+    assert package_log.messages[-1].startswith("Already at step 10")
+    assert reported(workdir) == reported(undisturbed)
+
+
+def lowest_points(workdir: Path) -> str:
+    """What the last screen should say of a run."""
+    curves = {name: reported(workdir)[name] for name in ("validation/loss_ema", "train/loss")}
+    points = {name: min((value, step) for step, value in curve.items()) for name, curve in curves.items()}
+    return ", ".join(f"{name.replace('/', ' ')} {value:.4g} at step {step}" for name, (value, step) in points.items())
+
+
+def test_a_run_that_falls_back_to_an_older_checkpoint_reports_the_same(undisturbed, tmp_path):
+    workdir = shutil.copytree(undisturbed, tmp_path / "run")
+    for step in (step for step in checkpoint_steps(workdir / "checkpoints") if step > 6):
+        shutil.rmtree(workdir / "checkpoints" / str(step))
+    train(CONFIG, workdir)
+    assert reported(workdir) == reported(undisturbed)
+    assert read_progress(workdir, LAST) == read_progress(undisturbed, LAST)
+
+
+def test_a_checkpoint_without_metrics_or_progress_is_resumed(undisturbed, tmp_path):
+    """As versions before saved them."""
+    workdir = shutil.copytree(undisturbed, tmp_path / "run")
+    shutil.rmtree(workdir / "checkpoints" / str(LAST))
+    newest = workdir / "checkpoints" / "9"
+    shutil.rmtree(newest / "metrics")
+    lines = (newest / "SHA256SUMS").read_text().splitlines(keepends=True)
+    (newest / "SHA256SUMS").write_text("".join(line for line in lines if "metrics/" not in line))
+    (workdir / "progress.json").unlink()
+    train(CONFIG, workdir)
+    assert_same_bits(final_state(workdir), final_state(undisturbed))
+
+
+def test_a_state_that_is_not_finite_is_never_saved(tmp_path):
+    broken = TrainState(
+        step=jnp.asarray(9),
+        skipped=jnp.asarray(0),
+        bad_streak=jnp.asarray(0),
+        params={"w": jnp.array([1.0, jnp.inf])},
+        ema={"w": jnp.zeros(2)},
+        opt_state={"w": jnp.zeros(2)},
+    )
+    with Checkpoints(tmp_path) as checkpoints:
+        with pytest.raises(TrainingDiverged, match="at step 9: a parameter, .* no checkpoint was saved yet"):
+            save(config_of({}), checkpoints, broken, empty_metrics(), Monitors([], 9, 0))
+        assert not list(tmp_path.iterdir())
+
+
+def test_a_run_cannot_end_before_the_step_that_it_has_reached(undisturbed):
+    shorter = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, steps=LAST - 1))
+    with pytest.raises(UserError, match=rf"train.steps={LAST - 1} is below step {LAST}, which .* has reached"):
+        train(shorter, undisturbed)

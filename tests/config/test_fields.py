@@ -1,0 +1,110 @@
+"""Each field is declared once: its documentation, its range and what it is for stand there, and all lists follow."""
+
+import dataclasses
+
+import pytest
+
+from ddpm_jax.builders import build_pairs
+from ddpm_jax.config import Config, checked, fields_fixed_by, flatten, parse_section
+from ddpm_jax.config.convert import config_meanings
+from ddpm_jax.config.fields import Meaning, UnitInterval, meanings, option
+from ddpm_jax.config.sections import Sample
+from ddpm_jax.errors import UserError
+from ddpm_jax.generation.requests import for_sampler, image_fields, options_of, sample_name
+from scripts.write_reference import table
+
+
+@dataclasses.dataclass(frozen=True)
+class WithChurn(Sample):
+    churn: UnitInterval = option(0.0, "Noise that DDIM adds before each step.", samplers=("ddim",))
+
+
+def with_churn(**fields) -> Config:
+    return dataclasses.replace(Config(), sample=WithChurn(**fields))
+
+
+def test_every_field_has_a_meaning_with_documentation_and_is_fixed_by_something():
+    assert list(config_meanings()) == list(flatten(Config()))
+    for name, meaning in config_meanings().items():
+        assert isinstance(meaning, Meaning), name
+        assert len(meaning.text) > 10 and meaning.text.endswith("."), name
+        assert meaning.fixed_by in ("parameters", "optimizer", "training", "nothing"), name
+
+
+def test_a_field_without_a_meaning_is_an_error():
+    plain = dataclasses.make_dataclass("Plain", [("churn", float, 0.0)], bases=(Sample,), frozen=True)
+    with pytest.raises(KeyError, match="meaning"):
+        meanings(plain)
+
+
+def test_a_sampler_option_needs_its_field_alone():
+    settings = WithChurn(sampler="ddim", churn=0.5)
+    assert "churn" in options_of(settings) and "churn" in options_of(settings, "inpaint", batched=False)
+    assert "churn" in image_fields(settings)
+    assert sample_name(with_churn(sampler="ddim", churn=0.5), 7, 9).endswith("-churn-0.5")
+    assert for_sampler(settings, "ddpm") == WithChurn(sampler="ddpm")
+    assert parse_section("sample", WithChurn(sampler="ddim"), ["--sample.churn=0.5"]) == settings
+    assert "| `sample.churn` | `0.0` | 0 to 1 | Noise that DDIM adds before each step. |" in table(WithChurn, "sample.")
+    assert checked(with_churn(sampler="ddim", churn=0.5)).sample == settings
+    with pytest.raises(UserError, match=r"sample.churn=0.5 has no effect .* set the sampler to 'ddim'"):
+        checked(with_churn(churn=0.5))
+    with pytest.raises(UserError, match=r"sample.churn=1.5 is out of range; expected 0 to 1"):
+        checked(with_churn(sampler="ddim", churn=1.5))
+
+
+OTHER = {
+    # A value that differs from the default for each field that changes what is drawn, and what it needs beside it.
+    "sampler": ("ddim", {}),
+    "steps": (7, {}),
+    "timesteps": ((900, 5), {}),
+    "order": (1, {"sampler": "unipc"}),
+    "eta": (0.5, {"sampler": "ddim"}),
+    "spacing": ("trailing", {}),
+    "final": ("sigma_min", {}),
+    "variance": ("fixed_small", {}),
+    "threshold": ("none", {}),
+    "percentile": (0.9, {"threshold": "dynamic"}),
+    "percentile_max": (2.0, {"threshold": "dynamic"}),
+    "keep_eps": (True, {"sampler": "ddim"}),
+    "seed": (1, {}),
+    "label": ("1", {}),
+    "guidance": (2.0, {}),
+    "guidance_interval": ((3, 7), {"guidance": 2.0}),
+    "guidance_rescale": (0.5, {"guidance": 2.0}),
+    "ema": (False, {}),
+    "strip": (3, {}),
+    "gif": (3, {}),
+    "frames": ("x0", {}),
+    "compare": ("ddim", {"task": "compare"}),
+    "images": ("a.png", {"task": "vary"}),
+    "mask": ("a.png", {"task": "inpaint"}),
+    "resamples": (3, {"task": "inpaint"}),
+    "jump": (3, {"task": "inpaint"}),
+    "strength": (0.2, {"task": "vary"}),
+    "other_seed": (5, {"task": "interpolate", "sampler": "ddim"}),
+}
+
+
+@pytest.mark.parametrize("name", [name for name, meaning in meanings(Sample).items() if meaning.pixels])
+def test_folders_of_samples_tell_apart_whatever_changes_a_pixel(name):
+    value, beside = OTHER[name]
+    model = dataclasses.replace(Config().model, classes=3)
+    plain = dataclasses.replace(Config(), model=model, sample=Sample(**beside))
+    changed = checked(dataclasses.replace(plain, sample=dataclasses.replace(plain.sample, **{name: value})))
+    assert build_pairs(changed) is not None
+    assert sample_name(changed, 7, 9) != sample_name(plain, 7, 9)
+
+
+def test_batches_and_the_number_of_the_checkpoint_leave_the_pixels_as_they_are():
+    others = {name for name, meaning in meanings(Sample).items() if not meaning.pixels}
+    assert others == {"count", "batch_size", "checkpoint", "task"}
+
+
+def test_a_resumed_run_may_change_what_leaves_its_result_alone():
+    free = fields_fixed_by("nothing")
+    assert {"train.steps", "train.sharding", "model.remat", "data.path", "data.cache", "log.every"} <= set(free)
+    assert {name for name in free if name.startswith("data.")} == {"data.path", "data.cache"}
+    assert not {"seed", "data.batch_size", "model.dropout", "optimizer.learning_rate"} & set(free)
+    of_parameters = fields_fixed_by("parameters")
+    assert "model.heads" in of_parameters and "diffusion.prediction" in of_parameters
+    assert not {"model.dropout", "model.dtype", "model.remat", "diffusion.loss", "seed"} & set(of_parameters)

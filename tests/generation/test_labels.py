@@ -1,0 +1,27 @@
+import numpy as np
+import pytest
+
+from ddpm_jax.config import config_of
+from ddpm_jax.errors import UserError
+from ddpm_jax.generation.labels import choose_labels
+
+NAMES = ("a", "b", "c")
+
+
+def chosen(kind, label):
+    return choose_labels(config_of({"model": {kind: 3}, "sample": {"label": label}}), NAMES, np.arange(4))
+
+
+def test_without_a_label_classes_take_turns_and_attributes_are_unknown():
+    np.testing.assert_array_equal(chosen("classes", None), [0, 1, 2, 0])
+    assert chosen("attributes", None) is None
+    assert choose_labels(config_of({}), (), np.arange(4)) is None
+
+
+def test_a_label_holds_for_every_image():
+    np.testing.assert_array_equal(chosen("classes", "b"), [1, 1, 1, 1])
+    np.testing.assert_array_equal(chosen("attributes", "c, a"), np.tile([1, 0, 1], (4, 1)))
+    with pytest.raises(UserError, match="names 2 classes; expected one"):
+        chosen("classes", "a,b")
+    with pytest.raises(UserError, match="sample.label='d' is not a label of this run"):
+        chosen("attributes", "d")

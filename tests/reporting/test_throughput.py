@@ -1,0 +1,23 @@
+import time
+
+import pytest
+
+from ddpm_jax.reporting.throughput import Throughput
+
+
+def test_throughput_counts_batches_and_leaves_pauses_out(monkeypatch):
+    clock = [50.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
+    def pass_time(seconds: float) -> None:
+        clock[0] += seconds
+
+    throughput = Throughput(batch_size=100, step=7, ideal=1000.0)
+    for _ in throughput.timed(pass_time(2.0) for _ in range(3)):
+        pass_time(1.0)
+        with throughput.paused():
+            pass_time(5.0)
+    rates = throughput.read(10)
+    assert rates == pytest.approx({"images_per_second": 300 / 9, "data_wait_share": 6 / 9, "share_of_peak": 0.3 / 9})
+    pass_time(4.0)
+    assert throughput.read(11)["images_per_second"] == pytest.approx(25.0)

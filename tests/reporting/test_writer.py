@@ -1,0 +1,108 @@
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
+
+from ddpm_jax.errors import UserError
+from ddpm_jax.reporting.writer import BestSoFar, ByImagesSeen, TensorBoard, WeightsAndBiases, Writers
+
+
+def test_tensorboard_reads_what_was_written_and_a_resumed_run_hides_what_came_after(tmp_path, draw):
+    first = Writers([TensorBoard(tmp_path, start=0)])
+    for step in range(1, 6):
+        first.scalars(step, {"train/loss": step / 10})
+    first.picture(4, "preview/grid", draw.integers(0, 255, (8, 8, 1), np.uint8))
+    first.text("config", "seed: 0")
+    first.close()
+    resumed = TensorBoard(tmp_path, start=3)
+    resumed.scalars(4, {"train/loss": 9.0})
+    resumed.close()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    steps = {event.step: event.value for event in events.Scalars("train/loss")}
+    assert steps == pytest.approx({1: 0.1, 2: 0.2, 3: 0.3, 4: 9.0})
+
+
+def test_hyperparameters_and_charts_are_where_tensorboard_looks_for_them(tmp_path):
+    values = {"optimizer.learning_rate": 2e-4, "model.multipliers": "(1, 2)", "data.flip": True}
+    TensorBoard(tmp_path / "run", 0, values).close()
+    plugins = EventAccumulator(str(tmp_path / "run")).Reload().summary_metadata
+    content = plugins["_hparams_/session_start_info"].plugin_data.content
+    read = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
+    assert {name: getattr(read[name], read[name].WhichOneof("kind")) for name in read} == values
+    layout = EventAccumulator(str(tmp_path / "run")).Reload().Tensors("custom_scalars__config__")[0].tensor_proto
+    for name in ("^train/loss$", "^validation/.*", "^train/loss_t_.*"):
+        assert name.encode() in layout.string_val[0]
+
+
+def test_curves_over_the_images_seen_survive_a_resumption(tmp_path):
+    for start in (0, 3):
+        curves = ByImagesSeen(TensorBoard(tmp_path, start * 16), 16)
+        for step in range(start + 1, start + 6):
+            curves.scalars(step, {"train/loss": float(step + start), "speed/images_per_second": 1.0})
+        curves.close()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert events.Tags()["scalars"] == ["train_by_images_seen/loss"]
+    seen = {event.step: event.value for event in events.Scalars("train_by_images_seen/loss")}
+    assert seen == {16: 1, 32: 2, 48: 3, 64: 7, 80: 8, 96: 9, 112: 10, 128: 11}
+
+
+def test_wandb_missing_gives_the_remedy(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    with pytest.raises(UserError, match="pip install -r requirements-wandb.txt"):
+        WeightsAndBiases(tmp_path, "project", {}, "0123abcd")
+
+
+def test_wandb_gets_the_same_calls(tmp_path, monkeypatch):
+    """A stand-in records what the adapter sends; the real service needs an account."""
+    calls = []
+
+    class Run:
+        summary: dict = {}
+
+        def log(self, values, step):
+            calls.append((step, sorted(values)))
+
+        def finish(self):
+            calls.append("finish")
+
+    class Wandb:
+        @staticmethod
+        def init(**options):
+            calls.append(options)
+            return Run()
+
+        @staticmethod
+        def Image(array):
+            return array.shape
+
+    monkeypatch.setitem(__import__("sys").modules, "wandb", Wandb)
+    writer = WeightsAndBiases(tmp_path / "runs" / "x", "faces", {"seed": 1}, "0123abcd")
+    writer.scalars(3, {"train/loss": 0.5})
+    writer.picture(3, "preview/grid", np.zeros((4, 4, 1), np.uint8))
+    writer.close()
+    options, *reports = calls
+    assert reports == [(3, ["train/loss"]), (3, ["preview/grid"]), "finish"]
+    assert (options["project"], options["name"], options["id"]) == ("faces", "x", "0123abcd")
+    assert (options["resume"], options["config"]) == ("allow", {"seed": 1})
+
+
+def test_the_lowest_point_of_a_curve_is_remembered():
+    best = BestSoFar()
+    for step, value in enumerate([float("nan"), 3.0, 1.0, 1.0, 2.0, float("inf")]):
+        best.scalars(step, {"train/loss": value, "other": -value})
+    assert best.lowest() == {"train/loss": (2, 1.0)}
+
+
+@pytest.mark.parametrize("resumed_at", range(1, 7))
+def test_after_a_resumption_the_lowest_point_is_that_of_the_steps_that_count(resumed_at):
+    losses = [5.0, 3.0, 4.0, 1.0, 2.0, 0.5]
+    first = BestSoFar()
+    for step, loss in enumerate(losses, start=1):
+        first.scalars(step, {"train/loss": loss})
+    resumed, undisturbed = BestSoFar(first.lows, until=resumed_at), BestSoFar()
+    for step, loss in enumerate(losses[:resumed_at], start=1):
+        undisturbed.scalars(step, {"train/loss": loss})
+    assert resumed.lowest() == undisturbed.lowest()
+    for best in (resumed, undisturbed):
+        best.scalars(resumed_at + 1, {"train/loss": 2.5})
+    assert resumed.lowest() == undisturbed.lowest()

@@ -1,0 +1,48 @@
+"""The log: where its lines go, and that a full disk does not spoil the terminal."""
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ddpm_jax.runtime.log import path_alias, start_log
+
+logger = logging.getLogger("ddpm_jax")
+
+
+@pytest.fixture(autouse=True)
+def restored():
+    yield
+    start_log()
+
+
+def test_the_log_goes_to_the_terminal_and_with_details_to_the_file(tmp_path, capsys):
+    start_log(tmp_path / "train.log")
+    logger.info("hello")
+    logger.debug("a detail")
+    start_log()
+    assert capsys.readouterr().err == "hello\n"
+    text = (tmp_path / "train.log").read_text()
+    assert "INFO hello" in text and "DEBUG a detail" in text
+
+
+def test_a_file_that_cannot_be_written_says_nothing_on_the_terminal(capsys):
+    start_log(Path("/dev/full"))
+    logger.info("hello")
+    start_log()
+    assert capsys.readouterr().err == "hello\n"
+
+
+def test_importing_the_package_leaves_logging_as_it_is():
+    program = "import logging, ddpm_jax.runtime.log; raise SystemExit(not logging.raiseExceptions)"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_path_goes_by_another_name(capsys):
+    start_log()
+    with path_alias("/copies/x/", "gs://bucket/"):
+        logger.info("Wrote /copies/x/run")
+    logger.info("Wrote /copies/x/run")
+    assert capsys.readouterr().err == "Wrote gs://bucket/run\nWrote /copies/x/run\n"

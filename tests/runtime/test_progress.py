@@ -1,0 +1,38 @@
+"""Progress passes all items through, shows how far it is, and ends between two of them (test_signals.py)."""
+
+import logging
+import sys
+import time
+
+import pytest
+
+from ddpm_jax.runtime.progress import duration, progress
+
+
+def test_progress_prints_plain_lines_where_there_is_no_terminal(monkeypatch, caplog):
+    monkeypatch.setattr("ddpm_jax.runtime.progress.LINE_EVERY", 0.02)
+    logging.getLogger("ddpm_jax").propagate = True
+    with caplog.at_level(logging.INFO):
+        items = list(progress((time.sleep(0.015) or i for i in range(8)), "Work", total=10, done=2, note=lambda: "ok"))
+    assert items == list(range(8))
+    assert "Work: " in caplog.text and " of 10, 0:00 left, ok" in caplog.text
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_closes_what_it_iterates_when_it_is_left_early(monkeypatch, terminal):
+    def items():
+        try:
+            yield from range(9)
+        finally:
+            closed.append(True)
+
+    closed = []
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    for item in progress(items(), "Work", total=9):
+        if item == 2:
+            break
+    assert closed == [True]
+
+
+def test_durations_read_like_clocks():
+    assert [duration(s) for s in (0.0, 61.0, 3599.6, 3661.0)] == ["0:00", "1:01", "1:00:00", "1:01:01"]
