@@ -14,6 +14,7 @@ import os
 import socket
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -22,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 def main() -> None:
     """Parses the flags, loads the model, and serves the page until it is stopped."""
     from ddpm_jax.errors import UserError
+    from ddpm_jax.runtime.signals import POLL_S, polling, raise_if_stopped
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -65,7 +67,10 @@ def main() -> None:
             ) from error
         logging.getLogger("ddpm_jax").info("The playground is at %s (Ctrl-C stops it)", url)
         try:
-            page.block_thread()
+            with polling():  # Gradio's block_thread catches KeyboardInterrupt and would end with 0.
+                while True:
+                    raise_if_stopped()
+                    time.sleep(POLL_S)
         finally:
             page.close(verbose=False)
 
