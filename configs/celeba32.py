@@ -1,10 +1,10 @@
-"""CelebA faces at 32x32: the size to try ideas at, with attention in four heads and a cosine learning rate.
+"""CelebA faces at 32x32: a size for trying ideas, with four attention heads and a cosine learning rate.
 
-Memory: about 13 GiB at batch 128 in float32 (0.5 state, 12 activations, by count). Cost: 4.5 TFLOP a step, 0.9 EFLOP
-in all. Result: small but varied faces from about 50,000 steps on.
-Source of the numbers: the cifar10 recipe, with a quarter of its steps and, from Nichol & Dhariwal 2021, four heads.
-The images: --config.data.path is the folder with img_align_celeba.zip and its lists (docs/data.md has the other ways);
-the crop is that of the published FIDs, 128x128 pixels around x=89, y=121.
+Memory: about 13 GiB at batch 128 in float32 (0.5 state, 12 activations, by count). Cost: 4.5 TFLOP per step, 0.9 EFLOP
+in total. Result: small but varied faces from about 50,000 steps on.
+Source of the numbers: the cifar10 recipe with a quarter of its steps, and four heads from Nichol & Dhariwal 2021.
+Images: --config.data.path is the folder with img_align_celeba.zip and its lists (docs/data.md describes other ways);
+the crop is the one of the published FIDs, 128x128 pixels around x=89, y=121.
 """
 
 from ml_collections import ConfigDict

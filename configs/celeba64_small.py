@@ -1,11 +1,11 @@
-"""CelebA faces at 64x64 on one GPU of 8 GB: the network of celeba64 in bfloat16, each batch in eight parts.
+"""CelebA faces at 64x64 on one 8 GB GPU: the network of celeba64 in bfloat16, with eight microbatches per step.
 
-Memory: about 6 GiB (1.2 state, 0.6 gradients, 3.6 activations of 16 images, by count). Cost: as celeba64, 18 TFLOP a
-step, 8.9 EFLOP in all. Result: as celeba64, since the batch that a step sees is the same.
-Even less memory: --config.train.accumulate=16, --config.model.remat=True, or --config.model.channels=96.
-Source of the numbers: those of celeba64.
-The images: --config.data.path is the folder with img_align_celeba.zip and its lists (docs/data.md has the other ways);
-the crop is that of the published FIDs, 128x128 pixels around x=89, y=121.
+Memory: about 6 GiB (1.2 state, 0.6 gradients, 3.6 activations of 16 images, by count). Cost: as celeba64, 18 TFLOP
+per step, 8.9 EFLOP in total. Result: as celeba64, since the batch size is the same.
+To save more memory: --config.train.accumulate=16, --config.model.remat=True, or --config.model.channels=96.
+Source of the numbers: celeba64.
+Images: --config.data.path is the folder with img_align_celeba.zip and its lists (docs/data.md describes other ways);
+the crop is the one of the published FIDs, 128x128 pixels around x=89, y=121.
 """
 
 from ml_collections import ConfigDict

@@ -1,10 +1,10 @@
-"""CelebA-HQ faces at 128x128: an extra stage, channels 1-2-3-4, bfloat16, a learning rate that falls as a cosine.
+"""CelebA-HQ faces at 128x128: channel multipliers 1-2-3-4, bfloat16, a cosine learning rate.
 
-Memory: about 57 GiB at batch 64 (1.3 state, 55 activations, by count), divided by the number of devices or of
---config.train.accumulate. Cost: 44 TFLOP a step, 13 EFLOP in all. Result: faces that hold together at this size.
+Memory: about 57 GiB at batch 64 (1.3 state, 55 activations, by count), divided by the number of devices or by
+--config.train.accumulate. Cost: 44 TFLOP per step, 13 EFLOP in total. Result: coherent faces at this size.
 Attention after each downsampling, at 64, 32 and 16: --config=configs/celebahq128.py:attention (more memory).
-Source of the numbers: multipliers and heads after Dhariwal & Nichol 2021's 128x128 models; the rest chosen here.
-The images: a folder or zip in --config.data.path.
+Source of the numbers: multipliers and heads from the 128x128 models of Dhariwal & Nichol 2021; the rest chosen here.
+Images: a folder or zip in --config.data.path.
 """
 
 from ml_collections import ConfigDict

@@ -1,11 +1,11 @@
-"""CelebA-HQ faces at 256x256, as Ho et al. 2020 trained them: 113,673,219 parameters.
+"""CelebA-HQ faces at 256x256, as in Ho et al. 2020: 113,673,219 parameters.
 
 Memory: about 26 GiB at batch 64 in bfloat16 with rematerialisation (1.7 state, 24 activations, by count), divided by
-the number of devices or of --config.train.accumulate. Cost: 95 TFLOP a step, 47 EFLOP in all, and a third more for
+the number of devices or by --config.train.accumulate. Cost: 95 TFLOP per step, 47 EFLOP in total, and a third more for
 rematerialisation. Result in the paper: samples without an FID.
 Source of the numbers: Ho et al. 2020, appendix B: base 128, 1-1-2-2-4-4, two blocks, attention at 16, no dropout, Adam
 2e-5, EMA 0.9999, batch 64, 500,000 steps.
-The images: a folder or zip in --config.data.path.
+Images: a folder or zip in --config.data.path.
 """
 
 from ml_collections import ConfigDict

@@ -1,9 +1,9 @@
-"""Fashion-MNIST as it is, 28x28 greyscale, in three stages 28-14-7: clothes need a little longer than digits.
+"""Fashion-MNIST at its original 28x28, greyscale, in three stages 28-14-7; trained a little longer than MNIST.
 
-Memory: about 4 GiB at batch 128 (0.1 state, 3.9 activations, by count). Cost: 0.8 TFLOP a step, 24 PFLOP in all.
+Memory: about 4 GiB at batch 128 (0.1 state, 3.9 activations, by count). Cost: 0.8 TFLOP per step, 24 PFLOP in total.
 Result: garments with visible texture. On CPU: --config.model.channels=32 --config.train.steps=5000.
-Source of the numbers: those of the mnist recipe, with half as many steps again and flips.
-The images: from TensorFlow Datasets (docs/data.md), or a folder, zip or .npz in --config.data.path.
+Source of the numbers: the mnist recipe, with 1.5 times as many steps, and flips.
+Images: from TensorFlow Datasets (docs/data.md), or a folder, zip or .npz in --config.data.path.
 """
 
 from ml_collections import ConfigDict

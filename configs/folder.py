@@ -3,11 +3,11 @@
     python main.py --config=configs/folder.py --config.data.path=photos/ --workdir=runs/mine
 
 Memory: about 10 GiB at batch 64 in float32 (0.1 state, 10 activations, by count); half with
---config.model.dtype=bfloat16, a quarter with --config.train.accumulate=4. Cost: 2.2 TFLOP a step, 0.2 EFLOP in all.
-Result: depends on the images; a few thousand of one kind and some 20,000 steps give a first impression.
+--config.model.dtype=bfloat16, a quarter with --config.train.accumulate=4. Cost: 2.2 TFLOP per step, 0.2 EFLOP in total.
+Result: depends on the images; a few thousand of one kind and about 20,000 steps give a first impression.
 Sizes of 16, 32, 64 or 128 pixels: --config.data.image_size=32. Other multiples of 8 also need
 --config.model.attention_resolutions with sizes that occur. 256 pixels: --config=configs/folder.py:256.
-Source of the numbers: Ho et al. 2020 at half width, with an average that is short enough for small sets.
+Source of the numbers: Ho et al. 2020 at half width, with an EMA decay that suits small data sets.
 """
 
 from ml_collections import ConfigDict

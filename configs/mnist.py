@@ -1,9 +1,9 @@
-"""MNIST as it is, 28x28 greyscale, in three stages 28-14-7: an evening's work on a laptop, minutes on a GPU.
+"""MNIST at its original 28x28, greyscale, in three stages 28-14-7: an evening on a laptop, minutes on a GPU.
 
-Memory: about 4 GiB at batch 128 (0.1 state, 3.9 activations, by count). Cost: 0.8 TFLOP a step, 16 PFLOP in all.
+Memory: about 4 GiB at batch 128 (0.1 state, 3.9 activations, by count). Cost: 0.8 TFLOP per step, 16 PFLOP in total.
 Result: clean digits from about 5,000 steps on. On CPU: --config.model.channels=32 --config.train.steps=3000.
-Source of the numbers: chosen here; the architecture is Ho et al. 2020's at half width and three stages.
-The images: from TensorFlow Datasets (docs/data.md), or a folder, zip or .npz in --config.data.path.
+Source of the numbers: chosen here; the architecture is that of Ho et al. 2020 at half width with three stages.
+Images: from TensorFlow Datasets (docs/data.md), or a folder, zip or .npz in --config.data.path.
 """
 
 from ml_collections import ConfigDict

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# A training on all hosts of a TPU VM, with Google's gcloud, which must be installed and signed in.
+# Trains on all hosts of a TPU VM, through Google's gcloud, which must be installed and signed in.
 #
 #     scripts/cloud/tpu_vm.sh create NAME ZONE v5litepod-16 v2-alpha-tpuv5-lite [--spot]
-#     scripts/cloud/tpu_vm.sh setup  NAME ZONE                          copies the newest commit to every host, installs it
+#     scripts/cloud/tpu_vm.sh setup  NAME ZONE                          copies the newest commit to every host and installs it
 #     scripts/cloud/tpu_vm.sh run    NAME ZONE --config=configs/celeba64.py --workdir=/mnt/shared/runs/x
-#     scripts/cloud/tpu_vm.sh log    NAME ZONE                          what the first host says
-#     scripts/cloud/tpu_vm.sh stop   NAME ZONE                          saves, and ends
+#     scripts/cloud/tpu_vm.sh log    NAME ZONE                          follows the log of the first host
+#     scripts/cloud/tpu_vm.sh stop   NAME ZONE                          saves and stops the run
 #     scripts/cloud/tpu_vm.sh delete NAME ZONE
 #
-# `run` starts the command on every host and begins it again there until it is done, stopped, or yours to mend. When the
-# TPU VM itself was taken away, create it again, set it up and run the same command. The fourth word of `create` is the
-# software version that Google lists for the type. The workdir must lie where all hosts see it (docs/cloud.md).
+# `run` starts the command on every host, and restarts it there until it finishes, is stopped, diverges, or reports a mistake
+# to fix. If the TPU VM itself was preempted, create it again, set it up and run the same command. The last argument of
+# `create` is the software version that Google lists for the accelerator type. All hosts must see the workdir (docs/cloud.md).
 set -euo pipefail
 
 usage() {
@@ -38,7 +38,7 @@ case $action in
         ;;
     run)
         [ $# -ge 1 ] || usage
-        # 0: done. 1 and 2: yours to mend. 130 and 143: stopped. Whatever else is a machine's fault.
+        # 0: done. 1: diverged. 2: a mistake to fix. 130 and 143: stopped. Any other code: a machine failed.
         loop='while :; do .venv/bin/python main.py "$@"; case $? in 0|1|2|130|143) break;; esac; sleep 10; done'
         on_all "cd ddpm_jax; nohup bash -c$(printf ' %q' "$loop" loop "$@") </dev/null >>train.out 2>&1 &"
         ;;

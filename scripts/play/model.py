@@ -1,4 +1,4 @@
-"""What the page asks of a trained model: pictures as they grow, and the files of the finished ones."""
+"""The playground without its page: a run and its checkpoints, and samplers as streams of pictures and files."""
 
 import dataclasses
 import math
@@ -25,17 +25,18 @@ from ddpm_jax.shapes import Pixels
 from ddpm_jax.training.checkpoint import checkpoint_steps
 from ddpm_jax.workdir import checkpoint_folder
 
-PACE = 0.1
-"""Seconds between two pictures that are sent to the browser."""
+PICTURE_INTERVAL_S = 0.1
+"""Minimum time between two pictures sent to the browser."""
 GIF_FRAMES = 40
-MOST_SAMPLERS = 8
-"""In a comparison."""
-KEPT_SECONDS = 3600
-"""For so long files can be downloaded."""
+"""Maximum number of frames of a GIF, apart from the last."""
+MAX_SAMPLERS = 8
+"""Maximum number of rows of a comparison."""
+DOWNLOADS_KEPT_S = 3600
+"""Time after which files for download are deleted."""
 
 
-class Shown(NamedTuple):
-    """What the page shows at a time; the files come with the last."""
+class Update(NamedTuple):
+    """New content for a result on the page; the last update of a stream has the files."""
 
     picture: Picture
     text: str
@@ -44,85 +45,87 @@ class Shown(NamedTuple):
 
 
 class Model:
-    """The run in a workdir, whichever of its checkpoints is asked for; two stay in memory."""
+    """A run that can switch between its checkpoints; the two latest choices stay in memory."""
 
     def __init__(self, workdir: str):
         self.workdir = workdir
         newest = _load(workdir, None, True)
         self.config, self.names = newest.config, newest.names
-        # At an address, and in the package: the newest.
+        # For URLs and pretrained models: only the newest.
         self.steps = checkpoint_steps(checkpoint_folder(Path(workdir).expanduser()))[::-1] or [newest.step]
         self._runs = {(newest.step, True): newest}
 
-    def at(self, step: int, ema: bool) -> Run:
-        """The run with the parameters of a step, averaged or raw."""
+    def run(self, step: int, ema: bool) -> Run:
+        """The run at a step, with its EMA or raw parameters."""
         if (step, ema) not in self._runs:
             self._runs = dict(list(self._runs.items())[-1:]) | {(step, ema): _load(self.workdir, step, ema)}
         return self._runs[step, ema]
 
     @property
-    def has_raw(self) -> bool:
-        """Whether parameters that are not averaged are there, too."""
+    def has_raw_params(self) -> bool:
+        """Whether the raw parameters are available besides their EMA."""
         return not self.workdir.startswith(PRETRAINED)
 
-    def about(self, step: int, ema: bool) -> str:
-        """A line about what was loaded."""
-        run, data, model = self.at(step, ema), self.config.data, self.config.model
+    def description(self, step: int, ema: bool) -> str:
+        """One line about the loaded parameters, in Markdown."""
+        run, data, model = self.run(step, ema), self.config.data, self.config.model
         colour = {1: "grey", 3: "colour"}.get(data.channels, f"{data.channels}-channel")
         parameters = sum(leaf.size for leaf in jax.tree.leaves(run.params)) / 1e6
-        known = f", {model.classes} classes" if model.classes else ""
-        known = f", {model.attributes} attributes" if model.attributes else known
-        trained = f", of a set of {run.images:,}" if run.images else ""
-        which = "average" if ema else "raw parameters"
+        labels = f", {model.classes} classes" if model.classes else ""
+        labels = f", {model.attributes} attributes" if model.attributes else labels
+        trained = f", trained on a set of {run.images:,}" if run.images else ""
+        kind = "EMA" if ema else "raw parameters"
         size = f"{data.image_size}x{data.image_size} {colour} images"
-        return f"**{self.workdir}**, step {run.step:,} ({which}): {size}, {parameters:.1f} M parameters{known}{trained}"
+        return f"**{self.workdir}**, step {run.step:,} ({kind}): {size}, {parameters:.1f} M parameters{labels}{trained}"
 
 
 def _load(workdir: str, step: int | None, ema: bool) -> Run:
-    """A run without what its configuration says of sampling: the page asks for everything itself."""
+    """Loads a run with default sampling options: the page sets all of them itself."""
     run = load_run(workdir, step=step, ema=ema)
     return dataclasses.replace(run, config=dataclasses.replace(run.config, sample=Sample()))
 
 
-def inpainted(run: Run, image: np.ndarray, painted: np.ndarray, **options: Any) -> Iterator[SamplingStep]:
-    """Draws anew where the brush was.
+def inpaint_brushed(run: Run, image: np.ndarray, brush: np.ndarray, **options: Any) -> Iterator[SamplingStep]:
+    """Samples the brushed pixels of an image again.
 
-    image: uint8 [height, width, channels]; painted: [any height, any width], more than 0 where the brush was.
+    image: uint8 [height, width, channels]; brush: [any height, any width], more than 0 where the brush painted.
     """
     size = (run.config.data.image_size, run.config.data.image_size)
-    covered = Image.fromarray(np.where(painted > 0, np.uint8(255), np.uint8(0))).resize(size, Image.Resampling.BOX)
+    covered = Image.fromarray(np.where(brush > 0, np.uint8(255), np.uint8(0))).resize(size, Image.Resampling.BOX)
     mask = np.asarray(covered) > 127
     if not mask.any():
-        raise UserError("Nothing is painted: brush over what shall be drawn anew.")
+        raise UserError("Nothing is painted; brush over the pixels to sample again.")
     if mask.all():
-        raise UserError("All is painted: leave something to start from.")
+        raise UserError("Everything is painted; leave some pixels as they are.")
     return run.inpaint(image[None], mask, **options)
 
 
-def fitted(raw: bytes, config: Config) -> np.ndarray:
-    """The middle of a visitor's image file, as large as the model's images, uint8 [height, width, channels]."""
+def decode_upload(raw: bytes, config: Config) -> np.ndarray:
+    """The centre square of an image file at the size of the model's images, uint8 [height, width, channels]."""
     try:
-        return decode(raw, dataclasses.replace(decoding_of(config.data), crop=()))  # data.crop is for the data's sizes.
+        # data.crop is made for the sizes of the training images.
+        return decode(raw, dataclasses.replace(decoding_of(config.data), crop=()))
     except UNREADABLE as error:
-        raise UserError(
-            f"This file cannot be read ({error}); give a PNG, JPEG or the like, and not too large."
-        ) from error
+        raise UserError(f"This file cannot be read ({error}); upload another PNG, JPEG or similar.") from error
 
 
-def played(steps: Iterator[SamplingStep], view: str, folder: Path) -> Iterator[Shown]:
-    """Pictures of a drawing while it goes on, and in the end its files: the images, and how they came."""
+def stream_samples(steps: Iterator[SamplingStep], view: str, folder: Path) -> Iterator[Update]:
+    """Pictures while a sampler runs, and at the end two files: the images, and a GIF of the steps.
+
+    view: "x_t" or "x0", the images to show before the last step.
+    """
     frames: list[Picture] = []
-    for step, send in paced(steps):
-        of_the_gif = step.done % math.ceil(step.steps / GIF_FRAMES) == 0 or not step.t
-        if send or of_the_gif:
+    for step, send in throttle(steps):
+        in_gif = step.done % math.ceil(step.steps / GIF_FRAMES) == 0 or not step.t
+        if send or in_gif:
             picture = grid(step.x0 if view == "x0" else step.x_t)
-            frames += [picture] if of_the_gif else []
+            frames += [picture] if in_gif else []
         if send and step.t:
-            yield Shown(picture, f"Step {step.done} of {step.steps}, t = {step.t}")
-    png, gif = new_file(folder, "images.png"), new_file(folder, "denoising.gif")
+            yield Update(picture, f"Step {step.done} of {step.steps}, t = {step.t}")
+    png, gif = new_download(folder, "images.png"), new_download(folder, "denoising.gif")
     save_png(picture, png)
     save_gif(frames, gif)
-    yield Shown(
+    yield Update(
         picture,
         f"{len(step.x_t)} images, {step.steps} steps, {step.seconds:.2f} seconds without compilation",
         png,
@@ -130,46 +133,46 @@ def played(steps: Iterator[SamplingStep], view: str, folder: Path) -> Iterator[S
     )
 
 
-def iterations(run: Run, names: Sequence[str], count: int, **options: Any) -> dict[str, Iterator[SamplingStep]]:
-    """The same images by several samplers, such as "ddim:50"; raises UserError before any of them starts."""
-    if not 0 < len(names) <= MOST_SAMPLERS:
-        raise UserError(f"{len(names)} samplers are chosen; expected 1 to {MOST_SAMPLERS}.")
-    kinds = [sampler_and_steps(name, "The comparison") for name in names]
-    found = [run.iter_steps(count, sampler=sampler, steps=steps, **options) for sampler, steps in kinds]
-    return dict(zip(names, found, strict=True))
+def iter_samplers(run: Run, names: Sequence[str], count: int, **options: Any) -> dict[str, Iterator[SamplingStep]]:
+    """The steps of several samplers, such as "ddim:50", from the same noise; raises UserError before any step."""
+    if not 0 < len(names) <= MAX_SAMPLERS:
+        raise UserError(f"{len(names)} samplers are selected; expected 1 to {MAX_SAMPLERS}.")
+    parsed = [sampler_and_steps(name, "The comparison") for name in names]
+    iterators = [run.iter_steps(count, sampler=sampler, steps=steps, **options) for sampler, steps in parsed]
+    return dict(zip(names, iterators, strict=True))
 
 
-def compared(iterated: Mapping[str, Iterator[SamplingStep]], folder: Path) -> Iterator[Shown]:
-    """Samplers one after the other, a row each."""
+def stream_comparison(samplers: Mapping[str, Iterator[SamplingStep]], folder: Path) -> Iterator[Update]:
+    """Runs the samplers one after the other; each gets a row of images and a row of a table."""
     rows: list[tuple[str, Pixels]] = []
-    lines = ["| sampler | steps | seconds | from the first row |", "|---|---|---|---|"]
-    for name, steps in iterated.items():
+    lines = ["| sampler | steps | seconds | difference from the first row |", "|---|---|---|---|"]
+    for name, steps in samplers.items():
         sampler = name.partition(":")[0]
-        for step, send in paced(steps):
+        for step, send in throttle(steps):
             row = (f"{sampler}, {step.steps} steps", step.x_t)
             if send and step.t:
                 text = "\n".join([*lines, f"| {sampler} | {step.done} of {step.steps} | | |"])
-                yield Shown(captioned_rows([*rows, row]), text)
+                yield Update(captioned_rows([*rows, row]), text)
         rows.append(row)
-        apart = grey_levels_apart(step.x_t, rows[0][1])
-        lines.append(f"| {sampler} | {step.steps} | {step.seconds:.2f} | {apart:.1f} grey levels |")
-    png = new_file(folder, "comparison.png")
+        difference = grey_levels_apart(step.x_t, rows[0][1])
+        lines.append(f"| {sampler} | {step.steps} | {step.seconds:.2f} | {difference:.1f} grey levels |")
+    png = new_download(folder, "comparison.png")
     save_png(captioned_rows(rows), png)
-    yield Shown(captioned_rows(rows), "\n".join(lines), png)
+    yield Update(captioned_rows(rows), "\n".join(lines), png)
 
 
-def paced(steps: Iterator[SamplingStep]) -> Iterator[tuple[SamplingStep, bool]]:
-    """Each step, and whether to send a picture of it: when a while has passed since the last one, and at the end."""
+def throttle(steps: Iterator[SamplingStep]) -> Iterator[tuple[SamplingStep, bool]]:
+    """Each step, and whether to send its picture: at least PICTURE_INTERVAL_S after the one before, or the last."""
     sent = -math.inf
     for step in steps:
-        send = not step.t or time.monotonic() - sent >= PACE
+        send = not step.t or time.monotonic() - sent >= PICTURE_INTERVAL_S
         yield step, send
         sent = time.monotonic() if send else sent
 
 
-def new_file(folder: Path, name: str) -> Path:
-    """A path of this name that no other visitor has; what visitors were given long ago is deleted."""
-    for old in folder.glob("given-*"):
-        if old.stat().st_mtime < time.time() - KEPT_SECONDS:
+def new_download(folder: Path, name: str) -> Path:
+    """A path with this file name that no other visitor has; also deletes downloads that are too old."""
+    for old in folder.glob("download-*"):
+        if old.stat().st_mtime < time.time() - DOWNLOADS_KEPT_S:
             shutil.rmtree(old, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix="given-", dir=folder)) / name
+    return Path(tempfile.mkdtemp(prefix="download-", dir=folder)) / name
