@@ -24,7 +24,7 @@ def test_twenty_steps_of_their_own_spacing_beat_fifty_of_ddim(linear, sampler):
 
     def error(name):
         config = config_of({"sample": {"sampler": name, "threshold": "none"}})
-        images = build_sampler(config)(denoiser, linear, x_T, KEYS, build_pairs(config)).images
+        images = build_sampler(config)(denoiser, x_T, KEYS, build_pairs(config)).images
         return np.abs(images - exact).mean()
 
     assert error(sampler) < 0.6 * error("ddim")

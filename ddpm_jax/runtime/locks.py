@@ -3,9 +3,10 @@
     .train.lock           locked by the system (flock, through filelock), which frees it when the process ends, however
     .train.holder.lock    JSON: the host and its boot, the process and when it started, and since when it holds the lock
 
-What a dead process of this host left is taken over. Some shared file systems grant the system's lock to each host
-apart; there the note, which is created exclusively, keeps hosts apart: a note of another host is never taken over,
-since its job may live. File systems without flock get SoftFileLock, under the name .train.soft.lock.
+What a dead process of this host left is taken over, and what a Slurm job left before it was requeued. Some shared file
+systems grant the system's lock to each host apart; there the note, which is created exclusively, keeps hosts apart: any
+other note of another host is never taken over, since its job may live. File systems without flock get SoftFileLock,
+under the name .train.soft.lock.
 """
 
 import errno
@@ -99,6 +100,7 @@ def _write_note(note: Path) -> None:
     """Raises FileExistsError where another host's process has been quicker."""
     since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
     who = {"host": socket.gethostname(), "boot": _boot(), "process": os.getpid(), "started": _started(os.getpid())}
+    who |= dict(zip(("job", "restarts"), _slurm_job(), strict=True))
     with note.open("x") as file:
         try:
             file.write(json.dumps(who | {"since": since}) + "\n")
@@ -119,10 +121,21 @@ def _read_note(note: Path) -> dict[str, object]:
 
 
 def _is_dead(holder: dict[str, object]) -> bool:
-    """Whether a lock that the system grants was left by a process of this host, perhaps before it was restarted."""
+    """Whether a lock that the system grants was left by a process of this host, perhaps before it was restarted, or by
+    this very Slurm job before it was put back into the queue.
+    """
+    job, restarts = _slurm_job()
+    if job is not None and holder.get("job") == job and holder.get("restarts") != restarts:
+        return True
     same_boot, started = _boot() is not None and holder.get("boot") == _boot(), holder.get("started")
     lives = same_boot and started is not None and started == _started(holder.get("process"))
     return (same_boot or holder.get("host") == socket.gethostname()) and not lives
+
+
+def _slurm_job() -> tuple[str | None, str]:
+    """The Slurm job of this process, which keeps its number in the queue, and how often it was put back there."""
+    cluster, number = os.environ.get("SLURM_CLUSTER_NAME", ""), os.environ.get("SLURM_JOB_ID")
+    return number and f"{cluster}/{number}", os.environ.get("SLURM_RESTART_COUNT", "0")
 
 
 def _boot() -> str | None:

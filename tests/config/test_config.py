@@ -139,7 +139,7 @@ def test_json_and_config_dict_carry_every_field_there_and_back():
 
 
 def test_the_options_of_planning_that_older_runs_saved_are_left_out():
-    old = json.loads(to_json(Config())) | {"plan": {"devices": 8, "price": None}}
+    old = dataclasses.asdict(Config()) | {"plan": {"devices": 8, "price": None}}
     assert from_json(json.dumps(old), "config.json") == Config()
     with pytest.raises(UserError, match="plan is not a field of the configuration"):
         config_of(old)

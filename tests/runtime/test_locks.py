@@ -131,6 +131,21 @@ def test_only_what_a_dead_process_of_this_host_left_is_taken_over(path, fields, 
         assert path.with_name(".work.holder.lock").read_text() == before
 
 
+@pytest.mark.parametrize(
+    ("job", "restarts", "taken_over"), [("7", "0", True), ("7", "1", False), ("8", "0", False), (None, "0", False)]
+)
+def test_a_requeued_slurm_job_takes_over_what_it_left_on_another_host(path, monkeypatch, job, restarts, taken_over):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_CLUSTER_NAME", "main")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    note_of_another(path, host="elsewhere", job=job and f"main/{job}", restarts=restarts)
+    if taken_over:
+        with exclusive_lock(path, "Busy."):
+            pass
+    else:
+        refused(path)
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff", b"[" * 200_000])
 def test_a_note_that_cannot_be_read_is_nobody_s_to_take_over(path, content):
     note_of_another(path).write_bytes(content)
