@@ -1,7 +1,7 @@
 """From a Config to the parts it names: the one place where names become functions."""
 
 from collections.abc import Callable
-from functools import partial
+from inspect import signature
 from typing import Any
 
 import jax
@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from ddpm_jax.config import Config
+from ddpm_jax.config.fields import fields_where
 from ddpm_jax.data.batches import Batch, Batches
 from ddpm_jax.data.dataset import Dataset
 from ddpm_jax.diffusion.denoiser import Denoiser
@@ -137,18 +138,24 @@ def build_guidance(config: Config) -> Guidance:
     return Guidance(sample.guidance, (low_high[0], low_high[1]) if low_high else None, sample.guidance_rescale)
 
 
+SAMPLERS: dict[str, Callable[..., Any]] = {"ddpm": ddpm, "ddim": ddim, "dpm_solver": dpm_solver, "unipc": unipc}
+
+
 def build_sampler(config: Config) -> Callable[..., Any]:
-    """A sampler with its options set: (denoiser, x_T, keys, pairs, loop=SCAN) -> what the loop returns."""
+    """A sampler with its options set: (denoiser, x_T, keys, pairs, loop=SCAN) -> what the loop returns.
+
+    Its options are the fields of config.sample that are for this sampler and are named as its arguments.
+    """
     sample, schedule, constraint = config.sample, build_schedule(config), build_constraint(config)
-    solve = {
-        "ddpm": partial(ddpm, variance=sampling_variance(config)),
-        "ddim": partial(ddim, eta=sample.eta),
-        "dpm_solver": partial(dpm_solver, order=sample.order or 2),
-        "unipc": partial(unipc, order=sample.order or 2),
-    }[sample.sampler]
+    solve, values = SAMPLERS[sample.sampler], {**vars(sample), "variance": sampling_variance(config)}
+    fields, arguments = (
+        fields_where(sample, lambda field: sample.sampler in field.samplers),
+        signature(solve).parameters,
+    )
+    options = {name: values[name] for name in fields if name in arguments and values[name] is not None}
 
     def sampler(denoiser: Denoiser, x_T: Images, keys: ImageKeys, pairs: Pairs, loop: Loop = SCAN) -> Any:
-        return solve(constraint(denoiser), schedule, x_T, keys, pairs, loop=loop)
+        return solve(constraint(denoiser), schedule, x_T, keys, pairs, **options, loop=loop)
 
     return sampler
 
