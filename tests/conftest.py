@@ -38,7 +38,7 @@ settings.load_profile("short")  # --hypothesis-profile=long comes after.
 @pytest.fixture(autouse=True)
 def strict_mathematics(request):
     """No silent broadcasting or type promotion in the mathematics and the networks."""
-    if not any(room in request.path.parts for room in ("diffusion", "network", "sampling")):
+    if not any(package in request.path.parts for package in ("diffusion", "network", "sampling")):
         yield
         return
     with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "ddpm_jax"
-# A module imports only from its own room and from rooms above it.
+# A module imports only from its own package (or top-level module) and from those listed before it.
 ORDER = [
     "errors",
     "shapes",
@@ -32,7 +32,7 @@ ORDER = [
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
-def room(path: Path) -> str:
+def package_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
@@ -49,15 +49,15 @@ def imports(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_run_upwards_only(path):
-    allowed = ORDER[: ORDER.index(room(path)) + 1]
+def test_imports_run_one_way(path):
+    allowed = ORDER[: ORDER.index(package_of(path)) + 1]
     for name in imports(path):
         if name.startswith("ddpm_jax."):
-            assert name.split(".")[1] in allowed, f"{path.name} imports {name}, which is below it"
+            assert name.split(".")[1] in allowed, f"{path.name} imports {name}, which is listed after it"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_each_dependency_has_its_room(path):
+def test_each_dependency_has_its_package_of(path):
     homes = {
         "flax.linen": {"network", "evaluation"},
         "orbax": {"training"},
@@ -78,12 +78,27 @@ def test_each_dependency_has_its_room(path):
         assert not name.startswith("torch") or path.name == "weights.py"
         # The program that prepares a set, in a process of its own.
         assert not name.startswith("tensorflow") or path.name == "prepare_tfds.py"
-        for library, rooms in homes.items():
+        for library, packages in homes.items():
             if name.startswith(library):
-                assert room(path) in rooms, f"{path.name} imports {name}"
-    if room(path) == "diffusion":
+                assert package_of(path) in packages, f"{path.name} imports {name}"
+    if package_of(path) == "diffusion":
         outside = {name.split(".")[0] for name in imports(path)} - set(sys.stdlib_module_names)
         assert outside <= {"jax", "numpy", "jaxtyping", "ddpm_jax"}
+
+
+def arrows() -> set[tuple[str, str]]:
+    """Which package imports which."""
+    pairs = {
+        (package_of(path), name.split(".")[1])
+        for path in MODULES
+        for name in imports(path)
+        if name.startswith("ddpm_jax.")
+    }
+    return {(importer, imported) for importer, imported in pairs if importer != imported}
+
+
+def test_packages_know_few_others():
+    assert 50 < len(arrows()) <= 120
 
 
 def test_one_module_knows_orbax():
@@ -101,7 +116,7 @@ def test_the_package_imports_where_optional_packages_are_blocked():
     subprocess.run([sys.executable, "-c", program], check=True, cwd=PACKAGE.parent)
 
 
-def test_every_module_says_what_it_is_for():
+def test_every_module_has_a_docstring():
     for path in MODULES:
         if path.stat().st_size:
             assert ast.get_docstring(ast.parse(path.read_text())), f"{path} has no docstring"
