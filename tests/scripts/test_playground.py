@@ -297,7 +297,8 @@ class TestPage:
         page.click("#stop-sample")
         page.wait_for_selector("#samples-text >> text=Stopped.")
         page.wait_for_timeout(1500)  # Enough for a step that was under way to overwrite it.
-        assert page.inner_text("#samples-text") == "Stopped." and page.is_disabled("#samples-png")
+        # Gradio's own mark on an event that was cancelled during a step may stand above.
+        assert page.inner_text("#samples-text").endswith("Stopped.") and page.is_disabled("#samples-png")
         choose(page, "sampler", "UniPC")
         page.click("#sample")
         assert download(page, "samples-png").size == (266, 266)
