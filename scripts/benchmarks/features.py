@@ -11,11 +11,11 @@ import numpy as np
 from scripts.benchmarks.peer import VARIANTS, Peer, comparison, in_turn, python_of, refuse_disagreement
 
 AGREEMENT = 1e-4
-"""Largest difference of features, relative to their largest."""
+"""Largest permitted difference of features, relative to the largest feature."""
 
 
 def measure_features(flags: argparse.Namespace) -> dict[str, Any]:
-    """Images/s of 32x32x3 images, resize and copies to and from the device included."""
+    """Images/s at 32x32x3, including resize and copies to and from the device."""
     import jax
 
     from ddpm_jax.evaluation.features import BATCH, iter_features, open_extractor
