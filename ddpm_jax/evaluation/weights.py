@@ -9,7 +9,6 @@ executes nothing, and is converted once. A file without the last layers serves t
 import http.client
 import logging
 import urllib.request
-from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -43,13 +42,12 @@ def read_weights(path: Path | None, layer: Layer) -> PyTree:
     Raises UserError for layers that the file does not hold, with the features that it serves.
     """
     file = TensorFile(safe_file(path))
-    expected = _shapes(layer)
-    missing = [name for name in expected if not _holds(file.shapes, name, expected[name])]
+    missing = _missing(file, layer)
     if missing:
-        served = [known for known in LAYERS if all(_holds(file.shapes, *item) for item in _shapes(known).items())]
+        served = ", ".join(f"inception-{known}" for known in LAYERS if not _missing(file, known))
         raise UserError(
-            f"{file.path} lacks {_source(missing[0])}, or has it in another shape, which inception-{layer} needs; it "
-            f"serves {', '.join(f'inception-{known}' for known in served) or 'no features'}."
+            f"{file.path} lacks {missing[0]}, or has it in another shape, which inception-{layer} needs; it serves "
+            f"{served or 'no features'}."
         )
     return fill(param_shapes(layer), lambda path: _folded(file, path))
 
@@ -124,26 +122,18 @@ def convert(pickled: Path, target: Path) -> None:
     write_tensors(target, arrays, {"format": "pt"})
 
 
-def _source(path: str) -> str:
-    """The name in the file of a parameter's tensor."""
-    module = path.rpartition(".")[0]
-    return f"{module}.weight" if module.endswith(".conv") else "fc.weight"
-
-
-def _shapes(layer: Layer) -> dict[str, tuple[int, ...]]:
-    return {name: leaf.shape for name, leaf in by_path(param_shapes(layer)).items()}
-
-
-def _holds(found: Mapping[str, tuple[int, ...]], path: str, shape: tuple[int, ...]) -> bool:
-    """Whether a file holds the tensors for a parameter, in the right shapes."""
-    module, _, leaf = path.rpartition(".")
-    if module == "fc":
-        return found.get("fc.weight") == shape[::-1]
-    if leaf == "kernel":
-        height, width, inputs, outputs = shape
-        return found.get(f"{module}.weight") == (outputs, inputs, height, width)
-    norm = module.removesuffix(".conv") + ".bn"
-    return all(found.get(f"{norm}.{part}") == shape for part in BATCH_NORM)
+def _missing(file: TensorFile, layer: Layer) -> list[str]:
+    """Names of the tensors that the parameters up to a layer need and the file lacks, or has in another shape."""
+    needed: dict[str, tuple[int, ...]] = {}
+    for path, leaf in by_path(param_shapes(layer)).items():
+        module, _, kind = path.rpartition(".")
+        if kind == "kernel":
+            *kernel, inputs, outputs = leaf.shape
+            needed[f"{module}.weight"] = (outputs, inputs, *kernel)
+            if module != "fc":
+                norm = module.removesuffix(".conv") + ".bn"
+                needed |= {f"{norm}.{part}": (outputs,) for part in BATCH_NORM}
+    return [name for name, shape in needed.items() if file.shapes.get(name) != shape]
 
 
 def _folded(file: TensorFile, path: str) -> np.ndarray:
