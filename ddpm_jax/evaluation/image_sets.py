@@ -52,15 +52,10 @@ class ImageSet:
 
 
 def open_set(path: Path, extractor: str, split: str | None) -> Any:
-    """The Statistics in an .npz file that holds mu and sigma, or else the images of `open_images`."""
+    """The Statistics in an .npz file that holds mu and sigma, or else an array of images or an ImageSet."""
     path = path.expanduser()
     if path.suffix == ".npz" and _holds_statistics(path):
         return load_statistics(path, extractor)
-    return open_images(path, split)
-
-
-def open_images(path: Path, split: str | None) -> Any:
-    """The images of a set: an array, or an object that can be indexed like one."""
     if not path.exists():
         raise UserError(f"{path} does not exist; give a folder, zip, .npz or .npy of images, or statistics.")
     if (path / "samples.npz").is_file():  # A folder that --mode=sample wrote.
@@ -80,4 +75,4 @@ def _holds_statistics(path: Path) -> bool:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {"mu", "sigma"} <= set(arrays.files)
     except (OSError, *NO_ARRAYS):
-        return False  # `open_images` then raises the UserError.
+        return False  # Opening its images then raises the UserError.

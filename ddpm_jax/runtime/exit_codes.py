@@ -95,15 +95,11 @@ def exit_without_barrier(work: Callable[[], int]) -> int:
         code = work()
     finally:
         if code and jax.distributed.is_initialized():
-            _leave(code)
+            if sys.exc_info()[0] is not None:
+                traceback.print_exc()
+            if jax.process_index() == 0:
+                time.sleep(EXIT_DELAY_S)  # When the first has exited, JAX kills the others, which may still be logging.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
     return code
-
-
-def _leave(code: int) -> None:
-    if sys.exc_info()[0] is not None:
-        traceback.print_exc()
-    if jax.process_index() == 0:
-        time.sleep(EXIT_DELAY_S)  # When the first has exited, JAX kills the others, which may still be logging.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)

@@ -54,14 +54,14 @@ def exclusive_lock(path: Path, refusal: str | None) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):  # An error of the block matters more than a disk that became read-only.
-            _record(path).unlink(missing_ok=True)  # First, since the next job can lock a new file at once.
+            _beside(path, "holder").unlink(missing_ok=True)  # First, since the next job can lock a new file at once.
             path.unlink(missing_ok=True)
         lock.release()
 
 
 def _acquire(path: Path) -> BaseFileLock | None:
     """The lock, with this process's record beside it; None if another job holds it."""
-    record = _record(path)
+    record = _beside(path, "holder")
     lock: BaseFileLock = FileLock(path, thread_local=False, fallback_to_soft=False)
     try:
         try:
@@ -70,7 +70,7 @@ def _acquire(path: Path) -> BaseFileLock | None:
             if error.errno not in NO_FLOCK:
                 raise
             path.unlink(missing_ok=True)
-            lock = SoftFileLock(_soft(path), thread_local=False)
+            lock = SoftFileLock(_beside(path, "soft"), thread_local=False)
             lock.acquire(timeout=POLL_S)  # The first attempt may only remove the lock of a dead process.
     except Timeout:
         return None
@@ -87,12 +87,8 @@ def _acquire(path: Path) -> BaseFileLock | None:
     return lock
 
 
-def _record(path: Path) -> Path:
-    return path.with_name(f"{path.stem}.holder{path.suffix}")
-
-
-def _soft(path: Path) -> Path:
-    return path.with_name(f"{path.stem}.soft{path.suffix}")
+def _beside(path: Path, kind: str) -> Path:
+    return path.with_name(f"{path.stem}.{kind}{path.suffix}")
 
 
 def _write_record(record: Path) -> None:
@@ -159,10 +155,11 @@ def _started(process: object) -> str | None:
 
 def _holder(path: Path) -> str:
     """The holder of a lock and the command that removes the lock, as the end of a message."""
-    holder = _read_record(_record(path))
+    files = (path, _beside(path, "holder"), _beside(path, "soft"))
+    holder = _read_record(files[1])
     process, host, since = (
         printable(" ".join(str(holder.get(key, "?")).split())) for key in ("process", "host", "since")
     )
     who = f"process {process} on {host} since {since}" if holder else "an unknown process"
-    remove = shlex.join(["rm", *(str(file) for file in (path, _record(path), _soft(path)) if file.exists())])
+    remove = shlex.join(["rm", *(str(file) for file in files if file.exists())])
     return f"The lock is held by {who}; only if that has ended: {remove}"
