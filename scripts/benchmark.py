@@ -1,4 +1,4 @@
-"""Speed of each part on this machine, by itself or against PyTorch's.
+"""Speed of each part on this machine, alone or against PyTorch.
 
     python scripts/benchmark.py train --config=configs/cifar10.py --batch=8     the training step
     python scripts/benchmark.py train --peer=diffusers                          … and diffusers' with the same weights
@@ -8,9 +8,9 @@
     python scripts/benchmark.py compile                                         from the command to the first step
     python scripts/benchmark.py chart speed.png train.json sample.json          output of --peer --json as a picture
 
-Flags of the form --config.x.y=… change the recipe. Rates are medians of several rounds, taken by turns;
-machines are noisy, so compare rates of one run. The peer needs requirements-peers.txt, here or in another
-environment (--peer-python=PATH); of its variants the fastest counts.
+Flags of the form --config.x.y=… change the recipe. Rates are medians of several alternating rounds; machines are
+noisy, so compare rates of one run only. The peer needs requirements-peers.txt, here or in another environment
+(--peer-python=PATH); the fastest of its variants counts.
 """
 
 import argparse
@@ -29,13 +29,13 @@ RECIPE = str(Path(__file__).parents[1] / "configs" / "digits.py")
 
 
 def main() -> None:
-    """Reads the flags, measures, prints."""
+    """Measures what the flags select and prints the rates."""
     from ddpm_jax.commands.cli import keep_freed_memory
 
     flags = checked_flags()
     prepare_environment(flags)
-    if flags.command != "data":  # Which measures how memory grows.
-        keep_freed_memory()  # As main.py does.
+    if flags.command != "data":  # That command measures the growth of memory.
+        keep_freed_memory()  # Like main.py.
     facts = measure(flags)
     if flags.json:
         print(json.dumps(facts))
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def prepare_environment(flags: argparse.Namespace) -> None:
-    """Sets what JAX reads once, when it starts: the number of devices of a CPU, and that a peer shares the GPU."""
+    """Sets environment variables before JAX starts: the number of CPU devices, and no preallocation beside a peer."""
     if getattr(flags, "devices", None):
         fake = f"--xla_force_host_platform_device_count={flags.devices}"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {fake}"
@@ -54,14 +54,16 @@ def prepare_environment(flags: argparse.Namespace) -> None:
 
 
 def checked_flags() -> argparse.Namespace:
-    """The flags, with the overrides of the recipe's fields apart; raises UserError for what would have no effect."""
+    """The flags, with `overrides` of the recipe; raises UserError for flags that would have no effect."""
     from ddpm_jax.errors import UserError
 
     flags, flags_left = flag_parser().parse_known_args()
     flags.overrides = [flag for flag in flags_left if flag.startswith("--config.") and hasattr(flags, "config")]
     for flag in flags_left:
         if flag not in flags.overrides:
-            raise UserError(f"{flag} is no flag of {flags.command}; see scripts/benchmark.py {flags.command} --help.")
+            raise UserError(
+                f"{flag} is not a flag of {flags.command}; see scripts/benchmark.py {flags.command} --help."
+            )
     for name in ("rounds", "batch", "repeat", "devices"):
         if (value := getattr(flags, name, None)) is not None and value < 1:
             raise UserError(f"--{name}={value} is out of range; expected 1 or more.")
@@ -83,21 +85,21 @@ def flag_parser() -> argparse.ArgumentParser:
     everywhere.add_argument("--rounds", type=int, default=5, help="rounds of each measurement (default 5)")
     everywhere.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     peers = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    peers.add_argument("--peer-python", metavar="PATH", help="the interpreter that has PyTorch (default: this one)")
+    peers.add_argument("--peer-python", metavar="PATH", help="an interpreter with PyTorch (default: this one)")
     peers.add_argument("--variants", type=lambda text: text.split(","), help=f"some of {', '.join(VARIANTS)} (all)")
     network = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     network.add_argument("--config", default=RECIPE, help="a recipe (default configs/digits.py)")
     network.add_argument("--dtype", choices=("float32", "bfloat16"), help="type of activations (default: the recipe's)")
-    network.add_argument("--peer", choices=("diffusers",), help="do the same there, with the same weights")
-    network.add_argument("--repeat", type=int, default=1, help="steps or calls in a round (default 1)")
-    network.add_argument("--devices", type=int, help="on so many (default: all; a CPU plays as many as asked for)")
+    network.add_argument("--peer", choices=("diffusers",), help="compare with its network, with the same weights")
+    network.add_argument("--repeat", type=int, default=1, help="steps or calls per round (default 1)")
+    network.add_argument("--devices", type=int, help="number of devices, simulated on a CPU (default: all)")
 
     data = commands.add_parser("data", parents=[everywhere], help="from files to the cache, and on to the device")
     data.add_argument("--images", type=int, default=20_000, help="images in the cached set (default 20000)")
     data.add_argument("--files", type=int, default=4_000, help="JPEG files to prepare (default 4000)")
-    data.add_argument("--steps", type=int, default=20, help="training steps, to see how long they wait (20; 0: none)")
-    for name, what in (("train", "the training step"), ("sample", "each sampler, compilation left out")):
-        command = commands.add_parser(name, parents=[network, peers, everywhere], help=what)
+    data.add_argument("--steps", type=int, default=20, help="training steps that measure the wait (20; 0: none)")
+    for name, text in (("train", "the training step"), ("sample", "each sampler, without compilation")):
+        command = commands.add_parser(name, parents=[network, peers, everywhere], help=text)
         command.add_argument("--batch", type=int, default=64, help="images at once (default 64)")
     evaluate = commands.add_parser("evaluate", parents=[peers, everywhere], help="features of images of 32x32")
     evaluate.add_argument("--features", default="inception-768", help="(default inception-768)")
@@ -114,7 +116,7 @@ def flag_parser() -> argparse.ArgumentParser:
 
 
 def measure(flags: argparse.Namespace) -> dict[str, Any]:
-    """The measurements of a command, whose module is imported only when asked for."""
+    """Runs a command, whose module is imported only then."""
     if flags.command == "data":
         from scripts.benchmarks.data import measure_data as work
     elif flags.command == "train":

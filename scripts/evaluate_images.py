@@ -1,4 +1,4 @@
-"""Compares a set of images with another: FID, KID, Inception Score, precision, recall, density, coverage.
+"""Compares two sets of images: FID, KID, Inception Score, precision, recall, density, coverage.
 
     python scripts/evaluate_images.py real/ fake/
     python scripts/evaluate_images.py cifar10.npz runs/x/samples/…/samples.npz --features=inception-768 --weights=W
@@ -8,7 +8,7 @@
 
 A set is a folder or zip of images of one size, an .npz or .npy (uint8, [N, height, width, channels]), a folder of the
 cache of decoded images, a folder that --mode=sample wrote, or statistics (mu and sigma) that this command or
-pytorch-fid saved. Inception Score and the fakes' side of precision are those of the second set.
+pytorch-fid saved. The first set is real; Inception Score and precision are those of the second.
 """
 
 import argparse
@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 
 def main() -> None:
-    """Reads the flags, measures both sets, prints the metrics."""
+    """Measures both sets and prints the metrics."""
     from ddpm_jax.evaluation.features import full_name, open_extractor
     from ddpm_jax.evaluation.statistics import (
         Statistics,
@@ -29,11 +29,11 @@ def main() -> None:
         measure,
         metrics_protocol,
         save_statistics,
-        warn_of_few,
+        warn_of_small_sets,
     )
 
     flags = checked_flags()
-    # Both are opened before one is measured, which may take hours.
+    # Both sets are opened first, since measuring one may take hours.
     sets = open_sets(flags, full_name(flags.features))
     extractor = open_extractor(flags.features, flags.weights and flags.weights.expanduser(), grey=flags.grey)
     found: dict[str, Statistics] = {}
@@ -45,12 +45,12 @@ def main() -> None:
     if "fake" not in found:
         return
     real, fake = found["real"], found["fake"]
-    warn_of_few(real.moments.images, fake.moments.images, len(fake.moments.mean))
+    warn_of_small_sets({"real": real.moments.images, "fake": fake.moments.images}, len(fake.moments.mean))
     kept = [None if side.subset is None else len(side.subset) for side in (real, fake)]
     protocol = {
-        **metrics_protocol(extractor, kept[0], kept[1], flags.neighbours),
-        "real": about(flags.real, sets["real"], real, flags.split),
-        "fake": about(flags.fake, sets["fake"], fake, flags.split),
+        **metrics_protocol(extractor, *kept, flags.neighbours),
+        "real": describe(flags.real, sets["real"], real, flags.split),
+        "fake": describe(flags.fake, sets["fake"], fake, flags.split),
     }
     show({**compare(real, fake), "protocol": protocol}, extractor.distance, flags.json)
 
@@ -64,12 +64,12 @@ def checked_flags() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("real", type=Path, help="a set of images, or statistics")
-    parser.add_argument("fake", type=Path, nargs="?", help="another; may be left out with --save")
-    parser.add_argument("--features", default="inception", metavar="NAME", help=f"{', '.join(EXTRACTORS)}")
+    parser.add_argument("fake", type=Path, nargs="?", help="another; optional with --save")
+    parser.add_argument("--features", default="inception", metavar="NAME", help=", ".join(EXTRACTORS))
     parser.add_argument("--weights", type=Path, help="Inception's weights, .safetensors or .pth (default: fetched)")
-    parser.add_argument("--split", help="of a set that has splits, such as train; default: all of it")
+    parser.add_argument("--split", help="the split of a set that has splits, such as train; default: all images")
     parser.add_argument("--neighbours", type=int, default=10_000, help="most images for all but FID and IS (10000)")
-    parser.add_argument("--save", type=Path, metavar="NPZ", help="where to keep the statistics of the first set")
+    parser.add_argument("--save", type=Path, metavar="NPZ", help="a new file for the statistics of the first set")
     parser.add_argument("--grey", action="store_true", help="with --features=pixels: one number for each pixel")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     flags = parser.parse_args()
@@ -78,11 +78,11 @@ def checked_flags() -> argparse.Namespace:
     if flags.neighbours < 10:
         raise UserError(f"--neighbours={flags.neighbours} is too few; expected 10 or more.")
     if flags.save and (flags.save.suffix != ".npz" or flags.save.exists() or not flags.save.absolute().parent.is_dir()):
-        raise UserError(f"--save={flags.save} should be a new .npz file in a folder that is there.")
+        raise UserError(f"--save={flags.save} should be a new .npz file in an existing folder.")
     if flags.features == "pixels" and flags.weights:
         raise UserError(f"--weights={flags.weights} has no effect with --features=pixels.")
     if flags.grey and flags.features != "pixels":
-        raise UserError(f"--grey has no effect with --features={flags.features}, which see grey in all colours.")
+        raise UserError(f"--grey has no effect with --features={flags.features}, which take three channels.")
     return flags
 
 
@@ -95,15 +95,15 @@ def open_sets(flags: argparse.Namespace, extractor: str) -> dict[str, Any]:
     paths = {side: path for side, path in (("real", flags.real), ("fake", flags.fake)) if path is not None}
     sets = {side: open_set(path, extractor, flags.split) for side, path in paths.items()}
     if flags.save and isinstance(sets["real"], Statistics):
-        raise UserError(f"{flags.real} holds statistics already; --save would copy them.")
+        raise UserError(f"{flags.real} already holds statistics; --save would only copy them.")
     for side, images in sets.items():
         if isinstance(images, Statistics) and images.extractor != extractor:
             raise UserError(f"{paths[side]} holds statistics of {images.extractor}; expected {extractor} (--features).")
     return sets
 
 
-def about(path: Path, images: Any, statistics: Any, split: str | None) -> dict[str, Any]:
-    """Description of one side, for the protocol."""
+def describe(path: Path, images: Any, statistics: Any, split: str | None) -> dict[str, Any]:
+    """The description of one set for the protocol."""
     shape = getattr(images, "shape", None)
     known = {"size": list(shape[1:3]), "split": split} if shape else {}
     return {"from": str(path), "images": statistics.moments.images, **known}

@@ -1,15 +1,15 @@
-"""Does to this project's commands what machines, disks and schedulers do to them, and says what was lost.
+"""Fault injection: does to this project's commands what machines, disks and schedulers do, and reports losses.
 
-    python scripts/torture.py storm --kills=30      SIGKILL at random moments; then the same command again, to its end
-    python scripts/torture.py stop                  SIGTERM and SIGINT: what is kept, and how soon they end
-    python scripts/torture.py damage                files of a run cut, emptied, removed, or with one bit flipped
-    python scripts/torture.py disk                  full, read-only, gone (needs root, for a small disk in memory)
-    python scripts/torture.py numbers               not finite, too large: in batches, gradients, parameters
+    python scripts/torture.py storm --kills=30      SIGKILL at random times, then the same command again until it ends
+    python scripts/torture.py stop                  SIGTERM and SIGINT: what is kept, and how soon commands end
+    python scripts/torture.py damage                files of a run truncated, emptied, removed, or with one bit flipped
+    python scripts/torture.py disk                  full, read-only or removed disks (needs root, to mount a tmpfs)
+    python scripts/torture.py numbers               not finite or too large: in batches, gradients, parameters
     python scripts/torture.py processes             one of two processes of a job is killed
     python scripts/torture.py long                  20,000 steps: memory, open files, speed
 
-Each prints a line for each fault, or one JSON object with --json, and exits with 1 if anything was lost. All happens in
---folder, on CPU devices, with a small network on the digits that come with the package.
+Each prints one line for each fault, or one JSON object with --json, and exits with 1 if anything was lost. Everything
+runs in --folder, on CPU devices, with a small network on the digits that come with the package.
 """
 
 import argparse
@@ -21,21 +21,23 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 
 def main() -> None:
-    """Reads the flags, torments, reports."""
+    """Injects one kind of fault and prints the outcomes."""
     from ddpm_jax.errors import UserError
     from ddpm_jax.runtime.log import quieten_log
-    from scripts.fault_injection import TORMENTS
+    from scripts.fault_injection import COMMANDS
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("torment", choices=TORMENTS)
-    parser.add_argument("--folder", type=Path, default=Path("runs/torture"), help="where it happens (runs/torture)")
-    parser.add_argument("--kills", type=int, default=30, help="of each kind of work, at least (storm; 30)")
-    parser.add_argument("--works", default="train,address,sample,evaluate,prepare", help="what is killed (storm; all)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments (storm; 0)")
-    parser.add_argument("--steps", type=int, default=20_000, help="of the long run (20000)")
-    parser.add_argument("--chart", type=Path, help="where to draw the long run, a .png")
+    parser.add_argument("command", choices=COMMANDS)
+    parser.add_argument("--folder", type=Path, default=Path("runs/torture"), help="a new folder (runs/torture)")
+    parser.add_argument("--kills", type=int, default=30, help="minimum number of kills for each of --works (storm; 30)")
+    parser.add_argument(
+        "--works", default="train,address,sample,evaluate,prepare", help="commands to kill (storm; all)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the times of the kills (storm; 0)")
+    parser.add_argument("--steps", type=int, default=20_000, help="steps of the long run (20000)")
+    parser.add_argument("--chart", type=Path, help="a .png file for a chart of the long run")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     flags = parser.parse_args()
     if flags.folder.exists() and (not flags.folder.is_dir() or any(flags.folder.iterdir())):
@@ -44,15 +46,15 @@ def main() -> None:
         raise UserError(f"--kills={flags.kills} and --steps={flags.steps} must be at least 1.")
     flags.folder = flags.folder.resolve()
     flags.folder.mkdir(parents=True, exist_ok=True)
-    quieten_log()  # Checkpoints are read to compare them, many times.
+    quieten_log()  # Checkpoints are read many times, to compare them.
     outcomes = []
-    for outcome in TORMENTS[flags.torment](flags):
+    for outcome in COMMANDS[flags.command](flags):
         outcomes.append(outcome._asdict())
         if not flags.json:
             lost = outcome.lost or "nothing"
             print(f"{outcome.fault:60} {outcome.times:>5} times, lost: {lost}. {outcome.remark}", flush=True)
     if flags.json:
-        print(json.dumps({"torment": flags.torment, "outcomes": outcomes}))
+        print(json.dumps({"command": flags.command, "outcomes": outcomes}))
     if any(outcome["lost"] for outcome in outcomes):
         sys.exit(1)
 

@@ -1,4 +1,4 @@
-"""The command line: flags and modes. main.py only calls `main`; exit_codes.py has what its exit codes mean."""
+"""The command line: flags and modes. main.py only calls `main`; exit_codes.py lists the exit codes."""
 
 import ctypes
 import dataclasses
@@ -36,7 +36,7 @@ from ddpm_jax.config.recipes import RECIPES
 from ddpm_jax.errors import UserError, nearest, program
 from ddpm_jax.generation.requests import for_sampler
 from ddpm_jax.interop.safetensors_file import PRETRAINED
-from ddpm_jax.runtime.devices import is_of_many, join_cluster, wait_for_all
+from ddpm_jax.runtime.devices import is_distributed, join_cluster, wait_for_all
 from ddpm_jax.runtime.exit_codes import exit_code, exit_without_barrier
 from ddpm_jax.runtime.files import user_cache
 from ddpm_jax.runtime.log import quieten_log, start_log
@@ -52,7 +52,7 @@ USAGE = """\
 Trains a diffusion model, resumes it, samples from it, measures its samples, or plans what training will cost.
 
 EXAMPLES
-  python main.py --config=configs/digits.py --workdir=runs/digits           train, or go on where it stopped
+  python main.py --config=configs/digits.py --workdir=runs/digits           train, or resume where it stopped
   python main.py --config=configs/folder.py --config.data.path=photos/ --workdir=runs/mine
   python main.py --config=configs/cifar10.py:smoke --workdir=runs/try       a quick check of a recipe, on a CPU
   python main.py --mode=sample --workdir=runs/digits --config.sample.sampler=ddim --config.sample.steps=50
@@ -62,13 +62,13 @@ EXAMPLES
 FLAGS
   --mode=train|sample|evaluate|plan
                           train by default
-  --workdir=FOLDER        where the run lives: configuration, checkpoints, samples, TensorBoard's event files; a folder,
-                          or a URL such as gs://bucket/runs/x (docs/cloud.md)
-  --config=FILE[:VARIANT] the recipe to train, a file or the name of one below; a run that goes on, and sampling, take
-                          it from the workdir
+  --workdir=FOLDER        the run's configuration, checkpoints, samples and TensorBoard event files; a folder, or a URL
+                          such as gs://bucket/runs/x (docs/cloud.md)
+  --config=FILE[:VARIANT] the recipe to train, a file or the name of one below; resuming and sampling use the
+                          configuration in the workdir
   --config.FIELD=VALUE    sets one field
   --plan.devices=64  --plan.memory=80  --plan.teraflops=200  --plan.price=2.5
-                          with --mode=plan: the devices to plan for, GiB, TFLOP/s and price an hour of each
+                          with --mode=plan: the number of devices to plan for; GiB, TFLOP/s and hourly price of each
   --help                  this text
 
 FIELDS THAT ARE OFTEN SET
@@ -85,11 +85,11 @@ logger = logging.getLogger("ddpm_jax")
 
 
 class Flags(NamedTuple):
-    """The flags of a command."""
+    """The parsed flags."""
 
     mode: str
     recipe: str | None
-    """--config, a recipe's file or name."""
+    """--config: a recipe's file or name."""
     workdir: str | None
     """A folder or URL; None for the plan of a recipe."""
     overrides: list[str]
@@ -103,17 +103,17 @@ def main(argv: list[str]) -> int:
 
 
 def main_without_exit(argv: list[str]) -> int:
-    """Does what the flags say, and returns the exit code; raises UserError where the flags are wrong."""
+    """Runs the command line and returns the exit code; raises UserError for wrong flags."""
     if any(arg in ("--help", "-help", "-h", "--helpfull", "--helpshort") for arg in argv[1:]):
         print(usage(), end="")
         return 0
     flags = parse_flags(argv)
-    _check_place(flags)
-    place = local_copy(flags.workdir, flags.mode, wanted_checkpoint(flags)) if flags.workdir else nullcontext()
+    _check_workdir(flags)
+    copy = local_copy(flags.workdir, flags.mode, wanted_checkpoint(flags)) if flags.workdir else nullcontext()
     code = 0
     try:
-        with place as workdir:
-            # An error is logged before the copy is sent back, since the log is part of it.
+        with copy as workdir:
+            # An error is logged before the copy is uploaded, since the log is part of it.
             code = exit_code(lambda: run_mode(flags, workdir))
     except OSError as error:
         if not code:
@@ -123,7 +123,7 @@ def main_without_exit(argv: list[str]) -> int:
 
 
 def usage() -> str:
-    """What --help prints; on a terminal its headings stand out."""
+    """The text of --help, with bold headings on a terminal."""
     text = USAGE.format(recipes=", ".join(sorted(path.stem for path in RECIPES.glob("*.py"))))
     if program() == "ddpm-jax":
         text = text.replace("python main.py", program()).replace("configs/", "").replace(".py", "")
@@ -131,22 +131,22 @@ def usage() -> str:
 
 
 def command() -> None:
-    """What `ddpm-jax` runs once the package is installed."""
+    """The entry point `ddpm-jax` of the installed package."""
     sys.exit(main(sys.argv))
 
 
 def run_mode(flags: Flags, workdir: Path | None) -> None:
-    """Does what a mode is for; workdir: None for the plan of a recipe."""
+    """Runs a mode; workdir: None for the plan of a recipe."""
     config = resolve_config(flags, workdir)
     _use_compilation_cache()
     keep_freed_memory()
     join_cluster()
     _find_devices()
-    if workdir is None or flags.mode == "plan":  # Which writes nothing, not even a log.
+    if workdir is None or flags.mode == "plan":  # A plan writes nothing, not even a log.
         plan(config, flags.plan, workdir)
         return
     if flags.mode == "train":
-        _make(workdir)
+        _create(workdir)
     if jax.process_index() == 0:
         start_log(workdir / f"{flags.mode}.log")
     else:
@@ -159,7 +159,7 @@ def run_mode(flags: Flags, workdir: Path | None) -> None:
 
 
 def resolve_config(flags: Flags, workdir: Path | None) -> Config:
-    """The configuration of the recipe where one is given, else of the run, with the overrides."""
+    """The configuration of the recipe, or of the run if none is given, with the overrides."""
     trains = flags.mode in ("train", "plan")
     if flags.recipe and not trains:
         raise UserError(
@@ -169,10 +169,11 @@ def resolve_config(flags: Flags, workdir: Path | None) -> Config:
     if workdir is None or flags.recipe or (flags.mode == "train" and not begun):
         return config_of(override(load_recipe(flags.recipe), flags.overrides))
     trained = read_config(workdir)
-    if trains:  # A run goes on as it is.
-        return config_of(override(to_config_dict(trained), flags.overrides))
-    asked: Any = override(to_config_dict(trained), flags.overrides)
-    start = dataclasses.replace(trained, sample=for_sampler(trained.sample, asked.sample.sampler))
+    overridden: Any = override(to_config_dict(trained), flags.overrides)
+    if trains:
+        return config_of(overridden)
+    # The trained settings of one sampler do not apply to another.
+    start = dataclasses.replace(trained, sample=for_sampler(trained.sample, overridden.sample.sampler))
     config = config_of(override(to_config_dict(start), flags.overrides))
     _refuse_retraining(trained, config)
     return config
@@ -187,47 +188,47 @@ def parse_flags(argv: list[str]) -> Flags:
         _, *rest = values(argv, known_only=True)
     except absl_flags.Error as error:
         raise UserError(f"{error} (see --help)") from error
-    of_plan = [arg for arg in rest if re.match(r"--?(no)?plan\.", arg)]
-    overrides = [arg for arg in rest if arg not in of_plan]
+    plan_flags = [arg for arg in rest if re.match(r"--?(no)?plan\.", arg)]
+    overrides = [arg for arg in rest if arg not in plan_flags]
     check_overrides(overrides, ["mode", "config", "workdir", "help"])
     if values.mode not in MODES:
         raise UserError(f"--mode={values.mode} does not exist; {nearest(values.mode, MODES)}")
-    if of_plan and values.mode != "plan":
-        raise UserError(f"{of_plan[0]} is for --mode=plan; leave it out of --mode={values.mode}.")
+    if plan_flags and values.mode != "plan":
+        raise UserError(f"{plan_flags[0]} is for --mode=plan; leave it out of --mode={values.mode}.")
     for arg in overrides:
         if re.match(r"--?config\.plan\.", arg):
             raise UserError(
                 f"{arg} is not a field of the configuration; write {arg.replace('config.', '', 1)} with --mode=plan."
             )
     if not values.workdir and values.mode != "plan":
-        raise UserError("--workdir is missing; say where the run lives, such as --workdir=runs/x (see --help).")
+        raise UserError("--workdir is missing; name the run's folder, such as --workdir=runs/x (see --help).")
     if not values.workdir and not values.config:
         raise UserError("--mode=plan needs a recipe or a run; give --config=configs/digits.py, or --workdir=runs/x.")
-    options = parse_section("plan", PlanOptions(), of_plan)
+    options = parse_section("plan", PlanOptions(), plan_flags)
     return Flags(values.mode, values.config, values.workdir or None, overrides, options)
 
 
-def _check_place(flags: Flags) -> None:
-    """Refuses workdirs that this command cannot use, and wrong overrides before anything is fetched from a URL."""
-    place = flags.workdir
-    if place and place.startswith(PRETRAINED):
+def _check_workdir(flags: Flags) -> None:
+    """Raises UserError for unusable workdirs, and for wrong overrides before anything is fetched from a URL."""
+    workdir = flags.workdir
+    if workdir and workdir.startswith(PRETRAINED):
         raise UserError(
-            f"--workdir={place} is for load_run; make a run of it first: "
-            f"python scripts/import_safetensors.py {place} runs/imported"
+            f"--workdir={workdir} is for load_run; convert it to a run first: "
+            f"python scripts/import_safetensors.py {workdir} runs/imported"
         )
-    if is_url(place) and is_of_many():
+    if is_url(workdir) and is_distributed():
         raise UserError(
-            f"--workdir={place} is for jobs of one process; for several, mount the bucket and give the folder it is "
-            "mounted on (docs/cloud.md)."
+            f"--workdir={workdir} is for jobs of one process; for several, mount the bucket and give the folder where "
+            "it is mounted (docs/cloud.md)."
         )
-    if is_url(place) and flags.recipe:
+    if is_url(workdir) and flags.recipe:
         config_of(override(load_recipe(flags.recipe), flags.overrides))
 
 
 def wanted_checkpoint(flags: Flags) -> int | None:
-    """The step of the checkpoint that the overrides ask for, or ALL; None for the newest."""
-    asked: Any = override(defaults(), flags.overrides)
-    return ALL if asked.evaluate.every_checkpoint else asked.sample.checkpoint
+    """The step of the checkpoint that the overrides name, or ALL; None for the newest."""
+    overridden: Any = override(defaults(), flags.overrides)
+    return ALL if overridden.evaluate.every_checkpoint else overridden.sample.checkpoint
 
 
 def _refuse_retraining(trained: Config, config: Config) -> None:
@@ -239,14 +240,12 @@ def _refuse_retraining(trained: Config, config: Config) -> None:
         )
 
 
-def _make(workdir: Path) -> None:
+def _create(workdir: Path) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         reason = "it is a file" if workdir.is_file() else error.strerror
-        raise UserError(
-            f"--workdir={workdir} cannot be made ({reason}); choose a folder that can be written."
-        ) from error
+        raise UserError(f"--workdir={workdir} cannot be created ({reason}); choose a writable folder.") from error
 
 
 def _find_devices() -> None:
@@ -255,25 +254,25 @@ def _find_devices() -> None:
     except (RuntimeError, AssertionError) as error:
         platforms = os.environ.get("JAX_PLATFORMS", "")
         raise UserError(
-            f"JAX finds no device (JAX_PLATFORMS={platforms!r}): unset it, or install the JAX for this accelerator."
+            f"JAX finds no device (JAX_PLATFORMS={platforms!r}): unset it, or install JAX for this accelerator."
         ) from error
 
 
 def keep_freed_memory() -> None:
-    """Lets this process keep the memory that it frees, where JAX runs on a CPU with glibc; before JAX starts.
+    """Makes this process keep the memory that it frees, if JAX runs on a CPU with glibc; call it before JAX starts.
 
-    A step's activations would otherwise go back to the system after each step and be mapped anew, page by page, for the
-    next one: a tenth of its time (docs/benchmarks.md).
+    Otherwise a step's activations return to the system after each step and are mapped again, page by page, for the next
+    one, which takes a tenth of its time (docs/benchmarks.md).
     """
     accelerated = importlib.util.find_spec("libtpu") or entry_points(group="jax_plugins")
-    chosen = any(name.startswith("MALLOC_") for name in os.environ)  # The user knows better.
+    chosen = any(name.startswith("MALLOC_") for name in os.environ)  # Settings of the user take precedence.
     if sys.platform == "linux" and not accelerated and not chosen and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         for option, value in (MALLOC_ARENA_MAX, 1), (MALLOC_MMAP_MAX, 0), (MALLOC_TRIM_THRESHOLD, -1):
             libc.mallopt(option, value)
 
 
 def _use_compilation_cache() -> None:
-    """Keeps compiled code in a per-user folder, so that the second start of a command is quick."""
+    """Keeps compiled code in a per-user folder, so that later starts of a command are quick."""
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(user_cache("xla")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

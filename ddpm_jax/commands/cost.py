@@ -1,4 +1,4 @@
-"""The cost of a step: arithmetic, memory and communication; and the most arithmetic that a device can do."""
+"""The cost of a training step in arithmetic, memory and communication, and a device's peak arithmetic rate."""
 
 import math
 import statistics
@@ -16,11 +16,11 @@ from ddpm_jax.runtime.devices import state_sharding
 from ddpm_jax.training.state import TrainState
 
 PRODUCTS = {"cpu": (1536, 1)}
-"""Side and number of the matrix products that measure a device, by backend; elsewhere 4096 and 8."""
+"""Side and number of the matrix products that measure a device, by backend; 4096 and 8 for all others."""
 
 
 class StepCost(NamedTuple):
-    """The cost of one training step; None where the backend does not report it."""
+    """The cost of one training step; None for a number that the backend does not report."""
 
     flops: float | None
     """Floating-point operations over all devices, as XLA counts them in this backend's program."""
@@ -31,9 +31,9 @@ class StepCost(NamedTuple):
 def step_cost(lowered: Lowered, compiled: Compiled, *, microbatches: int, devices: int) -> StepCost:
     """The cost of a step with this many microbatches on this many devices.
 
-    On CPU the compiled program of one device is analysed, which is free; its microbatches are no loop (`step.py`).
-    Other compiled programs hide arithmetic in library calls, so there the lowered program of all devices is analysed,
-    in which a loop's body counts once; what stands outside the loop is negligible.
+    On CPU, one device's compiled program is analysed, whose microbatches are unrolled (`step.py`). Elsewhere compiled
+    programs hide arithmetic in library calls, so the lowered program of all devices is analysed, in which the body of
+    the loop over microbatches counts once; the arithmetic outside of the loop is negligible.
     """
     on_cpu = jax.default_backend() == "cpu"
     flops = ((compiled if on_cpu else lowered).cost_analysis() or {}).get("flops")
@@ -43,7 +43,7 @@ def step_cost(lowered: Lowered, compiled: Compiled, *, microbatches: int, device
 
 
 def matrix_rate(dtype: DTypeLike, rounds: int = 5) -> float:
-    """FLOP/s of one device here in a large matrix product of this type, the peak that a step is compared with."""
+    """FLOP/s of one device here in a large matrix product of this type, to which a step's rate is compared."""
     side, products = PRODUCTS.get(jax.default_backend(), (4096, 8))
     matrix = jnp.full((side, side), 1.0 / side, dtype)
 
@@ -65,23 +65,17 @@ def matrix_rate(dtype: DTypeLike, rounds: int = 5) -> float:
 def state_bytes(state: TrainState, mesh: Mesh | AbstractMesh, sharding: str) -> int:
     """Bytes of a state (or of its shapes) on each device of a mesh."""
     layout = state_sharding(mesh, state, sharding)
-    shards = jax.tree.map(lambda leaf, s: _bytes(s.shard_shape(leaf.shape), leaf.dtype), state, layout)
-    return sum(jax.tree.leaves(shards))
+    return bytes_of(jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(s.shard_shape(x.shape), x.dtype), state, layout))
 
 
 def bytes_of(tree: PyTree) -> int:
     """Bytes of all arrays (or shapes) of a tree."""
-    return sum(_bytes(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree))
-
-
-def _bytes(shape: tuple[int, ...], dtype: DTypeLike) -> int:
-    return jnp.dtype(dtype).itemsize * math.prod(shape)
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def sent_bytes(params: PyTree, devices: int) -> float:
-    """Bytes that each device sends in a step.
+    """Bytes that each of n devices sends in a step: 2 (n - 1) / n times the size of the parameters.
 
-    Gradients are summed over all devices, for which each of n in a ring sends 2 (n - 1) / n times their size; under
-    FSDP parameters are gathered and gradients scattered, which is as much.
+    That is a ring all-reduce of the gradients, and as much as gathering parameters and scattering gradients under FSDP.
     """
     return 2.0 * (devices - 1) / devices * bytes_of(params)

@@ -1,10 +1,10 @@
-"""--mode=sample --config.sample.task=…: work on given images, or on noise; sampling/editing.py has the mathematics.
+"""--mode=sample --config.sample.task=…: editing of given images or noise; sampling/editing.py has the mathematics.
 
-reconstruct    images -> inverted by DDIM -> drawn again: originals above, reconstructions below
+reconstruct    images -> inverted by DDIM -> sampled again: originals above, reconstructions below
 interpolate    from one image, or the noise of one seed, to another in sample.count steps
 inpaint        new pixels where sample.mask is white
-vary           images, noised to sample.strength and drawn from there
-compare        the same noise through several samplers, a row each
+vary           images, noised to sample.strength and sampled from there
+compare        the same noise through several samplers, one row each
 """
 
 import dataclasses
@@ -54,7 +54,7 @@ logger = logging.getLogger(__name__)
 
 
 def reconstruct(config: Config, workdir: Path) -> Path:
-    """Inverts images and samples them again; says how close they come."""
+    """Inverts images, samples them again, and logs the PSNR."""
     originals = read_images(config)
     params, step = load_params(config, workdir, data_mesh())
     x_T = run_edit(config, workdir, params, inversion(config), from_pixels(originals))
@@ -88,21 +88,21 @@ def interpolate(config: Config, workdir: Path) -> Path:
 
 
 def inversion(config: Config) -> Work:
-    """From x_0 to the x_T from which `deterministic` samples x_0 again."""
+    """Work from x_0 to the x_T from which `deterministic` samples x_0 again."""
     schedule, pairs = build_schedule(config), build_pairs(config)
     return lambda denoiser, keys, x0: invert(denoiser, schedule, x0, pairs).images
 
 
 def deterministic(config: Config) -> Work:
-    """From x_T to x_0 by DDIM, without the threshold, which inversion could not undo."""
+    """Work from x_T to x_0 by DDIM, without a threshold, which inversion could not undo."""
     schedule, pairs = build_schedule(config), build_pairs(config)
     return lambda denoiser, keys, x_T: ddim(denoiser, schedule, x_T, keys, pairs).images
 
 
 def inpaint_images(config: Config, workdir: Path) -> Path:
-    """Samples the pixels where the mask is white; the others stay as they are."""
+    """Samples the pixels where the mask is white and keeps the others."""
     originals, mask = read_images(config), read_mask(config)
-    chosen = originals[in_turn(config, len(originals))]
+    chosen = originals[assign_in_turn(config, len(originals))]
     paint = build_inpainting(config)
     params, step = load_params(config, workdir, data_mesh())
 
@@ -116,16 +116,16 @@ def inpaint_images(config: Config, workdir: Path) -> Path:
 
 
 def vary(config: Config, workdir: Path) -> Path:
-    """Samples variations of images: the less of them is left, the greater sample.strength is."""
+    """Samples variations of images, which differ the more, the greater sample.strength is."""
     settings, schedule, sampler = config.sample, build_schedule(config), build_sampler(config)
     originals = read_images(config)
-    chosen = originals[in_turn(config, len(originals))]
+    chosen = originals[assign_in_turn(config, len(originals))]
     pairs = build_pairs(config)
     highest, lowest = round(settings.strength * schedule.steps), int(pairs[-1, 0])
     if highest < lowest:
         raise UserError(
-            f"sample.strength={settings.strength} starts at step {highest}, below {lowest}, the lowest that is visited;"
-            " raise it, or visit lower steps."
+            f"sample.strength={settings.strength} starts at step {highest}, below {lowest}, the lowest step of the "
+            "sampler; raise it, or use lower steps."
         )
     pairs = pairs[pairs[:, 0] <= highest]
 
@@ -137,19 +137,18 @@ def vary(config: Config, workdir: Path) -> Path:
     return write(config, workdir, step, images, paired_grid(chosen, images), inputs=originals.tobytes())
 
 
-def in_turn(config: Config, originals: int) -> np.ndarray:
-    """Which original each of sample.count images is made from."""
+def assign_in_turn(config: Config, originals: int) -> np.ndarray:
+    """The index of the original for each of sample.count images, which use the originals in turn."""
     count = config.sample.count
     if count < originals:
         raise UserError(
-            f"sample.count={count} leaves out some of the {originals} images that sample.images names; raise it, or "
-            "name fewer."
+            f"sample.count={count} leaves out some of the {originals} images of sample.images; raise it, or give fewer."
         )
     return np.arange(count) % originals
 
 
 def compare(config: Config, workdir: Path) -> Path:
-    """Samples the same few images with several samplers, a row each, from the same noise."""
+    """Samples the same few images with several samplers from the same noise, one row each."""
     columns = min(config.sample.count, COMPARED_IMAGES)
     field = "sample.compare"
     configs = [with_sampler(config, name, columns, field) for name in split_names(config.sample.compare, field)]
@@ -165,7 +164,7 @@ def compare(config: Config, workdir: Path) -> Path:
 
 
 def sample_each(configs: Sequence[Config], params: PyTree, names: Sequence[str]) -> list[tuple[str, Pixels]]:
-    """The same images by several samplers, with the name of each; names: of the labels."""
+    """The name of each configuration's sampler and its images; names: those of the labels."""
     mesh, rows = data_mesh(), []
     for one in configs:
         labels = choose_labels(one, names, np.arange(one.sample.count))
@@ -175,13 +174,13 @@ def sample_each(configs: Sequence[Config], params: PyTree, names: Sequence[str])
 
 
 def _refuse_unused(config: Config) -> None:
-    """Settings of a sampler that is not compared would have no effect."""
+    """Raises UserError for settings of a sampler that is not compared, which would have no effect."""
     settings, default = config.sample, Sample()
     for name in sampler_fields(settings):
         if getattr(settings, name) != getattr(default, name):
             raise UserError(
-                f"sample.{name}={getattr(settings, name)} is for sample.sampler={settings.sampler!r}, which "
-                f"sample.compare={settings.compare!r} does not name; compare it too, or write sampler:steps."
+                f"sample.{name}={getattr(settings, name)} is for sample.sampler={settings.sampler!r}, which is not in "
+                f"sample.compare={settings.compare!r}; add it there, or write sampler:steps."
             )
 
 
@@ -197,9 +196,7 @@ TASKS: dict[str, Callable[[Config, Path], Path]] = {
 def run_edit(
     config: Config, workdir: Path, params: PyTree, work: Work, images: Images
 ) -> Float[np.ndarray, "batch height width channels"]:
-    """Applies a Work to images, a batch at a time; without sample.label the model is unconditional, as images may be
-    of any class.
-    """
+    """Applies a Work to images in batches; labels are used only if sample.label is set."""
     mesh, count, labels = data_mesh(), len(images), None
     if config.sample.label is not None:
         labels = choose_labels(config, label_names(config, workdir), np.arange(count))
@@ -215,58 +212,58 @@ def run_edit(
 
 
 def read_images(config: Config) -> Pixels:
-    """The images of sample.images, cropped and resized as the data were: uint8 [N, size, size, channels]."""
+    """The images of sample.images, cropped and resized as the data were."""
     if not config.sample.images:
         raise UserError(
-            f"sample.task={config.sample.task!r} works on images; name some by sample.images, a folder or files "
-            "joined by commas."
+            f"sample.task={config.sample.task!r} needs images; set sample.images to a folder or to files separated by "
+            "commas."
         )
     files: list[Path] = []
     for name in split_names(config.sample.images, "sample.images"):
         path = Path(name).expanduser()
         files += sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
     if not files:
-        raise UserError(f"sample.images={config.sample.images!r} holds no image; expected PNG, JPEG or the like.")
+        raise UserError(f"sample.images={config.sample.images!r} holds no image; expected PNG, JPEG or similar files.")
     return np.stack([_read(path, decoding_of(config.data), "sample.images") for path in files])
 
 
 def read_mask(config: Config) -> PixelMask:
-    """sample.mask, 1 where it is white."""
+    """sample.mask as 1 where it is white and 0 elsewhere."""
     if not config.sample.mask:
-        raise UserError("sample.task='inpaint' needs sample.mask, an image that is white where pixels shall be drawn.")
-    how = dataclasses.replace(decoding_of(config.data), channels=1, resize="box")  # Cropped as its image is.
-    mask = _read(Path(config.sample.mask).expanduser(), how, "sample.mask")
+        raise UserError("sample.task='inpaint' needs sample.mask, an image that is white where pixels are to change.")
+    decoding = dataclasses.replace(decoding_of(config.data), channels=1, resize="box")  # Cropped like its image.
+    mask = _read(Path(config.sample.mask).expanduser(), decoding, "sample.mask")
     mask = (mask > 127).astype(np.float32)
     if mask.min() == mask.max():
         colour = "white" if mask.max() else "black"
         raise UserError(
-            f"sample.mask={config.sample.mask} is {colour} throughout, where the images are; paint white what shall be "
-            "drawn, black what shall stay."
+            f"sample.mask={config.sample.mask} is {colour} throughout after cropping; paint white the pixels to "
+            "change, black those to keep."
         )
     return mask
 
 
-def _read(path: Path, how: Decoding, field: str) -> UInt8[np.ndarray, "height width channels"]:
-    """An image as the data's are cropped and resized, or as it is where it has their size already."""
+def _read(path: Path, decoding: Decoding, field: str) -> UInt8[np.ndarray, "height width channels"]:
+    """An image, cropped and resized like the data unless it already has their size."""
     try:
         raw = path.read_bytes()
-        if size_of(raw) == (how.image_size, how.image_size):
-            how = dataclasses.replace(how, crop=())
-        return decode(raw, how)
+        if size_of(raw) == (decoding.image_size, decoding.image_size):
+            decoding = dataclasses.replace(decoding, crop=())
+        return decode(raw, decoding)
     except CropError as error:
         raise UserError(f"{field}: {path}: {error}; give a larger image.") from error
     except UNREADABLE as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{field}: {path} cannot be read ({reason}); give a PNG, JPEG or the like.") from error
+        raise UserError(f"{field}: {path} cannot be read ({reason}); give a PNG, JPEG or similar file.") from error
 
 
-def paired_grid(originals: Pixels, drawn: Pixels) -> Picture:
-    """Rows of originals, each above the row of what was made of them."""
-    columns = min(len(drawn), COLUMNS)
-    padding = [(0, -len(drawn) % columns), (0, 0), (0, 0), (0, 0)]
-    pair = (np.asarray(originals), np.asarray(drawn))
+def paired_grid(originals: Pixels, edited: Pixels) -> Picture:
+    """Rows of originals, each above the row of their edited versions."""
+    columns = min(len(edited), COLUMNS)
+    padding = [(0, -len(edited) % columns), (0, 0), (0, 0), (0, 0)]
+    pair = (np.asarray(originals), np.asarray(edited))
     rows = [np.pad(images, padding, constant_values=255).reshape(-1, columns, *images.shape[1:]) for images in pair]
-    return grid(np.stack(rows, axis=1).reshape(-1, *drawn.shape[1:]), columns=columns)
+    return grid(np.stack(rows, axis=1).reshape(-1, *edited.shape[1:]), columns=columns)
 
 
 def write(
@@ -279,9 +276,9 @@ def write(
     inputs: bytes = b"",
     frames: Sequence[np.ndarray] = (),
 ) -> Path:
-    """The picture, the single files and the array, in <workdir>/samples/<name>/, which it returns.
+    """Writes the picture, the single files and the array to <workdir>/samples/<name>/, which it returns.
 
-    inputs: the pixels of the images and of the mask that they were made from; frames: of a GIF.
+    inputs: the bytes of the original images and the mask, which the name's checksum covers; frames: those of a GIF.
     """
     target = workdir / "samples" / sample_name(config, step, len(pixels), inputs)
     if jax.process_index() == 0:

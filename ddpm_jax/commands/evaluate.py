@@ -1,14 +1,15 @@
-"""--mode=evaluate: how near a run's samples come to its images, and what figures say so, each with its protocol.
+"""--mode=evaluate: metrics of a run's samples, each with its protocol.
 
     checkpoints x samplers -> images on disk -> statistics -> compared with those of the training split
         -> <workdir>/evaluation/<step>.json, a table, TensorBoard, charts (evaluation/results.py)
 
-What was measured under the same protocol is not measured again, nor are images drawn again after an interruption.
+A result under the same protocol is not measured again, and an interrupted command keeps the images that it generated.
 """
 
 import dataclasses
 import json
 import logging
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -40,7 +41,7 @@ from ddpm_jax.evaluation.statistics import (
     measure,
     metrics_protocol,
     statistics_of,
-    warn_of_few,
+    warn_of_small_sets,
 )
 from ddpm_jax.generation.draw import compile_sampler, compile_work, load_params, run_batches, sample_batches
 from ddpm_jax.generation.labels import choose_labels, label_names
@@ -53,48 +54,39 @@ from ddpm_jax.training.checkpoint import checkpoint_steps
 from ddpm_jax.workdir import checkpoint_folder, no_checkpoint
 
 VERSION = "1"
-"""Of how statistics are measured; what another version measured and kept is not used."""
+"""Version of the measurement; cached statistics of other versions are not used."""
 BOUND_BATCH = 16
 
 logger = logging.getLogger(__name__)
 
 
 def evaluate(config: Config, workdir: Path) -> Path:
-    """Measures what config.evaluate asks for; returns the folder with the results."""
+    """Measures every chosen checkpoint by config.evaluate; returns the folder with the results."""
     settings, folder = config.evaluate, workdir / "evaluation"
-    kinds, steps = sampler_configs(config), chosen_steps(config, workdir)
-    as_data = bool(config.label_width) and config.sample.label is None
-    needed = settings.reference is None or settings.bound_images or as_data
-    try:
-        dataset = open_dataset(config) if needed else None
-    except UserError as error:
-        if settings.reference is None or settings.bound_images:
-            raise
-        raise UserError(
-            f"{error} Labels are drawn as the data has them; --config.sample.label=… needs none."
-        ) from error
+    each, steps = sampler_configs(config), chosen_steps(config, workdir)
+    dataset = open_needed_dataset(config)
     rows = held_out_rows(config, dataset) if settings.bound_images and dataset else np.arange(0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
-        raise UserError(f"{folder} is a file; it should be a folder for results. Move it away.") from error
+        raise UserError(f"{folder} is a file; expected a folder for results. Move it away.") from error
     found: list[tuple[int, str]] = []
     setup = open_setup(config, dataset, settings.count)
     for step in steps:
-        at = dataclasses.replace(config, sample=dataclasses.replace(config.sample, checkpoint=step))
+        at_step = dataclasses.replace(config, sample=dataclasses.replace(config.sample, checkpoint=step))
         try:
-            params, _ = load_params(at, workdir, data_mesh())
+            params, _ = load_params(at_step, workdir, data_mesh())
         except UserError as error:
-            if not settings.every_checkpoint or jax.process_count() > 1:  # Others may have read it.
+            if not settings.every_checkpoint or jax.process_count() > 1:  # Other processes may have read it.
                 raise
-            logger.warning("Step %d is passed over: %s", step, error)
+            logger.warning("Step %d is skipped: %s", step, error)
             continue
-        for one in kinds:
+        for one in each:
             found.append((step, evaluate_sampler(one, workdir, step, params, dataset, setup)))
         if dataset is not None and len(rows):
             found.append((step, evaluate_bound(config, workdir, step, params, dataset, rows)))
     if not found:
-        raise UserError(f"{workdir} has no checkpoint that could be measured; each is named above.")
+        raise UserError(f"No checkpoint of {workdir} can be measured; the warnings above name the reasons.")
     if jax.process_index() == 0:
         draw_charts(folder)
         text = table([row for row in all_results(folder) if (row.step, row.name) in found])
@@ -104,8 +96,21 @@ def evaluate(config: Config, workdir: Path) -> Path:
     return folder
 
 
+def open_needed_dataset(config: Config) -> Dataset | None:
+    """The run's data set, for the reference, the bound or the labels; None if none of them needs it."""
+    settings = config.evaluate
+    if settings.reference is None or settings.bound_images:
+        return open_dataset(config)
+    if not config.label_width or config.sample.label is not None:
+        return None
+    try:
+        return open_dataset(config)
+    except UserError as error:
+        raise UserError(f"{error} Labels are those of the data; --config.sample.label=… needs no data.") from error
+
+
 def sampler_configs(config: Config) -> list[Config]:
-    """A configuration for each sampler to measure."""
+    """One configuration for each sampler to measure."""
     count = config.evaluate.count
     config = dataclasses.replace(config, sample=only_images(config.sample))
     if config.evaluate.samplers is None:
@@ -125,56 +130,59 @@ def chosen_steps(config: Config, workdir: Path) -> list[int]:
 
 
 class EvaluationSetup(NamedTuple):
-    """What images are compared by, and with."""
+    """The extractor of features, and the statistics to compare with."""
 
     extractor: Extractor
     reference: Statistics
     identity: str
-    """What tells the reference from others."""
+    """A checksum that identifies the reference."""
 
 
 def open_setup(config: Config, dataset: Dataset | None, count: int) -> EvaluationSetup | None:
-    """For the process that measures; None on others. Refuses, before anything is drawn, what could not be compared."""
+    """The setup on the process that measures, None on others; raises UserError for a reference that does not fit.
+
+    count: the number of images to be generated.
+    """
     if jax.process_index():
         return None
-    settings, data = config.evaluate, config.data
+    settings = config.evaluate
     extractor = open_extractor(settings.features, Path(settings.weights).expanduser() if settings.weights else None)
     reference, identity = reference_statistics(config, extractor, dataset)
-    dimensions, found = extractor.dimensions or data.image_size**2 * data.channels, len(reference.moments.mean)
+    dimensions, found = extractor.dimensions or math.prod(config.image_shape), len(reference.moments.mean)
     if (reference.extractor, found) != (extractor.name, dimensions):
         raise UserError(
             f"evaluate.reference holds statistics of {reference.extractor} with {found} dimensions; expected "
             f"{extractor.name} with {dimensions}. scripts/evaluate_images.py --save makes them"
-            + (" (--grey for grey images)." if extractor.name == "pixels" and data.channels == 1 else ".")
+            + (" (--grey for grey images)." if extractor.name == "pixels" and config.image_shape[2] == 1 else ".")
         )
-    warn_of_few(reference.moments.images, count, dimensions, "drawn")
+    warn_of_small_sets({"real": reference.moments.images, "generated": count}, dimensions)
     return EvaluationSetup(extractor, reference, identity)
 
 
 def reference_statistics(config: Config, extractor: Extractor, dataset: Dataset | None) -> tuple[Statistics, str]:
-    """Of evaluate.reference, or of all images of the run's split, which are kept; and what tells them from others."""
+    """The statistics of evaluate.reference, or those of the run's split, which are cached; and their identity."""
     settings = config.evaluate
     if settings.reference is not None:
         path = Path(settings.reference).expanduser()
         return load_statistics(path, extractor.name), sha256(path)
     assert dataset is not None
     real = dataset.images
-    # The name of a folder of the cache covers all that shapes its pixels, wherever the cache lies.
+    # The name of a cache folder covers everything that determines its pixels, wherever the cache is.
     images = Path(str(real.filename)).parent.name if isinstance(real, np.memmap) else ""
     parts = (extractor.name, extractor.weights or "", images, repr(traits(dataset)), str(settings.neighbours), VERSION)
-
-    def measured() -> dict[str, np.ndarray]:
-        return arrays_of(measure(extractor, real, "Real images", limit=settings.neighbours))
-
     key = key_of(parts)
-    kept = remembered(open_cache(config.data.cache), f"statistics-{key}", measured)
-    return statistics_of(kept, extractor.name, "The cache"), key
+    arrays = remembered(
+        open_cache(config.data.cache),
+        f"statistics-{key}",
+        lambda: arrays_of(measure(extractor, real, "Real images", limit=settings.neighbours)),
+    )
+    return statistics_of(arrays, extractor.name, "The cache"), key
 
 
-def labels_to_draw(config: Config, workdir: Path, dataset: Dataset | None) -> Labels | None:
-    """Those of sample.label, or else as the data has them: each image's in a shuffled order, over and over.
+def labels_to_sample(config: Config, workdir: Path, dataset: Dataset | None) -> Labels | None:
+    """Labels by sample.label, or else those of the data: each image's, in a shuffled order that repeats.
 
-    Images of other classes, or of the same in other shares, would be far from the data however good the model is.
+    With other labels, or the same in other proportions, even a perfect model would be far from the data.
     """
     count = config.sample.count
     if not config.label_width or config.sample.label is not None:
@@ -187,21 +195,21 @@ def labels_to_draw(config: Config, workdir: Path, dataset: Dataset | None) -> La
 def evaluate_sampler(
     config: Config, workdir: Path, step: int, params: PyTree, dataset: Dataset | None, setup: EvaluationSetup | None
 ) -> str:
-    """Draws images from a checkpoint's parameters, measures them, and adds the figures to <step>.json by a name."""
-    labels = labels_to_draw(config, workdir, dataset)
+    """Samples images from a checkpoint's parameters, measures them, and adds a result to <step>.json; its name."""
+    labels = labels_to_sample(config, workdir, dataset)
     folder, name = workdir / "evaluation", sample_name(config, step, config.sample.count).partition("-")[2]
     protocol = protocol_of(config, step, params, labels, setup) if setup else {}
     key = result_name(name, protocol)
-    # Where another job measures the same, this one waits, and finds the result.
+    # If another job measures the same, this one waits and finds its result.
     with unfinished_folder(folder / f"{step}-{key}", wait=jax.process_count() == 1) as unfinished:
         if agreed_by_all(int(key in read_results(folder, step))):
             logger.info("%s of step %d was measured before", name, step)
             shutil.rmtree(unfinished, ignore_errors=True)
             return key
-        logger.info("Drawing %d images, %s, from step %d", config.sample.count, name, step)
+        logger.info("Sampling %d images, %s, from step %d", config.sample.count, name, step)
         store = sample_to_disk(config, params, labels, unfinished)
         if store and setup:
-            fake = measure(setup.extractor, store.images(), "Drawn images", limit=config.evaluate.neighbours)
+            fake = measure(setup.extractor, store.images(), "Generated images", limit=config.evaluate.neighbours)
             add_result(folder, step, name, {**compare(setup.reference, fake), "protocol": protocol})
             shutil.rmtree(unfinished)
     wait_for_all(name)
@@ -211,11 +219,11 @@ def evaluate_sampler(
 def protocol_of(
     config: Config, step: int, params: PyTree, labels: Labels | None, setup: EvaluationSetup
 ) -> dict[str, Any]:
-    """All that a figure depends on, so that it can be compared with others, or cannot."""
+    """Everything that a result depends on: metrics are comparable only under protocols that agree."""
     data, sample, other = config.data, config.sample, config.evaluate.reference
     own = {"split": data.split or "training", "image_size": data.image_size, "resize": data.resize, "crop": data.crop}
-    some, most = setup.reference.subset, config.evaluate.neighbours
-    kept = None if some is None else len(some)
+    subset, most = setup.reference.subset, config.evaluate.neighbours
+    kept = None if subset is None else len(subset)
     protocol = {
         **metrics_protocol(setup.extractor, kept, min(sample.count, most), most),
         "real": {
@@ -233,35 +241,35 @@ def protocol_of(
             "steps": len(build_pairs(config)),
         },
     }
-    return json.loads(json.dumps(protocol))  # As it is read again, without tuples.
+    return json.loads(json.dumps(protocol))  # As read from disk, where tuples are lists.
 
 
 def light_config(config: Config) -> Config:
-    """The configuration that a few images are drawn with while training."""
+    """The configuration of the few images that are sampled and measured during training."""
     plain = dataclasses.replace(config, sample=only_images(config.sample))
     return with_sampler(plain, config.evaluate.light_sampler, config.evaluate.light_count, "evaluate.light_sampler")
 
 
 def build_light_evaluation(config: Config, workdir: Path, dataset: Dataset) -> Callable[[PyTree], dict[str, float]]:
-    """A function from parameters to the figures of a few images of one sampler, for curves while training."""
+    """A function from parameters to the metrics of a few samples, for curves during training."""
     settings, mesh = config.evaluate, data_mesh()
     one, setup = light_config(config), open_setup(config, dataset, settings.light_count)
-    sampler, labels = compile_sampler(one, mesh), labels_to_draw(one, workdir, dataset)
+    sampler, labels = compile_sampler(one, mesh), labels_to_sample(one, workdir, dataset)
 
-    def figures(params: PyTree) -> dict[str, float]:
+    def metrics_of(params: PyTree) -> dict[str, float]:
         images = np.concatenate([s.images for s in sample_batches(one, sampler, params, labels, mesh)])
         if setup is None or not np.isfinite(images).all():
             return {}
-        fake = measure(setup.extractor, to_pixels(images), "Drawn images", limit=settings.neighbours)
-        found = compare(setup.reference, fake)
-        found[setup.extractor.distance] = found.pop("fid")
-        return {name: value for name, value in found.items() if value is not None}
+        fake = measure(setup.extractor, to_pixels(images), "Generated images", limit=settings.neighbours)
+        metrics = compare(setup.reference, fake)
+        metrics[setup.extractor.distance] = metrics.pop("fid")
+        return {name: value for name, value in metrics.items() if value is not None}
 
-    return figures
+    return metrics_of
 
 
 def held_out_rows(config: Config, dataset: Dataset) -> np.ndarray:
-    """The images whose bits per dimension are measured."""
+    """Indices of the images whose bits per dimension are measured."""
     _, held = hold_out(dataset, config.data.holdout)
     if not len(held):
         raise UserError("evaluate.bound_images needs held-out images; data.holdout=0 left none.")
@@ -269,7 +277,7 @@ def held_out_rows(config: Config, dataset: Dataset) -> np.ndarray:
 
 
 def evaluate_bound(config: Config, workdir: Path, step: int, params: PyTree, dataset: Dataset, rows: np.ndarray) -> str:
-    """Measures bits per dimension of held-out images, with its parts and terms by t, and adds them by a name."""
+    """Measures bits per dimension of held-out images, with all terms, and adds a result to <step>.json; its name."""
     folder, sample = workdir / "evaluation", config.sample
     protocol = {
         "images": len(rows),
@@ -288,7 +296,7 @@ def evaluate_bound(config: Config, workdir: Path, step: int, params: PyTree, dat
     total, terms, prior = bound_of(config, params, dataset, rows)
     if jax.process_index() == 0:
         by_t = terms.mean(axis=0)
-        figures = {
+        metrics = {
             "bits_per_dim": float(total.mean()),
             "standard_error": float(total.std(ddof=1) / np.sqrt(len(total))) if len(total) > 1 else None,
             "L_0": float(by_t[0]),
@@ -296,18 +304,19 @@ def evaluate_bound(config: Config, workdir: Path, step: int, params: PyTree, dat
             "L_T": float(prior.mean()),
             "L_by_t": by_t.tolist(),
         }
-        add_result(folder, step, "bound", {**figures, "protocol": protocol})
+        add_result(folder, step, "bound", {**metrics, "protocol": protocol})
     return key
 
 
 def bound_of(
     config: Config, params: PyTree, dataset: Dataset, rows: np.ndarray
 ) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N T"], Float[np.ndarray, "N"]]:
-    """Bits per dimension, its terms by t = 1..T, and L_T, of each image; x_0 is kept in range as in sampling."""
+    """Each image's bits per dimension, their terms by t = 1..T, and L_T; x_0 is kept in range as in sampling."""
     mesh, schedule, constraint = data_mesh(), build_schedule(config), build_constraint(config)
+    variance = sampling_variance(config)
 
     def work(denoiser: Denoiser, keys: ImageKeys, pixels: Pixels) -> tuple[Array, Array, Array]:
-        x0, variance = from_pixels(pixels), sampling_variance(config)
+        x0 = from_pixels(pixels)
         total, terms, prior = bits_per_dim(constraint(denoiser), schedule, x0, keys, variance=variance)
         return total, terms.T, prior
 
@@ -320,6 +329,6 @@ def bound_of(
         inputs=dataset.images[rows],
         progress_label="Bits per dimension",
     )
-    parts = [[output[:kept] for output in outputs] for outputs, kept in batches]
-    total, terms, prior = (np.concatenate(column).astype(np.float64) for column in zip(*parts, strict=True))
+    kept_outputs = [[output[:kept] for output in outputs] for outputs, kept in batches]
+    total, terms, prior = (np.concatenate(column).astype(np.float64) for column in zip(*kept_outputs, strict=True))
     return total, terms, prior

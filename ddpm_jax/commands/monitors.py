@@ -1,4 +1,4 @@
-"""Measurements of the state every so many steps of training: validation loss, a light evaluation, previews."""
+"""Periodic measurements of the training state: validation loss, a light evaluation, previews."""
 
 import dataclasses
 import logging
@@ -31,43 +31,43 @@ logger = logging.getLogger(__name__)
 
 
 class Monitor(NamedTuple):
-    """One kind of measurement."""
+    """One kind of periodic measurement."""
 
     every: int
     """Steps between two measurements."""
     report: Callable[[int, TrainState], None]
-    """Measures the state of a step and passes the result to the run's writer."""
+    """Measures the state at a step and writes the result."""
 
 
 class Monitors:
-    """All measurements of a run, and the step up to which they are done."""
+    """All periodic measurements of a run, and the step up to which they are done."""
 
     def __init__(
         self, monitors: Sequence[Monitor], last: int, done: int, remember: Callable[[int], None] = lambda done: None
     ) -> None:
-        """last: the run's last step; done: the step whose measurements were the last; remember(done): notes that."""
+        """last: the run's last step; done: the step of the latest measurements; remember(done): stores that step."""
         self._monitors, self._last, self._done, self._remember = monitors, last, done, remember
 
     def run(self, step: int, state: TrainState) -> None:
-        """Takes the measurements that are due at a step, unless they were taken before."""
+        """Takes the measurements that are due at a step, unless they are done already."""
         if step <= self._done:
             return
-        chosen = [monitor for monitor in self._monitors if due(step, monitor.every, self._last)]
-        for monitor in chosen:
+        monitors = [monitor for monitor in self._monitors if due(step, monitor.every, self._last)]
+        for monitor in monitors:
             monitor.report(step, state)
         self._done = step
-        if chosen:
+        if monitors:
             self.remember()
 
     def remember(self) -> None:
-        """Notes for a later start up to which step the measurements are done."""
+        """Stores, for a later start, the step up to which the measurements are done."""
         self._remember(self._done)
 
 
 def build_monitors(
     config: Config, learner: Learner, dataset: Dataset, held: np.ndarray, writer: Writer, workdir: Path
 ) -> list[Monitor]:
-    """The measurements that the configuration asks for."""
+    """The monitors of a configuration."""
     monitors = []
     if len(held) and config.log.validate_every:
         validate = build_validation(learner, dataset, held, config.data.batch_size // config.train.accumulate)
@@ -91,7 +91,7 @@ def build_monitors(
 
 
 def preview_config(config: Config) -> Config:
-    """The same run sampled by plain DDIM, each class in turn; of sample.* it uses what the fields' meaning says."""
+    """The same run sampled by plain DDIM; of sample.* it keeps the fields whose metadata mark them for previews."""
     steps = min(config.log.preview_steps, config.diffusion.steps)
     plain = dataclasses.replace(type(config.sample)(), sampler="ddim", steps=steps)
     kept = fields_where(config.sample, lambda meaning: meaning.preview)
@@ -100,7 +100,7 @@ def preview_config(config: Config) -> Config:
 
 
 def comparison_configs(config: Config) -> list[Config]:
-    """The samplers of log.preview_samplers; raises UserError for what they cannot do."""
+    """One configuration for each of log.preview_samplers; raises UserError for settings that do not fit them."""
     field, plain = "log.preview_samplers", preview_config(config)
     return [
         with_sampler(plain, name, COMPARED_IMAGES, field)
@@ -109,20 +109,19 @@ def comparison_configs(config: Config) -> list[Config]:
 
 
 def build_preview(config: Config, learner: Learner, writer: Writer, workdir: Path) -> Callable[[int, TrainState], None]:
-    """Samples the same few images by DDIM from the EMA parameters: a grid of them, and a strip of their denoising."""
+    """A report that samples the same few images by DDIM from the EMA parameters, as a grid and a strip of frames."""
     names = label_names(config, workdir)
-    count = -(-config.log.preview_count // learner.mesh.size) * learner.mesh.size
-    drawn = preview_config(config)
-    draw = compile_sampler(drawn, learner.mesh, FrameSpec(frames=10, images=STRIP_IMAGES))
-    indices = np.arange(count)
-    labels = choose_labels(drawn, names, indices)
+    preview = preview_config(config)
+    sampler = compile_sampler(preview, learner.mesh, FrameSpec(frames=10, images=STRIP_IMAGES))
+    indices = np.arange(-(-config.log.preview_count // learner.mesh.size) * learner.mesh.size)
+    labels = choose_labels(preview, names, indices)
 
-    def show(step: int, state: TrainState) -> None:
-        samples = jax.device_get(draw(state.ema, config.sample.seed, indices, labels))
+    def report(step: int, state: TrainState) -> None:
+        samples = jax.device_get(sampler(state.ema, config.sample.seed, indices, labels))
         writer.picture(step, "preview/grid", grid(to_pixels(samples.images[: config.log.preview_count])))
         writer.picture(step, "preview/strip", strip(to_pixels(samples.frames), columns=10))
         if step == config.train.steps and config.log.preview_samplers:
             rows = sample_each(comparison_configs(config), state.ema, names)
             writer.picture(step, "preview/samplers", captioned_rows(rows))
 
-    return show
+    return report

@@ -3,8 +3,8 @@
 shapes -> the step, compiled for one device's images -> FLOPs, bytes -> how many images fit at once
               |-> a few steps on one device here, or --plan.teraflops -> images/s -> hours
 
-The devices need not be there: each of --plan.devices does what one does here, and what they send each other is
-counted, not timed.
+The devices need not exist: each of --plan.devices is assumed to be as fast as one here, and communication is counted,
+not timed.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ from ddpm_jax.data.dataset import held_out
 from ddpm_jax.data.open import count_images
 from ddpm_jax.errors import UserError
 from ddpm_jax.reporting.memory import device_limit, size_in_words
-from ddpm_jax.runtime.devices import check_divisible, data_mesh, imagined_mesh, replicated, to_devices
+from ddpm_jax.runtime.devices import abstract_mesh, check_divisible, data_mesh, replicated, to_devices
 from ddpm_jax.training.cadence import due
 from ddpm_jax.training.checkpoint import checkpoint_steps, retained_steps
 from ddpm_jax.training.state import TrainState, init_state
@@ -39,24 +39,26 @@ from ddpm_jax.workdir import checkpoint_folder
 
 USABLE = 0.9
 """Share of the memory for arrays that a step may use; previews and fragmentation take the rest."""
-SOME = 8
-"""Images of a step that fits nearly everywhere."""
-QUICK = 1.0
-"""Seconds that a timed step may take, roughly, and the least total time of the steps that are timed."""
+SMALL_BATCH = 8
+"""Images of a step that fits on nearly every device."""
+QUICK_S = 1.0
+"""Approximate limit of a timed step in seconds, and the minimum for all timed steps together."""
 TIMED_STEPS = 3
-"""The least number of steps that are timed."""
+"""Minimum number of timed steps."""
+SPANS = ((1 / 30, 3600, "seconds"), (2, 60, "minutes"), (48, 1, "hours"), (math.inf, 1 / 24, "days"))
+"""Limits in hours, units per hour, and units in which durations are printed."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class PlanOptions:
-    """The devices to plan for, as the flags --plan.* give them."""
+    """The devices to plan for, from the flags --plan.*."""
 
     devices: Count | None = field(None, "Number of devices to train on; None for those of this machine.")
     memory: Positive | None = field(
         None,
-        "GiB for arrays on each device (JAX leaves a quarter of a GPU's memory free); None for what a device here has.",
+        "GiB for arrays on each device (JAX leaves a quarter of a GPU's memory free); None for that of a device here.",
     )
     teraflops: Positive | None = field(
         None, "TFLOP/s that each device reaches in a training step; None to time steps on a device here."
@@ -65,7 +67,7 @@ class PlanOptions:
 
 
 class LinearModel(NamedTuple):
-    """The cost of a step, in bytes on one device or in operations, as a line over its images."""
+    """The cost of a step, in bytes on one device or in operations, as a linear function of its images."""
 
     fixed: int | float
     per_image: int | float
@@ -74,7 +76,7 @@ class LinearModel(NamedTuple):
         """The cost of a step of this many images."""
         return self.fixed + self.per_image * images
 
-    def room(self, limit: int | float) -> int:
+    def most_images(self, limit: int | float) -> int:
         """The most images whose step costs at most `limit`."""
         return max(int((limit - self.fixed) / self.per_image), 0)
 
@@ -88,8 +90,8 @@ class OneDevice:
         self.learner = build_learner(self.config, self.mesh)
         size = config.data.image_size, config.data.channels
         self.fresh = partial(init_state, self.learner.unet, self.learner.optimizer, config.seed, *size)
-        place = partial(jax.ShapeDtypeStruct, sharding=replicated(self.mesh))
-        self.shapes = jax.tree.map(lambda x: place(x.shape, x.dtype), jax.eval_shape(self.fresh))
+        struct = partial(jax.ShapeDtypeStruct, sharding=replicated(self.mesh))
+        self.shapes = jax.tree.map(lambda x: struct(x.shape, x.dtype), jax.eval_shape(self.fresh))
 
     def compile(self, images: int) -> tuple[Compiled, StepCost]:
         """The compiled step of this many images, and its cost."""
@@ -103,10 +105,10 @@ class OneDevice:
         return to_devices(self.mesh, random_batch(self.config, images), axis=1)
 
     def seconds(self, step: Compiled, images: int) -> float:
-        """Duration of a step: the median of a few after the first."""
+        """Duration of a step: the median of a few steps after the first."""
         state = jax.jit(self.fresh, compiler_options={"xla_backend_optimization_level": 0})()
         batch, seconds = self.batch(images), []
-        while len(seconds) <= TIMED_STEPS or sum(seconds[1:]) < QUICK:
+        while len(seconds) <= TIMED_STEPS or sum(seconds[1:]) < QUICK_S:
             start = time.perf_counter()
             state, *_ = step(state, empty_metrics(), batch)
             jax.block_until_ready(state)
@@ -115,7 +117,7 @@ class OneDevice:
 
 
 def plan(config: Config, options: PlanOptions, workdir: Path | None) -> None:
-    """Prints the cost of training by this configuration, without the steps that the workdir's run has done."""
+    """Prints the cost of training with this configuration, from the newest checkpoint of the workdir on."""
     if jax.process_count() > 1:
         raise UserError("--mode=plan runs in one process; start it on one machine, with --plan.devices=….")
     for name, value in lines_of_plan(config, options, workdir):
@@ -124,29 +126,26 @@ def plan(config: Config, options: PlanOptions, workdir: Path | None) -> None:
 
 def lines_of_plan(config: Config, options: PlanOptions, workdir: Path | None) -> Iterator[tuple[str, str]]:
     """The lines of the plan, name and text, each as soon as it is known."""
-    devices, microbatches, total = (
-        options.devices or jax.device_count(),
-        config.train.accumulate,
-        config.data.batch_size,
-    )
-    mesh, one = imagined_mesh(devices), OneDevice(config)
+    devices = options.devices or jax.device_count()
+    microbatches, total = config.train.accumulate, config.data.batch_size
+    mesh, one = abstract_mesh(devices), OneDevice(config)
     check_divisible(mesh, total, microbatches, "data.batch_size")
     params, images = one.shapes.params, total // devices // microbatches
-    yield "Devices", f"{devices}, planned for on the {jax.default_backend()} here ({jax.devices()[0].device_kind})"
+    yield "Devices", f"{devices}, planned on a local {jax.default_backend()} ({jax.devices()[0].device_kind})"
     yield "Parameters", f"{sum(x.size for x in jax.tree.leaves(params)):,}"
     yield "Batch", f"{total:,} images = {images} at once x {microbatches} (train.accumulate) x {devices} (devices)"
     if devices > 1:
         yield "Communication", f"{size_in_words(sent_bytes(params, devices))} a step, sent by each device"
     rate = matrix_rate(config.model.dtype)
-    found = measure(one, images, rate, timed=not options.teraflops)
-    if found.flops is not None:
-        yield "Arithmetic", f"{rounded(found.flops.at(total) / 1e9)} GFLOP a step"
-    if found.memory is not None:
-        yield from memory_in_words(config, options, mesh, one.shapes, found.memory)
-    speed, how = speed_in_words(config, options, devices, found, rate)
-    yield "Speed", how
+    measured = measure(one, images, rate, timed=not options.teraflops)
+    if measured.flops is not None:
+        yield "Arithmetic", f"{rounded(measured.flops.at(total) / 1e9)} GFLOP a step"
+    if measured.memory is not None:
+        yield from memory_in_words(config, options, mesh, one.shapes, measured.memory)
+    speed, text = speed_in_words(config, options, devices, measured, rate)
+    yield "Speed", text
     if speed is not None:
-        start = steps_done(workdir)
+        start = 0 if workdir is None else max(checkpoint_steps(checkpoint_folder(workdir)), default=0)
         hours = max(config.train.steps - start, 0) * total / speed / 3600
         yield "Time", time_in_words(config, options, devices, start, hours)
     yield "Checkpoints", checkpoints_in_words(config, bytes_of(one.shapes))
@@ -159,66 +158,60 @@ def rounded(number: float) -> str:
 
 
 class Measured(NamedTuple):
-    """Measurements of a step on one device here; None where the backend does not report them."""
+    """Measurements of a step on one device here; None for those that the backend does not report."""
 
     flops: LinearModel | None
     memory: LinearModel | None
     timed: int
-    """Images at once in the step that was timed; 0 if none was: not one fits, or --plan.teraflops gives the speed."""
+    """Images at once in the timed step; 0 if none was timed, as not one image fits or --plan.teraflops is set."""
     seconds: float
 
 
 def measure(one: OneDevice, images: int, rate: float, *, timed: bool = True) -> Measured:
-    """Compiles steps of few images, and one of as many as fit and are quick (at most `images`), which it times.
+    """Compiles steps of few images, and times one of as many as fit and are quick, but at most `images`.
 
-    rate: FLOP/s of the device in matrix products; timed: False where the speed is known, if operations are counted.
+    rate: FLOP/s of the device in matrix products; timed: False if operation counts suffice.
     """
-    few = images if images < SOME else 1
-    steps = {few: one.compile(few), SOME: one.compile(SOME)}
+    few = images if images < SMALL_BATCH else 1
+    steps = {few: one.compile(few), SMALL_BATCH: one.compile(SMALL_BATCH)}
     flops, memory = linear_model(steps, "flops"), linear_model(steps, "memory")
     if not timed and flops is not None:
         return Measured(flops, memory, 0, 0.0)
-    quick = images if flops is None else int(QUICK * rate / flops.per_image)
+    quick = images if flops is None else int(QUICK_S * rate / flops.per_image)
     limit = device_limit()
-    room = images if memory is None or limit is None else memory.room(USABLE * limit)
-    if room < few:
+    fitting = images if memory is None or limit is None else memory.most_images(USABLE * limit)
+    if fitting < few:
         return Measured(flops, memory, 0, 0.0)
-    at_once = min(images, quick, room)
+    at_once = min(images, quick, fitting)
     if at_once < images:
-        at_once = power_of_two(at_once) if at_once >= SOME else few
+        at_once = 2 ** int(math.log2(at_once)) if at_once >= SMALL_BATCH else few
     if at_once not in steps:
-        steps = {SOME: steps[SOME], at_once: one.compile(at_once)}
+        steps = {SMALL_BATCH: steps[SMALL_BATCH], at_once: one.compile(at_once)}
         flops, memory = linear_model(steps, "flops"), linear_model(steps, "memory")
     return Measured(flops, memory, at_once, one.seconds(steps[at_once][0], at_once))
 
 
 def speed_in_words(
-    config: Config, options: PlanOptions, devices: int, found: Measured, rate: float
+    config: Config, options: PlanOptions, devices: int, measured: Measured, rate: float
 ) -> tuple[float | None, str]:
-    """Images/s of all devices, None where that is unknown, and the text of the line."""
-    total, flops = config.data.batch_size, found.flops
+    """Images/s of all devices, None if unknown, and the text of the line."""
+    total, flops = config.data.batch_size, measured.flops
     if options.teraflops and flops is not None:
         speed = total * devices * options.teraflops * 1e12 / flops.at(total)
         return speed, f"{rounded(speed)} images/s at {options.teraflops:g} TFLOP/s on each device"
-    if not found.timed:
+    if not measured.timed:
         return None, "not timed, since not one image fits on a device here; set --plan.teraflops"
-    per_device = found.timed / found.seconds
-    share = flops and f", {flops.at(found.timed) / found.seconds / rate:.0%} of what it does in matrix products"
+    per_device = measured.timed / measured.seconds
+    share = flops and f", {flops.at(measured.timed) / measured.seconds / rate:.0%} of its rate in matrix products"
     speed = devices * per_device
-    return speed, (
-        f"{rounded(speed)} images/s, where one device makes {rounded(per_device)}, {found.timed} at once{share or ''}"
-    )
-
-
-def power_of_two(most: int | float) -> int:
-    """The largest power of two up to `most`; 0 below 1."""
-    return 2 ** int(math.log2(most)) if most >= 1 else 0
+    text = f"{rounded(speed)} images/s, {rounded(per_device)} on each device with {measured.timed} at once{share or ''}"
+    return speed, text
 
 
 def linear_model(
     steps: Mapping[int, tuple[Compiled, StepCost]], what: Literal["flops", "memory"]
 ) -> LinearModel | None:
-    """The line through the costs of two steps, by their numbers of images; None where a cost is unknown."""
+    """The line through the costs of two steps by their numbers of images; None if a cost is unknown."""
     (few, low), (many, high) = ((images, getattr(cost, what)) for images, (_, cost) in sorted(steps.items()))
     if low is None or high is None:
         return None
@@ -229,7 +222,7 @@ def linear_model(
 def memory_in_words(
     config: Config, options: PlanOptions, mesh: AbstractMesh, state: TrainState, line: LinearModel
 ) -> Iterator[tuple[str, str]]:
-    """Memory of a step on each device of the mesh; how many images fit; the remedy where the batch does not."""
+    """Memory of a step on each device of the mesh, and how many images fit, with a remedy for a batch that does not."""
     devices, total = mesh.size, config.data.batch_size
     microbatches = config.train.accumulate
     images = total // devices // microbatches
@@ -238,25 +231,25 @@ def memory_in_words(
         return LinearModel(line.fixed + extra_bytes(config, state, mesh, microbatches), line.per_image)
 
     each = f"{size_in_words(line.per_image)} for each image at once"
-    yield "Memory", f"{size_in_words(on_mesh(microbatches).at(images))} on each device, of it {each}"
+    yield "Memory", f"{size_in_words(on_mesh(microbatches).at(images))} on each device, including {each}"
     limit = options.memory * 2**30 if options.memory else device_limit()
     if limit is None:
         return
-    room, of = on_mesh(microbatches).room(USABLE * limit), f"nine tenths of the {size_in_words(limit)} for a device"
-    if images <= room:
-        yield "Fits", f"yes: up to {room:,} images at once in {of}"
+    most, usable = on_mesh(microbatches).most_images(USABLE * limit), f"nine tenths of {size_in_words(limit)}"
+    if images <= most:
+        yield "Fits", f"yes: up to {most:,} images at once in {usable}"
         return
-    enough = microbatches_that_fit(total, devices, on_mesh(2).room(USABLE * limit))
+    enough = microbatches_that_fit(total, devices, on_mesh(2).most_images(USABLE * limit))
     if enough is None:
         remedy = "try model.dtype=bfloat16, model.remat=True, or train.sharding=fsdp on more devices"
-        yield "Fits", f"no: not one image in {of}; {remedy}"
+        yield "Fits", f"no: not one image in {usable}; {remedy}"
     else:
         fewer = f"{total // devices // enough} at once and the sums of their gradients would"
-        yield "Fits", f"no: {images:,} images at once do not fit in {of}; {fewer}: set train.accumulate={enough}"
+        yield "Fits", f"no: {images:,} images at once do not fit in {usable}; {fewer}: set train.accumulate={enough}"
 
 
 def extra_bytes(config: Config, state: TrainState, mesh: AbstractMesh, microbatches: int) -> int:
-    """Bytes that a device of the mesh holds beyond a single device with one microbatch; negative where FSDP saves."""
+    """Bytes on a device of the mesh minus those on a single device with one microbatch; negative if FSDP saves some."""
     params = bytes_of(state.params)
     divided = state_bytes(state, mesh, config.train.sharding) - bytes_of(state)
     gathered = params if config.train.sharding == "fsdp" and mesh.size > 1 else 0
@@ -264,51 +257,38 @@ def extra_bytes(config: Config, state: TrainState, mesh: AbstractMesh, microbatc
     return divided + gathered + summed
 
 
-def microbatches_that_fit(batch_size: int, devices: int, room: int) -> int | None:
-    """The fewest microbatches of which each device has room for its share; None if not one image fits."""
-    shares = (share for share in range(min(room, batch_size // devices), 0, -1) if batch_size % (share * devices) == 0)
+def microbatches_that_fit(batch_size: int, devices: int, most: int) -> int | None:
+    """The fewest microbatches that give each device at most `most` images at once; None if not one image fits."""
+    shares = (share for share in range(min(most, batch_size // devices), 0, -1) if batch_size % (share * devices) == 0)
     return next((batch_size // (share * devices) for share in shares), None)
-
-
-def steps_done(workdir: Path | None) -> int:
-    """The step of the newest checkpoint of the workdir; 0 if there is none."""
-    if workdir is None:
-        return 0
-    return max(checkpoint_steps(checkpoint_folder(workdir)), default=0)
 
 
 def time_in_words(config: Config, options: PlanOptions, devices: int, start: int, hours: float) -> str:
     """Time and price of the remaining steps; previews, validation and evaluation are not counted."""
     if start >= config.train.steps:
         return f"none: step {start:,} of {config.train.steps:,} is reached"
-    if hours < 1 / 30:
-        span = f"{3600 * hours:,.1f} seconds"
-    elif hours < 2:
-        span = f"{60 * hours:,.1f} minutes"
-    elif hours < 48:
-        span = f"{hours:,.1f} hours"
-    else:
-        span = f"{hours / 24:,.1f} days"
+    per_hour, unit = next((per_hour, unit) for limit, per_hour, unit in SPANS if hours < limit)
+    span = f"{per_hour * hours:,.1f} {unit} from step {start:,} to {config.train.steps:,}"
     price = options.price
-    costs = "" if price is None else f", at {price:g} an hour {hours * devices * price:,.2f}"
-    return f"{span} from step {start:,} to {config.train.steps:,}, {rounded(hours * devices)} device-hours{costs}"
+    costs = "" if price is None else f", {hours * devices * price:,.2f} at {price:g} an hour"
+    return f"{span}, {rounded(hours * devices)} device-hours{costs}"
 
 
 def checkpoints_in_words(config: Config, size: int) -> str:
     """Size on disk of one checkpoint, and of those that a finished run keeps."""
     count = len(kept_checkpoints(config))
-    return f"{size_in_words(size)} each, {size_in_words(count * size)} for the {count} that are kept in the end"
+    return f"{size_in_words(size)} each, {size_in_words(count * size)} for the {count} that remain at the end"
 
 
 def kept_checkpoints(config: Config) -> set[int]:
-    """The steps whose checkpoints a finished run has."""
+    """The steps whose checkpoints a finished run keeps."""
     rules, last = config.checkpoint, config.train.steps
     saved = [step for step in range(1, last + 1) if due(step, rules.every, last)]
     return retained_steps(saved, rules.keep, rules.keep_every)
 
 
 def images_in_words(config: Config) -> str:
-    """The number of images, how often training sees each, and the size of the cache of decoded ones."""
+    """The number of images, how often training sees each, and the size of the cache of decoded images."""
     data = config.data
     try:
         count, cached = count_images(config)
@@ -316,4 +296,4 @@ def images_in_words(config: Config) -> str:
         return f"cannot be counted: {error}"
     seen = config.train.steps * data.batch_size / (count - held_out(count, data.holdout))
     size = f", {size_in_words(count * math.prod(config.image_shape))} in the cache" if cached else ""
-    return f"{count:,}, each of those to train on seen {rounded(seen)} times{size}"
+    return f"{count:,}; each training image is seen {rounded(seen)} times{size}"

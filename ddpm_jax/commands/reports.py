@@ -1,4 +1,4 @@
-"""Reports of a training run: the first screen, metrics while it runs, and the last screen."""
+"""Reports of a training run: a description at its start, metrics while it runs, and a summary at its end."""
 
 import dataclasses
 import logging
@@ -30,7 +30,7 @@ HYPERPARAMETERS = (
     *("diffusion.prediction", "diffusion.loss", "diffusion.weighting", "diffusion.variance"),
     *("optimizer.learning_rate", "optimizer.warmup", "optimizer.schedule", "optimizer.ema_decay", "optimizer.clip"),
 )
-"""Fields by which TensorBoard's page of hyperparameters tells runs apart."""
+"""Fields that TensorBoard's page of hyperparameters compares across runs."""
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Reports:
     ) -> None:
         """metrics: the means since the last report; skipped: steps skipped so far.
 
-        diverged(step, what): the error to raise where too many steps in a row are skipped.
+        diverged(step, reason): the error to raise if too many steps in a row are skipped.
         """
         self.throughput, self.profile, self.metrics = throughput, profile, metrics
         self._config, self._writer, self._skipped, self._diverged = config, writer, skipped, diverged
@@ -58,7 +58,7 @@ class Reports:
         self._feedback = Feedback(self._bad_step, self._report)
 
     def push(self, step: int, streak: Int[Array, ""]) -> None:
-        """Takes the outcome of a step, of which `metrics` hold the means; starts new means where a report is due."""
+        """Takes the outcome of a step, which `metrics` include; starts new means if a report is due."""
         reporting = due(step, self._config.log.every, self._config.train.steps)
         self.profile.stop_after(step, streak)
         self._feedback.push(step, streak, self.metrics if reporting else None)
@@ -88,7 +88,7 @@ class Reports:
 
 
 def open_writer(config: Config, workdir: Path, start: int, best: BestSoFar) -> Writer:
-    """TensorBoard, Weights & Biases if asked, and the memory of the best; only the first process writes."""
+    """A writer to TensorBoard, to Weights & Biases if configured, and to `best`; only the first process writes."""
     if jax.process_index() > 0:
         return Writers([])
     fields = flatten(config)
@@ -111,7 +111,7 @@ def _plain(value: Any) -> str | int | float:
 def describe(
     config: Config, workdir: Path, state: TrainState, cost: StepCost, train: int, held: int, start: int
 ) -> None:
-    """The first screen: where, on what, how large, how to watch."""
+    """Logs the workdir, the devices and the sizes when training starts."""
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     device = jax.devices()[0]
     lines = {
@@ -129,7 +129,7 @@ def describe(
 
 
 def summarise(config: Config, workdir: Path, best: BestSoFar, steps: Sequence[int]) -> None:
-    """The last screen: how well, where what lies, and what to do next."""
+    """Logs the lowest losses, the checkpoints and the next command when training ends."""
     points = best.lowest().items()
     found = (f"{name.replace('/', ' ')} {value:.4g} at step {step:,}" for name, (step, value) in points)
     lines = {
@@ -144,6 +144,6 @@ def summarise(config: Config, workdir: Path, best: BestSoFar, steps: Sequence[in
 
 
 def cost_in_words(cost: StepCost) -> str:
-    """Arithmetic and memory of a step."""
+    """Arithmetic and memory of a step as text."""
     flops = "unknown arithmetic" if cost.flops is None else f"{cost.flops / 1e9:,.3f} GFLOP"
     return flops if cost.memory is None else f"{flops}, {size_in_words(cost.memory)} of memory on each device"

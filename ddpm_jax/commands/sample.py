@@ -1,4 +1,4 @@
-"""--mode=sample: from a run's checkpoint to images, pictures and files.
+"""--mode=sample: images from a run's checkpoint, as pictures and files.
 
     seed, i -> key -> x_T -> sampler (one scan over the Denoiser) -> uint8 -> grid, strip, GIF, PNG files, npz
 
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 def sample(config: Config, workdir: Path) -> Path:
     """Samples sample.count images and writes them to <workdir>/samples/<name>/, which it returns.
 
-    Images go to disk batch by batch; the same call after an interruption goes on where it stopped.
+    Images are written batch by batch; after an interruption the same call resumes where it stopped.
     """
     settings = config.sample
     labels = choose_labels(config, label_names(config, workdir), np.arange(settings.count))

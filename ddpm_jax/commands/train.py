@@ -2,7 +2,7 @@
 
 dataset -> batch(step) -> device -> compiled step -> state     (training/step.py has the step itself)
                                       |-> metrics -> TensorBoard            (reports.py)
-                                      |-> checkpoints, when due or asked to stop
+                                      |-> checkpoints, when due or on a signal to stop
                                       |-> validation, evaluation, previews, when due    (monitors.py)
 """
 
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 def train(config: Config, workdir: Path) -> None:
-    """Trains until train.steps, from the newest checkpoint in the workdir if there is one."""
+    """Trains until train.steps, from the newest checkpoint in the workdir if it has one."""
     mesh, rules = data_mesh(), config.checkpoint
     check_before_start(config, workdir, mesh)
     dataset = open_dataset(config)
@@ -58,7 +58,7 @@ def train(config: Config, workdir: Path) -> None:
         before = read_progress(workdir, start)
         monitored, best = agreed_by_all(before.monitored), BestSoFar(before.lows, until=start)
         if start == monitored == config.train.steps:
-            logger.info("Already at step %d; a larger train.steps goes on from there.", start)
+            logger.info("Already at step %d; set a larger train.steps to continue.", start)
             return
         metrics = metrics_from_json(checkpoints.restore_metrics(start))
         step, cost = compile_step(config, learner, state, load(start))
@@ -67,9 +67,11 @@ def train(config: Config, workdir: Path) -> None:
         with closing(open_writer(config, workdir, start, best)) as writer:
             profile = Profile(workdir, config.log.profile)
             reports = Reports(config, writer, throughput, profile, metrics, skipped, partial(diverged, checkpoints))
-            each = build_monitors(config, learner, dataset, held, writer, workdir)
             monitors = Monitors(
-                each, config.train.steps, monitored, lambda done: write_progress(workdir, Progress(done, best.lows))
+                build_monitors(config, learner, dataset, held, writer, workdir),
+                last=config.train.steps,
+                done=monitored,
+                remember=lambda done: write_progress(workdir, Progress(done, best.lows)),
             )
             signal_number = run_steps(config, state, step, load, reports, monitors, checkpoints)
         if signal_number:
@@ -88,8 +90,8 @@ def run_steps(
 ) -> int | None:
     """The training loop; returns the number of the signal that stopped it, or None at the last step.
 
-    The host runs a few steps ahead of the device and waits for it only where something is due. A stop does not wait for
-    monitors, which may take minutes: those due at its step run first when the training resumes.
+    The host runs a few steps ahead of the device and waits for it only when something is due. A stop does not wait for
+    monitors, which may take minutes: those due at its step run first when training resumes.
     """
     start, last, stopping = int(state.step), config.train.steps, False
     with Preemption() as preemption:
@@ -106,7 +108,7 @@ def run_steps(
                 reports.drain()
                 save(config, checkpoints, state, reports.metrics, monitors)
             if stopping:
-                logger.info("Asked to stop: saving step %d, from which the same command goes on.", done)
+                logger.info("Stopping: saving step %d, from which the same command resumes.", done)
                 break
             with reports.throughput.paused():
                 monitors.run(done, state)
@@ -117,7 +119,7 @@ def run_steps(
 
 
 def check_before_start(config: Config, workdir: Path, mesh: Mesh) -> None:
-    """Raises UserError for what would be found out only after the run has begun."""
+    """Raises UserError for mistakes that would otherwise show only after training has begun."""
     refuse_another_run(workdir, config)
     reached = max(checkpoint_steps(checkpoint_folder(workdir)), default=0)
     if reached > config.train.steps:
@@ -146,12 +148,12 @@ def start_state(config: Config, learner: Learner, checkpoints: Checkpoints) -> T
         logger.info("Resuming from step %d", int(restored.step))
         checkpoints.set_aside_after(int(restored.step))
         return restored
-    # Drawing random numbers is all this does, once: optimised code would take longer to compile than to save.
+    # This only draws random numbers, once: optimised code would take longer to compile than it saves.
     return jax.jit(fresh, out_shardings=shardings, compiler_options={"xla_backend_optimization_level": 0})()
 
 
 def compile_step(config: Config, learner: Learner, state: TrainState, batch: Batch) -> tuple[TrainStep, StepCost]:
-    """The compiled training step, and what it costs."""
+    """The compiled training step and its cost."""
     logger.info("Compiling the training step …")
     lowered = lower_step(learner, state, batch)
     compiled = lowered.compile()
@@ -159,25 +161,25 @@ def compile_step(config: Config, learner: Learner, state: TrainState, batch: Bat
 
 
 def ideal_rate(config: Config, mesh: Mesh, cost: StepCost) -> float | None:
-    """Images per second of devices that do nothing but matrix products; None where a step's cost is not known."""
+    """Images per second at the peak rate of all devices; None if a step's cost is unknown."""
     peak = matrix_rate(config.model.dtype) * mesh.size
     return peak * config.data.batch_size / cost.flops if cost.flops else None
 
 
 def save(config: Config, checkpoints: Checkpoints, state: TrainState, metrics: Metrics, monitors: Monitors) -> None:
-    """Starts to save a state and what a resumed run reports of it; raises TrainingDiverged where it is not finite."""
+    """Starts to save a state and its metrics; raises TrainingDiverged if the state is not finite."""
     if not is_finite(state):
         raise diverged(checkpoints, int(state.step), "a parameter, its EMA or a moment is no longer finite")
     monitors.remember()
     checkpoints.save(state, to_tree(config), metrics_to_json(metrics))
 
 
-def diverged(checkpoints: Checkpoints, step: int, what: str) -> TrainingDiverged:
-    """The error that ends a training whose numbers went wrong."""
+def diverged(checkpoints: Checkpoints, step: int, reason: str) -> TrainingDiverged:
+    """The error that ends a run whose numbers are no longer finite."""
     checkpoints.wait()
     good = checkpoint_steps(checkpoints.folder)
     last = f"the last good checkpoint is step {good[-1]}" if good else "no checkpoint was saved yet"
     return TrainingDiverged(
-        f"Training stopped at step {step}: {what}; {last}. Try a new --workdir with a lower "
+        f"Training stopped at step {step}: {reason}; {last}. Try a new --workdir with a lower "
         "optimizer.learning_rate, a longer optimizer.warmup, a smaller optimizer.clip, or model.dtype=float32."
     )

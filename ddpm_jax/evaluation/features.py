@@ -1,4 +1,4 @@
-"""Features that images are compared by: Inception's, or for tiny images the pixels themselves.
+"""The features by which images are compared: Inception's, or the pixels themselves for tiny images.
 
 uint8 images -> batches over all devices -> features float32 [N, D] (-> logits [N, 1008])
 """
@@ -15,14 +15,14 @@ from jaxtyping import Array, Float, UInt8
 
 from ddpm_jax.config.checks import MOST_PIXELS
 from ddpm_jax.errors import UserError, nearest
-from ddpm_jax.evaluation.inception import Inception, Layer, prepared
+from ddpm_jax.evaluation.inception import HIGHEST, Inception, Layer, preprocess
 from ddpm_jax.evaluation.weights import has_classifier, read_weights, safe_file
 from ddpm_jax.runtime.devices import along_batch, replicated
 from ddpm_jax.runtime.files import sha256
 from ddpm_jax.runtime.progress import progress
 
 BATCH = 64
-"""Images at once on each device."""
+"""Images per device in one batch."""
 INCEPTION: dict[str, Layer] = {
     "inception": 2048,
     "inception-2048": 2048,
@@ -41,33 +41,34 @@ class Extractor:
     name: str
     """Such as "inception-768"."""
     weights: str | None
-    """The SHA-256 of its weights' file."""
+    """SHA-256 of the file of weights."""
     dimensions: int | None
-    """Dimensions of a feature; None where they are the pixels of an image."""
+    """Dimensions of a feature; None for pixels, where they depend on the images."""
     extract: Callable[[UInt8[np.ndarray, "batch height width channels"]], tuple[Array, Array | None]]
-    """Features, and logits where it has a classifier."""
+    """Features, and logits if there is a classifier."""
 
     @property
     def distance(self) -> str:
-        """Name of the Fréchet distance of these features: plain FID is of 2,048 features only."""
+        """Name of the Fréchet distance between these features; only that of 2,048 features is plain FID."""
         return {"inception-2048": "FID", "pixels": "FID-pixels"}.get(self.name, f"FID-{self.name.partition('-')[2]}")
 
 
 def full_name(name: str) -> str:
-    """The name of an Extractor that one of EXTRACTORS stands for."""
+    """The Extractor.name for one of EXTRACTORS; raises UserError for other names."""
     if name not in EXTRACTORS:
         raise UserError(f"Features {name!r} do not exist; {nearest(name, EXTRACTORS)}")
     return f"inception-{INCEPTION[name]}" if name in INCEPTION else name
 
 
 def open_extractor(name: str, weights: Path | None, *, grey: bool = False) -> Extractor:
-    """The extractor of that name; weights: of Inception, the standard ones where None.
+    """Opens one of EXTRACTORS.
 
-    grey: pixels are grey ones that may stand in three colours, and are one number each.
+    weights: the file of Inception's weights; None for the standard one.
+    grey: pixels are grey, even if stored in three channels, and count as one number each.
     """
     if full_name(name) == "pixels":
-        return Extractor(name, None, None, lambda pixels: (flattened(_grey(pixels) if grey else pixels), None))
-    layer, weights = INCEPTION[name], safe_file(weights)  # Looked for, and converted, only once.
+        return Extractor(name, None, None, lambda pixels: (pixel_features(pixels, grey), None))
+    layer, weights = INCEPTION[name], safe_file(weights)  # Found and converted only once.
     classifies = layer == 2048 and has_classifier(weights)
     params = read_weights(weights, "logits" if classifies else layer)
     # This process's own devices: only the process that holds the images has work to do.
@@ -75,40 +76,36 @@ def open_extractor(name: str, weights: Path | None, *, grey: bool = False) -> Ex
     params = jax.device_put(params, replicated(mesh))
 
     def extract(params: Any, pixels: Array) -> tuple[Array, Array | None]:
-        features = Inception(layer).apply({"params": params}, prepared(pixels))
+        features = Inception(layer).apply({"params": params}, preprocess(pixels))
         assert isinstance(features, jax.Array)
-        if not classifies:
-            return features, None
-        return features, jnp.matmul(features, params["fc"]["kernel"], precision=jax.lax.Precision.HIGHEST)
+        logits = jnp.matmul(features, params["fc"]["kernel"], precision=HIGHEST) if classifies else None
+        return features, logits
 
     compiled = jax.jit(extract, in_shardings=(replicated(mesh), along_batch(mesh)), out_shardings=replicated(mesh))
     return Extractor(full_name(name), sha256(weights), int(layer), lambda pixels: compiled(params, pixels))
 
 
-def _grey(pixels: UInt8[np.ndarray, "batch height width _"]) -> UInt8[np.ndarray, "batch height width 1"]:
-    if (pixels != pixels[..., :1]).any():
-        raise UserError("--grey is for grey images; one of these has colours.")
-    return pixels[..., :1]
-
-
-def flattened(pixels: UInt8[np.ndarray, "batch height width channels"]) -> Float[Any, "batch D"]:
-    """Each pixel in [0, 1] as a feature."""
+def pixel_features(pixels: UInt8[np.ndarray, "batch height width channels"], grey: bool) -> Float[Any, "batch D"]:
+    """Pixels in [0, 1], each of them a feature."""
+    if grey:
+        if (pixels != pixels[..., :1]).any():
+            raise UserError("--grey is for grey images, but one of these is coloured; leave it out.")
+        pixels = pixels[..., :1]
     return pixels.reshape(len(pixels), -1).astype(np.float32) / 255.0
 
 
-def features_of(extractor: Extractor, images: Any, what: str) -> Iterator[Batch]:
+def iter_features(extractor: Extractor, images: Any, progress_label: str) -> Iterator[Batch]:
     """Features (and logits) of images [N, height, width, channels], batch by batch, in order.
 
-    images: anything with a length whose slices are uint8 arrays, such as a memory-mapped file; what: name in the
-    progress.
+    images: an object with a length whose slices are uint8 arrays, such as a memory-mapped file.
     """
     count, size = len(images), BATCH * jax.local_device_count()
     pixels = np.prod(np.shape(images[np.arange(1)])[1:])
     if extractor.name == "pixels" and pixels > MOST_PIXELS:
         raise UserError(f"features 'pixels' are for images of at most {MOST_PIXELS:,} numbers, got {pixels:,}.")
-    for start in progress(range(0, count, size), what, total=-(-count // size)):
+    for start in progress(range(0, count, size), progress_label, total=-(-count // size)):
         batch = np.asarray(images[np.arange(start, min(start + size, count))])
-        # One shape is compiled; the rest of the last batch is thrown away.
+        # Padding the last batch lets one compiled shape serve all.
         padded = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
         features, logits = jax.device_get(extractor.extract(padded))
         yield features[: len(batch)], None if logits is None else logits[: len(batch)]

@@ -1,4 +1,4 @@
-"""Mean and covariance of features, gathered batch by batch in float64, and the Fréchet distance between two of them.
+"""Mean and covariance of features, accumulated in float64, and the Fréchet distance between two such pairs.
 
 FID = |mu_1 - mu_2|^2 + tr(S_1) + tr(S_2) - 2 tr sqrt(S_1 S_2)                (Heusel et al. 2017, Eq. 6)
 """
@@ -17,23 +17,24 @@ class Moments(NamedTuple):
     """Size, mean and unbiased covariance of a set of features."""
 
     images: int | None
-    """Number of images; None where it is not known."""
+    """Number of images; None if unknown."""
     mean: Float[np.ndarray, "D"]
     covariance: Float[np.ndarray, "D D"]
 
 
 class MomentSums:
-    """Sums that moments follow from; they take memory for D x D numbers, however many features are added."""
+    """Running sums for Moments; they need memory for D x D numbers, however many features are added."""
 
     def __init__(self) -> None:
         self.count = 0
         self._shift = self._sum = self._products = np.zeros(())
 
     def add(self, features: Features) -> None:
-        """Adds a batch of features; raises UserError where one is not finite."""
-        refuse_nan(features)
+        """Adds a batch of features; raises UserError if one is not finite."""
+        if not np.isfinite(features).all():
+            raise UserError("A feature is not finite; the images or the weights of the extractor are damaged.")
         if not self.count:
-            # Squares of what is left after a shift to about the mean keep their digits.
+            # Subtracting about the mean first keeps the digits of the squares.
             self._shift = features.astype(np.float64).mean(axis=0)
             self._sum, self._products = np.zeros(len(self._shift)), np.zeros((len(self._shift),) * 2)
         centred = features.astype(np.float64) - self._shift
@@ -42,36 +43,27 @@ class MomentSums:
         self.count += len(features)
 
     def moments(self) -> Moments:
-        """The moments of all that was added; raises UserError for fewer than two."""
-        if self.count < 2:
-            raise UserError(
-                f"{self.count} image(s) have no covariance; expected at least 2, and thousands for a metric."
-            )
+        """The moments of all features added so far, at least two."""
+        assert self.count >= 2
         offset = self._sum / self.count
         covariance = (self._products - self.count * np.outer(offset, offset)) / (self.count - 1)
         return Moments(self.count, self._shift + offset, covariance)
 
 
 def frechet_distance(a: Moments, b: Moments, features: str = "features") -> float:
-    """The squared distance between two Gaussians, FID where the features are Inception's; also of singular covariances.
+    """The squared distance between two Gaussians, whose covariances may be singular; FID if features are Inception's.
 
-    Raises UserError for features, which it calls by that name, of different dimension.
+    features: their name in the UserError that is raised if their dimensions differ.
     """
     if a.mean.shape != b.mean.shape:
         raise UserError(
             f"{features} of {len(a.mean)} and {len(b.mean)} dimensions cannot be compared; expected images of one size "
             "and number of channels, and one feature extractor."
         )
-    # sqrt(S_1) S_2 sqrt(S_1) has the eigenvalues of S_1 S_2, and is symmetric: none of them is complex.
+    # sqrt(S_1) S_2 sqrt(S_1) has the eigenvalues of S_1 S_2 and is symmetric, so none of them is complex.
     values, vectors = np.linalg.eigh(a.covariance)
     root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
     eigenvalues = np.linalg.eigvalsh(root @ b.covariance @ root)
     cross = np.sqrt(np.maximum(eigenvalues, 0.0)).sum()
     shift = ((a.mean - b.mean) ** 2).sum()
     return float(max(shift + np.trace(a.covariance) + np.trace(b.covariance) - 2.0 * cross, 0.0))
-
-
-def refuse_nan(features: Features) -> None:
-    """Raises UserError for features that are not finite, whose metrics would not be either."""
-    if not np.isfinite(features).all():
-        raise UserError("A feature is not finite; the images or the weights of the extractor are damaged.")

@@ -1,4 +1,4 @@
-"""Sets of images that are compared without a run: folders, zips, arrays, the cache, or saved statistics."""
+"""Image sets that are compared without a run: folders, zips, arrays, the cache, or saved statistics."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +19,7 @@ from ddpm_jax.runtime.files import NO_ARRAYS
 
 
 class ImageSet:
-    """Images of one size that are decoded when they are asked for, as if they were an array [N, height, width, 3]."""
+    """Images of one size, decoded when indexed, as if they were an array [N, height, width, 3]."""
 
     def __init__(self, collection: Collection) -> None:
         self._collection = collection
@@ -32,9 +32,9 @@ class ImageSet:
 
     def __getitem__(self, numbers: Int[np.ndarray, "batch"]) -> UInt8[np.ndarray, "batch height width 3"]:
         images = list(self._pool.map(self._decode, numbers.tolist()))
-        for place, image in enumerate(images):
+        for number, image in zip(numbers, images, strict=True):
             if image.shape != self._size:
-                name = printable(self._collection.names[int(numbers[place])])
+                name = printable(self._collection.names[int(number)])
                 size, first = (f"{shape[1]}x{shape[0]}" for shape in (image.shape, self._size))
                 raise UserError(
                     f"{self._collection.origin}: {name} is {size}, the first image is {first}; expected one size."
@@ -47,28 +47,23 @@ class ImageSet:
         except UNREADABLE as error:
             name = printable(self._collection.names[number])
             raise UserError(
-                f"{self._collection.origin}: {name} cannot be read ({error}); mend or remove it."
+                f"{self._collection.origin}: {name} cannot be read ({error}); repair or remove it."
             ) from error
 
 
 def open_set(path: Path, extractor: str, split: str | None) -> Any:
-    """The Statistics in an .npz with mu and sigma, or the images of `open_images`."""
+    """The Statistics in an .npz file that holds mu and sigma, or else an array of images or an ImageSet."""
     path = path.expanduser()
     if path.suffix == ".npz" and _holds_statistics(path):
         return load_statistics(path, extractor)
-    return open_images(path, split)
-
-
-def open_images(path: Path, split: str | None) -> Any:
-    """The images of a set: an array, or what can be indexed like one."""
     if not path.exists():
         raise UserError(f"{path} does not exist; give a folder, zip, .npz or .npy of images, or statistics.")
-    if (path / "samples.npz").is_file():  # As --mode=sample writes it, beside pictures.
+    if (path / "samples.npz").is_file():  # A folder that --mode=sample wrote.
         path = path / "samples.npz"
     if (path / "images.u8").exists():
         entry = read_entry(path)
         if entry is None:
-            raise UserError(f"{path} is no sound folder of the cache; prepare it again.")
+            raise UserError(f"{path} is not an intact folder of the cache; prepare it again.")
         return entry[0]
     data = Data(path=str(path), split=split or "all")
     collection = FILES[kind_of(data)](data)
@@ -80,4 +75,4 @@ def _holds_statistics(path: Path) -> bool:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {"mu", "sigma"} <= set(arrays.files)
     except (OSError, *NO_ARRAYS):
-        return False  # `open_images` says what is wrong with it.
+        return False  # Opening its images then raises the UserError.

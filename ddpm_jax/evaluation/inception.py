@@ -1,11 +1,10 @@
-"""Inception-v3 as FID knows it: the network of 2015-12-05 (Szegedy et al. 2015), as a frozen feature extractor.
+"""The Inception-v3 of FID: the network of 2015-12-05 (Szegedy et al. 2015), as a frozen feature extractor.
 
     pixels -> 299x299 in [-1, 1] -> stem -> Mixed_5b..5d -> Mixed_6a..6e -> Mixed_7a..7c -> logits
                                     64, 192                  768            2048            1008
 
-Modules are named as in pytorch-fid's file, and differ from the torchvision model as that does: average pools leave the
-padding out, and Mixed_7c pools by the maximum. Batch norms are folded into the convolutions when weights are read
-(`weights.py`).
+Module names are those of pytorch-fid's file. As there, and unlike in torchvision's model, average pools exclude the
+padding, and Mixed_7c uses a max pool. Batch norms are folded into the convolutions as weights are read (`weights.py`).
 """
 
 from typing import Literal
@@ -19,13 +18,13 @@ from ddpm_jax.shapes import AnyArray, Features
 
 Layer = Literal[64, 192, 768, 2048, "logits"]
 LAYERS: tuple[Layer, ...] = (64, 192, 768, 2048, "logits")
-"""Features after the stem's halves, Mixed_6e and Mixed_7c, and the classifier's logits."""
+"""Features after either half of the stem, Mixed_6e and Mixed_7c, and the classifier's logits."""
 SIZE = 299
 HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class Conv(nn.Module):
-    """Convolution (with its batch norm folded in) and ReLU."""
+    """Convolution, with its batch norm folded in, and ReLU."""
 
     channels: int
     kernel: tuple[int, int] = (1, 1)
@@ -35,24 +34,19 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: Features) -> Features:
         padding = [(k // 2, k // 2) if self.padded else (0, 0) for k in self.kernel]
-        # Accelerators would take half the digits by default, and the metrics would not be those of a CPU.
+        # At their default precision, accelerators would give other metrics than a CPU.
         conv = nn.Conv(self.channels, self.kernel, strides=self.stride, padding=padding, precision=HIGHEST, name="conv")
         return nn.relu(conv(x))
 
 
 def max_pool(x: Features) -> Features:
-    """3x3 at stride 2, without padding."""
+    """3x3, stride 2, without padding."""
     return nn.max_pool(x, (3, 3), (2, 2))
 
 
 def average_pool(x: Features) -> Features:
-    """3x3 around each pixel; what lies outside is left out of the mean."""
+    """3x3 around each pixel; the mean excludes padding."""
     return nn.avg_pool(x, (3, 3), (1, 1), "SAME", count_include_pad=False)
-
-
-def maximum_around(x: Features) -> Features:
-    """3x3 around each pixel."""
-    return nn.max_pool(x, (3, 3), (1, 1), "SAME")
 
 
 class MixedA(nn.Module):
@@ -82,7 +76,7 @@ class MixedB(nn.Module):
 
 
 class MixedC(nn.Module):
-    """Mixed_6b to 6e: 7x7 convolutions as rows and columns."""
+    """Mixed_6b to 6e, whose 7x7 convolutions are factored into rows and columns."""
 
     inner: int
 
@@ -113,7 +107,7 @@ class MixedD(nn.Module):
 
 
 class MixedE(nn.Module):
-    """Mixed_7b, and 7c with a maximum where the others average."""
+    """Mixed_7b, and Mixed_7c with a max pool instead of an average pool."""
 
     maximum: bool = False
 
@@ -127,12 +121,12 @@ class MixedE(nn.Module):
             for branch, h in (("branch3x3_2", three), ("branch3x3dbl_3", double))
             for half, kernel in (("a", (1, 3)), ("b", (3, 1)))
         ]
-        pool = Conv(192, name="branch_pool")(maximum_around(x) if self.maximum else average_pool(x))
-        return jnp.concatenate([one, *crosses, pool], axis=-1)
+        pooled = nn.max_pool(x, (3, 3), (1, 1), "SAME") if self.maximum else average_pool(x)
+        return jnp.concatenate([one, *crosses, Conv(192, name="branch_pool")(pooled)], axis=-1)
 
 
 class Inception(nn.Module):
-    """Features [batch, D] of images, means over all places; logits go without the bias, as for the Inception Score."""
+    """Features [batch, D], averaged over all positions, or logits without the bias, as for the Inception Score."""
 
     layer: Layer
 
@@ -143,8 +137,8 @@ class Inception(nn.Module):
         x = max_pool(Conv(64, (3, 3), name="Conv2d_2b_3x3")(x))
         if self.layer == 64:
             return jnp.mean(x, axis=(1, 2))
-        x = Conv(192, (3, 3), padded=False, name="Conv2d_4a_3x3")(Conv(80, name="Conv2d_3b_1x1")(x))
-        x = max_pool(x)
+        x = Conv(80, name="Conv2d_3b_1x1")(x)
+        x = max_pool(Conv(192, (3, 3), padded=False, name="Conv2d_4a_3x3")(x))
         if self.layer == 192:
             return jnp.mean(x, axis=(1, 2))
         for name, pooled in (("5b", 32), ("5c", 64), ("5d", 64)):
@@ -156,13 +150,13 @@ class Inception(nn.Module):
             return jnp.mean(x, axis=(1, 2))
         x = MixedE(name="Mixed_7b")(MixedD(name="Mixed_7a")(x))
         features = jnp.mean(MixedE(maximum=True, name="Mixed_7c")(x), axis=(1, 2))
-        return (
-            features if self.layer == 2048 else nn.Dense(1008, use_bias=False, precision=HIGHEST, name="fc")(features)
-        )
+        if self.layer == 2048:
+            return features
+        return nn.Dense(1008, use_bias=False, precision=HIGHEST, name="fc")(features)
 
 
-def prepared(pixels: UInt8[AnyArray, "batch height width channels"]) -> Float[Array, "batch 299 299 3"]:
-    """Pixels in [-1, 1] at 299x299, bilinear without antialiasing, as in pytorch-fid; grey stands in all colours."""
+def preprocess(pixels: UInt8[AnyArray, "batch height width channels"]) -> Float[Array, "batch 299 299 3"]:
+    """Pixels in [-1, 1] at 299x299, resized as in pytorch-fid: bilinear without antialiasing. Grey is repeated."""
     images = jnp.asarray(pixels).astype(jnp.float32) / 255.0
     batch, channels = images.shape[0], images.shape[3]
     if channels == 1:

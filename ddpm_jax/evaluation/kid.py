@@ -1,4 +1,4 @@
-"""Kernel Inception Distance, Binkowski et al. 2018: the squared MMD under k(x, y) = (x.y / D + 1)^3, without bias."""
+"""Kernel Inception Distance (Bińkowski et al. 2018): an unbiased squared MMD under k(x, y) = (x.y / D + 1)^3."""
 
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ class KernelDistance(NamedTuple):
 def kid(
     real: Features, fake: Features, *, subsets: int = SUBSETS, size: int = SUBSET_SIZE, seed: int = 2020
 ) -> KernelDistance:
-    """KID over random subsets of `size` features (of all, where there are fewer)."""
+    """KID over random subsets of `size` features, or of all features if a set has fewer."""
     random = np.random.default_rng(seed)
     size = min(size, len(real), len(fake))
     distances = [
@@ -31,7 +31,7 @@ def kid(
 
 
 def squared_mmd(a: Features, b: Features) -> float:
-    """The unbiased estimate from two sets of the same size, Gretton et al. 2012, Eq. 3; may be below zero."""
+    """The unbiased estimate from two sets of the same size (Gretton et al. 2012, Eq. 3); it may be negative."""
     a, b = a.astype(np.float64), b.astype(np.float64)
     own = [_kernel(x, x) for x in (a, b)]
     within = sum((k.sum() - np.trace(k)) / (len(k) * (len(k) - 1)) for k in own)

@@ -1,9 +1,11 @@
 """Precision and recall, density and coverage: how much of each set lies in the neighbourhoods of the other.
 
-precision   share of fakes that lie within the k-th neighbour's distance of some real image    (Kynkäänniemi 2019)
-recall      share of real images that lie so near to some fake
-density     how many real neighbourhoods a fake lies in, over k                                (Naeem et al. 2020)
-coverage    share of real images with a fake in their neighbourhood
+An image's neighbourhood is the ball around it that reaches its k-th nearest neighbour in its own set.
+
+precision   share of fakes in the neighbourhood of at least one real image                     (Kynkäänniemi 2019)
+recall      share of real images in the neighbourhood of at least one fake
+density     mean number of real neighbourhoods that hold a fake, divided by k                  (Naeem et al. 2020)
+coverage    share of real images with at least one fake in their neighbourhood
 """
 
 from collections.abc import Iterator
@@ -16,13 +18,13 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.frechet import Features
 
 PRECISION_K, DENSITY_K = 3, 5
-"""Neighbours, as in the papers."""
+"""Numbers of neighbours, as in the papers."""
 BLOCK = 1000
-"""Rows of a matrix of distances that are held at once."""
+"""Rows of the distance matrix that are in memory at once."""
 
 
 class Manifold(NamedTuple):
-    """Each in 0..1 except density, which may exceed 1."""
+    """The four metrics, in 0..1 except density, which may exceed 1."""
 
     precision: float
     recall: float
@@ -31,10 +33,10 @@ class Manifold(NamedTuple):
 
 
 def manifold(real: Features, fake: Features) -> Manifold:
-    """All four, in float64; memory for BLOCK x N distances. Raises UserError for too few images."""
+    """All four in float64, with memory for BLOCK x N distances. Raises UserError for too few images."""
     fewest = min(len(real), len(fake))
     if fewest <= DENSITY_K:
-        raise UserError(f"{fewest} images have no {DENSITY_K} neighbours each; expected more.")
+        raise UserError(f"{fewest} images have no {DENSITY_K} neighbours each; expected at least {DENSITY_K + 1}.")
     real, fake = real.astype(np.float64), fake.astype(np.float64)
     real_radii, fake_radii = neighbour_distances(real), neighbour_distances(fake)
     inside_real = np.zeros(len(fake), bool)
@@ -55,7 +57,7 @@ def manifold(real: Features, fake: Features) -> Manifold:
 
 
 def neighbour_distances(features: Features) -> dict[int, Float[np.ndarray, "N"]]:
-    """Squared distance of each image to its k-th neighbour other than itself, for both k."""
+    """Squared distance from each image to its k-th neighbour other than itself, for both k."""
     ranks = sorted({PRECISION_K, DENSITY_K})
     found = {k: np.empty(len(features)) for k in ranks}
     for rows, distances in _blocks(features, features):
@@ -67,7 +69,7 @@ def neighbour_distances(features: Features) -> dict[int, Float[np.ndarray, "N"]]
 
 
 def _blocks(a: Features, b: Features) -> Iterator[tuple[slice, Float[np.ndarray, "rows N"]]]:
-    """Squared distances of some rows of a to all of b, block by block."""
+    """Squared distances from BLOCK rows of a at a time to all of b."""
     squares = (b**2).sum(axis=1)
     for start in range(0, len(a), BLOCK):
         rows = slice(start, min(start + BLOCK, len(a)))

@@ -1,8 +1,7 @@
 """Results of evaluating a run: <workdir>/evaluation/<step>.json, charts, a table, and curves for TensorBoard.
 
-Only metrics of the same distance, reference and number of images share the axes of a chart.
-
-A result's name ends in a checksum of its protocol, so metrics of another protocol stand beside it and never replace it.
+A chart holds only metrics of the same distance, reference and number of images. A result's name ends in a checksum of
+its protocol, so results under other protocols stand beside it and never replace it.
 """
 
 import json
@@ -20,28 +19,28 @@ from ddpm_jax.runtime.files import staged
 from ddpm_jax.runtime.locks import exclusive_lock
 
 Result = dict[str, Any]
-"""Metrics by name, and "protocol": all that they depend on."""
+"""Metrics by name, and "protocol", which holds everything that they depend on."""
 COLUMNS = ("kid_mean", "inception_score_mean", "precision", "recall", "density", "coverage", "bits_per_dim")
 
 logger = logging.getLogger(__name__)
 
 
 def result_name(name: str, protocol: dict[str, Any]) -> str:
-    """The name of a result, such as "ddim-50steps-seed0-n50000-0a1b2c3d"."""
+    """A result's name, such as "ddim-50steps-seed0-n50000-0a1b2c3d"."""
     return f"{name}-{zlib.crc32(json.dumps(protocol, sort_keys=True).encode()):08x}"
 
 
 def read_results(folder: Path, step: int) -> dict[str, Result]:
-    """The results of a checkpoint so far, by name."""
+    """The results of a checkpoint so far, by name; raises UserError if their file is damaged."""
     path = folder / f"{step}.json"
     if not path.exists():
         return {}
     try:
         results = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read ({error}); move it away to measure anew.") from error
+        raise UserError(f"{path} cannot be read ({error}); move it away to measure again.") from error
     if not isinstance(results, dict) or not all(map(_is_result, results.values())):
-        raise UserError(f"{path} holds no results; move it away to measure anew.")
+        raise UserError(f"{path} holds no results; move it away to measure again.")
     return results
 
 
@@ -53,9 +52,9 @@ def _is_result(result: Any) -> bool:
 
 
 def add_result(folder: Path, step: int, name: str, result: Result) -> None:
-    """Adds a result to <step>.json, and its metrics to TensorBoard; jobs that measure other samplers wait for it."""
+    """Adds a result to <step>.json and its metrics to TensorBoard, one job at a time."""
     path, protocol = folder / f"{step}.json", result["protocol"]
-    with exclusive_lock(folder / ".results.lock", None):  # Curves hold results of all steps.
+    with exclusive_lock(folder / ".results.lock", None):  # One lock for all steps, since curves span them.
         results = read_results(folder, step) | {result_name(name, protocol): result}
         with staged(path) as partial:
             partial.write_text(json.dumps(results, indent=2) + "\n")
@@ -63,25 +62,25 @@ def add_result(folder: Path, step: int, name: str, result: Result) -> None:
 
 
 def _write_curve(folder: Path, name: str, protocol: Result) -> None:
-    """Writes the curves of a protocol for TensorBoard anew, since it shows points in the order in which they came."""
-    key = _curve(name, protocol)
+    """Rewrites a protocol's curves, since TensorBoard connects points in the order in which they were written."""
+    key = _curve_name(name, protocol)
     tags = {"fid": protocol.get("distance", "")}
     shutil.rmtree(folder / "tensorboard" / key, ignore_errors=True)
     writer = TensorBoard(folder / "tensorboard" / key, None)
     for step, other, result in all_results(folder):
-        if _curve(other.rpartition("-")[0], result["protocol"]) == key:
+        if _curve_name(other.rpartition("-")[0], result["protocol"]) == key:
             numbers = {tags.get(metric, metric): value for metric, value in result.items() if isinstance(value, float)}
             writer.scalars(step, {f"evaluation-{name}/{metric}": value for metric, value in numbers.items()})
     writer.close()
 
 
-def _curve(name: str, protocol: dict[str, Any]) -> str:
-    """Name that results of several checkpoints under one protocol share."""
+def _curve_name(name: str, protocol: dict[str, Any]) -> str:
+    """The name of a curve of results of several checkpoints under one protocol."""
     return result_name(name, _without(protocol, "training_step"))
 
 
 class Row(NamedTuple):
-    """A result, and where it stands."""
+    """A result with its step and name."""
 
     step: int
     name: str
@@ -89,7 +88,7 @@ class Row(NamedTuple):
 
 
 def all_results(folder: Path) -> list[Row]:
-    """The results of all checkpoints, in order; a damaged file is named in the log and passed over."""
+    """The results of all checkpoints, in order; damaged files are skipped with a warning."""
     rows = []
     for step in sorted(int(path.stem) for path in folder.glob("*.json") if path.stem.isdecimal()):
         try:
@@ -100,55 +99,51 @@ def all_results(folder: Path) -> list[Row]:
 
 
 def draw_charts(folder: Path) -> None:
-    """The Fréchet distance against training steps and against sampling steps, and each bound by t."""
+    """Draws the Fréchet distance by training steps and by sampling steps, and each bound by t."""
     rows = all_results(folder)
     measured = [row for row in rows if "fid" in row.result]
     for varied, x_label, file in (
         ("training_step", "training step", "fid-by-training-steps.png"),
         ("steps", "sampling steps", "fid-by-sampling-steps.png"),
     ):
-        found = curves_that_compare(measured, varied)
-        if found:
-            panels(folder / file, found, x_label, "Fréchet distance", log_x=varied == "steps")
+        if charts := comparable_curves(measured, varied):
+            panels(folder / file, charts, x_label, "Fréchet distance", log_x=varied == "steps")
     for step, name, result in rows:
         if "L_by_t" in result:
             curve = {"": list(enumerate(result["L_by_t"], start=1))}
             line_chart(folder / f"{step}-{name}.png", curve, "t", "bits per dimension at t", log_x=True)
 
 
-def curves_that_compare(rows: list[Row], varied: str) -> dict[str, dict[str, list[tuple[int, float]]]]:
-    """Curves of comparable metrics, by title and name; only where one curve has several points."""
+def comparable_curves(rows: list[Row], varied: str) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """Curves of comparable metrics, by title and label; titles without a curve of several points are left out."""
     grouped: dict[str, dict[str, list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
     named: dict[str, str] = {}
     for row in rows:
         drawn = row.result["protocol"]["drawn"]
-        label, line = _label(row, varied), json.dumps(_without(row.result["protocol"], varied), sort_keys=True)
-        title = _compared(row.result["protocol"])
-        if named.setdefault(title + label, line) != line:
-            label += f" ({zlib.crc32(line.encode()):08x})"
+        label, fixed = _label(row, varied), json.dumps(_without(row.result["protocol"], varied), sort_keys=True)
+        title = _title(row.result["protocol"])
+        if named.setdefault(title + label, fixed) != fixed:
+            label += f" ({zlib.crc32(fixed.encode()):08x})"
         grouped[title][label].append((drawn[varied], row.result["fid"]))
-    if varied == "training_step":  # Single points would say nothing of training.
-        grouped = {
-            title: {label: points for label, points in curves.items() if len(points) > 1}
-            for title, curves in grouped.items()
-        }
-    return {
-        title: dict(curves)
-        for title, curves in grouped.items()
-        if any(len({x for x, _ in points}) > 1 for points in curves.values())
-    }
+    charts = {}
+    for title, curves in grouped.items():
+        if varied == "training_step":  # A single point does not show the course of training.
+            curves = {label: points for label, points in curves.items() if len(points) > 1}
+        if any(len({x for x, _ in points}) > 1 for points in curves.values()):
+            charts[title] = dict(curves)
+    return charts
 
 
-def _compared(protocol: dict[str, Any]) -> str:
-    """Title of a chart: all that metrics must share to be comparable."""
+def _title(protocol: dict[str, Any]) -> str:
+    """A chart's title: everything that metrics must share to be comparable."""
     real, drawn = protocol["real"], protocol["drawn"]
     origin = Path(str(real["from"])).name
-    images = f"{real['images']:,} of" if real["images"] else "those of"
+    images = f"{real['images']:,} of" if real["images"] else "images of"
     return f"{protocol['distance']} of {drawn['images']:,} images against {images} {origin} [{real['identity'][:8]}]"
 
 
 def _label(row: Row, varied: str) -> str:
-    """A curve's name: that of its results without what varies along it or stands above it."""
+    """A curve's label: the name of its results without the varied number and without what the title holds."""
     drawn = row.result["protocol"]["drawn"]
     kept = [part for part in row.name.split("-")[:-1] if part != f"n{drawn['images']}"]
     if varied == "training_step":
@@ -157,7 +152,7 @@ def _label(row: Row, varied: str) -> str:
 
 
 def _without(protocol: dict[str, Any], varied: str) -> dict[str, Any]:
-    """A protocol without what varies along a curve; a checkpoint's parameters vary with its step."""
+    """A protocol without the varied number; a checkpoint's parameters vary with its step."""
     varying = {varied, "parameters_crc32"} if varied == "training_step" else {varied}
     drawn = protocol.get("drawn", {})
     kept = {key: value for key, value in protocol.items() if key not in varying}
@@ -165,7 +160,7 @@ def _without(protocol: dict[str, Any], varied: str) -> dict[str, Any]:
 
 
 def table(rows: list[Row]) -> str:
-    """Results, a line each: the step, the name with the checksum of its protocol, and the metrics."""
+    """One line per result: the step, the name with the checksum of its protocol, and the metrics."""
     lines = [["step", "result", "reference", "distance", "value", *COLUMNS]]
     for step, name, result in rows:
         protocol = result["protocol"]
@@ -173,7 +168,7 @@ def table(rows: list[Row]) -> str:
         reference = Path(str(real["from"])).name if real else f"{protocol['images']} held out"
         metrics = ["-" if result.get(key) is None else f"{result[key]:.4g}" for key in ("fid", *COLUMNS)]
         lines.append([str(step), name, reference, distance, *metrics])
-    # A metric that no row has would be a column of dashes.
+    # Metrics that no result has are left out.
     columns = [column for column in zip(*lines, strict=True) if set(column[1:]) != {"-"}]
     widths = [max(map(len, column)) for column in columns]
     padded = ([cell.ljust(width) for cell in column] for column, width in zip(columns, widths, strict=True))

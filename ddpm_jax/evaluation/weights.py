@@ -1,15 +1,14 @@
-"""The weights of Inception: where they come from, and that they are the right ones.
+"""Inception's weights: fetched, verified and converted.
 
     pt_inception-2015-12-05-6726825d.pth  ->  .safetensors of the same names  ->  batch norms folded in, Flax's layout
 
-The standard file is pytorch-fid's. It is a pickle of PyTorch, so it is read by torch.load(weights_only=True), which
-runs nothing, and only to be converted, once. A file without the last layers serves the features before them.
+The standard file is pytorch-fid's. It is a PyTorch pickle, so it is read by torch.load(weights_only=True), which
+executes nothing, and is converted once. A file without the last layers serves the features before them.
 """
 
 import http.client
 import logging
 import urllib.request
-from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -28,27 +27,27 @@ from ddpm_jax.runtime.signals import raise_if_stopped
 NAME = "pt_inception-2015-12-05-6726825d"
 URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{NAME}.pth"
 CHECKSUM = "6726825d"
-"""The first digits of the standard file's SHA-256, which stand in its name."""
+"""The first digits of the standard file's SHA-256, as in its name."""
 BN_EPS = 0.001
+BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 CHUNK = 2**20
-"""Bytes that are fetched at once."""
+"""Bytes per read of the download."""
 
 logger = logging.getLogger(__name__)
 
 
 def read_weights(path: Path | None, layer: Layer) -> PyTree:
-    """Parameters of Inception up to a layer, float32, from a file or, without one, from the standard one.
+    """Parameters of Inception up to a layer, float32, from a file, or the standard one for None.
 
-    Raises UserError for layers that the file does not hold, and says which features it serves.
+    Raises UserError for layers that the file does not hold, with the features that it serves.
     """
     file = TensorFile(safe_file(path))
-    expected = _shapes(layer)
-    missing = [name for name in expected if not _there(file.shapes, name, expected[name])]
+    missing = _missing(file, layer)
     if missing:
-        served = [known for known in LAYERS if all(_there(file.shapes, *item) for item in _shapes(known).items())]
+        served = ", ".join(f"inception-{known}" for known in LAYERS if not _missing(file, known))
         raise UserError(
-            f"{file.path} lacks {_source(missing[0])}, or has it in another shape, which inception-{layer} needs; it "
-            f"serves {', '.join(f'inception-{known}' for known in served) or 'no features'}."
+            f"{file.path} lacks {missing[0]}, or has it in another shape, which inception-{layer} needs; it serves "
+            f"{served or 'no features'}."
         )
     return fill(param_shapes(layer), lambda path: _folded(file, path))
 
@@ -65,25 +64,23 @@ def param_shapes(layer: Layer) -> PyTree:
 
 
 def safe_file(path: Path | None) -> Path:
-    """The weights as safetensors: the file itself, or the conversion of a .pth (of the standard one for None)."""
-    if path is None:
-        kept = user_cache("inception") / f"{NAME}.safetensors"
-        return kept if kept.exists() else convert(download(), kept)
-    if not path.is_file():
-        raise UserError(f"{path} is no file; expected Inception's weights (without a path they are fetched).")
-    if path.suffix != ".pth":
+    """The weights as safetensors: the file itself, or a .pth file (for None, the standard one) converted once."""
+    if path is not None and not path.is_file():
+        raise UserError(f"{path} is not a file; expected Inception's weights (without a path they are fetched).")
+    if path is not None and path.suffix != ".pth":
         return path
-    kept = user_cache("inception") / f"{sha256(path)[:16]}.safetensors"
-    return kept if kept.exists() else convert(path, kept)
+    converted = user_cache("inception") / f"{NAME if path is None else sha256(path)[:16]}.safetensors"
+    if not converted.exists():
+        convert(path or download(), converted)
+    return converted
 
 
 def download() -> Path:
     """Fetches the standard file once, and verifies it."""
     target = user_cache("inception") / f"{NAME}.pth"
-    if not target.exists():
-        with exclusive_lock(target.with_name(f".{target.name}.lock"), None):  # Another job may be fetching it.
-            if not target.exists():
-                _fetch(target)
+    with exclusive_lock(target.with_name(f".{target.name}.lock"), None):  # Another job may be fetching it.
+        if not target.exists():
+            _fetch(target)
     return target
 
 
@@ -98,7 +95,7 @@ def _fetch(target: Path) -> None:
             if not (digest := sha256(partial)).startswith(CHECKSUM):
                 raise UserError(
                     f"The file at {URL} has the checksum {digest[:8]}…, expected {CHECKSUM}…: it is damaged, or "
-                    "another file. Start again, or give the path of a file as weights."
+                    "another file. Try again, or give the path of a file as weights."
                 )
     except (OSError, http.client.HTTPException) as error:
         raise UserError(
@@ -107,14 +104,14 @@ def _fetch(target: Path) -> None:
         ) from error
 
 
-def convert(pickled: Path, target: Path) -> Path:
-    """A .pth of tensors as safetensors of the same names."""
+def convert(pickled: Path, target: Path) -> None:
+    """Converts a .pth file to a safetensors file with the same names."""
     try:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(
             f"{pickled} is in PyTorch's format, and converting it needs torch: pip install -r requirements-peers.txt "
-            "(or convert it where torch is, and give the .safetensors as weights)."
+            "(or convert it where torch is installed, and give the .safetensors file as weights)."
         ) from error
     try:
         tensors = torch.load(pickled, map_location="cpu", weights_only=True)
@@ -123,29 +120,20 @@ def convert(pickled: Path, target: Path) -> Path:
         raise UserError(f"{pickled} holds no tensors that can be read safely ({error}).") from error
     target.parent.mkdir(parents=True, exist_ok=True)
     write_tensors(target, arrays, {"format": "pt"})
-    return target
 
 
-def _source(path: str) -> str:
-    """Name in the file of the tensor that a parameter is made of."""
-    module = path.rpartition(".")[0]
-    return f"{module}.weight" if module.endswith(".conv") else "fc.weight"
-
-
-def _shapes(layer: Layer) -> dict[str, tuple[int, ...]]:
-    return {name: leaf.shape for name, leaf in by_path(param_shapes(layer)).items()}
-
-
-def _there(found: Mapping[str, tuple[int, ...]], path: str, shape: tuple[int, ...]) -> bool:
-    """Whether a file holds what a parameter is made of, in the right shapes."""
-    module, _, leaf = path.rpartition(".")
-    if module == "fc":
-        return found.get("fc.weight") == shape[::-1]
-    if leaf == "kernel":
-        height, width, inputs, outputs = shape
-        return found.get(f"{module}.weight") == (outputs, inputs, height, width)
-    norm = module.removesuffix(".conv") + ".bn"
-    return all(found.get(f"{norm}.{part}") == shape for part in ("weight", "bias", "running_mean", "running_var"))
+def _missing(file: TensorFile, layer: Layer) -> list[str]:
+    """Names of the tensors that the parameters up to a layer need and the file lacks, or has in another shape."""
+    needed: dict[str, tuple[int, ...]] = {}
+    for path, leaf in by_path(param_shapes(layer)).items():
+        module, _, kind = path.rpartition(".")
+        if kind == "kernel":
+            *kernel, inputs, outputs = leaf.shape
+            needed[f"{module}.weight"] = (outputs, inputs, *kernel)
+            if module != "fc":
+                norm = module.removesuffix(".conv") + ".bn"
+                needed |= {f"{norm}.{part}": (outputs,) for part in BATCH_NORM}
+    return [name for name, shape in needed.items() if file.shapes.get(name) != shape]
 
 
 def _folded(file: TensorFile, path: str) -> np.ndarray:
@@ -154,9 +142,7 @@ def _folded(file: TensorFile, path: str) -> np.ndarray:
     if module == "fc":
         return file.load("fc.weight").T
     norm = module.removesuffix(".conv") + ".bn"
-    scale, shift, mean, variance = (
-        file.load(f"{norm}.{part}").astype(np.float64) for part in ("weight", "bias", "running_mean", "running_var")
-    )
+    scale, shift, mean, variance = (file.load(f"{norm}.{part}").astype(np.float64) for part in BATCH_NORM)
     gain = scale / np.sqrt(variance + BN_EPS)
     if leaf == "bias":
         return (shift - mean * gain).astype(np.float32)

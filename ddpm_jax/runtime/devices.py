@@ -1,7 +1,7 @@
-"""Where arrays live: one mesh axis, "data", over all devices of all processes.
+"""Devices and processes: one mesh axis, "data", over all devices of all processes.
 
-Batches are divided along it. Parameters are on every device ("replicated"), or each array is divided along its
-longest axis that the devices divide ("fsdp"): then a step gathers the parameters and scatters the gradients.
+Batches are divided along it. Parameters are on every device ("replicated"), or each array is divided along its longest
+axis that is a multiple of the devices ("fsdp"): then a step gathers the parameters and scatters the gradients.
 """
 
 import os
@@ -23,12 +23,12 @@ MIN_DIVIDED = 4096  # Elements; smaller arrays cost more to gather than to keep.
 def join_cluster(environment: Mapping[str, str] = os.environ) -> None:
     """Connects this process with the others of its job, if there are any; must run before JAX touches a device.
 
-    Slurm, Open MPI and TPU pods tell JAX who they are; elsewhere JAX_COORDINATOR_ADDRESS (host:port of process 0),
-    JAX_NUM_PROCESSES and JAX_PROCESS_ID do.
+    JAX detects Slurm, Open MPI and TPU pods; elsewhere set JAX_COORDINATOR_ADDRESS (host:port of process 0),
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID.
     """
-    if not is_of_many(environment) or jax.distributed.is_initialized():
+    if not is_distributed(environment) or jax.distributed.is_initialized():
         return
-    jax.config.update("jax_enable_preemption_service", False)  # It would take SIGTERM from signals.py.
+    jax.config.update("jax_enable_preemption_service", False)  # It would replace the SIGTERM handler of signals.py.
     try:
         count, number = (environment.get(name) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
         jax.distributed.initialize(
@@ -42,7 +42,7 @@ def join_cluster(environment: Mapping[str, str] = os.environ) -> None:
         ) from error
 
 
-def is_of_many(environment: Mapping[str, str] = os.environ) -> bool:
+def is_distributed(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether this process is one of several of its job."""
     return (
         (int(environment.get("SLURM_NTASKS") or 1) > 1 and "SLURM_STEP_NODELIST" in environment)
@@ -53,15 +53,15 @@ def is_of_many(environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def _alone_on_its_node(environment: Mapping[str, str]) -> bool:
-    """Whether a scheduler started one process on each node, which then takes all devices; JAX would give it one."""
+    """Whether a scheduler started one process per node, which then needs all devices; JAX would give it only one."""
     per_node = environment.get("SLURM_STEP_TASKS_PER_NODE") or environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") or ""
     return "JAX_LOCAL_DEVICE_IDS" not in environment and re.fullmatch(r"1(\(x\d+\))?", per_node) is not None
 
 
-def wait_for_all(what: str) -> None:
-    """Until every process of the job has come here."""
+def wait_for_all(name: str) -> None:
+    """Waits until every process of the job has reached the barrier of this name."""
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(what)
+        multihost_utils.sync_global_devices(name)
 
 
 def agreed_by_all(value: int) -> int:
@@ -72,37 +72,37 @@ def agreed_by_all(value: int) -> int:
 
 
 def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
-    """All devices in one row, or these."""
+    """A mesh of these devices, or of all."""
     devices = jax.devices() if devices is None else devices
     return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
 
 
-def imagined_mesh(devices: int) -> AbstractMesh:
-    """So many devices, none of which need be there."""
+def abstract_mesh(devices: int) -> AbstractMesh:
+    """A mesh of this many devices, none of which need exist."""
     return AbstractMesh((devices,), ("data",), axis_types=(AxisType.Auto,))
 
 
 def check_divisible(mesh: Mesh | AbstractMesh, batch_size: int, microbatches: int, name: str) -> None:
-    """Refuses a batch that cannot be divided evenly among the devices."""
-    devices = mesh.size
-    if batch_size % (microbatches * devices):
-        by = f"{devices} devices" + (f" x train.accumulate={microbatches}" if microbatches > 1 else "")
-        step = microbatches * devices
-        raise UserError(f"{name}={batch_size} cannot be divided among {by}; try {(batch_size // step + 1) * step}.")
+    """Raises UserError for a batch that cannot be divided evenly among the devices."""
+    multiple = microbatches * mesh.size
+    if batch_size % multiple:
+        by = f"{mesh.size} devices" + (f" x train.accumulate={microbatches}" if microbatches > 1 else "")
+        larger = (batch_size // multiple + 1) * multiple
+        raise UserError(f"{name}={batch_size} cannot be divided among {by}; try {larger}.")
 
 
 def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
-    """The same on every device."""
+    """The sharding of an array that is the same on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def along_batch(mesh: Mesh | AbstractMesh, axis: int = 0) -> NamedSharding:
-    """Divided along one axis, the images'."""
+    """The sharding of an array whose images, along `axis`, are divided among the devices."""
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
 
 
 def state_sharding(mesh: Mesh | AbstractMesh, state: PyTree, mode: str) -> PyTree:
-    """A sharding for each array (or shape) of a state, "replicated" or "fsdp"."""
+    """The sharding of each array (or shape) of a state; mode: "replicated" or "fsdp"."""
 
     def place(leaf: Any) -> NamedSharding:
         divisible = [axis for axis, length in enumerate(leaf.shape) if length % mesh.size == 0]
@@ -114,6 +114,6 @@ def state_sharding(mesh: Mesh | AbstractMesh, state: PyTree, mode: str) -> PyTre
 
 
 def to_devices(mesh: Mesh, rows: PyTree, axis: int = 0) -> PyTree:
-    """Arrays that hold this process's rows, as global arrays divided along `axis`."""
+    """Global arrays, divided along `axis`, from arrays that hold this process's rows."""
     sharding = along_batch(mesh, axis)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.ascontiguousarray(x)), rows)

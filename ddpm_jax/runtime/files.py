@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all (`staged`), and what tells one file's bytes from another's."""
+"""Atomic writes of files and folders (`staged`), checksums, and the user's cache folder."""
 
 import hashlib
 import lzma
@@ -29,25 +29,25 @@ NO_ARRAYS = (
     zipfile.BadZipFile,
     zlib.error,
 )
-"""What NumPy raises, besides OSError, for .npy and .npz files that are damaged or something else."""
+"""Errors that NumPy raises, besides OSError, for files that are not intact .npy or .npz files."""
 SYNCS_AT_ONCE = 16
-"""Files whose writes are waited for together: file systems commit many at once for the price of one."""
+"""Number of files that are synced at once, which takes file systems about as long as one."""
 
 
 @contextmanager
 def staged(target: Path, *, folder: bool = False, resumable: bool = False) -> Iterator[Path]:
-    """A hidden sibling of `target`, `.<name>.partial`, to be written; it becomes the target when the block ends well.
+    """Yields a hidden sibling of `target`, `.<name>.partial`, which becomes the target when the block succeeds.
 
-    At every instant the old target or the new one is on disk, complete, and the new one survives a power cut. If a
-    process is killed just while one folder replaces another, the next call for that target brings the old one back.
-    When the block raises, the target stays as it was. Only one job at a time may stage a target (locks.py).
+    The old or the new target is on disk, complete, at all times, and the new one survives a power cut. If a process is
+    killed while one folder replaces another, the next call for that target restores the old one. If the block raises,
+    the target stays as it was. Only one job at a time may stage a target (locks.py).
 
-    folder: the sibling is a folder, and exists when the block begins; else a file that the block makes.
-    resumable: the sibling stays when the block raises, and the next call for the target goes on with it.
-    Raises OSError where nothing can be written.
+    folder: the sibling is a folder, which exists when the block begins; else a file that the block creates.
+    resumable: the sibling stays if the block raises, and the next call for the target continues with it.
+    Raises OSError if nothing can be written.
     """
     partial, replaced = (target.with_name(f".{target.name}.{suffix}") for suffix in ("partial", "replaced"))
-    _bring_back(target, replaced)
+    _restore(target, replaced)
     if not resumable:
         _remove(partial)
     if folder:
@@ -56,33 +56,30 @@ def staged(target: Path, *, folder: bool = False, resumable: bool = False) -> It
         yield partial
         if folder:
             _sync_tree(partial)
-            if os.path.lexists(target):  # No folder can be renamed onto one that holds files.
+            if os.path.lexists(target):  # A folder that holds files cannot be the target of a rename.
                 target.rename(replaced)
         else:
             sync(partial)
         partial.rename(target)
-        with suppress(OSError):  # Which some network disks refuse for folders.
-            sync(target.parent)  # Else a power cut could undo the new name.
-        _bring_back(target, replaced)
+        with suppress(OSError):  # Some network disks refuse to sync folders.
+            sync(target.parent)  # Otherwise a power cut could undo the rename.
+        _restore(target, replaced)
     except BaseException:
-        _bring_back(target, replaced)
+        _restore(target, replaced)
         if not resumable:
             _remove(partial)
         raise
 
 
-def _bring_back(target: Path, replaced: Path) -> None:
-    """Gives a target that was renamed aside its name back, or removes it where its successor has that name."""
-    if not os.path.lexists(replaced):
-        return
+def _restore(target: Path, replaced: Path) -> None:
+    """Renames a replaced target back, or removes it if the new one is in place."""
     if os.path.lexists(target):
         _remove(replaced)
-    else:
+    elif os.path.lexists(replaced):
         replaced.rename(target)
 
 
 def _remove(path: Path) -> None:
-    """Removes a file or a folder, if it is there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -90,13 +87,13 @@ def _remove(path: Path) -> None:
 
 
 def _sync_tree(folder: Path) -> None:
-    """Waits until a folder and all that lies in it would survive a power cut."""
+    """Waits until a folder and everything in it would survive a power cut."""
     folders, files = [folder], []
     for path in folder.rglob("*"):
         (folders if path.is_dir() else files).append(path)
     with ThreadPoolExecutor(SYNCS_AT_ONCE) as pool:
         list(pool.map(sync, files))
-    with suppress(OSError):  # Which some network disks refuse for folders.
+    with suppress(OSError):  # Some network disks refuse to sync folders.
         for path in folders:
             sync(path)
 
@@ -111,11 +108,11 @@ def sync(path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
+    """The SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def user_cache(name: str) -> Path:
-    """A folder for this user's cached files: under XDG_CACHE_HOME, or ~/.cache."""
+    """The path of a folder for this user's cached files, under XDG_CACHE_HOME or ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddpm_jax" / name

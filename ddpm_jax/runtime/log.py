@@ -1,4 +1,4 @@
-"""The log: short lines on the terminal, the same with the time of day in a file of the run."""
+"""The log: short lines on the terminal, and the same with times and details in a file of the run."""
 
 import logging
 import sys
@@ -10,31 +10,31 @@ from tqdm import tqdm
 
 logger = logging.getLogger("ddpm_jax")
 
-_called: dict[str, str] = {}
+_aliases: dict[str, str] = {}
 
 
 class Lines(logging.Formatter):
-    """Lines in which some folders go by another name."""
+    """Formats lines with the names of `path_alias` in place of paths."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
-        for path, name in _called.items():
+        for path, name in _aliases.items():
             text = text.replace(path, name)
         return text
 
 
 class Terminal(logging.Handler):
-    """Lines on standard error that go above a progress bar, if there is one."""
+    """Writes to standard error, above a progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
         tqdm.write(self.format(record), file=sys.stderr)
 
 
 class LogFile(logging.FileHandler):
-    """Lines at the end of a file."""
+    """Appends to a file."""
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Says nothing: on a full disk it is for those to report who write what matters."""
+        """Ignores a full disk, which the code that writes the results reports."""
 
 
 def start_log(file: Path | None = None) -> None:
@@ -45,7 +45,7 @@ def start_log(file: Path | None = None) -> None:
             handler.close()
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
-    # Orbax reports through two of these, with tracebacks, what it also raises; the third tells of each NaN it draws.
+    # Two of these log, with tracebacks, what Orbax also raises; the third logs each NaN that it plots.
     for other in ("absl", "asyncio", "tensorboardX"):
         logging.getLogger(other).setLevel(logging.CRITICAL)
     terminal = Terminal()
@@ -54,26 +54,26 @@ def start_log(file: Path | None = None) -> None:
     logger.addHandler(terminal)
     sys.unraisablehook = _unraisable
     if file is not None:
-        written = LogFile(file)
-        written.setFormatter(Lines("%(asctime)s %(levelname)s %(message)s"))
-        logger.addHandler(written)
+        log_file = LogFile(file)
+        log_file.setFormatter(Lines("%(asctime)s %(levelname)s %(message)s"))
+        logger.addHandler(log_file)
 
 
 def _unraisable(ignored: "sys.UnraisableHookArgs") -> None:
-    """Errors that nobody can catch go to the file: Orbax's coroutines, which a full disk cut off, end with some."""
+    """Sends errors that no code can catch to the log file, such as those of Orbax's coroutines on a full disk."""
     logger.debug("Ignored in %r", ignored.object, exc_info=ignored.exc_value)
 
 
 @contextmanager
 def path_alias(path: str, name: str) -> Iterator[None]:
-    """Has the log speak of a path, and of what lies under it, by another name: of a copy by its address."""
-    _called[path] = name
+    """Replaces a path by a name in all log lines of the block, such as a local copy's by its URL."""
+    _aliases[path] = name
     try:
         yield
     finally:
-        del _called[path]
+        del _aliases[path]
 
 
 def quieten_log() -> None:
-    """Lets only warnings through, in processes whose first one says the rest."""
+    """Logs warnings only, for all processes of a job but the first."""
     logger.setLevel(logging.WARNING)

@@ -1,14 +1,14 @@
-"""Being asked to stop by SIGTERM (a preempted machine, a time limit) or SIGINT (Ctrl-C).
+"""Stopping on SIGTERM (a preempted machine, a time limit) or SIGINT (Ctrl-C).
 
-Inside `stoppable` the rule is: the first signal sets a flag, and a second one ends the process at once.
+Inside `stoppable` the first signal sets a flag, and a second one ends the process at once.
 - Long loops read the flag: `raise_if_stopped` raises Stopped between two items (progress.py does so for all its loops).
-- Work that must finish a unit first is `deferred`: nothing raises in it, and it asks `stop_requested` itself.
-- Outside of both, SIGINT raises KeyboardInterrupt as it always does in Python.
-- Where none of this has ended the process after GRACE_S seconds, a thread ends it as it is; what is on disk is whole.
+- Work that must finish a unit first is `deferred`: nothing raises in it, and it reads `stop_requested` itself.
+- Outside of both, SIGINT raises KeyboardInterrupt as always in Python.
+- If the process has not ended after GRACE_S seconds, a thread ends it; files on disk are complete at all times.
 
-The thread is there for a main thread that is inside a compiler or waits for a device, where no handler of Python runs.
-An alarm's default action would end with another exit code; signals that are blocked for a thread in sigwait would be
-blocked in child processes, too.
+The thread is needed while the main thread is inside a compiler or waits for a device, where no Python handler runs. An
+alarm's default action would end with another exit code, and signals that are blocked for a thread in sigwait would also
+be blocked in child processes.
 """
 
 import logging
@@ -22,15 +22,15 @@ from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 GRACE_S = 20.0
-"""Seconds that an end may take; schedulers give 30 before they kill."""
+"""Seconds between the signal and the end; schedulers kill after 30."""
 POLL_S = 0.2
-"""Seconds between two looks at whether work that takes its time has ended."""
+"""Seconds between two checks of whether work is still deferred."""
 
 logger = logging.getLogger(__name__)
 
 
 class Stopped(BaseException):
-    """The signal of this number came; not an Exception, so that nothing takes it for a fault and goes on."""
+    """A signal to stop arrived; not an Exception, so that no handler of errors catches it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -38,19 +38,19 @@ class Stopped(BaseException):
 
 
 class _State:
-    """The flag, and how many blocks of each kind the main thread is in."""
+    """The flag, and the number of blocks of each kind that the main thread is in."""
 
     requested: int | None = None
     stoppable = polling = deferred = 0
 
 
 def stop_requested() -> int | None:
-    """The number of the signal that came, if one did."""
+    """The number of the signal that arrived, if any."""
     return _State.requested
 
 
 def raise_if_stopped() -> None:
-    """Raises Stopped if a signal came, except in deferred work."""
+    """Raises Stopped if a signal arrived, except in deferred work."""
     if _State.requested is not None and not _State.deferred:
         raise Stopped(_State.requested)
 
@@ -64,25 +64,25 @@ def polling() -> Iterator[None]:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Leaves it to the block when to end: there the flag is only read, and the time that it takes does not count."""
+    """Lets the block decide when to stop: nothing raises in it, and its time does not count towards GRACE_S."""
     with _entered("deferred"):
         yield
 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Has a first signal set the flag, as the module's text says; the outermost such block forgets it at its end.
+    """Makes the first signal set the flag, as the module's docstring explains; the outermost block clears it again.
 
-    Outside of the main thread, which signals are for, it does nothing.
+    Outside of the main thread, which alone receives signals, it does nothing.
     """
     if threading.current_thread() is not threading.main_thread() or _State.stoppable:
         yield
         return
-    arrived, told = os.pipe()
-    os.set_blocking(told, False)
+    arrived, wakeup_fd = os.pipe()
+    os.set_blocking(wakeup_fd, False)
     watchdog = threading.Thread(target=_end_when_late, args=(arrived,), name="stopping", daemon=True)
     watchdog.start()
-    wakeup = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+    previous_fd = signal.set_wakeup_fd(wakeup_fd, warn_on_full_buffer=False)
     handlers = {number: signal.signal(number, _set_flag) for number in SIGNALS}
     try:
         with _entered("stoppable"):
@@ -90,8 +90,8 @@ def stoppable() -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        signal.set_wakeup_fd(wakeup)
-        os.close(told)
+        signal.set_wakeup_fd(previous_fd)
+        os.close(wakeup_fd)
         watchdog.join()
         os.close(arrived)
         _State.requested = None
@@ -119,9 +119,9 @@ def _set_flag(number: int, _: FrameType | None) -> None:
 
 
 def _end_when_late(arrived: int) -> None:
-    """Ends the process GRACE_S seconds after a signal; time in which work is deferred does not count.
+    """Ends the process GRACE_S seconds after a signal, not counting deferred work.
 
-    arrived: gets a byte for each signal at once, wherever the main thread is, and its end when the block ends.
+    arrived: a pipe that gets a byte for each signal, wherever the main thread is, and is closed when the block ends.
     """
     number, left = 0, GRACE_S
     while left > 0:
@@ -132,7 +132,7 @@ def _end_when_late(arrived: int) -> None:
             return
         elif byte[0] in SIGNALS:
             number = byte[0]
-    logger.warning("Stopped without waiting for what is being computed.")
+    logger.warning("Stopped without waiting for the running computation.")
     os._exit(128 + number)
 
 

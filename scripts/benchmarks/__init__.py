@@ -1,1 +1,1 @@
-"""The measurements of scripts/benchmark.py, a module for each command."""
+"""The measurements of scripts/benchmark.py, one module for each subject."""

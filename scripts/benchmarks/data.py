@@ -1,4 +1,4 @@
-"""Speed of reading, preparing and moving images to the device, and the time that training waits for them."""
+"""Speed of reading and preparing images and moving them to the device, and the time that training waits for them."""
 
 import argparse
 import math
@@ -15,10 +15,10 @@ def measure_data(flags: argparse.Namespace) -> dict[str, Any]:
     """Rates in images/s at 64x64x3 in batches of 128 with flips; memory in MiB; the share of training spent waiting."""
     from ddpm_jax.data.prepare import usable_cpus
 
-    with tempfile.TemporaryDirectory(prefix="ddpm_jax-benchmark-") as folder:
-        place = Path(folder)
-        small, large = (read_rate(place, count, flags.rounds) for count in (flags.images, 4 * flags.images))
-        one, all_cores = prepare_rates(place, flags.files, flags.rounds)
+    with tempfile.TemporaryDirectory(prefix="ddpm_jax-benchmark-") as name:
+        folder = Path(name)
+        small, large = (read_rate(folder, count, flags.rounds) for count in (flags.images, 4 * flags.images))
+        one, all_cores = prepare_rates(folder, flags.files, flags.rounds)
         facts: dict[str, Any] = {
             "cores": usable_cpus(),
             "cache_to_device_images_per_second": large["rate"],
@@ -29,12 +29,12 @@ def measure_data(flags: argparse.Namespace) -> dict[str, Any]:
             "prepare_ratio": all_cores / one,
         }
         if flags.steps:
-            facts |= waiting(place, flags.steps)
+            facts |= training_rates(folder, flags.steps)
     return facts
 
 
-def read_rate(place: Path, count: int, rounds: int) -> dict[str, float]:
-    """Batches of a cached set of `count` images, gathered, mirrored by chance and put on the device."""
+def read_rate(folder: Path, count: int, rounds: int) -> dict[str, float]:
+    """The rate at which batches of `count` cached images are gathered, flipped and moved to the device."""
     import jax
     import numpy as np
 
@@ -47,7 +47,7 @@ def read_rate(place: Path, count: int, rounds: int) -> dict[str, float]:
     draw = np.random.default_rng(0)
     blocks = draw.integers(0, 256, (64, SIDE, SIDE, 3), np.uint8)
     images, numbers = cached(
-        Cache(place), f"{count}", (SIDE, SIDE, 3), lambda: ((i, blocks[i % 64]) for i in range(count))
+        Cache(folder), f"{count}", (SIDE, SIDE, 3), lambda: ((i, blocks[i % 64]) for i in range(count))
     )
     dataset = Dataset(images, numbers.astype(np.int32), ())
     batches, mesh = Batches(dataset, np.arange(count), BATCH, seed=0, flip=True), data_mesh()
@@ -63,8 +63,8 @@ def read_rate(place: Path, count: int, rounds: int) -> dict[str, float]:
     return {"rate": rate, "growth": memory_in_use().get("host_memory_mebibytes", math.nan) - before}
 
 
-def prepare_rates(place: Path, count: int, rounds: int) -> tuple[float, float]:
-    """JPEG files of CelebA's size, decoded by one process and by all cores."""
+def prepare_rates(folder: Path, count: int, rounds: int) -> tuple[float, float]:
+    """The rates at which one process and all cores decode JPEG files of CelebA's size."""
     import numpy as np
     from PIL import Image
 
@@ -73,26 +73,26 @@ def prepare_rates(place: Path, count: int, rounds: int) -> tuple[float, float]:
     from ddpm_jax.data.prepare import decode_all
     from ddpm_jax.data.sources.folder import open_folder
 
-    folder = place / "photos"
-    folder.mkdir()
+    photos = folder / "photos"
+    photos.mkdir()
     draw = np.random.default_rng(0)
     for number in range(count):
         coarse = Image.fromarray(draw.integers(0, 256, (28, 23, 3), np.uint8))
-        coarse.resize((178, 218), Image.Resampling.BICUBIC).save(folder / f"{number:06d}.jpg", quality=90)
-    collection, how = open_folder(Data(path=str(folder))), Decoding(SIDE, 3)
+        coarse.resize((178, 218), Image.Resampling.BICUBIC).save(photos / f"{number:06d}.jpg", quality=90)
+    collection, decoding = open_folder(Data(path=str(photos))), Decoding(SIDE, 3)
 
     def by_one() -> None:
         for number in range(count):
-            decode(collection.read(number), how)
+            decode(collection.read(number), decoding)
 
     def by_all() -> None:
-        for _ in decode_all(collection, np.arange(count), how):
+        for _ in decode_all(collection, np.arange(count), decoding):
             pass
 
     return count / median(by_one, rounds), count / median(by_all, rounds)
 
 
-def waiting(place: Path, steps: int) -> dict[str, float]:
+def training_rates(folder: Path, steps: int) -> dict[str, float]:
     """Trains the U-Net of configs/celeba64_small.py, at an eighth of its width, on the prepared files."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -102,8 +102,8 @@ def waiting(place: Path, steps: int) -> dict[str, float]:
 
     recipe = str(Path(__file__).parents[2] / "configs" / "celeba64_small.py")
     settings = {
-        "data.path": place / "photos",
-        "data.cache": place,
+        "data.path": folder / "photos",
+        "data.cache": folder,
         "data.crop": "()",
         "data.batch_size": 32,
         "train.accumulate": 1,
@@ -115,8 +115,8 @@ def waiting(place: Path, steps: int) -> dict[str, float]:
         "log.preview_every": 0,
     }
     flags = [f"--config.{name}={value}" for name, value in settings.items()]
-    train(config_of(override(load_recipe(recipe), flags)), place / "run")
-    events = EventAccumulator(str(place / "run")).Reload()
-    # The first reading holds the wait for the very first batch.
+    train(config_of(override(load_recipe(recipe), flags)), folder / "run")
+    events = EventAccumulator(str(folder / "run")).Reload()
+    # The first reading includes the wait for the first batch.
     shares, rates = (events.Scalars(tag(name))[-1].value for name in ("data_wait_share", "images_per_second"))
     return {"training_images_per_second": rates, "training_data_wait_share": shares}

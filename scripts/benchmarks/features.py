@@ -11,14 +11,14 @@ import numpy as np
 from scripts.benchmarks.peer import VARIANTS, Peer, comparison, in_turn, python_of, refuse_disagreement
 
 AGREEMENT = 1e-4
-"""Largest difference of features, relative to their largest."""
+"""Largest permitted difference of features, relative to the largest feature."""
 
 
 def measure_features(flags: argparse.Namespace) -> dict[str, Any]:
-    """Images/s of 32x32x3 images, resize and copies to and from the device included."""
+    """Images/s at 32x32x3, including resize and copies to and from the device."""
     import jax
 
-    from ddpm_jax.evaluation.features import BATCH, features_of, open_extractor
+    from ddpm_jax.evaluation.features import BATCH, iter_features, open_extractor
 
     extractor = open_extractor(flags.features, flags.weights)
     pixels = np.random.default_rng(0).integers(0, 256, (BATCH * jax.device_count(), 32, 32, 3), np.uint8)
@@ -27,7 +27,7 @@ def measure_features(flags: argparse.Namespace) -> dict[str, Any]:
         np.savez(inputs, pixels=pixels)
         spec = {"work": "features", "weights": str(flags.weights.resolve()), "dimensions": extractor.dimensions}
         peers = {}
-        ((own, _),) = features_of(extractor, pixels, "Features")
+        ((own, _),) = iter_features(extractor, pixels, "Features")
         for number, variant in enumerate((flags.variants or VARIANTS) if flags.peer else ()):
             outputs = Path(folder, f"outputs-{number}.npy")
             spec |= {"inputs": str(inputs), "outputs": str(outputs), "variant": variant}

@@ -33,7 +33,7 @@ from scripts.benchmarks.timing import median
 
 SAMPLERS = ("ddpm", "ddim", "dpm_solver", "unipc")
 AGREEMENT = {"float32": 1e-4, "bfloat16": 0.05}
-"""Largest difference of the networks' outputs, relative to their largest."""
+"""Largest permitted difference of the networks' outputs, relative to the largest output."""
 
 
 def chosen_config(flags: argparse.Namespace) -> Config:
@@ -44,18 +44,20 @@ def chosen_config(flags: argparse.Namespace) -> Config:
     return config_of(override(load_recipe(flags.config), settings))
 
 
-def chosen_mesh(flags: argparse.Namespace, parts: int = 1) -> Mesh:
-    """All devices, or as many as the flags say; parts: that a batch is computed in."""
+def chosen_mesh(flags: argparse.Namespace, microbatches: int = 1) -> Mesh:
+    """All devices, or the first --devices of them."""
     devices = jax.devices()
     if flags.devices and flags.devices > len(devices):
-        raise UserError(f"--devices={flags.devices} are not here; there are {len(devices)} ({devices[0].device_kind}).")
+        raise UserError(
+            f"--devices={flags.devices} exceeds the {len(devices)} devices here ({devices[0].device_kind})."
+        )
     mesh = data_mesh(devices[: flags.devices])
-    check_divisible(mesh, flags.batch, parts, "--batch")
+    check_divisible(mesh, flags.batch, microbatches, "--batch")
     return mesh
 
 
 def random_params(config: Config) -> Any:
-    """Parameters none of which is zero, as if trained for a while: fresh ones would predict zero whatever happens."""
+    """Parameters without zeros, as after some training: freshly initialised ones would predict zero for every input."""
     params = init_params(build_unet(config), jax.random.key(0), config.data.image_size, config.data.channels)
     leaves, treedef = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
@@ -63,7 +65,7 @@ def random_params(config: Config) -> Any:
 
 
 def measure_training(flags: argparse.Namespace) -> dict[str, Any]:
-    """Images/s of the training step: noise, loss, gradient, clip, Adam, moving average."""
+    """Images/s of the training step: noise, loss, gradient, clipping, Adam, EMA."""
     config = chosen_config(flags)
     mesh = chosen_mesh(flags, config.train.accumulate)
     params = jax.jit(lambda: random_params(config))()
@@ -90,33 +92,34 @@ def measure_training(flags: argparse.Namespace) -> dict[str, Any]:
     ours = facts["ours"]
     ours["compile_seconds"] = compiling
     if cost.flops:
-        done = cost.flops * ours["images_per_second"] / flags.batch
-        ours |= {"gigaflop_per_step": cost.flops / 1e9, "gigaflop_per_second": done / 1e9}
-        ours["share_of_matrix_product"] = done / rate
+        flops_per_second = cost.flops * ours["images_per_second"] / flags.batch
+        ours |= {"gigaflop_per_step": cost.flops / 1e9, "gigaflop_per_second": flops_per_second / 1e9}
+        ours["share_of_matrix_product"] = flops_per_second / rate
     if cost.memory:
         ours["compiled_memory_mebibytes"] = cost.memory / 2**20
     ours |= memory_in_use()
-    return {**about(config, flags), **facts}
+    return {**describe(config, flags), **facts}
 
 
 def measure_samplers(flags: argparse.Namespace) -> dict[str, Any]:
-    """Images/s of each sampler with its default steps, or of the one that --config.sample.… asks for; with a peer, of
-    DDIM and of the peer's pipeline.
+    """Images/s of each sampler with its default steps, or of the one that --config.sample.… configures.
+
+    With a peer, images/s of DDIM and of the peer's DDIM pipeline.
     """
     config, mesh = chosen_config(flags), chosen_mesh(flags)
-    asked = any(override.lstrip("-").startswith("config.sample.") for override in flags.overrides)
-    if flags.peer and asked and config.sample.sampler != "ddim":
+    configured = any(override.lstrip("-").startswith("config.sample.") for override in flags.overrides)
+    if flags.peer and configured and config.sample.sampler != "ddim":
         raise UserError(f"--peer={flags.peer} samples by DDIM; got --config.sample.sampler={config.sample.sampler}.")
     params = jax.jit(lambda: random_params(config))()
-    facts, rates = about(config, flags), {}
+    facts, rates = describe(config, flags), {}
 
     def sampler(name: str) -> tuple[int, Callable[[], None]]:
         one = checked(dataclasses.replace(config, sample=for_sampler(config.sample, name)))
-        draw, indices = compile_sampler(one, mesh), np.arange(flags.batch)
+        sample, indices = compile_sampler(one, mesh), np.arange(flags.batch)
 
         def work() -> None:
             for _ in range(flags.repeat):
-                jax.device_get(draw(params, 0, indices, None))
+                jax.device_get(sample(params, 0, indices, None))
 
         work()
         return len(build_pairs(one)), work
@@ -126,16 +129,15 @@ def measure_samplers(flags: argparse.Namespace) -> dict[str, Any]:
         with against(config, params, flags, {"work": "sample", "batch": flags.batch, "steps": steps}) as peers:
             own, theirs = in_turn(work, peers, flags.rounds)
         return {**facts, "steps": steps, **comparison(flags.batch * flags.repeat, own, theirs, peers)}
-    for name in (config.sample.sampler,) if asked else SAMPLERS:
+    for name in (config.sample.sampler,) if configured else SAMPLERS:
         steps, work = sampler(name)
-        rates[name] = facts[f"{name}_{steps}_images_per_second"] = (
-            flags.batch * flags.repeat / median(work, flags.rounds)
-        )
-    return facts if asked else {**facts, "ddim_over_ddpm": rates["ddim"] / rates["ddpm"]}
+        rates[name] = flags.batch * flags.repeat / median(work, flags.rounds)
+        facts[f"{name}_{steps}_images_per_second"] = rates[name]
+    return facts if configured else {**facts, "ddim_over_ddpm": rates["ddim"] / rates["ddpm"]}
 
 
-def about(config: Config, flags: argparse.Namespace) -> dict[str, Any]:
-    """Description of the measurement and the machine."""
+def describe(config: Config, flags: argparse.Namespace) -> dict[str, Any]:
+    """The measurement and the machine."""
     device = jax.devices()[0]
     return {
         "recipe": flags.config,
@@ -147,7 +149,7 @@ def about(config: Config, flags: argparse.Namespace) -> dict[str, Any]:
 
 @contextmanager
 def against(config: Config, params: Any, flags: argparse.Namespace, work: dict[str, Any]) -> Iterator[dict[str, Peer]]:
-    """The peer's variants, whose network holds the same weights and gives the same outputs; none unless asked."""
+    """The peer's variants, with the same weights and checked to give the same outputs; empty without --peer."""
     with tempfile.TemporaryDirectory(prefix="ddpm_jax-benchmark-") as folder, ExitStack() as stack:
         peers: dict[str, Peer] = {}
         if flags.peer:

@@ -1,4 +1,4 @@
-"""A process beside this one that does the same work with PyTorch (`pytorch.py`), a round at a time."""
+"""A process that does the same work with PyTorch (`pytorch.py`), one round at a time."""
 
 import json
 import os
@@ -23,7 +23,7 @@ VARIANTS = ("eager", "eager channels_last", "compiled", "compiled channels_last"
 
 
 class Peer:
-    """Does the work that `spec` describes whenever it is asked; a context manager, since it holds a process."""
+    """A process that does the work of `spec` on request; a context manager."""
 
     def __init__(self, python: str, spec: dict[str, Any]):
         command = [python, str(Path(__file__).with_name("pytorch.py")), json.dumps(spec)]
@@ -43,13 +43,13 @@ class Peer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self.process:  # Without input it ends.
+        with self.process:  # It ends when its input is closed.
             pass
 
     def seconds(self) -> float:
-        """Does the work once; returns the seconds it took."""
+        """Seconds of one round of the work."""
         assert self.process.stdin is not None
-        with suppress(BrokenPipeError):  # Its answer, or the lack of one, says more.
+        with suppress(BrokenPipeError):  # `_answer` reports the exit code.
             self.process.stdin.write("go\n")
             self.process.stdin.flush()
         self.facts |= (answer := self._answer("a smaller --batch needs less memory"))
@@ -59,25 +59,24 @@ class Peer:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            with self.process:  # Waits for its end, and closes the pipes.
-                pass
+            self.__exit__()
             code = self.process.returncode
-            raise UserError(f"The peer ended with exit code {code}; its output stands above; {remedy}.")
+            raise UserError(f"The peer ended with exit code {code}; its output is above; {remedy}.")
         return json.loads(line)
 
 
 def refuse_disagreement(own: np.ndarray, theirs: np.ndarray, most: float, variant: str) -> None:
-    """Nothing is measured of a peer that computes something else; most: of the largest number."""
+    """Raises UserError for a peer with other outputs; most: permitted difference relative to the largest output."""
     difference = np.abs(own - theirs).max() / np.abs(theirs).max()
     if not difference <= most:
         raise UserError(
-            f"What the peer computes ({variant}) differs by {difference:.1e} of the largest number, expected at most "
-            f"{most:.0e}; nothing was measured."
+            f"The peer's outputs ({variant}) differ by {difference:.1e} of the largest, expected at most {most:.0e}; "
+            "nothing was measured."
         )
 
 
 def in_turn(work: Round, peers: dict[str, Peer], rounds: int) -> tuple[list[float], dict[str, list[float]]]:
-    """Seconds of this process and of each peer, taken by turns: the machine's speed may change."""
+    """Seconds of this process and of each peer, in alternation, since the machine's speed may change."""
     own: list[float] = []
     theirs: dict[str, list[float]] = {name: [] for name in peers}
     for _ in range(rounds):
@@ -88,13 +87,13 @@ def in_turn(work: Round, peers: dict[str, Peer], rounds: int) -> tuple[list[floa
 
 
 def rates(images: int, seconds: list[float]) -> dict[str, float]:
-    """Images/s by the median of the rounds, and how far they lie apart: (slowest - fastest) / median."""
+    """Images/s by the median of the rounds, and their spread (slowest - fastest) / median."""
     middle = statistics.median(seconds)
     return {"images_per_second": images / middle, "spread": (max(seconds) - min(seconds)) / middle}
 
 
 def comparison(images: int, own: list[float], theirs: dict[str, list[float]], peers: dict[str, Peer]) -> dict[str, Any]:
-    """The rates of both, and the ratio to the fastest of the peer's variants."""
+    """The rates of both sides, and the ratio to the fastest of the peer's variants."""
     facts: dict[str, Any] = {"ours": rates(images, own)}
     if not peers:
         return facts
@@ -113,5 +112,5 @@ def comparison(images: int, own: list[float], theirs: dict[str, list[float]], pe
 
 
 def python_of(flags: Any) -> str:
-    """The interpreter that has PyTorch."""
+    """The interpreter with PyTorch."""
     return flags.peer_python or sys.executable

@@ -1,9 +1,9 @@
-"""The peers of scripts/benchmark.py, diffusers and pytorch-fid, in a process that holds PyTorch.
+"""The peers of scripts/benchmark.py, diffusers and pytorch-fid, in a process with PyTorch.
 
     python scripts/benchmarks/pytorch.py '{"work": "train", "model": "folder", "variant": "compiled", …}'
 
-prints a line of JSON when it is ready, and one with the seconds of the work for each line that it reads. It imports
-nothing of ddpm_jax, so that it runs wherever PyTorch lives.
+prints a line of JSON when it is ready, and one with the seconds of the work for each line that it reads. It does not
+import ddpm_jax, so that it runs in any environment with PyTorch.
 """
 
 import json
@@ -23,9 +23,9 @@ Work = Callable[[], Any]
 def main() -> None:
     """Prepares the work that the first argument describes, then does it once for each line of the input."""
     spec, answers = json.loads(sys.argv[1]), sys.stdout
-    sys.stdout = sys.stderr  # Libraries talk; the answers are alone on standard output.
+    sys.stdout = sys.stderr  # Libraries print; standard output is for the answers only.
     torch.manual_seed(0)
-    if torch.cuda.is_available():  # As JAX: products of float32 in TF32, and the quickest of cuDNN's convolutions.
+    if torch.cuda.is_available():  # Like JAX: float32 products in TF32, and cuDNN's fastest convolutions.
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
     names = make_importable()
@@ -44,13 +44,13 @@ def main() -> None:
 
 
 def make_importable() -> torch.library.Library | None:
-    """Lets torchvision, if it is there, be imported where it is built for CUDA (as PyPI's is) and PyTorch for the CPU.
+    """Makes torchvision, if installed, importable where it is built for CUDA (as PyPI's is) and PyTorch for the CPU.
 
-    Operators that are not used here lack a name then, and have one for as long as the returned library lives.
+    Unused operators are undefined in that case; they are defined as long as the returned library exists.
     """
     try:
         import torchvision  # noqa: F401
-    except ModuleNotFoundError:  # Only pytorch-fid needs it, and says so.
+    except ModuleNotFoundError:  # Only pytorch-fid needs it, and raises an error of its own.
         return None
     except RuntimeError:
         library = torch.library.Library("torchvision", "FRAGMENT")
@@ -60,25 +60,25 @@ def make_importable() -> torch.library.Library | None:
     return None
 
 
-def place() -> torch.device:
+def device() -> torch.device:
     """The accelerator, if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def synchronise() -> None:
-    """Waits until the device has done its work."""
+    """Waits for the device."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def peak_memory() -> float | None:
-    """MiB that the device's arrays took at most."""
+    """Peak memory of the device's arrays in MiB."""
     return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None
 
 
-def arranged(module: torch.nn.Module, variant: str) -> torch.nn.Module:
-    """The module as a variant has it."""
-    module = module.to(place())
+def arrange(module: torch.nn.Module, variant: str) -> torch.nn.Module:
+    """The module on the device, in the variant's memory format, compiled if the variant is."""
+    module = module.to(device())
     if "channels_last" in variant:
         module = module.to(memory_format=torch.channels_last)
     if "compiled" in variant:
@@ -92,12 +92,12 @@ def layout(spec: dict[str, Any]) -> torch.memory_format:
 
 
 def open_unet(spec: dict[str, Any]) -> Any:
-    """The exported network as the variant has it; its outputs for given inputs are written down, to be compared."""
+    """The exported network in its variant; writes its outputs for given inputs, for the comparison with ours."""
     import diffusers
 
-    unet = arranged(diffusers.UNet2DModel.from_pretrained(Path(spec["model"]) / "unet").eval(), spec["variant"])
+    unet = arrange(diffusers.UNet2DModel.from_pretrained(Path(spec["model"]) / "unet").eval(), spec["variant"])
     with torch.no_grad(), autocast(spec), np.load(spec["inputs"]) as given:
-        x_t, t = (torch.from_numpy(given[name]).to(place()) for name in ("x_t", "t"))
+        x_t, t = (torch.from_numpy(given[name]).to(device()) for name in ("x_t", "t"))
         output = unet(x_t.permute(0, 3, 1, 2).contiguous(memory_format=layout(spec)), t - 1).sample
         np.save(spec["outputs"], output.float().permute(0, 2, 3, 1).cpu().numpy())
     return unet
@@ -105,11 +105,11 @@ def open_unet(spec: dict[str, Any]) -> Any:
 
 def autocast(spec: dict[str, Any]) -> torch.autocast:
     """The arithmetic of the network."""
-    return torch.autocast(place().type, torch.bfloat16, enabled=spec["dtype"] == "bfloat16")
+    return torch.autocast(device().type, torch.bfloat16, enabled=spec["dtype"] == "bfloat16")
 
 
 def training(spec: dict[str, Any]) -> tuple[Work, str]:
-    """One step: noise, loss, gradient, clip, Adam, EMA."""
+    """One training step: noise, loss, gradient, clipping, Adam, EMA."""
     import diffusers
 
     unet = open_unet(spec).train()
@@ -118,7 +118,7 @@ def training(spec: dict[str, Any]) -> tuple[Work, str]:
     ema = [parameter.detach().clone() for parameter in parameters]
     adam = torch.optim.Adam(parameters, lr=spec["learning_rate"], fused=True)
     with np.load(spec["inputs"]) as given:
-        pixels = torch.from_numpy(given["pixels"]).to(place()).permute(0, 3, 1, 2)
+        pixels = torch.from_numpy(given["pixels"]).to(device()).permute(0, 3, 1, 2)
     kind, total = scheduler.config.prediction_type, scheduler.config.num_train_timesteps
 
     def work() -> None:
@@ -141,7 +141,7 @@ def training(spec: dict[str, Any]) -> tuple[Work, str]:
 
 
 def sampling(spec: dict[str, Any]) -> tuple[Work, str]:
-    """A batch of images by the DDIM pipeline."""
+    """Sampling of a batch of images by the DDIM pipeline."""
     import diffusers
 
     unet = open_unet(spec)
@@ -157,13 +157,13 @@ def sampling(spec: dict[str, Any]) -> tuple[Work, str]:
 
 
 def features(spec: dict[str, Any]) -> tuple[Work, str]:
-    """Features of a batch of images, by pytorch-fid's network."""
+    """Features of a batch of images by pytorch-fid's network."""
     from importlib.metadata import version
 
     from pytorch_fid import inception
     from safetensors.torch import load_file
 
-    warnings.simplefilter("ignore", UserWarning)  # pytorch-fid's own, about torchvision's arguments.
+    warnings.simplefilter("ignore", UserWarning)  # From pytorch-fid's call of torchvision.
     network: Any = inception._inception_v3(num_classes=1008, aux_logits=False, pretrained=False)
     for name, pooled in (("5b", 32), ("5c", 64), ("5d", 64)):
         setattr(network, f"Mixed_{name}", inception.FIDInceptionA({"5b": 192, "5c": 256, "5d": 288}[name], pooled))
@@ -174,18 +174,18 @@ def features(spec: dict[str, Any]) -> tuple[Work, str]:
         network.load_state_dict(load_file(spec["weights"]), strict=False)
     inception.fid_inception_v3 = lambda: network  # Instead of its download.
     block = inception.InceptionV3.BLOCK_INDEX_BY_DIM[spec["dimensions"]]
-    wrapped = arranged(inception.InceptionV3([block]).eval(), spec["variant"])
+    wrapped = arrange(inception.InceptionV3([block]).eval(), spec["variant"])
     with np.load(spec["inputs"]) as given:
         pixels = given["pixels"]
 
-    def found() -> np.ndarray:
+    def extract() -> np.ndarray:
         with torch.no_grad():
-            images = torch.from_numpy(pixels).to(place()).permute(0, 3, 1, 2).float() / 255.0
+            images = torch.from_numpy(pixels).to(device()).permute(0, 3, 1, 2).float() / 255.0
             (maps,) = wrapped(images.contiguous(memory_format=layout(spec)))
             return maps.mean(dim=(2, 3)).cpu().numpy()
 
-    np.save(spec["outputs"], found())
-    return found, f"pytorch-fid {version('pytorch-fid')}"
+    np.save(spec["outputs"], extract())
+    return extract, f"pytorch-fid {version('pytorch-fid')}"
 
 
 if __name__ == "__main__":

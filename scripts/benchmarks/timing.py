@@ -1,4 +1,4 @@
-"""Clocks."""
+"""Timing."""
 
 import statistics
 import time
@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 
 def seconds_of(work: Callable[[], None]) -> float:
-    """Seconds that a function takes, once."""
+    """Seconds of one call of a function."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
 def median(work: Callable[[], None], rounds: int) -> float:
-    """Seconds that some work takes."""
+    """Median seconds of several calls of a function."""
     return statistics.median(seconds_of(work) for _ in range(rounds))

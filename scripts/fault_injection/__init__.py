@@ -1,4 +1,4 @@
-"""What scripts/torture.py does, by name."""
+"""The commands of scripts/torture.py by name."""
 
 from scripts.fault_injection.bad_numbers import numbers
 from scripts.fault_injection.damage import damage
@@ -7,7 +7,7 @@ from scripts.fault_injection.long import long
 from scripts.fault_injection.processes import processes
 from scripts.fault_injection.random_kills import stop, storm
 
-TORMENTS = {
+COMMANDS = {
     "storm": storm,
     "stop": stop,
     "damage": damage,

@@ -1,4 +1,4 @@
-"""main.py, but a workdir at an address is brought there all the time, and slowly: killing hits it on the way."""
+"""main.py with frequent and slow uploads of a workdir at a URL, so that random kills interrupt them."""
 
 import sys
 import time
@@ -15,7 +15,7 @@ _put = LocalFileSystem.put_file
 
 
 def put_slowly(*args: object, **options: object) -> None:
-    """As far as somebody else's network."""
+    """Uploads a file over a slow network."""
     time.sleep(0.01)
     _put(*args, **options)  # pyright: ignore[reportArgumentType]
 

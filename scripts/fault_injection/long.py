@@ -1,4 +1,4 @@
-"""A long run with all that goes on beside it: does anything grow, does anything slow down?"""
+"""A long run with previews, checkpoints, validation and evaluation: does anything grow or slow down?"""
 
 import argparse
 import subprocess
@@ -11,31 +11,31 @@ import numpy as np
 from ddpm_jax.reporting.charts import panels
 from scripts.fault_injection.commands import Outcome, start, training
 
-EVERY = 2.0
-"""Seconds between two looks."""
+SAMPLE_EVERY_S = 2.0
+"""Seconds between two samples of memory and open files."""
 
 
 def long(flags: argparse.Namespace) -> Iterator[Outcome]:
-    """Looks at memory and open files of a run with previews, checkpoints, validation and evaluation."""
+    """Compares memory, open files and speed in the second and last quarter of a run."""
     workdir = flags.folder / "run"
-    beside = {"log_preview_every": 500, "log_validate_every": 200, "checkpoint_every": 250, "log_every": 50}
-    beside |= {"evaluate_every": 1000, "evaluate_features": "pixels"}
-    beside |= {"evaluate_light_count": 50, "evaluate_light_sampler": "ddim:4"}
-    process = start(training(workdir, train_steps=flags.steps, **beside))
-    looks = list(look_at(process))
-    said = process.communicate()[1]
+    fields = {"log_preview_every": 500, "log_validate_every": 200, "checkpoint_every": 250, "log_every": 50}
+    fields |= {"evaluate_every": 1000, "evaluate_features": "pixels"}
+    fields |= {"evaluate_light_count": 50, "evaluate_light_sampler": "ddim:4"}
+    process = start(training(workdir, train_steps=flags.steps, **fields))
+    samples = list(iter_usage(process))
+    output = process.communicate()[1]
     if process.returncode:
-        yield Outcome(f"{flags.steps} steps", 1, f"ended with {process.returncode}: {said[-500:]}")
+        yield Outcome(f"{flags.steps} steps", 1, f"ended with {process.returncode}: {output[-500:]}")
         return
     rates = speeds(workdir)
     curves = {
-        "memory, MiB": {"resident": [(second, memory) for second, memory, _ in looks]},
-        "open files": {"open": [(second, files) for second, _, files in looks]},
+        "memory, MiB": {"resident": [(second, memory) for second, memory, _ in samples]},
+        "open files": {"open": [(second, files) for second, _, files in samples]},
         "images/s": {"training": rates},
     }
     if flags.chart:
         panels(flags.chart, curves, "seconds, or steps for images/s", "")
-    for name, points in (("memory", [m for _, m, _ in looks]), ("open files", [f for _, _, f in looks])):
+    for name, points in (("memory", [m for _, m, _ in samples]), ("open files", [f for _, _, f in samples])):
         middle, last = quarter(points, 1), quarter(points, 3)
         grown = f"{name} grew from {middle:.0f} to {last:.0f}" if last > 1.05 * middle + 1 else ""
         yield Outcome(
@@ -46,8 +46,8 @@ def long(flags: argparse.Namespace) -> Iterator[Outcome]:
     yield Outcome(f"speed over {flags.steps} steps", 1, slower, f"{middle:.0f} images/s, then {last:.0f}.")
 
 
-def look_at(process: subprocess.Popen[str]) -> Iterator[tuple[float, float, int]]:
-    """Seconds, MiB of memory and open files, until the process ends."""
+def iter_usage(process: subprocess.Popen[str]) -> Iterator[tuple[float, float, int]]:
+    """Seconds, MiB of memory and number of open files, until the process ends."""
     began, status = time.monotonic(), Path(f"/proc/{process.pid}")
     while process.poll() is None:
         try:
@@ -57,11 +57,11 @@ def look_at(process: subprocess.Popen[str]) -> Iterator[tuple[float, float, int]
             return
         if "VmRSS" in lines:
             yield time.monotonic() - began, int(lines["VmRSS"].split()[0]) / 1024, files
-        time.sleep(EVERY)
+        time.sleep(SAMPLE_EVERY_S)
 
 
 def speeds(workdir: Path) -> list[tuple[float, float]]:
-    """Images per second by step."""
+    """Steps and images per second."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(workdir)).Reload().Scalars("speed/images_per_second")

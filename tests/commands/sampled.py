@@ -1,4 +1,4 @@
-"""Calls of --mode=sample, and what they wrote."""
+"""Calls of --mode=sample, and the images that they wrote."""
 
 import numpy as np
 

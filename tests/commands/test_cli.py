@@ -1,4 +1,4 @@
-"""Flags, modes and exit codes: a user's mistake is one clear line and exit code 2, and nothing is written."""
+"""Flags, modes and exit codes: a user's mistake is one line and exit code 2, and no run is created."""
 
 import sys
 from pathlib import Path
@@ -34,17 +34,17 @@ MISTAKES = {
     ),
     "no run": (["--mode=sample", "--workdir=W"], "holds no run"),
     "folder without path": ([f"--config={CONFIGS}/folder.py", "--workdir=W"], "data.path is not set"),
-    "file in the way": ([DIGITS, "--workdir=F/x"], "cannot be made (Not a directory)"),
-    "file as workdir": ([DIGITS, "--workdir=F"], "cannot be made (it is a file)"),
-    "plan of a run": (["--mode=sample", "--workdir=W", "--plan.price=2"], "--plan.price=2 is for --mode=plan"),
+    "file in the way": ([DIGITS, "--workdir=F/x"], "cannot be created (Not a directory)"),
+    "file as workdir": ([DIGITS, "--workdir=F"], "cannot be created (it is a file)"),
+    "plan without the mode": (["--mode=sample", "--workdir=W", "--plan.price=2"], "--plan.price=2 is for --mode=plan"),
     "unknown flag of a plan": (["--mode=plan", DIGITS, "--plan.devces=3"], "devces is not a field of --plan; did you"),
     "plan out of range": (["--mode=plan", DIGITS, "--plan.devices=0"], "plan.devices=0 is out of range; expected at"),
     "plan of another type": (["--mode=plan", DIGITS, "--plan.price=low"], "plan.price='low' has the wrong type"),
     "plan as configuration": (["--mode=plan", DIGITS, "--config.plan.devices=8"], "write --plan.devices=8"),
     "forgotten prefix": ([DIGITS, "--workdir=W", "--data.batch_size=3"], "did you mean --config.data.batch_size=3?"),
     "negated and set": ([DIGITS, "--workdir=W", "--noconfig.data.flip=True"], "data.flip='True' has the wrong type"),
-    "address of nothing": ([DIGITS, "--workdir=gs://"], "gs:// is no address of a folder"),
-    "address of nowhere": ([DIGITS, "--workdir=nowhere://x/y"], "Protocol not known: nowhere"),
+    "URL without bucket": ([DIGITS, "--workdir=gs://"], "gs:// is no address of a folder"),
+    "URL of an unknown store": ([DIGITS, "--workdir=nowhere://x/y"], "Protocol not known: nowhere"),
     "eta for ddpm": ([DIGITS, "--workdir=W", "--config.sample.eta=0.5"], "no effect with sample.sampler='ddpm'"),
 }
 
@@ -65,7 +65,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(name, tmp_path, capsys):
     assert not (tmp_path / "W" / "config.json").exists()
 
 
-def test_several_processes_cannot_share_an_address(tmp_path, capsys, monkeypatch):
+def test_jobs_of_several_processes_cannot_use_a_url(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "localhost:1")
     code, lines = run([DIGITS, f"--workdir=file://{tmp_path}/x"], tmp_path, capsys)
     assert code == 2 and len(lines) == 1 and "is for jobs of one process" in lines[0]
@@ -75,7 +75,7 @@ def test_several_processes_cannot_share_an_address(tmp_path, capsys, monkeypatch
 @pytest.mark.parametrize(
     "text", ["import nothing_of_the_kind", "def get_config(: pass", "x = 1", "def get_config(): 1 / 0"]
 )
-def test_a_recipe_that_does_not_load_is_named(text, tmp_path, capsys):
+def test_a_recipe_that_cannot_be_loaded_is_named(text, tmp_path, capsys):
     (tmp_path / "recipe.py").write_text(text)
     code, lines = run([f"--config={tmp_path}/recipe.py", "--workdir=W"], tmp_path, capsys)
     assert code == 2 and len(lines) == 1 and "recipe.py cannot be loaded" in lines[0]
@@ -93,15 +93,13 @@ def test_help_shows_modes_and_examples(capsys):
     + [("=False", None), ("=false", None), ("=f", None), ("=0", None)],
 )
 def test_every_spelling_of_a_boolean_fetches_the_same_checkpoints(value, expected):
-    field = "config.evaluate.every_checkpoint"
-    flags = ["main.py", "--mode=evaluate", "--workdir=W"]
-    asked = cli.parse_flags([*flags, f"--{field}{value}"])
-    assert cli.wanted_checkpoint(asked) == expected
-    config = override(load_recipe(str(CONFIGS / "digits.py")), asked.overrides)
+    flags = cli.parse_flags(["main.py", "--workdir=W", f"--config.evaluate.every_checkpoint{value}"])
+    assert cli.wanted_checkpoint(flags) == expected
+    config = override(load_recipe(str(CONFIGS / "digits.py")), flags.overrides)
     assert config.evaluate.every_checkpoint == (expected == cli.ALL)
 
 
-def test_the_checkpoint_that_is_fetched_is_the_one_that_is_asked_for():
+def test_the_checkpoint_of_the_overrides_is_fetched():
     for flags, expected in {
         (): None,
         ("--config.sample.checkpoint=20",): 20,
@@ -124,7 +122,7 @@ def test_overrides_are_parsed_as_their_fields_types():
     assert (config.sample.steps, config.sample.timesteps, config.data.path) == (5, (8, 3), "x")
 
 
-def test_an_empty_value_takes_a_field_back():
+def test_an_empty_value_clears_a_field():
     recipe = load_recipe(str(CONFIGS / "digits.py"))
     flags = ["--config.sample.checkpoint=20", "--config.sample.timesteps=(5, 3)", "--config.data.filter=Young"]
     config = override(recipe, flags)
@@ -135,7 +133,7 @@ def test_an_empty_value_takes_a_field_back():
 
 
 @pytest.mark.parametrize(("started", "words"), [("/usr/bin/ddpm-jax", "ddpm-jax"), ("main.py", "python main.py")])
-def test_messages_tell_the_command_that_people_typed(monkeypatch, tmp_path, capsys, started, words):
+def test_messages_name_the_command_as_it_was_started(monkeypatch, tmp_path, capsys, started, words):
     monkeypatch.setattr(sys, "argv", [started])
     assert cli.main([started, "--mode=sample", f"--workdir={tmp_path}"]) == 2
     assert f"train one: {words} --config" in capsys.readouterr().err

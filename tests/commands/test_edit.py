@@ -1,4 +1,4 @@
-"""Work on given images, on a run that the command line trained."""
+"""Editing of given images by a run that the command line trained."""
 
 import dataclasses
 import json
@@ -11,11 +11,9 @@ from PIL import Image
 
 from ddpm_jax import load_run
 from ddpm_jax.builders import build_pairs, build_schedule, build_unet
-from ddpm_jax.config import config_of
 from ddpm_jax.config.sections import Data
 from ddpm_jax.data.sources.digits import load_digits
 from ddpm_jax.diffusion.pixels import from_pixels, to_pixels
-from ddpm_jax.generation.output import shown_grid
 from ddpm_jax.network.bind import bind
 from ddpm_jax.sampling.ddim import ddim
 from ddpm_jax.sampling.editing import invert
@@ -44,29 +42,6 @@ def pixels(files) -> np.ndarray:
     return np.stack([np.asarray(Image.open(files / f"{i}.png")) for i in range(3)])[..., None]
 
 
-def test_frames_may_show_the_predictions(workdir):
-    assert sample(workdir, count=2, frames="x0", seed=8) == 0
-    assert "frames-x0" in newest(workdir).name
-    strips = []
-    for frames in ("x0", "x_t"):
-        assert sample(workdir, count=2, frames=frames, seed=8) == 0
-        strips.append(np.asarray(Image.open(newest(workdir) / "strip.png")))
-    assert strips[0].shape == strips[1].shape and not np.array_equal(*strips)
-    # Both begin with the noise and end with the image.
-    np.testing.assert_array_equal(strips[0][:, :66], strips[1][:, :66])
-    np.testing.assert_array_equal(strips[0][:, -66:], strips[1][:, -66:])
-
-
-def test_classes_in_turn_are_shown_a_row_each():
-    pixels = (np.arange(8, dtype=np.uint8) * 30).reshape(8, 1, 1, 1).repeat(64, axis=1).repeat(64, axis=2)
-    config = config_of({"model": {"classes": 3}})
-    rows = shown_grid(config, pixels)[34::66, 34::66, 0]
-    assert rows.tolist() == [[0, 90, 180], [30, 120, 210], [60, 150, 255]]
-    assert shown_grid(config, pixels[:5]).shape == (2 * 66 + 2, 3 * 66 + 2, 1)  # Too few for rows.
-    one = config_of({"model": {"classes": 3}, "sample": {"label": "2"}})
-    assert shown_grid(one, pixels).shape == (3 * 66 + 2, 3 * 66 + 2, 1)
-
-
 def test_samplers_are_compared_from_the_same_noise(workdir, capsys):
     assert sample(workdir, task="compare", compare="ddim:4,ddim:4,ddpm", count=3) == 0
     rows = sampled(workdir).reshape(3, 3, 8, 8, 1)
@@ -75,7 +50,7 @@ def test_samplers_are_compared_from_the_same_noise(workdir, capsys):
     assert "ddim-4steps              differs from ddim-4steps by 0.0 grey levels" in capsys.readouterr().err
 
 
-def test_reconstructions_stand_below_their_originals(workdir, files, capsys):
+def test_reconstructions_equal_inversion_and_sampling_by_hand(workdir, files, capsys):
     assert sample(workdir, task="reconstruct", sampler="ddim", steps=8, images=files) == 0
     run, schedule = load_run(workdir), build_schedule(load_run(workdir).config)
     denoiser = bind(build_unet(run.config), run.params, schedule, run.config.diffusion.prediction)
@@ -85,13 +60,13 @@ def test_reconstructions_stand_below_their_originals(workdir, files, capsys):
     again = to_pixels(ddim(denoiser, schedule, x_T, image_keys(0, np.arange(3)), pairs).images)
     assert np.abs(sampled(workdir).astype(int) - again).max() <= 1
     decibels = 10 * np.log10(255**2 / np.mean((again.astype(float) - pixels(files)) ** 2, axis=(1, 2, 3)))
-    said = re.search(r"PSNR ([\d.]+) dB, mean over 3 images", capsys.readouterr().err)
-    assert said and float(said[1]) == pytest.approx(decibels.mean(), abs=0.1)
+    logged = re.search(r"PSNR ([\d.]+) dB, mean over 3 images", capsys.readouterr().err)
+    assert logged and float(logged[1]) == pytest.approx(decibels.mean(), abs=0.1)
     picture = np.asarray(Image.open(newest(workdir) / "grid.png"))
     np.testing.assert_array_equal(picture[2:66:8, 2:66:8], pixels(files)[0, ..., 0])
 
 
-def test_an_interpolation_begins_and_ends_with_the_reconstructions(workdir, files):
+def test_an_interpolation_starts_and_ends_with_the_reconstructions(workdir, files):
     assert sample(workdir, task="reconstruct", sampler="ddim", steps=8, images=f"{files}/0.png,{files}/2.png") == 0
     ends = sampled(workdir)
     options = {"task": "interpolate", "sampler": "ddim", "steps": 8, "count": 5}
@@ -106,7 +81,7 @@ def test_an_interpolation_begins_and_ends_with_the_reconstructions(workdir, file
         assert np.abs(sampled(workdir)[0].astype(int) - end).max() <= 1
 
 
-def test_inpainting_leaves_known_pixels_as_they_are(workdir, files):
+def test_inpainting_keeps_known_pixels(workdir, files):
     mask = files / "masks" / "right.png"
     assert sample(workdir, task="inpaint", images=files, mask=mask, count=6, resamples=2, jump=2) == 0
     images = sampled(workdir)
@@ -114,7 +89,7 @@ def test_inpainting_leaves_known_pixels_as_they_are(workdir, files):
     assert np.abs(images[0, :, 4:].astype(int) - images[3, :, 4:]).max() > 0
 
 
-def test_variations_of_little_strength_stay_near(workdir, files):
+def test_variations_of_less_strength_are_closer_to_their_originals(workdir, files):
     distances = []
     for strength in (0.13, 1.0):
         assert sample(workdir, task="vary", images=files, strength=strength, count=3) == 0
@@ -122,20 +97,20 @@ def test_variations_of_little_strength_stay_near(workdir, files):
     assert distances[0] < distances[1]
 
 
-def test_edits_heed_threshold_variance_and_batches(workdir, files):
-    def drawn_by(**options):
+def test_threshold_and_variance_change_edits_and_batch_sizes_do_not(workdir, files):
+    def edited(**options):
         assert sample(workdir, images=files, count=6, seed=2, **options) == 0
         return sampled(workdir).astype(int)
 
     inpainting = {"task": "inpaint", "mask": files / "masks" / "right.png", "resamples": 2, "jump": 2}
     for task in ({"task": "vary", "strength": 1.0}, inpainting):
-        plain = drawn_by(**task)
-        assert np.abs(drawn_by(**task, threshold="none") - plain).max() > 1
-        assert np.abs(drawn_by(**task, variance="fixed_small") - plain).max() > 1
-        assert np.abs(drawn_by(**task, batch_size=4) - plain).max() <= 1
+        plain = edited(**task)
+        assert np.abs(edited(**task, threshold="none") - plain).max() > 1
+        assert np.abs(edited(**task, variance="fixed_small") - plain).max() > 1
+        assert np.abs(edited(**task, batch_size=4) - plain).max() <= 1
 
 
-def test_masks_are_cropped_as_their_images_are(tmp_path, workdir, draw):
+def test_masks_are_cropped_like_their_images(tmp_path, workdir, draw):
     """The network sees the rows 8 to 15 of photos of 8x24 pixels; of these the mask opens the upper two."""
     cropped = tmp_path / "run"
     shutil.copytree(workdir, cropped, ignore=shutil.ignore_patterns("samples"))
@@ -168,7 +143,7 @@ def test_results_of_other_images_are_not_overwritten(workdir, files, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"task": "vary"}, "sample.task='vary' works on images; name some by sample.images"),
+        ({"task": "vary"}, "sample.task='vary' needs images; set sample.images"),
         ({"task": "vary", "images": "no.png"}, "sample.images: no.png cannot be read (No such file"),
         ({"task": "vary", "images": "FILES/masks,FILES/masks/text"}, "it is no PNG, JPEG"),
         ({"task": "inpaint", "images": "FILES"}, "needs sample.mask"),
@@ -184,7 +159,7 @@ def test_results_of_other_images_are_not_overwritten(workdir, files, tmp_path):
         ({"task": "compare", "compare": "ddim,unipc", "steps": 3}, "sample.steps=3 is for sample.sampler='ddpm'"),
         ({"task": "vary", "images": "FILES/0.png,"}, "holds an empty name; leave out the comma"),
         ({"task": "vary", "images": "FILES", "count": 2}, "sample.count=2 leaves out some of the 3 images"),
-        ({"task": "vary", "images": "FILES", "timesteps": "(8,7)", "strength": 0.5}, "below 7, the lowest that is"),
+        ({"task": "vary", "images": "FILES", "timesteps": "(8,7)", "strength": 0.5}, "below 7, the lowest step of"),
         ({"images": "FILES"}, "has no effect with sample.task='generate'; set the task to 'reconstruct' or"),
         ({"strength": 0.3}, "has no effect with sample.task='generate'; set the task to 'vary'"),
         ({"task": "reconstruct", "sampler": "ddim", "threshold": "dynamic"}, "cannot be inverted"),

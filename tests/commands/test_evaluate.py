@@ -1,23 +1,20 @@
-"""--mode=evaluate and scripts/evaluate_images.py, on a run that the command line trained and on made-up sets."""
+"""--mode=evaluate on a run that the command line trained."""
 
 import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from ddpm_jax.commands import cli
-from ddpm_jax.commands.evaluate import evaluate_bound, labels_to_draw
+from ddpm_jax.commands.evaluate import evaluate_bound, labels_to_sample
 from ddpm_jax.config.sections import Data
 from ddpm_jax.data.dataset import Dataset
 from ddpm_jax.data.sources.digits import load_digits
 from ddpm_jax.evaluation.features import open_extractor
 from ddpm_jax.evaluation.statistics import compare, measure
 from ddpm_jax.generation.pixel_file import PixelFile
-from tests.end_to_end.commands import RECIPE, ROOT, scalars
+from tests.end_to_end.commands import RECIPE, scalars
 from tests.training.toy import DISCS, config_with
 
 pytestmark = pytest.mark.xdist_group("evaluate")  # They share a run.
@@ -38,12 +35,12 @@ def evaluate(workdir, *flags) -> int:
     return cli.main(["main.py", "--mode=evaluate", f"--workdir={workdir}", *PIXELS, *flags])
 
 
-def test_a_few_images_are_measured_while_training(workdir):
+def test_a_few_samples_are_measured_during_training(workdir):
     assert list(scalars(workdir, "evaluation/FID-pixels")) == [2, 4]
     assert 0 <= scalars(workdir, "evaluation/recall")[4] <= 1
 
 
-def test_samplers_are_measured_once_and_compared(workdir, capsys):
+def test_each_sampler_is_measured_once_on_the_images_that_mode_sample_generates(workdir, capsys):
     assert evaluate(workdir, "--config.evaluate.samplers=ddim:2,ddim:4") == 0
     folder = workdir / "evaluation"
     results = json.loads((folder / "4.json").read_text())
@@ -54,14 +51,13 @@ def test_samplers_are_measured_once_and_compared(workdir, capsys):
     assert result["protocol"]["real"]["images"] == 1797 and result["inception_score_mean"] is None
     assert (folder / "fid-by-sampling-steps.png").stat().st_size > 1000
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
-    printed, said = capsys.readouterr()
+    printed, logged = capsys.readouterr()
     assert f"{result['fid']:.4g}" in printed and "FID-pixels" in printed and "1797 of digits" not in printed
-    assert "40 drawn images are no more than the 64 dimensions" in said
-    for name, figures in results.items():
+    assert "40 generated images for features of 64 dimensions" in logged
+    for name, metrics in results.items():
         plain = name.rpartition("-")[0]
         (curve,) = (folder / "tensorboard").glob(f"{plain}-*")
-        assert scalars(curve, f"evaluation-{plain}/FID-pixels")[4] == pytest.approx(figures["fid"], rel=1e-6)
-    # The figure is that of the very images that --mode=sample draws.
+        assert scalars(curve, f"evaluation-{plain}/FID-pixels")[4] == pytest.approx(metrics["fid"], rel=1e-6)
     sampling = ["--config.sample.sampler=ddim", "--config.sample.steps=2", "--config.sample.count=40"]
     assert cli.main(["main.py", "--mode=sample", f"--workdir={workdir}", *sampling]) == 0
     (samples,) = (workdir / "samples").glob("4-ddim-2steps-*/samples.npz")
@@ -75,18 +71,18 @@ def test_samplers_are_measured_once_and_compared(workdir, capsys):
 
 
 @pytest.mark.parametrize("kind", ["classes", "attributes"])
-def test_conditional_models_draw_with_the_labels_of_the_data(kind, tmp_path):
+def test_conditional_models_are_sampled_with_the_labels_of_the_data(kind, tmp_path):
     labels = np.array([0, 2, 2, 2]) if kind == "classes" else np.eye(3, dtype=np.uint8)[[0, 2, 2, 2]]
     dataset = Dataset(np.zeros((4, 8, 8, 1), np.uint8), labels, ("a", "b", "c"))
     config = config_with(model={kind: 3}, sample={"count": 10})
-    drawn = labels_to_draw(config, tmp_path, dataset)
-    for whole in (drawn[:4], drawn[4:8]):
+    chosen = labels_to_sample(config, tmp_path, dataset)
+    for whole in (chosen[:4], chosen[4:8]):
         np.testing.assert_array_equal(np.sort(whole, axis=0), np.sort(labels, axis=0))
-    assert len(drawn) == 10
-    np.testing.assert_array_equal(drawn, labels_to_draw(config, tmp_path, dataset))
+    assert len(chosen) == 10
+    np.testing.assert_array_equal(chosen, labels_to_sample(config, tmp_path, dataset))
 
 
-def test_a_broken_off_evaluation_goes_on(workdir, monkeypatch, capsys):
+def test_an_interrupted_evaluation_resumes_with_the_same_result(workdir, monkeypatch, capsys):
     flags = ("--config.sample.sampler=ddim", "--config.sample.steps=3", "--config.sample.batch_size=8")
     assert evaluate(workdir, *flags) == 0
     path = workdir / "evaluation" / "4.json"
@@ -109,7 +105,7 @@ def test_a_broken_off_evaluation_goes_on(workdir, monkeypatch, capsys):
     assert json.loads(path.read_text())[name] == expected
 
 
-def test_all_checkpoints_are_measured_and_the_bound_is_drawn(workdir):
+def test_all_checkpoints_are_measured_and_the_terms_of_the_bound_add_up(workdir):
     flags = ("--config.evaluate.every_checkpoint=True", "--config.evaluate.samplers=ddim:2")
     assert evaluate(workdir, *flags, "--config.evaluate.bound_images=5") == 0
     folder = workdir / "evaluation"
@@ -117,19 +113,18 @@ def test_all_checkpoints_are_measured_and_the_bound_is_drawn(workdir):
     assert steps == [2, 4] and (folder / "fid-by-training-steps.png").exists()
     results = json.loads((folder / "2.json").read_text())
     bound = next(result for name, result in results.items() if name.startswith("bound"))
-    # A curve by training step is one in TensorBoard, too.
     (curve,) = (folder / "tensorboard").glob("ddim-2steps-seed0-n40-*")
     assert list(scalars(curve, "evaluation-ddim-2steps-seed0-n40/FID-pixels")) == [2, 4]
     assert len(bound["L_by_t"]) == 8 and bound["L_by_t"][0] == bound["L_0"]
-    parts = bound["L_0"] + bound["L_1_to_T-1"] + bound["L_T"]
-    assert bound["bits_per_dim"] == pytest.approx(parts, rel=1e-6) and len(list(folder.glob("2-bound-*.png"))) == 1
+    total = bound["L_0"] + bound["L_1_to_T-1"] + bound["L_T"]
+    assert bound["bits_per_dim"] == pytest.approx(total, rel=1e-6) and len(list(folder.glob("2-bound-*.png"))) == 1
 
 
 BOUNDS = [{}, {"percentile": 0.9}, {"percentile_max": 2.0}, {"threshold": "clip"}]
 BOUNDS += [{"seed": 1}, {"ema": False}, {"variance": "fixed_small"}]
 
 
-def test_a_bound_is_measured_once_for_each_of_the_settings_that_it_depends_on(tmp_path, monkeypatch):
+def test_a_bound_is_measured_once_per_combination_of_the_settings_that_change_it(tmp_path, monkeypatch):
     measured = []
 
     def bound_of(config, params, dataset, rows):
@@ -146,14 +141,14 @@ def test_a_bound_is_measured_once_for_each_of_the_settings_that_it_depends_on(tm
     assert measured == [(config.sample, dataset is others) for config, dataset in asked]
 
 
-def test_a_damaged_checkpoint_is_named_and_passed_over(workdir, tmp_path, capsys):
+def test_a_damaged_checkpoint_is_skipped_with_a_warning(workdir, tmp_path, capsys):
     shutil.copytree(workdir, tmp_path / "run")
     damaged = next((tmp_path / "run" / "checkpoints" / "2" / "ema").rglob("d/*"))
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
     shutil.rmtree(tmp_path / "run" / "evaluation")
     flags = ("--config.evaluate.every_checkpoint=True", "--config.evaluate.samplers=ddim:2")
     assert evaluate(tmp_path / "run", *flags) == 0
-    assert "Step 2 is passed over: " in capsys.readouterr().err
+    assert "Step 2 is skipped: " in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "run" / "evaluation").glob("*.json")] == ["4.json"]
 
 
@@ -181,37 +176,3 @@ def test_a_mistake_is_one_line_and_exit_code_2(workdir, tmp_path, capsys, flags,
     capsys.readouterr()
     assert evaluate(workdir, *(flag.replace("OTHER", str(tmp_path / "other.npz")) for flag in flags)) == 2
     assert words in capsys.readouterr().err
-
-
-def script(*argv: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, ROOT / "scripts" / "evaluate_images.py", *map(str, argv), "--features=pixels"]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
-def test_sets_of_images_are_compared_whatever_holds_them(tmp_path, draw):
-    images = draw.integers(0, 256, (30, 4, 4, 3), dtype=np.uint8)
-    (tmp_path / "folder").mkdir()
-    for i, image in enumerate(images):
-        Image.fromarray(image).save(tmp_path / "folder" / f"{i:02d}.png")
-    np.savez(tmp_path / "array.npz", images)
-    done = script(tmp_path / "folder", tmp_path / "array.npz", "--json", f"--save={tmp_path}/kept.npz")
-    figures = json.loads(done.stdout)
-    assert figures["fid"] == pytest.approx(0.0, abs=1e-9) and figures["precision"] == 1.0
-    assert figures["protocol"]["fake"]["images"] == 30 and figures["inception_score_mean"] is None
-    keys = {"fid", "kid_mean", "kid_std", "inception_score_mean", "inception_score_std", "precision", "recall"}
-    assert figures.keys() == keys | {"density", "coverage", "protocol"}
-    done = script(tmp_path / "kept.npz", tmp_path / "array.npz")
-    assert "FID-pixels" in done.stdout and "30 images of" in done.stdout
-    Image.fromarray(images[0, :3]).save(tmp_path / "folder" / "99.png")
-    done = script(tmp_path / "folder", tmp_path / "array.npz")
-    assert done.returncode == 2 and "99.png is 4x3, the first image is 4x4; expected one size" in done.stderr
-    np.savez(tmp_path / "one.npz", images[:1])
-    done = script(tmp_path / "array.npz", tmp_path / "one.npz")
-    assert done.returncode == 2 and "1 image(s) have no covariance" in done.stderr
-    done = script(tmp_path / "array.npz", tmp_path / "nothing")
-    assert done.returncode == 2 and "does not exist; give a folder" in done.stderr
-    np.savez(tmp_path / "small.npz", images[:, :2])
-    done = script(tmp_path / "array.npz", tmp_path / "small.npz")
-    assert done.returncode == 2 and "pixels of 48 and 24 dimensions cannot be compared" in done.stderr
-    done = script(tmp_path / "array.npz", tmp_path / "nothing", f"--save={tmp_path}/none.npz")
-    assert done.returncode == 2 and "array.npz:" not in done.stderr and not (tmp_path / "none.npz").exists()

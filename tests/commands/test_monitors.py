@@ -6,7 +6,7 @@ from ddpm_jax.training.state import TrainState
 STATE = TrainState(step=0, skipped=0, bad_streak=0, params={}, ema={}, opt_state={})
 
 
-def test_a_preview_is_plain_ddim_whatever_is_sampled_in_the_end():
+def test_previews_use_plain_ddim_with_the_threshold_of_the_final_sampler():
     sampling = {"sampler": "dpm_solver", "order": 3, "timesteps": [900, 1], "threshold": "dynamic", "percentile": 0.9}
     guiding = {"guidance": 2.0, "guidance_interval": [5, 9], "guidance_rescale": 0.5, "label": "1"}
     config = config_of({"model": {"classes": 3}, "sample": sampling | guiding, "log": {"preview_steps": 7}})
@@ -18,14 +18,14 @@ def test_measurements_are_taken_when_due_and_once():
     every = {"a": 4, "b": 6}
     each = [Monitor(n, lambda step, state, name=name: taken.append((name, step))) for name, n in every.items()]
     monitors = Monitors(each, 13, 4, noted.append)
-    for step in range(4, 14):  # A run that resumes at step 4, where all that was due is done.
+    for step in range(4, 14):  # A run that resumes at step 4, whose measurements are done.
         monitors.run(step, STATE)
         monitors.run(step, STATE)
     assert taken == [("b", 6), ("a", 8), ("a", 12), ("b", 12), ("a", 13), ("b", 13)]
     assert noted == [6, 8, 12, 13]
 
 
-def test_what_was_due_at_the_step_of_a_stop_is_done_when_the_run_resumes():
+def test_measurements_due_at_the_step_of_a_stop_are_taken_when_the_run_resumes():
     taken = []
     monitors = Monitors([Monitor(4, lambda step, state: taken.append(step))], 13, 7)
     monitors.run(8, STATE)

@@ -1,14 +1,11 @@
-"""--mode=plan: its arithmetic against what it follows from, and a plan of the smallest training."""
+"""--mode=plan: its estimates against independent ones, and plans of a toy training."""
 
 import dataclasses
-import math
 
 import jax
-import numpy as np
 import pytest
 
-from ddpm_jax.builders import param_shapes
-from ddpm_jax.commands.cost import StepCost, bytes_of, sent_bytes, state_bytes
+from ddpm_jax.commands.cost import StepCost, bytes_of, state_bytes
 from ddpm_jax.commands.plan import (
     USABLE,
     LinearModel,
@@ -23,7 +20,7 @@ from ddpm_jax.commands.plan import (
     time_in_words,
 )
 from ddpm_jax.reporting.memory import size_in_words
-from ddpm_jax.runtime.devices import imagined_mesh
+from ddpm_jax.runtime.devices import abstract_mesh
 from tests.training.toy import CONFIG, config_with
 
 pytestmark = pytest.mark.xdist_group("plan")  # Compiled once, for all tests.
@@ -53,62 +50,49 @@ def lines_of(config, capsys, options=HERE, workdir=None) -> dict[str, str]:
     return dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
 
 
-def test_a_state_is_four_times_its_parameters_and_three_counters():
-    state = OneDevice(CONFIG).shapes
-    params = bytes_of(param_shapes(CONFIG))
-    assert params == 4 * sum(math.prod(x.shape) for x in jax.tree.leaves(state.params))
-    assert bytes_of(state) == pytest.approx(4 * params, abs=100)
-
-
-def test_a_device_alone_sends_nothing_and_many_send_twice_the_parameters():
-    params = {"a": np.zeros((3, 5), np.float32)}
-    assert sent_bytes(params, 1) == 0 and sent_bytes(params, 2) == 60
-    assert sent_bytes(params, 10**6) == pytest.approx(120, rel=1e-5)
-
-
 def test_arithmetic_and_memory_grow_with_the_images():
     toy = OneDevice(CONFIG)
     (_, two), (_, eight) = toy.compile(2), toy.compile(8)
-    # The update of the parameters does not grow: Adam, clip and average are some tens of operations for each.
+    # The update does not grow: Adam, clipping and EMA are some tens of operations for each parameter.
     fixed, parameters = (4 * two.flops - eight.flops) / 3, sum(x.size for x in jax.tree.leaves(toy.shapes.params))
     assert 10 * parameters < fixed < 100 * parameters
     assert two.memory is not None and eight.memory is not None and two.memory > bytes_of(toy.shapes)
-    # An image brings at least its input of the last convolution.
+    # Each image needs at least its input of the last convolution.
     assert eight.memory - two.memory >= 6 * 4 * 8 * 8 * 8
-    # Every kernel meets at least the 4x4 pixels of the smallest stage, forward and in both gradients.
+    # Every kernel is applied to at least the 4x4 pixels of the smallest stage, forward and in both gradients.
     kernels = sum(x.size for x in jax.tree.leaves(toy.shapes.params) if x.ndim == 4)
     assert two.flops > 2 * 3 * 2 * kernels * 16
 
 
-def test_the_room_is_the_most_images_that_stay_below_the_limit():
+def test_the_most_images_are_the_largest_number_within_the_limit():
     step, _ = OneDevice(CONFIG).compile(2)
     line = linear_model({10: (step, StepCost(7.0, 1_300)), 2: (step, StepCost(7.0, 500))}, "memory")
     assert line == LinearModel(300, 100)
-    assert line.room(line.at(7)) == 7 and line.room(line.at(7) - 1) == 6 and line.room(10) == 0
+    assert line.most_images(line.at(7)) == 7 and line.most_images(line.at(7) - 1) == 6 and line.most_images(10) == 0
     assert linear_model({10: (step, StepCost(7.0, None)), 2: (step, StepCost(7.0, 500))}, "memory") is None
 
 
-def test_the_fewest_microbatches_are_found():
-    for batch_size, devices, room in [(128, 1, 128), (128, 1, 100), (128, 4, 3), (96, 2, 20), (8, 8, 0), (8, 2, 50)]:
+def test_the_fewest_microbatches_that_fit_are_found():
+    for batch_size, devices, most in [(128, 1, 128), (128, 1, 100), (128, 4, 3), (96, 2, 20), (8, 8, 0), (8, 2, 50)]:
         fitting = [
             microbatches
             for microbatches in range(1, batch_size + 1)
-            if batch_size % (microbatches * devices) == 0 and batch_size // (microbatches * devices) <= room
+            if batch_size % (microbatches * devices) == 0 and batch_size // (microbatches * devices) <= most
         ]
-        assert microbatches_that_fit(batch_size, devices, room) == min(fitting, default=None)
+        assert microbatches_that_fit(batch_size, devices, most) == min(fitting, default=None)
 
 
-def test_following_the_advice_fits(capsys):
+def test_a_batch_fits_after_following_the_advice():
     state = OneDevice(CONFIG).shapes
     line = linear_model({n: OneDevice(CONFIG).compile(n) for n in (2, 8)}, "memory")
     assert line is not None
-    mesh, config = imagined_mesh(2), config_with(data={"batch_size": 64})
+    mesh, config = abstract_mesh(2), config_with(data={"batch_size": 64})
 
     def fits(microbatches: int, gibibytes: float) -> str:
-        asked = config_with(data={"batch_size": 64}, train={"accumulate": microbatches})
-        return dict(memory_in_words(asked, PlanOptions(memory=gibibytes), mesh, state, line))["Fits"]
+        accumulating = config_with(data={"batch_size": 64}, train={"accumulate": microbatches})
+        return dict(memory_in_words(accumulating, PlanOptions(memory=gibibytes), mesh, state, line))["Fits"]
 
-    for images in (13, 9, 4):  # Room for so many at once, when microbatches are summed.
+    for images in (13, 9, 4):  # The most images at once, with the sums over microbatches.
         limit = (line.at(images) + extra_bytes(config, state, mesh, 2)) / USABLE / 2**30 * 1.0001
         advice = fits(1, limit)
         assert advice.startswith("no: 32 images at once do not fit")
@@ -119,8 +103,8 @@ def test_following_the_advice_fits(capsys):
     assert "train.sharding=fsdp on more devices" in fits(1, line.fixed / 2**31)
 
 
-def test_sums_of_microbatches_and_gathered_parameters_take_room():
-    shapes, mesh = OneDevice(CONFIG).shapes, imagined_mesh(4)
+def test_sums_over_microbatches_and_gathered_parameters_take_memory():
+    shapes, mesh = OneDevice(CONFIG).shapes, abstract_mesh(4)
     params = bytes_of(shapes.params)
     assert extra_bytes(CONFIG, shapes, mesh, microbatches=1) == 0
     assert extra_bytes(CONFIG, shapes, mesh, microbatches=2) == params
@@ -137,16 +121,16 @@ def test_sums_of_microbatches_and_gathered_parameters_take_room():
         (50, 5000, 3, 0, {50}),
     ],
 )
-def test_the_checkpoints_that_are_counted_are_those_that_training_keeps(steps, every, keep, keep_every, expected):
+def test_the_plan_counts_the_checkpoints_that_training_keeps(steps, every, keep, keep_every, expected):
     rules = {"every": every, "keep": keep, "keep_every": keep_every}
     assert kept_checkpoints(config_with(train={"steps": steps}, checkpoint=rules)) == expected
 
 
-def test_sizes_and_times_are_words():
+def test_sizes_and_durations_have_fitting_units():
     assert [size_in_words(n) for n in (2**19, 1023 * 2**20, 2**31)] == ["0.5 MiB", "1,023 MiB", "2.0 GiB"]
     config, priced = config_with(train={"steps": 1000}), PlanOptions(price=2.0)
     expected = "30.0 minutes from step 100 to 1,000, 1.5 device-hours"
-    assert time_in_words(config, priced, 3, 100, 0.5) == f"{expected}, at 2 an hour 3.00"
+    assert time_in_words(config, priced, 3, 100, 0.5) == f"{expected}, 3.00 at 2 an hour"
     assert time_in_words(config, HERE, 3, 100, 0.5) == expected
     starts = {0.01: "36.0 seconds", 47.0: "47.0 hours", 60.0: "2.5 days"}
     assert all(time_in_words(config, priced, 1, 0, hours).startswith(words) for hours, words in starts.items())
@@ -162,18 +146,18 @@ def test_a_plan_of_sixteen_devices_writes_nothing(tmp_path, capsys, monkeypatch)
     assert lines["Fits"].startswith("yes: up to ")
     gigaflop, speed = (float(lines[name].split()[0].replace(",", "")) for name in ("Arithmetic", "Speed"))
     assert speed == pytest.approx(16 * 2000 * 32 / gigaflop, rel=0.01)
-    assert lines["Checkpoints"].endswith("for the 3 that are kept in the end")
-    assert lines["Images"] == "64, each of those to train on seen 525 times"
+    assert lines["Checkpoints"].endswith("for the 3 that remain at the end")
+    assert lines["Images"] == "64; each training image is seen 525 times"
     assert not list(tmp_path.iterdir())
 
 
 def test_a_plan_times_a_step_here(capsys):
     lines = lines_of(config_with(data={"path": "/nowhere", "source": "folder", "batch_size": 2}), capsys)
-    assert ", 2 at once" in lines["Speed"] and "of what it does in matrix products" in lines["Speed"]
+    assert "with 2 at once" in lines["Speed"] and "of its rate in matrix products" in lines["Speed"]
     assert lines["Images"].startswith("cannot be counted: data.path=/nowhere")
 
 
-def test_a_plan_without_room_or_without_figures_says_so(capsys, monkeypatch):
+def test_a_plan_omits_what_does_not_fit_or_is_not_reported(capsys, monkeypatch):
     monkeypatch.setattr("ddpm_jax.commands.plan.device_limit", lambda: 1000)
     lines = lines_of(config_with(data={"batch_size": 2}), capsys)
     assert lines["Fits"].startswith("no: not one image") and lines["Speed"].startswith("not timed")

@@ -1,4 +1,4 @@
-"""The training loop in this process, at toy size: stops and resumptions leave no trace in what a run reports."""
+"""The training loop at toy size: a run reports the same whether or not it was stopped and resumed."""
 
 import dataclasses
 import shutil
@@ -51,7 +51,7 @@ def train_and_stop(config: Config, workdir: Path, at: int) -> None:
         train(config, workdir)
 
 
-def test_a_run_reports_all_that_it_should(undisturbed):
+def test_a_run_reports_every_metric_at_its_steps(undisturbed):
     points = {tag: list(curve) for tag, curve in reported(undisturbed).items()}
     assert points["train/loss"] == points["optimizer/skipped_steps"] == [4, 8, 10]
     assert points["validation/loss_ema"] == points["preview/grid"] == points["preview/strip"] == [5, 10]
@@ -59,8 +59,8 @@ def test_a_run_reports_all_that_it_should(undisturbed):
 
 
 @pytest.mark.slow
-def test_stops_leave_no_trace_in_what_is_reported(undisturbed, tmp_path, package_log):
-    """Where validation and previews are due (5), between two reports (7), and at the last step (10)."""
+def test_a_run_that_is_stopped_and_resumed_reports_the_same(undisturbed, tmp_path, package_log):
+    """Stopped where validation and previews are due (5), between two reports (7), and at the last step (10)."""
     workdir = tmp_path / "run"
     for at in (5, 7, LAST):
         train_and_stop(CONFIG, workdir, at)
@@ -77,7 +77,7 @@ def test_stops_leave_no_trace_in_what_is_reported(undisturbed, tmp_path, package
 
 
 def lowest_points(workdir: Path) -> str:
-    """What the last screen should say of a run."""
+    """The lowest losses as the summary should list them."""
     curves = {name: reported(workdir)[name] for name in ("validation/loss_ema", "train/loss")}
     points = {name: min((value, step) for step, value in curve.items()) for name, curve in curves.items()}
     return ", ".join(f"{name.replace('/', ' ')} {value:.4g} at step {step}" for name, (value, step) in points.items())
@@ -93,7 +93,7 @@ def test_a_run_that_falls_back_to_an_older_checkpoint_reports_the_same(undisturb
 
 
 def test_a_checkpoint_without_metrics_or_progress_is_resumed(undisturbed, tmp_path):
-    """As versions before saved them."""
+    """Earlier versions saved neither."""
     workdir = shutil.copytree(undisturbed, tmp_path / "run")
     shutil.rmtree(workdir / "checkpoints" / str(LAST))
     newest = workdir / "checkpoints" / "9"
@@ -120,7 +120,7 @@ def test_a_state_that_is_not_finite_is_never_saved(tmp_path):
         assert not list(tmp_path.iterdir())
 
 
-def test_a_run_cannot_end_before_the_step_that_it_has_reached(undisturbed):
+def test_train_steps_below_the_newest_checkpoint_are_refused(undisturbed):
     shorter = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, steps=LAST - 1))
     with pytest.raises(UserError, match=rf"train.steps={LAST - 1} is below step {LAST}, which .* has reached"):
         train(shorter, undisturbed)

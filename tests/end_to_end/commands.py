@@ -1,4 +1,4 @@
-"""The real command, in a process of its own, as a user runs it."""
+"""Runs main.py in a process of its own, as a user does, and reads its results."""
 
 import signal
 import subprocess
@@ -29,24 +29,24 @@ RECIPE = f"--config={ROOT}/configs/digits.py:smoke"
 
 
 def start(*argv: str, devices: int = 1) -> subprocess.Popen:
-    """main.py with these arguments, on so many made-up CPU devices."""
+    """Starts main.py with these arguments on this many simulated CPU devices."""
     return commands.start(["main.py", *argv], devices)
 
 
 def start_job(*argv: str, processes: int, devices: int) -> list[subprocess.Popen]:
-    """So many processes of one job, each with so many devices."""
+    """Starts the processes of one job, each with this many devices."""
     return commands.start_job(["main.py", *argv], processes, devices)
 
 
 def kill_at(process: subprocess.Popen, workdir: Path, step: int, number: signal.Signals) -> int:
-    """Sends a signal once the checkpoint of a step is sealed; returns the exit code."""
+    """Sends a signal once the checkpoint of a step is complete; returns the exit code."""
     wait_for_checkpoint(process, workdir, step)
     process.send_signal(number)
     return finish(process)[0]
 
 
 def wait_for_checkpoint(process: subprocess.Popen, workdir: Path, step: int) -> None:
-    """Returns once the checkpoint of a step is sealed."""
+    """Waits until the checkpoint of a step is complete."""
     deadline = time.monotonic() + 400
     while not (workdir / "checkpoints" / str(step) / "SHA256SUMS").exists():
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
@@ -54,18 +54,18 @@ def wait_for_checkpoint(process: subprocess.Popen, workdir: Path, step: int) -> 
 
 
 def scalars(workdir: Path, name: str) -> dict[int, float]:
-    """A curve that TensorBoard shows."""
+    """A curve of TensorBoard, by step."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     return {event.step: event.value for event in EventAccumulator(str(workdir)).Reload().Scalars(name)}
 
 
-OF_THE_MACHINE = ("speed/", "memory/")
+MACHINE_DEPENDENT = ("speed/", "memory/")
 """Groups of metrics that differ from start to start."""
 
 
 def reported(workdir: Path) -> dict[str, dict[int, float | bytes]]:
-    """All that TensorBoard shows of a run and that does not depend on the machine, by tag and step.
+    """Everything in TensorBoard that does not depend on the machine, by tag and step.
 
     A run that is killed while it measures does so again when it resumes; both points must be equal.
     """
@@ -74,7 +74,7 @@ def reported(workdir: Path) -> dict[str, dict[int, float | bytes]]:
     found = {}
     for folder in (workdir, workdir / "by_images_seen"):
         events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0}).Reload()
-        for tag in (tag for tag in events.Tags()["scalars"] if not tag.startswith(OF_THE_MACHINE)):
+        for tag in (tag for tag in events.Tags()["scalars"] if not tag.startswith(MACHINE_DEPENDENT)):
             points = {(event.step, event.value) for event in events.Scalars(tag)}
             found[tag] = dict(sorted(points))
             assert len(found[tag]) == len(points), f"{tag} has unequal points at one step"
@@ -84,5 +84,5 @@ def reported(workdir: Path) -> dict[str, dict[int, float | bytes]]:
 
 
 def assert_same_bits(a, b) -> None:
-    """Two trees hold the same numbers, to the last bit."""
+    """Asserts that two trees hold the same numbers, to the last bit."""
     jax.tree.map(np.testing.assert_array_equal, a, b)

@@ -1,4 +1,4 @@
-"""Faces by attribute: a filtered split of a made-up CelebA, trained on, and sampled by the names of the attributes."""
+"""Faces by attribute: training on a filtered split of a synthetic CelebA, and sampling by names of attributes."""
 
 import json
 
@@ -10,7 +10,7 @@ from tests.data.faces import write_celeba
 
 
 @pytest.mark.slow
-def test_faces_are_drawn_by_the_names_of_their_attributes(tmp_path, capsys):
+def test_faces_are_sampled_by_the_names_of_their_attributes(tmp_path, capsys):
     faces = write_celeba(tmp_path / "celeba", 200)
     flags = {
         "data.path": faces,
@@ -44,9 +44,9 @@ def test_faces_are_drawn_by_the_names_of_their_attributes(tmp_path, capsys):
 
     assert (sample("Smiling"), sample("Eyeglasses"), sample("Smiling,Eyeglasses")) == (0, 0, 0)
     folders = sorted((tmp_path / "run" / "samples").iterdir())
-    drawn = [np.load(folder / "samples.npz")["arr_0"] for folder in folders]
-    assert len(drawn) == 3 and all(images.shape == (8, 16, 16, 3) for images in drawn)
-    assert not np.array_equal(drawn[0], drawn[1]) and not np.array_equal(drawn[1], drawn[2])
+    images = [np.load(folder / "samples.npz")["arr_0"] for folder in folders]
+    assert [each.shape for each in images] == [(8, 16, 16, 3)] * 3
+    assert not np.array_equal(images[0], images[1]) and not np.array_equal(images[1], images[2])
     capsys.readouterr()
     assert sample("Smilling") == 2
     assert "sample.label='Smilling' is not a label of this run; did you mean Smiling?" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""One device or four, in one process or two, replicated or divided: the same losses, images and checkpoints."""
+"""Losses, images and checkpoints do not depend on the number of devices and processes or on the sharding."""
 
 import os
 import shutil
@@ -34,7 +34,7 @@ LENGTH = ("--config.train.steps=6", "--config.model.channels=64")
 
 
 def run_job(*argv: str, processes: int = 1, devices: int = 1) -> None:
-    """Runs a command to its end; only the first process may have something to say."""
+    """Runs a command to its end; only the first process may log messages."""
     single = processes == 1
     jobs = [start(*argv, devices=devices)] if single else start_job(*argv, processes=processes, devices=devices)
     ends = [finish(job) for job in jobs]
@@ -44,7 +44,7 @@ def run_job(*argv: str, processes: int = 1, devices: int = 1) -> None:
 
 
 @pytest.mark.slow
-def test_neither_devices_nor_processes_change_the_result(tmp_path):
+def test_devices_and_processes_do_not_change_the_result(tmp_path):
     kinds = {"one": (1, 1, "replicated"), "four devices": (1, 4, "replicated"), "two processes": (2, 2, "fsdp")}
     losses, images, states = {}, {}, {}
     for name, (processes, devices, sharding) in kinds.items():
@@ -56,13 +56,13 @@ def test_neither_devices_nor_processes_change_the_result(tmp_path):
         assert losses[name] == pytest.approx(losses["one"], rel=1e-4)
         assert_nearly_same(states[name], states["one"])
         assert len(list(workdir.glob("events.*"))) == 1
-        if name != "four devices":  # On which every sampler is tried below.
+        if name != "four devices":  # The next test samples on four devices.
             run_job("--mode=sample", f"--workdir={workdir}", "--config.sample.count=8", **job)
             (folder,) = (workdir / "samples").iterdir()
             images[name] = np.load(folder / "samples.npz")["arr_0"].astype(int)
             assert np.abs(images[name] - images["one"]).max() <= 1
 
-    # What two processes saved goes on with another number of devices as what one device saved does on one.
+    # The checkpoint of two processes resumes on another number of devices with the result of one device.
     longer, eight = (*LENGTH, "--config.train.steps=8"), shutil.copytree(tmp_path / "two processes", tmp_path / "eight")
     run_job(RECIPE, f"--workdir={tmp_path / 'one'}", *longer)
     run_job(RECIPE, f"--workdir={eight}", *longer, "--config.train.sharding=fsdp", devices=8)
@@ -71,48 +71,50 @@ def test_neither_devices_nor_processes_change_the_result(tmp_path):
 
 
 def assert_nearly_same(a, b) -> None:
-    """Two states are the same but for the order of sums over devices, which Adam's first steps magnify."""
+    """Asserts that two states differ only by the order of sums over devices, which Adam's first steps magnify."""
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=2e-6), a.opt_state, b.opt_state)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-3), (a.params, a.ema), (b.params, b.ema))
 
 
-def draw_everything(workdir: str, target: str) -> None:
+def sample_everything(workdir: str, target: str) -> None:
     """Saves the images of each sampler in each batch size, and the noise of a step, on the devices of this process."""
     run, mesh = load_run(workdir), data_mesh()
     keys = jax.jit(image_keys, static_argnums=0, out_shardings=along_batch(mesh))(5, np.arange(COUNT))
-    drawn = {"devices": np.array(mesh.size), "x_T": run.noise(COUNT, seed=5)}
-    drawn["noise"] = np.asarray(jax.jit(draw_noise, static_argnums=2)(keys, 3, (8, 8, 1)))
+    sampled = {"devices": np.array(mesh.size), "x_T": run.noise(COUNT, seed=5)}
+    sampled["noise"] = np.asarray(jax.jit(draw_noise, static_argnums=2)(keys, 3, (8, 8, 1)))
     for sampler in SAMPLERS:
         for batch in BATCHES:
             options = {"eta": 1.0} if sampler == "ddim" else {}
             images = run.sample(COUNT, sampler=sampler, steps=4, seed=5, batch_size=batch, **options)
-            drawn[f"{sampler} {batch}"] = images.astype(int)
+            sampled[f"{sampler} {batch}"] = images.astype(int)
     flags = ["--mode=sample", f"--workdir={workdir}", "--config.sample.task=vary", "--config.sample.count=6"]
     assert cli.main(["main.py", *flags, f"--config.sample.images={Path(workdir).parent}"]) == 0
     (folder,) = (Path(workdir) / "samples").iterdir()
-    drawn["vary"] = np.load(folder / "samples.npz")["arr_0"].astype(int)
-    np.savez(target, **drawn)
+    sampled["vary"] = np.load(folder / "samples.npz")["arr_0"].astype(int)
+    np.savez(target, **sampled)
 
 
 @pytest.mark.slow
-def test_every_sampler_draws_the_same_images_in_any_batch_on_any_device(tmp_path):
+def test_images_do_not_depend_on_batch_size_and_devices_for_any_sampler(tmp_path):
     code, printed = finish(start(RECIPE, f"--workdir={tmp_path}/run", *LENGTH))
     assert code == 0, printed
     for i, image in enumerate(load_digits(Data()).decoded[:3]):
         Image.fromarray(image[..., 0]).save(tmp_path / f"{i}.png")
-    drawn = {}
+    sampled = {}
     for devices in (1, 4):
         target = tmp_path / f"{devices}.npz"
         flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
-        call = f"from {__name__} import draw_everything; draw_everything({str(tmp_path / 'run')!r}, {str(target)!r})"
+        call = (
+            f"from {__name__} import sample_everything; sample_everything({str(tmp_path / 'run')!r}, {str(target)!r})"
+        )
         subprocess.run([sys.executable, "-c", call], cwd=ROOT, env={**os.environ, "XLA_FLAGS": flags}, check=True)
-        drawn[devices] = dict(np.load(target))
-        assert drawn[devices]["devices"] == devices
+        sampled[devices] = dict(np.load(target))
+        assert sampled[devices]["devices"] == devices
     for name in ("x_T", "noise"):
-        np.testing.assert_array_equal(drawn[4][name], drawn[1][name])
-    assert np.abs(drawn[4]["vary"] - drawn[1]["vary"]).max() <= 1
+        np.testing.assert_array_equal(sampled[4][name], sampled[1][name])
+    assert np.abs(sampled[4]["vary"] - sampled[1]["vary"]).max() <= 1
     for sampler in SAMPLERS:
-        expected = drawn[1][f"{sampler} 1"]
+        expected = sampled[1][f"{sampler} 1"]
         assert expected.std() > 1
-        for devices, batch in ((devices, batch) for devices in drawn for batch in BATCHES):
-            assert np.abs(drawn[devices][f"{sampler} {batch}"] - expected).max() <= 1, (sampler, devices, batch)
+        for devices, batch in ((devices, batch) for devices in sampled for batch in BATCHES):
+            assert np.abs(sampled[devices][f"{sampler} {batch}"] - expected).max() <= 1, (sampler, devices, batch)

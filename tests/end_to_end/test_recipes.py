@@ -1,4 +1,4 @@
-"""Every recipe at toy size: trains, shows itself and samples; those that are like another are only traced."""
+"""Every recipe at toy size trains, reports and samples; recipes that run the code of another are only traced."""
 
 import shutil
 from functools import partial
@@ -19,14 +19,14 @@ from ddpm_jax.training.step import empty_metrics, train_step
 from tests.end_to_end.commands import ROOT, assert_same_bits, final_state, scalars
 
 LIKE_ANOTHER = {"celeba32": "cifar10", "celebahq128": "celebahq256", "folder": "celeba64", "mnist": "fashion_mnist"}
-"""Recipes that run the same code as another, on other numbers."""
+"""Recipes that run the same code as another with other numbers."""
 RECIPES = [path for path in sorted((ROOT / "configs").glob("*.py")) if path.stem not in LIKE_ANOTHER]
 IN_FULL = "digits"
-"""Previews and going on do not depend on the recipe (test_resume.py kills runs)."""
+"""The recipe that also tests previews and resuming, which do not depend on the recipe."""
 
 
 @pytest.mark.parametrize("name", LIKE_ANOTHER)
-def test_a_recipe_like_another_has_a_step_that_keeps_its_state(name):
+def test_the_step_of_a_recipe_keeps_the_shapes_of_its_state(name):
     config = config_of(load_recipe(f"{ROOT}/configs/{name}.py:smoke"))
     dataset, one = open_dataset(config), OneDevice(config)
     batch = random_batch(config, config.data.batch_size)
@@ -42,7 +42,7 @@ def test_a_recipe_trains_samples_and_resumes(recipe, tmp_path):
     command = ["main.py", f"--config={recipe}:smoke", f"--workdir={tmp_path}/run"]
     if recipe.stem != IN_FULL:
         command.append("--config.log.preview_every=0")
-    data = config_of(load_recipe(f"{recipe}:smoke")).data
+    config = config_of(load_recipe(f"{recipe}:smoke"))
     assert cli.main(command) == 0
     curve = scalars(tmp_path / "run", "train/loss")
     assert sorted(curve) == [1, 2, 3] and all(np.isfinite(value) for value in curve.values())
@@ -52,17 +52,17 @@ def test_a_recipe_trains_samples_and_resumes(recipe, tmp_path):
         assert set(curve) == {1, 2, 3} and (min(curve.values()) > 0 or name == "data_wait_share"), name
 
     seen = scalars(tmp_path / "run" / "by_images_seen", "train_by_images_seen/loss")
-    assert set(seen) == {data.batch_size * i for i in (1, 2, 3)}
+    assert set(seen) == {config.data.batch_size * i for i in (1, 2, 3)}
     if recipe.stem == IN_FULL:
         shown = EventAccumulator(str(tmp_path / "run")).Reload()
         assert set(shown.Tags()["images"]) == {"preview/grid", "preview/strip", "preview/samplers"}
-        (at_the_end,) = shown.Images("preview/samplers")
-        assert at_the_end.step == 3 and at_the_end.height == 3 * (64 + 4 + 14)
+        (last,) = shown.Images("preview/samplers")
+        assert last.step == 3 and last.height == 3 * (64 + 4 + 14)
 
     assert cli.main(["main.py", "--mode=sample", f"--workdir={tmp_path}/run"]) == 0
     (folder,) = (tmp_path / "run" / "samples").iterdir()
     images = np.load(folder / "samples.npz")["arr_0"]
-    assert images.shape == (4, data.image_size, data.image_size, data.channels) and images.dtype == np.uint8
+    assert images.shape == (4, *config.image_shape) and images.dtype == np.uint8
     with Image.open(folder / "images" / "000003.png") as image:
         np.testing.assert_array_equal(np.asarray(image).reshape(images[3].shape), images[3])
     assert (folder / "grid.png").exists() and (folder / "strip.png").exists()

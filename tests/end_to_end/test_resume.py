@@ -1,7 +1,8 @@
-"""A run that is killed and restarted ends as one that was left alone, to the last bit."""
+"""A run that is killed and restarted ends like an undisturbed one, to the last bit."""
 
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -35,7 +36,7 @@ def test_killed_and_restarted_equals_undisturbed(undisturbed, tmp_path):
     assert reported(tmp_path / "run") == reported(undisturbed)
 
 
-def test_a_run_that_is_asked_to_stop_reports_what_an_undisturbed_one_does(undisturbed, tmp_path):
+def test_a_run_stopped_by_sigterm_and_resumed_reports_the_same_as_an_undisturbed_one(undisturbed, tmp_path):
     command = (RECIPE, f"--workdir={tmp_path}/run", *LENGTH)
     assert kill_at(start(*command), tmp_path / "run", 10, signal.SIGTERM) == 128 + signal.SIGTERM
     code, printed = finish(start(*command))
@@ -44,33 +45,33 @@ def test_a_run_that_is_asked_to_stop_reports_what_an_undisturbed_one_does(undist
     assert reported(tmp_path / "run") == reported(undisturbed)
 
 
-def test_a_run_at_an_address_goes_from_machine_to_machine(undisturbed, tmp_path, monkeypatch):
-    """A file system stands in for a store."""
-    there, address = tmp_path / "store/runs/x", f"--workdir=file://{tmp_path}/store/runs/x"
+def test_a_run_at_a_url_resumes_on_another_machine(undisturbed, tmp_path, monkeypatch):
+    """A file system stands in for a bucket."""
+    remote, url = tmp_path / "store/runs/x", f"--workdir=file://{tmp_path}/store/runs/x"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a"))
-    process = start(RECIPE, address, *LENGTH)
-    while not any((tmp_path / "a/ddpm_jax/copies").glob(f"*/{there.relative_to('/')}/checkpoints/20/SHA256SUMS")):
+    process = start(RECIPE, url, *LENGTH)
+    while not any((tmp_path / "a/ddpm_jax/copies").glob(f"*/{remote.relative_to('/')}/checkpoints/20/SHA256SUMS")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
-    code, said = finish(process)
-    assert code == 143, said
-    reached = max(int(path.name) for path in (there / "checkpoints").iterdir())
-    assert 20 <= reached < 60 and not (there / ".train.lock").exists()
-    assert "Stopped by SIGTERM" in (there / "train.log").read_text()
+    code, printed = finish(process)
+    assert code == 143, printed
+    reached = max(int(path.name) for path in (remote / "checkpoints").iterdir())
+    assert 20 <= reached < 60 and not (remote / ".train.lock").exists()
+    assert "Stopped by SIGTERM" in (remote / "train.log").read_text()
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "b"))
-    code, said = finish(start(RECIPE, address, *LENGTH))
-    assert code == 0 and f"Resuming from step {reached}" in said and "/copies/" not in said, said
-    assert_same_bits(final_state(there), final_state(undisturbed))
-    assert reported(there) == reported(undisturbed)
-    code, said = finish(start("--mode=sample", address, "--config.sample.count=4", "--config.sample.steps=5"))
-    assert code == 0 and len(list((there / "samples").glob("*/images/*.png"))) == 4, said
-    assert load_run(address.partition("=")[2]).step == 60
+    code, printed = finish(start(RECIPE, url, *LENGTH))
+    assert code == 0 and f"Resuming from step {reached}" in printed and "/copies/" not in printed, printed
+    assert_same_bits(final_state(remote), final_state(undisturbed))
+    assert reported(remote) == reported(undisturbed)
+    code, printed = finish(start("--mode=sample", url, "--config.sample.count=4", "--config.sample.steps=5"))
+    assert code == 0 and len(list((remote / "samples").glob("*/images/*.png"))) == 4, printed
+    assert load_run(url.partition("=")[2]).step == 60
     assert not list((tmp_path / "b/ddpm_jax/copies").iterdir())
 
 
-def test_a_finished_run_has_nothing_left_to_do_and_a_longer_one_goes_on(undisturbed):
+def test_a_finished_run_stays_the_same_until_train_steps_is_raised(undisturbed):
     command = (RECIPE, f"--workdir={undisturbed}", *LENGTH)
     before = final_state(undisturbed)
     code, printed = finish(start(*command))
@@ -81,11 +82,12 @@ def test_a_finished_run_has_nothing_left_to_do_and_a_longer_one_goes_on(undistur
     assert int(final_state(undisturbed).step) == 62
 
 
-def test_a_workdir_of_another_run_is_refused_untouched(undisturbed):
-    files = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*") if path.is_file()}
+def test_the_workdir_of_another_run_is_refused_and_unchanged(undisturbed):
+    before = modification_times(undisturbed)
     code, printed = finish(start(RECIPE, f"--workdir={undisturbed}", *LENGTH, "--config.model.channels=16"))
     assert code == 2 and "model.channels was 8, now 16" in printed and len(printed.splitlines()) == 1
-    changed = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*") if path.is_file()}
-    assert {p: t for p, t in changed.items() if p.name != "train.log"} == {
-        p: t for p, t in files.items() if p.name != "train.log"
-    }
+    assert modification_times(undisturbed) == before
+
+
+def modification_times(folder: Path) -> dict[Path, int]:
+    return {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file() and p.name != "train.log"}

@@ -1,6 +1,6 @@
-"""TensorFlow Datasets for real: prepared where TensorFlow is installed, read and trained on where it is not.
+"""TensorFlow Datasets: prepared by a Python with TensorFlow, read and trained on by one without.
 
-Needs a Python with requirements-tfds.txt: .venv-tfds in the project's folder, or what DDPM_JAX_TFDS_PYTHON names.
+Needs an interpreter with requirements-tfds.txt: that of .venv-tfds in the project's folder, or DDPM_JAX_TFDS_PYTHON.
 """
 
 import gzip
@@ -22,10 +22,10 @@ from tests.end_to_end.commands import ROOT, scalars
 PYTHON = Path(os.environ.get("DDPM_JAX_TFDS_PYTHON") or ROOT / ".venv-tfds" / "bin" / "python")
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not PYTHON.exists(), reason=f"{PYTHON} is not there; see the text of this file"),
+    pytest.mark.skipif(not PYTHON.exists(), reason=f"{PYTHON} does not exist; see the docstring of this file"),
 ]
 
-# Puts files where the download manager keeps what it has downloaded, in place of the published ones.
+# Puts files into the download manager's folder, in place of the published ones.
 AS_IF_DOWNLOADED = """
 import sys
 from pathlib import Path
@@ -42,7 +42,7 @@ for url, info in tfds.builder_cls(name).url_infos.items():
             url=url, path=path, dataset_name=name, original_fname=info.filename, url_info=info
         )
 """
-# TFDS's mocked data, written to the disk by the real builder.
+# Writes TFDS's mock data to disk by the real builder.
 MOCKED = """
 import sys
 from unittest import mock
@@ -66,7 +66,7 @@ def run(*command: str | Path) -> subprocess.CompletedProcess:
 
 
 def write_mnist(folder: Path) -> None:
-    """The four files of MNIST in their real format and number; an image is a flat grey of 20 times its label."""
+    """Writes MNIST's four files in their real format and size; each image is a flat grey of 20 times its label."""
     folder.mkdir()
     for name, count in (("train", 60_000), ("t10k", 10_000)):
         labels = (np.arange(count) % 10).astype(np.uint8)
@@ -77,7 +77,7 @@ def write_mnist(folder: Path) -> None:
             (folder / f"{name}-{kind}-ubyte.gz").write_bytes(gzip.compress(content, 1))
 
 
-def test_mnist_is_prepared_by_its_builder_and_trained_on_without_tensorflow(tmp_path):
+def test_mnist_prepared_by_its_builder_is_trained_on_without_tensorflow(tmp_path):
     write_mnist(tmp_path / "files")
     sets = tmp_path / "sets"
     filled = run("-c", AS_IF_DOWNLOADED, "mnist", sets / "downloads", tmp_path / "files")
@@ -99,18 +99,18 @@ def test_mnist_is_prepared_by_its_builder_and_trained_on_without_tensorflow(tmp_
     assert sorted(scalars(tmp_path / "run", "train/loss")) == [1, 2, 3]
 
 
-def test_mocked_faces_are_read_with_their_attributes(tmp_path):
+def test_mock_faces_are_read_with_their_attributes(tmp_path):
     assert run("-c", MOCKED, "celeb_a", tmp_path / "sets").returncode == 0
     where = {"name": "celeb_a", "path": str(tmp_path / "sets"), "cache": str(tmp_path / "cache"), "image_size": 32}
-    told = {"attributes": "Smiling,Male", "crop": [25, 57, 153, 185]}
-    dataset = open_dataset(config_of({"data": where | told, "model": {"attributes": 2}}))
+    chosen = {"attributes": "Smiling,Male", "crop": [25, 57, 153, 185]}
+    dataset = open_dataset(config_of({"data": where | chosen, "model": {"attributes": 2}}))
     assert dataset.images.shape == (12, 32, 32, 3) and dataset.names == ("Smiling", "Male")
     assert set(np.unique(dataset.labels)) <= {0, 1}
     everything = open_dataset(config_of({"data": where | {"split": "test"}, "model": {"attributes": 40}}))
     assert len(everything.images) == 4 and everything.names == ATTRIBUTES
 
 
-def test_what_cannot_be_prepared_is_said_in_one_line(tmp_path):
+def test_unknown_sets_and_wrong_files_are_refused_in_one_line(tmp_path):
     unknown = run("-m", "ddpm_jax.data.sources.prepare_tfds", "mnits", "--data_dir", tmp_path)
     assert unknown.returncode == 2 and "no set of that name; did you mean mnist" in unknown.stdout
     write_mnist(tmp_path / "files")

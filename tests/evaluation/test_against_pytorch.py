@@ -1,6 +1,6 @@
-"""Inception against pytorch-fid's network, and the figures against torch-fidelity's formulas, on random numbers.
+"""Inception against pytorch-fid's network, and the metrics against torch-fidelity's formulas, on random numbers.
 
-Needs requirements-peers-fid.txt, and is skipped without it.
+Skipped without requirements-peers-fid.txt.
 """
 
 import jax
@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from ddpm_jax.errors import UserError
+from ddpm_jax.evaluation import weights as weights_module
 from ddpm_jax.evaluation.features import open_extractor
 from ddpm_jax.evaluation.frechet import MomentSums, frechet_distance
-from ddpm_jax.evaluation.inception import LAYERS, Inception, prepared
+from ddpm_jax.evaluation.inception import LAYERS, Inception, preprocess
 from ddpm_jax.evaluation.inception_score import SPLITS, ScoreSums
 from ddpm_jax.evaluation.kid import squared_mmd
 from ddpm_jax.evaluation.weights import read_weights
+from tests.end_to_end.commands import assert_same_bits
 from tests.peers import peer
 
 torch = peer("torch")
@@ -25,7 +28,7 @@ metric_kid = peer("torch_fidelity.metric_kid")
 
 @pytest.fixture(scope="module")
 def network():
-    """pytorch-fid's own network, with random weights and batch norms that do something, instead of its download."""
+    """pytorch-fid's own network, with random weights and batch norms that are not the identity."""
     torch.manual_seed(0)
     inception = fid_inception._inception_v3(num_classes=1008, aux_logits=False, pretrained=False)
     inception.Mixed_5b = fid_inception.FIDInceptionA(192, pool_features=32)
@@ -67,17 +70,17 @@ def theirs(network):
     pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
     with torch.no_grad():
         maps = wrapped(torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()).float() / 255.0)
-        features = [part.mean(dim=(2, 3)).numpy() for part in maps]
+        features = [each.mean(dim=(2, 3)).numpy() for each in maps]
         logits = features[3] @ network.fc.weight.detach().numpy().T
     return pixels, dict(zip(LAYERS, [*features, logits], strict=True))
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_features_of_every_layer_are_theirs(theirs, weights, layer):
+def test_features_of_every_layer_match_pytorch_fid(theirs, weights, layer):
     pixels, expected = theirs
     params = read_weights(weights, layer)
-    ours = jax.jit(lambda p, x: Inception(layer).apply({"params": p}, prepared(x)))(params, pixels)
-    size = np.abs(expected[layer]).mean()  # Of a usual feature, not of the largest.
+    ours = jax.jit(lambda p, x: Inception(layer).apply({"params": p}, preprocess(x)))(params, pixels)
+    size = np.abs(expected[layer]).mean()
     np.testing.assert_allclose(ours, expected[layer], rtol=1e-4, atol=1e-4 * size)
 
 
@@ -89,12 +92,8 @@ def test_logits_come_with_the_last_features(theirs, weights):
     np.testing.assert_allclose(logits[::16], expected["logits"], atol=1e-4 * np.abs(expected["logits"]).max())
 
 
-def test_a_file_of_pytorch_is_converted_without_running_it(network, weights, tmp_path, monkeypatch):
-    from ddpm_jax.errors import UserError
-    from ddpm_jax.evaluation import weights as module
-    from tests.end_to_end.commands import assert_same_bits
-
-    monkeypatch.setattr(module, "user_cache", lambda name: tmp_path / "cache")
+def test_a_pickle_of_pytorch_is_converted_without_executing_it(network, weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(weights_module, "user_cache", lambda name: tmp_path / "cache")
     torch.save(network.state_dict(), tmp_path / "random.pth")
     assert_same_bits(read_weights(tmp_path / "random.pth", 64), read_weights(weights, 64))
 
@@ -108,7 +107,7 @@ def test_a_file_of_pytorch_is_converted_without_running_it(network, weights, tmp
     assert not (tmp_path / "harm").exists()
 
 
-def test_the_frechet_distance_is_theirs(draw):
+def test_the_frechet_distance_matches_pytorch_fid(draw):
     sets = [draw.normal(size=(300, 24)) @ draw.normal(size=(24, 24)) + shift for shift in (0.0, 0.3)]
     expected = fid_score.calculate_frechet_distance(
         *(f(features) for features in sets for f in (lambda x: x.mean(axis=0), lambda x: np.cov(x, rowvar=False)))
@@ -121,7 +120,7 @@ def test_the_frechet_distance_is_theirs(draw):
     assert frechet_distance(*moments) == pytest.approx(expected, rel=1e-6)
 
 
-def test_the_kernel_distance_is_theirs(draw):
+def test_the_kernel_distance_matches_torch_fidelity(draw):
     a, b = draw.normal(size=(80, 16)), draw.normal(size=(80, 16)) + 0.2
     settings = {"kid_kernel": "poly", "kid_kernel_poly_degree": 3, "kid_kernel_poly_gamma": None}
     settings |= {"kid_kernel_poly_coef0": 1}
@@ -129,7 +128,7 @@ def test_the_kernel_distance_is_theirs(draw):
     assert squared_mmd(a, b) == pytest.approx(float(expected), rel=1e-6)
 
 
-def test_the_inception_score_is_theirs(draw):
+def test_the_inception_score_matches_torch_fidelity(draw):
     logits = draw.normal(size=(200, 30)).astype(np.float32) * 2
     expected = metric_isc.isc_features_to_metric(torch.from_numpy(logits), splits=SPLITS, shuffle=False)
     sums = ScoreSums(np.arange(200) * SPLITS // 200)

@@ -3,7 +3,7 @@ import pytest
 from ddpm_jax.evaluation.kid import kid, squared_mmd
 
 
-def test_the_kernel_distance_is_the_definition(draw):
+def test_the_kernel_distance_equals_its_definition(draw):
     a, b = draw.normal(size=(6, 4)), draw.normal(size=(6, 4)) + 0.3
 
     def k(x, y):
@@ -14,7 +14,7 @@ def test_the_kernel_distance_is_the_definition(draw):
     assert squared_mmd(a, b) == pytest.approx(within - 2 * sum(k(a[i], b[j]) for i, j in pairs) / 36, rel=1e-12)
 
 
-def test_the_kernel_distance_of_equal_sets_is_about_nothing(draw):
+def test_sets_from_one_distribution_have_a_kernel_distance_of_about_zero(draw):
     real, fake, far = (draw.normal(size=(600, 8)) + shift for shift in (0, 0, 0.5))
     same, deviation = kid(real, fake, subsets=20, size=200)
     assert abs(same) < 3 * deviation and kid(real, far, subsets=20, size=200).kid_mean > 10 * abs(same)

@@ -5,8 +5,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.manifold import BLOCK, DENSITY_K, PRECISION_K, manifold, neighbour_distances
 
 
-def test_nested_and_disjoint_sets_have_their_precision_and_recall(draw):
-    """Fakes from the middle of the real ones are precise and recall little; far ones neither."""
+def test_nested_fakes_have_high_precision_and_low_recall_and_distant_fakes_have_neither(draw):
     real, inner = draw.uniform(-1, 1, (400, 2)), draw.uniform(-0.2, 0.2, (400, 2))
     nested = manifold(real, inner)
     assert nested.precision > 0.9 and nested.recall < 0.1 and nested.coverage < 0.15 and nested.density > 0.8
@@ -19,7 +18,7 @@ def test_nested_and_disjoint_sets_have_their_precision_and_recall(draw):
     assert itself.density == pytest.approx(1.0, rel=1e-12)
 
 
-def test_neighbours_and_shares_are_the_definitions_over_more_than_a_block(draw):
+def test_neighbours_and_metrics_equal_their_definitions_across_blocks(draw):
     real, fake = draw.normal(size=(BLOCK + 30, 3)), draw.normal(size=(50, 3)) + 0.5
 
     def distances(a, b):

@@ -1,6 +1,17 @@
 from itertools import product
 
-from ddpm_jax.evaluation.results import Row, curves_that_compare
+import pytest
+
+from ddpm_jax.errors import UserError
+from ddpm_jax.evaluation.results import (
+    Row,
+    add_result,
+    all_results,
+    comparable_curves,
+    read_results,
+    result_name,
+    table,
+)
 
 
 def result_of(fid: float, **drawn) -> dict:
@@ -12,14 +23,35 @@ def result_of(fid: float, **drawn) -> dict:
     return {"fid": fid, "protocol": {**protocol, "drawn": {"images": 5, "training_step": 1, **drawn}}}
 
 
-def test_charts_part_what_does_not_compare_and_drop_nothing():
+def test_charts_separate_incomparable_metrics_and_drop_none():
     rows = [
         Row(1, f"ddim-{steps}steps-seed0-n{images}-0", result_of(float(fid), steps=steps, images=images, k=k))
         for fid, (images, k, steps) in enumerate(product((5, 6), (10, 20), (2, 4)))
     ]
-    charts = curves_that_compare(rows, "steps")
+    charts = comparable_curves(rows, "steps")
     assert [title.split(" against ")[0] for title in charts] == ["FID of 5 images", "FID of 6 images"]
     for curves in charts.values():
         assert len(curves) == 2 and all([x for x, _ in points] == [2, 4] for points in curves.values())
     assert sorted(y for curves in charts.values() for points in curves.values() for _, y in points) == list(range(8))
-    assert curves_that_compare(rows, "training_step") == {}
+    assert comparable_curves(rows, "training_step") == {}
+
+
+def test_a_result_is_read_as_added_and_another_protocol_stands_beside_it(tmp_path):
+    results = [result_of(float(seed), steps=2, k=10, seed=seed) for seed in (1, 2)]
+    for result in results:
+        add_result(tmp_path, 7, "ddim", result)
+    add_result(tmp_path, 7, "ddim", results[0])
+    names = [result_name("ddim", result["protocol"]) for result in results]
+    assert read_results(tmp_path, 7) == dict(zip(names, results, strict=True))
+    lines = table(all_results(tmp_path)).splitlines()
+    assert lines[0].split() == ["step", "result", "reference", "distance", "value"]
+    assert [line.split()[4] for line in lines[1:]] == ["1", "2"]
+
+
+def test_damaged_results_are_refused_and_skipped_in_lists(tmp_path, package_log):
+    add_result(tmp_path, 8, "ddim", result_of(1.0, steps=2, k=10))
+    for text in ("{", "[]", '{"a": {}}'):
+        (tmp_path / "7.json").write_text(text)
+        with pytest.raises(UserError, match="move it away to measure again"):
+            read_results(tmp_path, 7)
+    assert [row.step for row in all_results(tmp_path)] == [8] and "7.json" in package_log.text

@@ -8,7 +8,7 @@ from ddpm_jax.evaluation.features import open_extractor
 from ddpm_jax.evaluation.statistics import compare, load_statistics, measure, save_statistics
 
 
-def test_statistics_are_kept_and_read_as_pytorch_fid_has_them(tmp_path, draw):
+def test_statistics_are_read_as_saved_and_files_of_pytorch_fid_are_read(tmp_path, draw):
     extractor = open_extractor("pixels", None)
     images = draw.integers(0, 256, (60, 3, 3, 1), dtype=np.uint8)
     statistics = measure(extractor, images, "", limit=20)
@@ -26,27 +26,27 @@ def test_statistics_are_kept_and_read_as_pytorch_fid_has_them(tmp_path, draw):
     ("arrays", "words"),
     [
         ({"mu": np.zeros(3)}, "expected mu and sigma, as pytorch-fid writes"),
-        ({"mu": np.zeros(3), "sigma": np.eye(2)}, "are no mean and covariance"),
-        ({"mu": np.zeros(0), "sigma": np.zeros((0, 0))}, "are no mean and covariance"),
-        ({"mu": np.full(3, np.nan), "sigma": np.eye(3)}, "mu holds something that is no number, not finite"),
-        ({"mu": np.array(["a", "b"]), "sigma": np.eye(2)}, "mu holds something that is no number"),
-        ({"mu": np.full(3, 1e200), "sigma": np.eye(3)}, "mu holds .* beyond 1e"),
+        ({"mu": np.zeros(3), "sigma": np.eye(2)}, "are not a mean and its covariance"),
+        ({"mu": np.zeros(0), "sigma": np.zeros((0, 0))}, "are not a mean and its covariance"),
+        ({"mu": np.full(3, np.nan), "sigma": np.eye(3)}, "mu is not numeric, not finite"),
+        ({"mu": np.array(["a", "b"]), "sigma": np.eye(2)}, "mu is not numeric"),
+        ({"mu": np.full(3, 1e200), "sigma": np.eye(3)}, "mu is .* beyond 1e"),
         ({"mu": np.zeros(2), "sigma": np.array([[1.0, 5.0], [5.0, 1.0]])}, "without negative variances"),
-        ({"mu": np.zeros(2), "sigma": np.eye(2), "count": np.array(-5)}, "count=-5 is no number of images"),
-        ({"mu": np.zeros(2), "sigma": np.eye(2), "count": np.array("abc")}, "count=abc is no number of images"),
-        ({"mu": np.zeros(2), "sigma": np.eye(2), "score": np.array([np.nan, 1.0])}, "score holds"),
-        ({"mu": np.zeros(2), "sigma": np.eye(2), "features": np.zeros((5, 3))}, "other dimensions than mu"),
+        ({"mu": np.zeros(2), "sigma": np.eye(2), "count": np.array(-5)}, "count=-5 is not a number of images"),
+        ({"mu": np.zeros(2), "sigma": np.eye(2), "count": np.array("abc")}, "count=abc is not a number of images"),
+        ({"mu": np.zeros(2), "sigma": np.eye(2), "score": np.array([np.nan, 1.0])}, "score is not"),
+        ({"mu": np.zeros(2), "sigma": np.eye(2), "features": np.zeros((5, 3))}, "differ in dimensions"),
         ({"mu": np.zeros(2), "sigma": -np.eye(2)}, "without negative variances"),
         ({"mu": np.zeros(2), "sigma": np.array([[1.0, 2.0], [0.0, 1.0]])}, "must be symmetric"),
     ],
 )
-def test_statistics_that_are_none_are_refused(tmp_path, arrays, words):
+def test_invalid_statistics_are_refused(tmp_path, arrays, words):
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(UserError, match=words):
         load_statistics(tmp_path / "a.npz", "pixels")
 
 
-def test_damaged_statistics_and_other_weights_are_refused(tmp_path):
+def test_damaged_files_of_statistics_and_comparisons_across_weights_are_refused(tmp_path):
     np.savez(tmp_path / "a.npz", mu=np.zeros(3), sigma=np.eye(3))
     (tmp_path / "b.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:100])
     np.save(tmp_path / "c.npy", np.zeros(3))
@@ -57,5 +57,10 @@ def test_damaged_statistics_and_other_weights_are_refused(tmp_path):
     own = load_statistics(tmp_path / "a.npz", "inception-64")
     assert own.moments.images is None
     one, other = (dataclasses.replace(own, weights=weights) for weights in ("1", "2"))
-    with pytest.raises(UserError, match="of other weights"):
+    with pytest.raises(UserError, match="come from different weights"):
         compare(one, other)
+
+
+def test_fewer_than_two_images_are_refused():
+    with pytest.raises(UserError, match=r"Real images: 1 image\(s\) have no covariance"):
+        measure(open_extractor("pixels", None), np.zeros((1, 3, 3, 1), np.uint8), "Real images", limit=9)

@@ -1,4 +1,4 @@
-"""Made-up files of Inception's weights."""
+"""Random weights of Inception."""
 
 import numpy as np
 
@@ -6,8 +6,8 @@ from ddpm_jax.evaluation.weights import param_shapes
 from ddpm_jax.interop.tensors import by_path
 
 
-def made_up(draw, layer) -> dict[str, np.ndarray]:
-    """Random tensors under pytorch-fid's names, with batch norms that do something."""
+def random_weights(draw, layer) -> dict[str, np.ndarray]:
+    """Random tensors under pytorch-fid's names, with batch norms that are not the identity."""
     tensors = {}
     for path, leaf in by_path(param_shapes(layer)).items():
         module = path.rpartition(".")[0]

@@ -1,16 +1,23 @@
 import jax
 import pytest
-from jax.sharding import AbstractMesh
+from jax.sharding import PartitionSpec
 
 from ddpm_jax.errors import UserError
-from ddpm_jax.runtime import devices as sharding
+from ddpm_jax.runtime.devices import abstract_mesh, check_divisible, join_cluster, state_sharding
 
 
 def test_a_batch_must_divide_among_devices():
-    mesh = AbstractMesh((4,), ("data",))
-    sharding.check_divisible(mesh, 16, 2, "data.batch_size")
+    check_divisible(abstract_mesh(4), 16, 2, "data.batch_size")
     with pytest.raises(UserError, match="=20 cannot be divided among 4 devices x train.accumulate=2; try 24"):
-        sharding.check_divisible(mesh, 20, 2, "data.batch_size")
+        check_divisible(abstract_mesh(4), 20, 2, "data.batch_size")
+
+
+def test_fsdp_divides_the_longest_divisible_axis_of_large_arrays_only():
+    shapes = {"wide": (64, 128), "odd": (65, 127), "small": (4, 8)}
+    state = {name: jax.ShapeDtypeStruct(shape, "float32") for name, shape in shapes.items()}
+    found = {name: s.spec for name, s in state_sharding(abstract_mesh(4), state, "fsdp").items()}
+    assert found == {"wide": PartitionSpec(None, "data"), "odd": PartitionSpec(), "small": PartitionSpec()}
+    assert {s.spec for s in state_sharding(abstract_mesh(4), state, "replicated").values()} == {PartitionSpec()}
 
 
 @pytest.mark.parametrize(
@@ -18,28 +25,28 @@ def test_a_batch_must_divide_among_devices():
     [
         ({}, False),
         ({"SLURM_NTASKS": "1"}, False),
-        ({"SLURM_NTASKS": "2"}, False),  # in a batch script, outside srun
+        ({"SLURM_NTASKS": "2"}, False),  # In a batch script, outside srun.
         ({"SLURM_NTASKS": "2", "SLURM_STEP_NODELIST": "a,b"}, True),
         ({"TPU_WORKER_HOSTNAMES": "a"}, False),
         ({"TPU_WORKER_HOSTNAMES": "a,b"}, True),
         ({"JAX_COORDINATOR_ADDRESS": "localhost:1234"}, True),
     ],
 )
-def test_a_cluster_is_joined_only_where_there_is_one(environment, joins, monkeypatch):
+def test_a_process_joins_a_cluster_only_if_its_job_has_several(environment, joins, monkeypatch):
     calls = []
-    monkeypatch.setattr(jax.distributed, "initialize", lambda **told: calls.append(told))
-    sharding.join_cluster(environment)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **options: calls.append(options))
+    join_cluster(environment)
     assert bool(calls) == joins
     if "JAX_COORDINATOR_ADDRESS" in environment:
-        sharding.join_cluster(environment | {"JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "0"})
-        assert [(told["num_processes"], told["process_id"]) for told in calls] == [(None, None), (4, 0)]
-        assert [told["local_device_ids"] for told in calls] == [None, None]
+        join_cluster(environment | {"JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "0"})
+        assert [(options["num_processes"], options["process_id"]) for options in calls] == [(None, None), (4, 0)]
+        assert [options["local_device_ids"] for options in calls] == [None, None]
         with pytest.raises(UserError, match="could not be joined .*'four'"):
-            sharding.join_cluster(environment | {"JAX_NUM_PROCESSES": "four"})
+            join_cluster(environment | {"JAX_NUM_PROCESSES": "four"})
 
 
 @pytest.mark.parametrize(
-    ("environment", "all_of_them"),
+    ("environment", "takes_all"),
     [
         ({"SLURM_STEP_TASKS_PER_NODE": "1"}, True),
         ({"SLURM_STEP_TASKS_PER_NODE": "1(x4)"}, True),
@@ -50,8 +57,8 @@ def test_a_cluster_is_joined_only_where_there_is_one(environment, joins, monkeyp
         ({}, False),
     ],
 )
-def test_a_process_that_is_alone_on_its_node_takes_all_devices(environment, all_of_them, monkeypatch):
+def test_the_only_process_of_a_node_takes_all_its_devices(environment, takes_all, monkeypatch):
     calls = []
-    monkeypatch.setattr(jax.distributed, "initialize", lambda **told: calls.append(told["local_device_ids"]))
-    sharding.join_cluster({"SLURM_NTASKS": "4", "SLURM_STEP_NODELIST": "a,b"} | environment)
-    assert calls == [[] if all_of_them else None]
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **options: calls.append(options["local_device_ids"]))
+    join_cluster({"SLURM_NTASKS": "4", "SLURM_STEP_NODELIST": "a,b"} | environment)
+    assert calls == [[] if takes_all else None]

@@ -1,4 +1,4 @@
-"""Every end has its exit code, and all but faults are said in one line."""
+"""Every way to end has its exit code, and every error that is not a bug is logged in one line."""
 
 import errno
 import os
@@ -25,7 +25,7 @@ from ddpm_jax.runtime.signals import Stopped
         (KeyboardInterrupt(), 130),
     ],
 )
-def test_other_ends_have_their_exit_codes(error, code, capsys):
+def test_an_expected_error_is_one_line_with_its_exit_code(error, code, capsys):
     def fail():
         raise error
 
@@ -33,8 +33,8 @@ def test_other_ends_have_their_exit_codes(error, code, capsys):
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_a_lost_process_is_told_from_a_fault(monkeypatch, capsys):
-    errors = iter([JaxRuntimeError("UNKNOWN: Gloo: Connection closed by peer"), JaxRuntimeError("INTERNAL: a fault")])
+def test_a_lost_process_is_distinguished_from_a_bug(monkeypatch, capsys):
+    errors = iter([JaxRuntimeError("UNKNOWN: Gloo: Connection closed by peer"), JaxRuntimeError("INTERNAL: a bug")])
 
     def fail():
         raise next(errors)
@@ -42,26 +42,26 @@ def test_a_lost_process_is_told_from_a_fault(monkeypatch, capsys):
     monkeypatch.setattr("jax.process_count", lambda: 2)
     assert exit_code(fail) == 3
     assert "Another process of this job was lost" in capsys.readouterr().err
-    with pytest.raises(JaxRuntimeError, match="a fault"):
+    with pytest.raises(JaxRuntimeError, match="a bug"):
         exit_code(fail)
 
 
-@pytest.mark.parametrize("error", [OSError(errno.EBADF, "a fault"), JaxRuntimeError("UNAVAILABLE: a fault")])
-def test_a_fault_of_our_own_is_not_hidden(error):
+@pytest.mark.parametrize("error", [OSError(errno.EBADF, "a bug"), JaxRuntimeError("UNAVAILABLE: a bug")])
+def test_a_bug_keeps_its_traceback(error):
     def fail():
         raise error
 
-    with pytest.raises(type(error), match="a fault"):
+    with pytest.raises(type(error), match="a bug"):
         exit_code(fail)
 
 
 @pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (3, 3)])
-def test_work_may_know_its_code(returned, code):
+def test_a_returned_exit_code_is_passed_on(returned, code):
     assert exit_code(lambda: returned) == code
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_is_said_once_also_where_commands_are_nested(number, capsys):
+def test_a_signal_is_logged_once_by_nested_commands(number, capsys):
     def loop() -> None:
         for _ in progress(range(2), "Work", total=2):
             os.kill(os.getpid(), number)

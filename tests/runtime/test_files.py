@@ -29,7 +29,7 @@ def stage(target: Path, text: str, folder: bool) -> None:
 
 
 @KINDS
-def test_the_target_appears_when_the_block_ends_and_nothing_else_is_left(tmp_path, folder):
+def test_the_target_appears_when_the_block_ends_without_leftovers(tmp_path, folder):
     target = tmp_path / "target"
     with staged(target, folder=folder) as partial:
         assert partial == tmp_path / ".target.partial" and partial.exists() == folder
@@ -53,7 +53,7 @@ def test_a_block_that_raises_leaves_the_target_as_it_was(tmp_path, folder, error
 
 
 @KINDS
-def test_what_a_killed_job_left_is_not_seen_unless_it_is_asked_for(tmp_path, folder):
+def test_a_partial_target_is_continued_only_if_resumable(tmp_path, folder):
     target = tmp_path / "target"
     for _ in range(2):
         with pytest.raises(ValueError), staged(target, folder=folder, resumable=True) as partial:
@@ -73,7 +73,7 @@ def test_what_a_killed_job_left_is_not_seen_unless_it_is_asked_for(tmp_path, fol
 
 
 def test_a_kill_at_any_call_leaves_the_old_or_the_new_folder_for_the_next_job(tmp_path):
-    """The process ends before its n-th call that changes names, for every n until it ends well."""
+    """The process is killed before its n-th call that renames or removes, for every n until it succeeds."""
     target = tmp_path / "target"
     program = """
 import os, signal, sys
@@ -95,7 +95,7 @@ with files.staged(target, folder=True) as partial:
     found, code, calls = [], -signal.SIGKILL, 0
     while code == -signal.SIGKILL:
         code = subprocess.run([sys.executable, "-c", program, str(target), str(calls)]).returncode
-        with pytest.raises(ValueError), staged(target, folder=True):  # The next job, which comes to nothing.
+        with pytest.raises(ValueError), staged(target, folder=True):  # The next job, which fails.
             found.append(content(target))
             raise ValueError
         assert list(tmp_path.iterdir()) == [target]
@@ -105,7 +105,7 @@ with files.staged(target, folder=True) as partial:
     assert len(found) >= 4 and set(found) == {"old", "new"}
 
 
-def test_a_folder_that_cannot_be_renamed_leaves_the_old_one(tmp_path, monkeypatch):
+def test_a_failed_rename_leaves_the_old_folder(tmp_path, monkeypatch):
     target, rename = tmp_path / "target", Path.rename
 
     def fail(path: Path, other: Path) -> Path:
@@ -121,23 +121,23 @@ def test_a_folder_that_cannot_be_renamed_leaves_the_old_one(tmp_path, monkeypatc
 
 
 @KINDS
-def test_all_bytes_and_names_are_on_disk_before_the_target_has_its_name(tmp_path, monkeypatch, folder):
+def test_everything_is_synced_before_the_rename_and_the_parent_folder_after_it(tmp_path, monkeypatch, folder):
     target, synced = tmp_path / "target", []
     monkeypatch.setattr(files, "sync", lambda path: synced.append((path, target.exists())))
     stage(target, "new", folder)
     partial = tmp_path / ".target.partial"
     below = {partial, partial / "below", partial / "below" / "a.txt"} if folder else {partial}
-    assert {path for path, there in synced if not there} == below
+    assert {path for path, renamed in synced if not renamed} == below
     assert synced[-1] == (tmp_path, True)
 
 
-def test_a_folder_that_cannot_be_written_raises_the_systems_error(tmp_path):
+def test_an_unwritable_folder_raises_an_os_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError), staged(tmp_path / "file" / "target", folder=True):
         pass
 
 
-def test_a_users_cache_follows_the_environment(monkeypatch):
+def test_the_users_cache_follows_the_environment(monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
     assert user_cache("xla") == Path("/caches/ddpm_jax/xla")
     monkeypatch.delenv("XDG_CACHE_HOME")

@@ -1,4 +1,4 @@
-"""One job at a time, also where each host's system sees only its own jobs."""
+"""One job at a time, also where flock works on each host separately."""
 
 import errno
 import fcntl
@@ -40,7 +40,7 @@ def path(tmp_path) -> Path:
 
 @pytest.fixture(params=["flock", "without flock"])
 def system(request, monkeypatch) -> str:
-    """A file system with locks, and one without."""
+    """A file system with flock, and one without."""
 
     def none(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
@@ -52,16 +52,16 @@ def system(request, monkeypatch) -> str:
 
 @pytest.fixture
 def no_shared_locks(monkeypatch):
-    """A file system that grants everybody every lock, as some do to jobs of different hosts."""
+    """A file system that grants every lock, as some do to jobs on different hosts."""
     monkeypatch.setattr(fcntl, "flock", lambda *_: None)
 
 
-def note_of_another(path: Path, **fields: object) -> Path:
-    """What a job of another host writes."""
+def foreign_record(path: Path, **fields: object) -> Path:
+    """Writes the record of a job on another host."""
     path.parent.mkdir(exist_ok=True)
-    note = path.with_name(".work.holder.lock")
-    note.write_text(json.dumps({"host": "another", "boot": "another", "process": 7, "since": "noon"} | fields))
-    return note
+    record = path.with_name(".work.holder.lock")
+    record.write_text(json.dumps({"host": "another", "boot": "another", "process": 7, "since": "noon"} | fields))
+    return record
 
 
 def refused(path: Path) -> str:
@@ -70,7 +70,7 @@ def refused(path: Path) -> str:
     return str(caught.value)
 
 
-def test_a_second_job_is_refused_and_nothing_is_left_after_the_first(path, system):
+def test_a_second_job_is_refused_and_the_first_leaves_no_files(path, system):
     with exclusive_lock(path, "Busy."):
         for _ in range(2):
             message = refused(path)
@@ -80,8 +80,8 @@ def test_a_second_job_is_refused_and_nothing_is_left_after_the_first(path, syste
         pass
 
 
-def test_the_command_of_the_message_removes_the_lock(path, system):
-    note_of_another(path)
+def test_the_command_in_the_message_removes_the_lock(path, system):
+    foreign_record(path)
     message = refused(path)
     assert "held by process 7 on another since noon; only if that has ended: rm " in message
     _, command = message.rstrip(".").split("only if that has ended: ")
@@ -92,7 +92,7 @@ def test_the_command_of_the_message_removes_the_lock(path, system):
     assert list(path.parent.iterdir()) == []
 
 
-def test_a_killed_job_of_this_host_leaves_nothing_in_the_way(path, system):
+def test_the_lock_of_a_killed_job_of_this_host_is_taken_over(path, system):
     assert subprocess.run([sys.executable, "-c", KILLED, str(path), system]).returncode == -signal.SIGKILL
     assert len(list(path.parent.iterdir())) == 2
     with exclusive_lock(path, "Busy."):
@@ -100,7 +100,7 @@ def test_a_killed_job_of_this_host_leaves_nothing_in_the_way(path, system):
     assert list(path.parent.iterdir()) == []
 
 
-def test_a_killed_job_whose_parent_has_not_asked_for_it_is_dead(path):
+def test_the_lock_of_a_zombie_is_taken_over(path):
     killed = subprocess.Popen([sys.executable, "-c", KILLED, str(path), "flock"])
     os.waitid(os.P_PID, killed.pid, os.WEXITED | os.WNOWAIT)
     with exclusive_lock(path, "Busy."):
@@ -119,14 +119,14 @@ def test_a_killed_job_whose_parent_has_not_asked_for_it_is_dead(path):
         ({"boot": locks._boot(), "process": "\0", "started": "1"}, True),
     ],
 )
-def test_only_what_a_dead_process_of_this_host_left_is_taken_over(path, fields, taken_over):
-    note_of_another(path, **fields)
+def test_only_locks_of_dead_processes_of_this_host_are_taken_over(path, fields, taken_over):
+    foreign_record(path, **fields)
     if taken_over:
         with exclusive_lock(path, "Busy."):
             pass
         assert list(path.parent.iterdir()) == []
     else:
-        before = note_of_another(path, **fields).read_text()
+        before = foreign_record(path, **fields).read_text()
         refused(path)
         assert path.with_name(".work.holder.lock").read_text() == before
 
@@ -134,11 +134,11 @@ def test_only_what_a_dead_process_of_this_host_left_is_taken_over(path, fields, 
 @pytest.mark.parametrize(
     ("job", "restarts", "taken_over"), [("7", "0", True), ("7", "1", False), ("8", "0", False), (None, "0", False)]
 )
-def test_a_requeued_slurm_job_takes_over_what_it_left_on_another_host(path, monkeypatch, job, restarts, taken_over):
+def test_a_requeued_slurm_job_takes_over_its_lock_of_another_host(path, monkeypatch, job, restarts, taken_over):
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_CLUSTER_NAME", "main")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    note_of_another(path, host="elsewhere", job=job and f"main/{job}", restarts=restarts)
+    foreign_record(path, host="elsewhere", job=job and f"main/{job}", restarts=restarts)
     if taken_over:
         with exclusive_lock(path, "Busy."):
             pass
@@ -147,48 +147,47 @@ def test_a_requeued_slurm_job_takes_over_what_it_left_on_another_host(path, monk
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff", b"[" * 200_000])
-def test_a_note_that_cannot_be_read_is_nobody_s_to_take_over(path, content):
-    note_of_another(path).write_bytes(content)
+def test_an_unreadable_record_is_never_taken_over(path, content):
+    foreign_record(path).write_bytes(content)
     assert "held by an unknown process" in refused(path)
 
 
-def test_who_holds_a_lock_is_said_in_one_line(path):
-    note_of_another(path, host="a\nb", process=["\ud800"])
+def test_the_holder_of_a_lock_is_named_in_one_line(path):
+    foreign_record(path, host="a\nb", process=["\ud800"])
     assert len(refused(path).splitlines()) == 1
 
 
-def test_a_job_that_waits_gets_the_lock_when_it_is_free(path, system, package_log):
+def test_a_waiting_job_acquires_the_lock_when_it_is_released(path, system, package_log):
     held, free = exclusive_lock(path, "Busy."), []
     held.__enter__()
 
-    def leave() -> None:
+    def release() -> None:
         free.append(True)
         held.__exit__(None, None, None)
 
-    threading.Timer(0.5, leave).start()
+    threading.Timer(0.5, release).start()
     with exclusive_lock(path, None):
         assert free
-    (said,) = package_log.messages
-    assert "waiting for it" in said and f"process {os.getpid()}" in said
+    (message,) = package_log.messages
+    assert "waiting for it" in message and f"process {os.getpid()}" in message
 
 
-def test_a_job_that_waits_for_another_host_goes_on_when_its_note_has_gone(path):
-    note = note_of_another(path)
-    threading.Timer(0.5, note.unlink).start()
+def test_a_job_that_waits_for_another_host_continues_when_the_record_is_gone(path):
+    record = foreign_record(path)
+    threading.Timer(0.5, record.unlink).start()
     with exclusive_lock(path, None):
-        assert json.loads(note.read_text())["process"] == os.getpid()
+        assert json.loads(record.read_text())["process"] == os.getpid()
 
 
-def test_a_job_that_waits_can_be_stopped(path):
-    note_of_another(path)
+def test_a_signal_stops_a_waiting_job(path):
+    foreign_record(path)
     with pytest.raises(Stopped), stoppable():
         threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
         with exclusive_lock(path, None):
-            raise AssertionError("It was another's.")
+            raise AssertionError("Another job holds the lock.")
 
 
-def test_where_no_lock_is_shared_one_of_many_jobs_gets_it(path, no_shared_locks, monkeypatch):
-    """Each on a host of its own, and all at once."""
+def test_without_shared_flock_one_host_at_a_time_holds_the_lock(path, no_shared_locks, monkeypatch):
     here = threading.local()
     monkeypatch.setattr(socket, "gethostname", lambda: here.name)
     monkeypatch.setattr(locks, "_boot", lambda: here.name)
@@ -214,12 +213,12 @@ def test_where_no_lock_is_shared_one_of_many_jobs_gets_it(path, no_shared_locks,
     assert not path.with_name(".work.holder.lock").exists()
 
 
-def test_where_locks_mean_nothing_a_process_that_lives_keeps_its_own(path, no_shared_locks):
+def test_without_shared_flock_a_live_process_keeps_its_lock(path, no_shared_locks):
     with exclusive_lock(path, "Busy."):
         refused(path)
 
 
-def test_a_fault_of_the_disk_is_not_taken_for_a_lock(path, monkeypatch):
+def test_a_disk_error_is_raised_and_leaves_no_lock(path, monkeypatch):
     path.parent.mkdir()
     (path.parent / "file").write_text("")
     with pytest.raises(OSError), exclusive_lock(path.parent / "file" / "lock", "Busy."):

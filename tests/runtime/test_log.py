@@ -1,4 +1,4 @@
-"""The log: where its lines go, and that a full disk does not spoil the terminal."""
+"""Where log lines go; a full disk writes nothing to the terminal."""
 
 import logging
 import subprocess
@@ -18,7 +18,7 @@ def restored():
     start_log()
 
 
-def test_the_log_goes_to_the_terminal_and_with_details_to_the_file(tmp_path, capsys):
+def test_the_terminal_shows_messages_and_the_file_also_details(tmp_path, capsys):
     start_log(tmp_path / "train.log")
     logger.info("hello")
     logger.debug("a detail")
@@ -28,7 +28,7 @@ def test_the_log_goes_to_the_terminal_and_with_details_to_the_file(tmp_path, cap
     assert "INFO hello" in text and "DEBUG a detail" in text
 
 
-def test_a_file_that_cannot_be_written_says_nothing_on_the_terminal(capsys):
+def test_an_unwritable_log_file_writes_nothing_to_the_terminal(capsys):
     start_log(Path("/dev/full"))
     logger.info("hello")
     start_log()
@@ -40,7 +40,7 @@ def test_importing_the_package_leaves_logging_as_it_is():
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_a_path_goes_by_another_name(capsys):
+def test_an_alias_replaces_a_path_inside_its_block(capsys):
     start_log()
     with path_alias("/copies/x/", "gs://bucket/"):
         logger.info("Wrote /copies/x/run")

@@ -1,4 +1,4 @@
-"""Progress passes all items through, shows how far it is, and ends between two of them (test_signals.py)."""
+"""Progress yields all items and shows how many are done; test_signals.py stops it between two items."""
 
 import logging
 import sys
@@ -9,8 +9,8 @@ import pytest
 from ddpm_jax.runtime.progress import duration, progress
 
 
-def test_progress_prints_plain_lines_where_there_is_no_terminal(monkeypatch, caplog):
-    monkeypatch.setattr("ddpm_jax.runtime.progress.LINE_EVERY", 0.02)
+def test_progress_logs_plain_lines_without_a_terminal(monkeypatch, caplog):
+    monkeypatch.setattr("ddpm_jax.runtime.progress.LINE_EVERY_S", 0.02)
     logging.getLogger("ddpm_jax").propagate = True
     with caplog.at_level(logging.INFO):
         items = list(progress((time.sleep(0.015) or i for i in range(8)), "Work", total=10, done=2, note=lambda: "ok"))
@@ -19,7 +19,7 @@ def test_progress_prints_plain_lines_where_there_is_no_terminal(monkeypatch, cap
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_progress_closes_what_it_iterates_when_it_is_left_early(monkeypatch, terminal):
+def test_progress_closes_its_iterator_when_the_loop_breaks(monkeypatch, terminal):
     def items():
         try:
             yield from range(9)

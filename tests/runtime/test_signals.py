@@ -1,4 +1,4 @@
-"""Signals set a flag that loops read; what reads nothing is ended in bounded time, with the same exit code."""
+"""Signals set a flag that loops read; a process that never reads it ends in bounded time with the same exit code."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ def work():
     lock = ctypes.CDLL(None).pthread_mutex_lock
     lock(mutex)
     print("busy", flush=True)
-    lock(mutex)  # For ever, and no handler of Python's runs.
+    lock(mutex)  # Blocks for ever, so that no Python handler runs.
 sys.exit(exit_code(work))
 """
 COMPILES = """
@@ -45,8 +45,8 @@ sys.exit(exit_code(work))
 """
 
 
-def ask(number: signal.Signals) -> None:
-    """Sends this process a signal, and lets its handler run."""
+def interrupt(number: signal.Signals) -> None:
+    """Sends this process a signal and lets its handler run."""
     os.kill(os.getpid(), number)
     time.sleep(0.01)
 
@@ -61,31 +61,31 @@ def test_a_loop_ends_between_two_items(number):
     with pytest.raises(Stopped) as caught, stoppable():
         for item in progress(range(5), "Work", total=5):
             if item == 2:
-                ask(number)
-            seen.append(item)  # This one is finished.
+                interrupt(number)
+            seen.append(item)
     assert caught.value.number == number and seen == [0, 1, 2]
 
 
-def test_a_stop_before_a_loop_is_not_lost():
+def test_a_signal_before_a_loop_stops_it_at_its_start():
     with stoppable(), pytest.raises(Stopped):
-        ask(signal.SIGTERM)
+        interrupt(signal.SIGTERM)
         for _ in progress(range(5), "Work", total=5):
-            raise AssertionError("The first item was begun.")
+            raise AssertionError("The first item was yielded.")
 
 
 @BOTH
-def test_deferred_work_is_finished_and_asks_for_itself(number):
+def test_deferred_work_is_never_interrupted_and_can_read_the_flag(number):
     with stoppable():
         with deferred():
             assert stop_requested() is None
-            assert list(progress((ask(number) or i for i in range(1)), "Work", total=1)) == [0]
+            assert list(progress((interrupt(number) or i for i in range(1)), "Work", total=1)) == [0]
             raise_if_stopped()
             assert stop_requested() == number
         with pytest.raises(Stopped):
             raise_if_stopped()
 
 
-def test_ctrl_c_raises_at_once_where_nothing_reads_the_flag():
+def test_ctrl_c_raises_at_once_outside_of_polling_loops():
     with stoppable(), pytest.raises(KeyboardInterrupt):
         with polling():
             pass
@@ -102,15 +102,15 @@ from ddpm_jax.runtime.signals import deferred, stoppable
 with stoppable(), deferred():
     os.kill(os.getpid(), {first:d})
     time.sleep(0.1)
-    print("goes on", flush=True)
+    print("continues", flush=True)
     os.kill(os.getpid(), {number:d})
     print("not reached", flush=True)
 """
     done = run(program)
-    assert done.returncode == -number and done.stdout == "goes on\n", done.stderr
+    assert done.returncode == -number and done.stdout == "continues\n", done.stderr
 
 
-def test_other_threads_do_without(tmp_path):
+def test_blocks_in_other_threads_do_nothing():
     def work() -> None:
         with stoppable(), polling(), deferred():
             done.append(len(os.listdir("/proc/self/fd")))
@@ -123,7 +123,7 @@ def test_other_threads_do_without(tmp_path):
     assert len(done) == 3 and len(set(done)) == 1
 
 
-def test_a_loop_in_another_thread_leaves_ctrl_c_as_it_is():
+def test_a_loop_in_another_thread_leaves_ctrl_c_unchanged():
     inside, leave = threading.Event(), threading.Event()
 
     def work() -> None:
@@ -136,23 +136,23 @@ def test_a_loop_in_another_thread_leaves_ctrl_c_as_it_is():
         with stoppable(), pytest.raises(KeyboardInterrupt):
             thread.start()
             assert inside.wait(20)
-            ask(signal.SIGINT)
+            interrupt(signal.SIGINT)
             leave.wait(5)
     finally:
         leave.set()
         thread.join()
 
 
-def test_nothing_is_left_of_a_block_however_it_ends():
+def test_a_block_restores_handlers_and_threads_with_and_without_a_signal():
     before, threads = [signal.getsignal(number) for number in SIGNALS], threading.active_count()
-    for asked in (False, True):
+    for interrupted in (False, True):
         with stoppable():
             assert [signal.getsignal(number) for number in SIGNALS] != before
             with stoppable():
                 pass
             assert [signal.getsignal(number) for number in SIGNALS] != before
-            if asked:
-                ask(signal.SIGTERM)
+            if interrupted:
+                interrupt(signal.SIGTERM)
         assert [signal.getsignal(number) for number in SIGNALS] == before
         assert threading.active_count() == threads
         assert signal.set_wakeup_fd(-1) == -1
@@ -161,20 +161,20 @@ def test_nothing_is_left_of_a_block_however_it_ends():
 
 @BOTH
 @pytest.mark.parametrize("program", [HANGS, COMPILES], ids=["hangs", "compiles"])
-def test_a_process_that_runs_no_python_is_ended_with_the_same_code(program, number):
+def test_a_process_that_runs_no_python_code_ends_with_the_same_exit_code(program, number):
     environment = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "0"}
     with subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=environment
     ) as process:
         assert process.stdout is not None and process.stdout.readline() == "busy\n"
-        time.sleep(0.2)  # Where the signal comes sooner than the next line, that line is not begun.
+        time.sleep(0.2)  # The next line of the program must have begun.
         process.send_signal(number)
         assert process.wait(timeout=20) == 128 + number
         assert process.stdout.read() == ""
 
 
-def test_what_the_garbage_collector_swallows_does_not_keep_a_process_alive():
-    """Python discards what is raised in functions that the collector calls, such as JAX's."""
+def test_an_exception_lost_in_a_garbage_collection_does_not_lose_the_signal():
+    """Python discards exceptions in functions that the garbage collector calls, such as JAX's."""
     program = """
 import gc, os, signal, sys, time
 from ddpm_jax.runtime.exit_codes import exit_code
@@ -191,7 +191,7 @@ def work():
     gc.callbacks.remove(collected)
     print("swallowed", flush=True)
     for _ in progress(range(9), "Work", total=9):
-        print("went on")
+        print("continued")
 sys.exit(exit_code(work))
 """
     done = run(program)
@@ -199,8 +199,7 @@ sys.exit(exit_code(work))
     assert done.stderr.splitlines() == ["Stopped by SIGINT."]
 
 
-def test_time_in_which_a_stop_is_deferred_does_not_count():
-    """Also where the signal came before."""
+def test_deferred_time_does_not_count_even_after_the_signal():
     program = """
 import os, signal, time
 from ddpm_jax.runtime import signals
@@ -210,13 +209,13 @@ with signals.stoppable():
     time.sleep(0.1)
     with signals.deferred():
         time.sleep(1.5)
-    print("brought to an end")
+    print("finished")
 """
     done = run(program)
-    assert done.returncode == 0 and done.stdout == "brought to an end\n", done.stderr
+    assert done.returncode == 0 and done.stdout == "finished\n", done.stderr
 
 
-def test_a_signal_to_a_forked_child_is_not_its_parents():
+def test_a_signal_to_a_forked_child_does_not_reach_its_parent():
     program = """
 import os, signal, sys, time
 from ddpm_jax.runtime import signals

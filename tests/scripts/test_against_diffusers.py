@@ -1,16 +1,17 @@
-"""scripts/benchmark.py with the peers themselves."""
+"""scripts/benchmark.py against diffusers."""
 
 import json
 
+from tests.end_to_end.commands import ROOT
 from tests.peers import peer
-from tests.scripts.test_scripts import ROOT, run
+from tests.scripts.processes import run_script
 
 peer("diffusers")
 
 
-def test_training_is_timed_by_turns_with_the_same_weights():
+def test_training_is_timed_in_alternation_with_the_same_weights():
     config = f"--config={ROOT}/configs/digits.py:smoke"
-    done = run(
+    done = run_script(
         "benchmark.py", "train", config, "--batch=2", "--rounds=2", "--peer=diffusers", "--variants=eager", "--json"
     )
     facts = json.loads(done.stdout)

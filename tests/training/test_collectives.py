@@ -16,7 +16,7 @@ import pytest
 
 from ddpm_jax.builders import build_learner
 from ddpm_jax.commands.cost import state_bytes, step_cost
-from ddpm_jax.runtime.devices import data_mesh, imagined_mesh, state_sharding
+from ddpm_jax.runtime.devices import abstract_mesh, data_mesh, state_sharding
 from ddpm_jax.training.state import TrainState, init_state
 from ddpm_jax.training.step import lower_step
 from tests.training.toy import config_with, loader
@@ -88,7 +88,7 @@ def test_a_state_takes_on_each_device_what_was_planned(facts, sharding):
     config = config_with(model=MODEL)
     learner = build_learner(config, data_mesh())
     state = jax.eval_shape(partial(init_state, learner.unet, learner.optimizer, config.seed, 8, 1))
-    assert state_bytes(state, imagined_mesh(DEVICES), sharding) == facts[sharding]["state"]
+    assert state_bytes(state, abstract_mesh(DEVICES), sharding) == facts[sharding]["state"]
 
 
 @pytest.mark.parametrize("sharding", ["replicated", "fsdp"])

@@ -1,0 +1,55 @@
+import json
+import subprocess
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.data.pictures import encoded, noise, write
+from tests.scripts.processes import run_script
+
+
+@pytest.fixture
+def photos(tmp_path, draw):
+    for i in range(9):
+        write(tmp_path / "photos" / ("cats" if i % 3 else "dogs") / f"{i}.png", encoded(noise(draw, 8, 8)))
+    return tmp_path / "photos"
+
+
+def prepare(photos, *flags: str) -> subprocess.CompletedProcess:
+    where = [f"--config.data.path={photos}", f"--config.data.cache={photos.parent}/cache", "--config.data.image_size=8"]
+    return run_script("prepare_data.py", *where, *flags)
+
+
+def test_a_folder_is_cached_with_its_statistics_and_a_contact_sheet(photos):
+    done = prepare(photos, "--json")
+    facts = json.loads(done.stdout)
+    files = sorted((photos / "cats").iterdir()) + sorted((photos / "dogs").iterdir())
+    pixels = np.stack([np.asarray(Image.open(file)) for file in files])
+    assert (facts["images"], facts["shape"], facts["classes"]) == (9, [8, 8, 3], {"cats": 6, "dogs": 3})
+    np.testing.assert_allclose(facts["mean"], (pixels / 255).mean(axis=(0, 1, 2)), atol=1e-4)
+    np.testing.assert_allclose(facts["std"], (pixels / 255).std(axis=(0, 1, 2)), atol=1e-4)
+    stored = np.fromfile(f"{facts['cache']}/images.u8", np.uint8).reshape(pixels.shape)
+    np.testing.assert_array_equal(stored, pixels)
+    with Image.open(facts["contact_sheet"]) as sheet:
+        assert sheet.width > 3 * 64
+
+    again = prepare(photos, f"--sheet={photos.parent}/sheet.png")
+    assert again.returncode == 0 and "cats 6, dogs 3" in again.stdout
+    assert (photos.parent / "sheet.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--config.data.filter=cats & dogs"], "leaves none of the 9 images"),
+        (["--config.data.pth=x"], "data.pth is not a field of the configuration; did you mean data.path or"),
+        (["--shet=x"], "'--shet=x' is not a flag; did you mean sheet?"),
+        (["--config=none.py"], "--config=none.py is neither a Python file nor a recipe"),
+        (["--sheet=/dev/null/sheet.png"], "--sheet=/dev/null/sheet.png cannot be drawn"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(photos, flags, words):
+    done = prepare(photos, *flags)
+    assert done.returncode == 2 and words in done.stderr and len(done.stderr.strip().splitlines()) <= 1, done.stderr
+    assert not done.stdout
