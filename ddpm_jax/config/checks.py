@@ -256,8 +256,8 @@ def _check_task(config: Config) -> None:
         )
     if inverts and (sample.sampler, sample.eta) != ("ddim", 0.0):
         raise UserError(
-            f"sample.task={sample.task!r} needs the invertible sampler, sample.sampler='ddim' with sample.eta=0; got "
-            f"{sample.sampler!r} and {sample.eta}."
+            f"sample.task={sample.task!r} needs sample.sampler='ddim' with sample.eta=0, the only invertible sampler; "
+            f"got {sample.sampler!r} and {sample.eta}."
         )
     if sample.task == "inpaint" and sample.sampler != "ddpm":
         raise UserError(f"sample.task='inpaint' needs sample.sampler='ddpm', got {sample.sampler!r}.")

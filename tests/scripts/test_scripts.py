@@ -56,7 +56,7 @@ def test_it_prepares_counts_measures_and_draws(photos):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--config.data.filter=cats & dogs"], "leaves none of the 9 images"),
+        (["--config.data.filter=cats & dogs"], "selects none of the 9 images"),
         (["--config.data.pth=x"], "data.pth is not a field of the configuration; did you mean data.path or"),
         (["--shet=x"], "'--shet=x' is not a flag; did you mean sheet?"),
         (["--config=none.py"], "--config=none.py is neither a Python file nor a recipe"),
