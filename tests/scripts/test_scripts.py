@@ -60,7 +60,7 @@ def test_it_prepares_counts_measures_and_draws(photos):
         (["--config.data.pth=x"], "data.pth is not a field of the configuration; did you mean data.path or"),
         (["--shet=x"], "'--shet=x' is not a flag; did you mean sheet?"),
         (["--config=none.py"], "--config=none.py is neither a Python file nor a recipe"),
-        (["--sheet=/dev/null/sheet.png"], "--sheet=/dev/null/sheet.png cannot be drawn"),
+        (["--sheet=/dev/null/sheet.png"], "--sheet=/dev/null/sheet.png cannot be written"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(photos, flags, words):
