@@ -2,7 +2,7 @@
 
     python scripts/export_diffusers.py runs/x exported
 
-DDPMPipeline.from_pretrained("exported") then samples from it; a model of classes is loaded by UNet2DModel and
+DDPMPipeline.from_pretrained("exported") then loads it; a class-conditional model is loaded with UNet2DModel and
 DDPMScheduler, as the model card in the folder shows.
 """
 
@@ -16,7 +16,7 @@ STEPS = 50
 
 
 def main() -> None:
-    """Reads the flags and the run, samples a grid, writes the folder."""
+    """Parses the flags, loads the run, samples a grid, writes the folder."""
     import logging
 
     from ddpm_jax.errors import UserError
@@ -40,7 +40,7 @@ def main() -> None:
     out = flags.out.expanduser().resolve()
     refuse_full(out)
     run = load_run(flags.workdir, step=flags.step, ema=not flags.raw)
-    options_of(run.config)  # Refuses what diffusers lacks before images are sampled.
+    options_of(run.config)  # Refuses unsupported models before images are sampled.
     caption = picture = None
     if flags.images:
         steps = min(STEPS, run.config.diffusion.steps)

@@ -1,9 +1,9 @@
-"""Writes the parameters and EMA parameters of a run to one safetensors file with the configuration inside.
+"""Writes the raw and EMA parameters of a run and its configuration to one safetensors file.
 
     python scripts/export_safetensors.py runs/x model.safetensors
     python scripts/export_safetensors.py runs/x small.safetensors --ema-only
 
-With --ema-only the file holds the EMA parameters alone, which images are sampled from: half the size.
+With --ema-only, the file contains only the EMA parameters, which suffice for sampling, at half the size.
 """
 
 import argparse
@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 
 def main() -> None:
-    """Reads the flags and the run, writes the file."""
+    """Parses the flags, loads the run, writes the file."""
     from ddpm_jax.interop.safetensors_file import write_file
     from ddpm_jax.run import load_run
 

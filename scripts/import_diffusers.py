@@ -1,11 +1,12 @@
-"""Makes a run of a model that diffusers saved: a UNet2DModel, DDPMPipeline or DDIMPipeline.
+"""Imports a model that diffusers saved (UNet2DModel, DDPMPipeline or DDIMPipeline) as a run.
 
     python scripts/import_diffusers.py MODEL_DIR runs/imported
     python main.py --mode=sample --workdir=runs/imported
     python main.py --workdir=runs/imported --config.data.path=photos/ --config.train.steps=1000
 
-MODEL_DIR is a folder with config.json and safetensors, or a name of the Hugging Face hub such as google/ddpm-cat-256.
---config names a recipe for what the model does not settle (optimiser, length, log); --config.FIELD=VALUE sets a field.
+MODEL_DIR is a folder with config.json and safetensors, or a name on the Hugging Face hub such as google/ddpm-cat-256.
+--config names a recipe for fields that the model does not determine (optimizer, steps, logs); --config.FIELD=VALUE sets
+a field.
 """
 
 import argparse
@@ -16,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 
 def main() -> None:
-    """Reads the flags, the model, and writes the run."""
+    """Parses the flags, reads the model, writes the run."""
     from ddpm_jax.config import check_overrides, config_of, defaults, load_recipe, override
     from ddpm_jax.errors import UserError
     from ddpm_jax.interop.diffusers_folder import fetch_folder, read_folder
@@ -25,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("model", help="a folder, or a name of the hub")
+    parser.add_argument("model", help="a folder, or a name on the hub")
     parser.add_argument("workdir", help="a new folder for the run")
     parser.add_argument("--config", metavar="FILE", help="a recipe; without one, the defaults")
     flags, overrides = parser.parse_known_args()
@@ -37,7 +38,7 @@ def main() -> None:
     try:
         config_of(recipe)
     except UserError as error:
-        raise UserError(f"{flags.model} is beyond what can be configured here: {error}") from error
+        raise UserError(f"{flags.model} needs a configuration that is not supported: {error}") from error
     config = config_of(override(recipe, overrides))
     refuse_contradictions(found.fields, config)
     start_run(config, workdir, found.params(config), found.labels(config))

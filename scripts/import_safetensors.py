@@ -1,9 +1,9 @@
-"""Makes a run of a file that scripts/export_safetensors.py wrote.
+"""Imports a file that scripts/export_safetensors.py wrote as a run.
 
     python scripts/import_safetensors.py model.safetensors runs/imported
     python main.py --mode=sample --workdir=runs/imported
 
-The run begins at step 0: the state of the optimiser is not in the file. --config.FIELD=VALUE sets a field.
+The run begins at step 0, since the file does not contain the optimizer state. --config.FIELD=VALUE sets a field.
 """
 
 import argparse
@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 
 def main() -> None:
-    """Reads the flags and the file, writes the run."""
+    """Parses the flags, reads the file, writes the run."""
     from ddpm_jax.config import check_overrides, config_of, override, to_config_dict
     from ddpm_jax.interop.runs import new_workdir, refuse_contradictions, start_run
     from ddpm_jax.interop.safetensors_file import find_file, read_file

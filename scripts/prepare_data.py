@@ -1,10 +1,10 @@
-"""Decodes a set into the cache ahead of training, and shows what training will see.
+"""Decodes a data set into the cache before training, and summarizes it.
 
     python scripts/prepare_data.py --config=configs/celeba64.py --config.data.path=celeba/
     python scripts/prepare_data.py --config.data.path=photos/ --config.data.image_size=64 --sheet=photos.png
 
-Prints the number, size, classes, mean and standard deviation of the images and draws a contact sheet of some of them.
---json prints one JSON object instead.
+Prints the number, size, classes, mean and standard deviation of the images, and writes a contact sheet of some of them.
+With --json, prints one JSON object instead.
 """
 
 import argparse
@@ -21,7 +21,7 @@ CHUNK_BYTES = 2**24
 
 
 def main() -> None:
-    """Reads the flags, prepares, reports."""
+    """Parses the flags, prepares the data, prints the summary."""
     from ddpm_jax.config import check_overrides, config_of, defaults, load_recipe, override
     from ddpm_jax.data.open import open_dataset
     from ddpm_jax.errors import UserError
@@ -30,28 +30,34 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--config", metavar="FILE", help="a recipe; without one, the defaults")
-    parser.add_argument("--sheet", metavar="PNG", type=Path, help="where to draw; beside the cached images by default")
+    parser.add_argument("--sheet", metavar="PNG", type=Path, help="contact sheet (default: beside the cached images)")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     flags, overrides = parser.parse_known_args()
-    # A name that the terminal cannot show is no reason to fail.
+    # Names that the terminal cannot encode must not raise.
     sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
     if flags.sheet and (flags.sheet.suffix != ".png" or not flags.sheet.absolute().parent.is_dir()):
-        raise UserError(f"--sheet={flags.sheet} cannot be drawn; give a .png file in a folder that is there.")
+        raise UserError(f"--sheet={flags.sheet} cannot be written; give a .png file in an existing folder.")
     check_overrides(overrides, ["config", "sheet", "json", "help"])
     recipe = load_recipe(flags.config) if flags.config else defaults()
-    if not flags.config:  # Without a recipe, no network shall say what sizes are right.
+    if not flags.config:  # Without a recipe, the network must not restrict the image size.
         recipe.model.multipliers, recipe.model.attention_resolutions = (1,), ()
     config = config_of(override(recipe, overrides))
     started = time.perf_counter()
     dataset = open_dataset(config, labelled=True)
-    facts = describe(dataset.images, dataset.labels, dataset.names)
-    facts["seconds"] = round(time.perf_counter() - started, 2)
-    facts |= place(dataset.images, flags.sheet)
-    show(facts, flags.json)
+    summary = describe(dataset.images, dataset.labels, dataset.names)
+    summary["seconds"] = round(time.perf_counter() - started, 2)
+    summary |= write_sheet(dataset.images, flags.sheet)
+    if flags.json:
+        print(json.dumps(summary))
+        return
+    for name, value in summary.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {count:,}" for key, count in value.items()) or "none"
+        print(f"{name:14}{value}")
 
 
 def describe(images: Any, labels: Any, names: tuple[str, ...]) -> dict[str, Any]:
-    """Count, shape, classes or attributes, and mean and standard deviation by channel, of pixels in 0..1."""
+    """Number and shape of the images, classes or attributes, and each channel's mean and standard deviation in 0..1."""
     import numpy as np
 
     total, squares = np.zeros(images.shape[3]), np.zeros(images.shape[3])
@@ -74,8 +80,8 @@ def describe(images: Any, labels: Any, names: tuple[str, ...]) -> dict[str, Any]
     }
 
 
-def place(images: Any, sheet: Path | None) -> dict[str, str | None]:
-    """Draws the contact sheet; says where it and the cached images lie."""
+def write_sheet(images: Any, sheet: Path | None) -> dict[str, str | None]:
+    """Writes the contact sheet; returns its path and the folder of the cached images."""
     import numpy as np
 
     from ddpm_jax.reporting.images import grid, save_png
@@ -85,17 +91,6 @@ def place(images: Any, sheet: Path | None) -> dict[str, str | None]:
     shown = np.random.default_rng(0).permutation(len(images))[:SHOWN]
     save_png(grid(images[np.sort(shown)]), sheet)
     return {"cache": str(cached) if cached else None, "contact_sheet": str(sheet)}
-
-
-def show(facts: dict[str, Any], as_json: bool) -> None:
-    """Prints the facts as a table or as JSON."""
-    if as_json:
-        print(json.dumps(facts))
-        return
-    for name, value in facts.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{key} {count:,}" for key, count in value.items()) or "none"
-        print(f"{name:14}{value}")
 
 
 if __name__ == "__main__":

@@ -17,15 +17,15 @@ PAGE = ROOT / "docs" / "configuration.md"
 INTRODUCTION = """\
 # Configuration
 
-Every field of a run, with its default. A recipe (`configs/*.py`) sets some, `--config.SECTION.FIELD=VALUE` any. Tuples
-are written `--config.model.multipliers="(1,2,4)"`, booleans `--config.data.flip=True`; `--config.data.filter=` takes an
-optional field back. Unknown names and bad values are refused in one line. `python scripts/write_reference.py` makes
-this page of [sections.py](../ddpm_jax/config/sections.py).
+Every field of a run, with its default. A recipe (`configs/*.py`) sets some fields, `--config.SECTION.FIELD=VALUE` any
+field. Tuples are written `--config.model.multipliers="(1,2,4)"`, booleans `--config.data.flip=True`, and
+`--config.data.filter=` unsets an optional field. Unknown names and invalid values are refused in one line. This page is
+generated from [sections.py](../ddpm_jax/config/sections.py) by `python scripts/write_reference.py`.
 """
 
 
 def reference() -> str:
-    """The page."""
+    """The text of docs/configuration.md."""
     from ddpm_jax.commands.plan import PlanOptions
     from ddpm_jax.config.sections import Config
 
@@ -40,7 +40,7 @@ def reference() -> str:
 
 
 def table(section: type, prefix: str) -> str:
-    """The fields of a section that are no sections themselves."""
+    """The table of a section's fields, without nested sections."""
     from ddpm_jax.config.fields import meanings
 
     hints = typing.get_type_hints(section, include_extras=True)
@@ -54,7 +54,7 @@ def table(section: type, prefix: str) -> str:
 
 
 def options() -> str:
-    """The fields that methods of a Run take as options."""
+    """The list of fields that are options of Run.sample and Run.inpaint."""
     from ddpm_jax.config.sections import Sample
     from ddpm_jax.generation.requests import options_of
 
@@ -65,7 +65,7 @@ def options() -> str:
 
 
 def in_words(hint: Any) -> str:
-    """The values that a field may have."""
+    """The valid values of a field, in words."""
     from ddpm_jax.config.checks import TYPE_NAMES, value_type, without_none
     from ddpm_jax.config.fields import Range
 

@@ -1,4 +1,4 @@
-"""The configuration: recipe or JSON in, frozen and checked Config out."""
+"""The configuration: from a recipe or JSON to a frozen, checked Config."""
 
 from ddpm_jax.config.checks import checked
 from ddpm_jax.config.convert import (

@@ -1,6 +1,6 @@
-"""Refusals of a configuration with values that are out of range, unknown, or contradict each other.
+"""Checks of a configuration for values that are out of range, unknown, or contradictory.
 
-Each refusal is one line: the field, what it got, what was expected, what to try.
+Each error is one line: the field and its value, the expected values, and a remedy.
 """
 
 import dataclasses
@@ -22,31 +22,29 @@ TYPE_NAMES = {
     tuple: "whole numbers such as (1, 2, 2)",
 }
 MOST_PIXELS = 4096
-"""Largest number of values of an image that evaluate.features="pixels" takes: the covariance has its square."""
+"""Largest height x width x channels for evaluate.features="pixels", whose covariance is the square of that."""
 
 
 def checked(config: Config) -> Config:
-    """The same Config, if it is consistent; a UserError otherwise."""
+    """The same Config, if it is consistent; raises UserError otherwise."""
     check_fields(config)
     _check_size(config.data, config.model)
     _check_pixels(config.data)
-    _check_attributes(config)
+    _check_labels(config)
     _check_widths(config.model)
     _check_attention(config.data, config.model)
-    _check_diffusion(config)
-    _check_batches(config)
+    _check_training(config)
     _check_used(config.sample)
     _check_sampling(config)
     _check_task(config)
     _check_timesteps(config)
     _check_guidance(config)
     _check_evaluation(config)
-    _check_profile(config.log.profile)
     return config
 
 
 def check_fields(section: Any, prefix: str = "") -> None:
-    """Refuses values of a wrong type or out of range in a Config or a section; prefix: of names in errors."""
+    """Refuses values of a wrong type or out of range in a Config or section; prefix: of field names in errors."""
     for name, hint in typing.get_type_hints(type(section), include_extras=True).items():
         value = getattr(section, name)
         if dataclasses.is_dataclass(value):
@@ -86,7 +84,7 @@ def without_none(hint: Any) -> tuple[Any, bool]:
 
 
 def value_type(hint: Any) -> type:
-    """The type of a field's value where it is not None: int for `Count | None`, str for a choice of names."""
+    """The type of a field's value when it is not None: int for `Count | None`, str for a choice of names."""
     hint, _ = without_none(hint)
     origin = typing.get_origin(hint)
     if origin is typing.Literal:
@@ -97,8 +95,14 @@ def value_type(hint: Any) -> type:
 
 
 def resolutions(data: Data, model: Model) -> list[int]:
-    """The image sizes that the U-Net's stages see."""
+    """The image size in each stage of the U-Net."""
     return [data.image_size // 2**stage for stage in range(len(model.multipliers))]
+
+
+def _multiples(number: int, factor: int) -> str:
+    """The nearest multiples below and above a number that is none."""
+    below = number // factor * factor
+    return " or ".join(str(multiple) for multiple in (below, below + factor) if multiple)
 
 
 def _check_size(data: Data, model: Model) -> None:
@@ -107,10 +111,9 @@ def _check_size(data: Data, model: Model) -> None:
     halvings = len(model.multipliers) - 1
     factor, size = 2**halvings, data.image_size
     if size % factor:
-        tries = " or ".join(str(s) for s in (size // factor * factor, (size // factor + 1) * factor) if s)
         raise UserError(
             f"data.image_size={size} must be divisible by {factor}, since model.multipliers={model.multipliers} halve "
-            f"it {halvings} times (try {tries}, or fewer stages)."
+            f"it {halvings} times (try {_multiples(size, factor)}, or fewer stages)."
         )
 
 
@@ -129,34 +132,31 @@ def _check_pixels(data: Data) -> None:
         )
     if data.source == "digits" and (data.image_size, data.channels) != (8, 1):
         raise UserError(
-            f"data.source='digits' holds 8x8 greyscale images; got data.image_size={data.image_size}, "
+            f"data.source='digits' has 8x8 greyscale images; got data.image_size={data.image_size}, "
             f"data.channels={data.channels} (set 8 and 1, or another source)."
         )
 
 
-def _check_attributes(config: Config) -> None:
-    chosen = config.data.attributes
-    if chosen is None:
-        return
-    count = len({name.strip() for name in chosen.split(",")})
-    if config.model.attributes != count:
+def _check_labels(config: Config) -> None:
+    chosen, classes, attributes = config.data.attributes, config.model.classes, config.model.attributes
+    count = attributes if chosen is None else len({name.strip() for name in chosen.split(",")})
+    if attributes != count:
         raise UserError(
-            f"data.attributes={chosen!r} chooses {count}, but model.attributes={config.model.attributes}; set it to "
-            f"{count}."
+            f"data.attributes={chosen!r} chooses {count}, but model.attributes={attributes}; set it to {count}."
         )
+    if classes and attributes:
+        raise UserError(f"model.classes={classes} and model.attributes={attributes} exclude each other; set one to 0.")
 
 
 def _check_widths(model: Model) -> None:
     channels, groups = model.channels, model.norm_groups
     if channels % groups:
-        tries = " or ".join(str(c) for c in (channels // groups * groups, (channels // groups + 1) * groups) if c)
-        raise UserError(f"model.channels={channels} must be a multiple of model.norm_groups={groups} (try {tries}).")
+        raise UserError(
+            f"model.channels={channels} must be a multiple of model.norm_groups={groups} (try "
+            f"{_multiples(channels, groups)})."
+        )
     if channels % 2 or channels < 4:
         raise UserError(f"model.channels={channels} must be even and at least 4, for the time embedding.")
-    if model.classes and model.attributes:
-        raise UserError(
-            f"model.classes={model.classes} and model.attributes={model.attributes} exclude each other; set one to 0."
-        )
 
 
 def _check_attention(data: Data, model: Model) -> None:
@@ -175,24 +175,25 @@ def _check_attention(data: Data, model: Model) -> None:
             raise UserError(f"model.{name}={per} must divide {width}, the channels of a stage with attention.")
 
 
-def _check_diffusion(config: Config) -> None:
-    diffusion = config.diffusion
+def _check_training(config: Config) -> None:
+    diffusion, steps = config.diffusion, config.log.profile
     if diffusion.beta_start > diffusion.beta_end:
         raise UserError(
             f"diffusion.beta_start={diffusion.beta_start} must not exceed diffusion.beta_end={diffusion.beta_end}."
         )
     if diffusion.zero_terminal_snr and diffusion.prediction == "eps":
         raise UserError(
-            "diffusion.zero_terminal_snr=True needs diffusion.prediction='v' or 'x0', got 'eps': at the last step "
-            "x_t is pure noise, and predicting that noise says nothing about the image."
+            "diffusion.zero_terminal_snr=True needs diffusion.prediction='v' or 'x0', got 'eps': at the last step x_t "
+            "is pure noise, whose prediction contains no information about the image."
         )
-
-
-def _check_batches(config: Config) -> None:
     if config.data.batch_size % config.train.accumulate:
         raise UserError(
             f"data.batch_size={config.data.batch_size} must be a multiple of train.accumulate="
             f"{config.train.accumulate}, the number of microbatches."
+        )
+    if steps and not (len(steps) == 2 and 1 <= steps[0] <= steps[1]):
+        raise UserError(
+            f"log.profile={steps} is not a range; expected the first and last step to trace, such as (20, 24), or ()."
         )
 
 
@@ -203,15 +204,8 @@ def _check_evaluation(config: Config) -> None:
     pixels = math.prod(config.image_shape)
     if evaluate.features == "pixels" and pixels > MOST_PIXELS:
         raise UserError(
-            f"evaluate.features='pixels' is for tiny images, of at most {MOST_PIXELS:,} pixels and channels, got "
+            f"evaluate.features='pixels' is for images of at most {MOST_PIXELS:,} height x width x channels, got "
             f"{pixels:,}; set it to 'inception'."
-        )
-
-
-def _check_profile(steps: tuple[int, ...]) -> None:
-    if steps and not (len(steps) == 2 and 1 <= steps[0] <= steps[1]):
-        raise UserError(
-            f"log.profile={steps} should be the first and the last step to trace, such as (20, 24), or empty for none."
         )
 
 
@@ -230,8 +224,14 @@ def _check_used(sample: Sample) -> None:
                 )
 
 
+def _refuse_if_set(sample: Sample, names: tuple[str, ...], problem: str) -> None:
+    for name in names:
+        if (value := getattr(sample, name)) != getattr(Sample(), name):
+            raise UserError(f"sample.{name}={value} {problem}")
+
+
 def _check_sampling(config: Config) -> None:
-    sample, default = config.sample, Sample()
+    sample = config.sample
     if sample.variance == "learned" and config.diffusion.variance != "learned":
         raise UserError(
             "sample.variance='learned' needs a model trained with diffusion.variance='learned', "
@@ -239,10 +239,8 @@ def _check_sampling(config: Config) -> None:
         )
     if sample.sampler == "unipc" and sample.order == 3:
         raise UserError("sample.order=3 is too high for sample.sampler='unipc'; expected 1 or 2, or 'dpm_solver'.")
-    for name in ("percentile", "percentile_max"):
-        value = getattr(sample, name)
-        if value != getattr(default, name) and sample.threshold != "dynamic":
-            raise UserError(f"sample.{name}={value} has no effect; set sample.threshold='dynamic'.")
+    if sample.threshold != "dynamic":
+        _refuse_if_set(sample, ("percentile", "percentile_max"), "has no effect; set sample.threshold='dynamic'.")
     if sample.keep_eps and sample.threshold == "none":
         raise UserError(
             "sample.keep_eps=True has no effect with sample.threshold='none'; set the threshold to 'clip' or 'dynamic'."
@@ -254,12 +252,12 @@ def _check_task(config: Config) -> None:
     inverts = sample.task in ("reconstruct", "interpolate")
     if inverts and sample.threshold == "dynamic":
         raise UserError(
-            f"sample.threshold='dynamic' cannot be inverted, which sample.task={sample.task!r} does; leave it out."
+            f"sample.threshold='dynamic' cannot be inverted, as sample.task={sample.task!r} requires; leave it out."
         )
     if inverts and (sample.sampler, sample.eta) != ("ddim", 0.0):
         raise UserError(
-            f"sample.task={sample.task!r} needs sample.sampler='ddim' with sample.eta=0, the only sampler that can be "
-            f"inverted; got {sample.sampler!r} and {sample.eta}."
+            f"sample.task={sample.task!r} needs sample.sampler='ddim' with sample.eta=0, the only invertible sampler; "
+            f"got {sample.sampler!r} and {sample.eta}."
         )
     if sample.task == "inpaint" and sample.sampler != "ddpm":
         raise UserError(f"sample.task='inpaint' needs sample.sampler='ddpm', got {sample.sampler!r}.")
@@ -289,7 +287,7 @@ def _check_timesteps(config: Config) -> None:
 
 
 def _check_guidance(config: Config) -> None:
-    sample, default = config.sample, Sample()
+    sample = config.sample
     interval, total = sample.guidance_interval, config.diffusion.steps
     if interval and not (len(interval) == 2 and 1 <= interval[0] <= interval[1] <= total):
         raise UserError(
@@ -297,17 +295,11 @@ def _check_guidance(config: Config) -> None:
             f"diffusion.steps={total}, or ()."
         )
     if not config.label_width:
-        for name in ("guidance", "label"):
-            value = getattr(sample, name)
-            if value != getattr(default, name):
-                raise UserError(
-                    f"sample.{name}={value} needs a conditional model; this one has model.classes=0 and "
-                    "model.attributes=0."
-                )
+        problem = "needs a conditional model; this one has model.classes=0 and model.attributes=0."
+        _refuse_if_set(sample, ("guidance", "label"), problem)
     without_label = config.model.attributes or sample.task not in ("generate", "compare")
     if sample.guidance != 1.0 and sample.label is None and without_label:
         raise UserError(f"sample.guidance={sample.guidance} has no effect without a label; set sample.label too.")
-    for name in ("guidance_interval", "guidance_rescale"):
-        value = getattr(sample, name)
-        if value != getattr(default, name) and sample.guidance == 1.0:
-            raise UserError(f"sample.{name}={value} has no effect with sample.guidance=1.0; set the guidance too.")
+    if sample.guidance == 1.0:
+        problem = "has no effect with sample.guidance=1.0; set the guidance too."
+        _refuse_if_set(sample, ("guidance_interval", "guidance_rescale"), problem)

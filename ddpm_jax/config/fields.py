@@ -1,6 +1,6 @@
-"""How a field of the configuration is declared: its default, its documentation and what it is for, all in one place.
+"""Declaration of a field of the configuration: its default, its documentation and its uses, all in one place.
 
-Whoever needs a list of fields derives it with `fields_where`; no list is kept by hand.
+Every list of fields is derived with `fields_where`; none is kept by hand.
 """
 
 import dataclasses
@@ -13,42 +13,42 @@ FixedBy = Literal["parameters", "optimizer", "training", "nothing"]
 
 @dataclasses.dataclass(frozen=True)
 class Meaning:
-    """What a field is for."""
+    """Documentation and uses of a field."""
 
     text: str
     """The field's documentation."""
     fixed_by: FixedBy | None = None
     """The field cannot change once parameters or an optimizer state exist, or once training has begun; "nothing": a
-    resumed run may change it; None: as its section says."""
+    resumed run may change it; None: the default of its section."""
     samplers: tuple[str, ...] = ()
-    """The samplers that use the field; () for all. With others, any value but the default is refused."""
+    """The samplers that use the field; () for all. For other samplers, only its default is allowed."""
     per_sampler: bool = False
-    """The value suits one sampler, so choosing another resets it; so it is wherever `samplers` lists some, too."""
+    """Choosing another sampler resets the field to its default, as it does for every field with `samplers`."""
     tasks: tuple[str, ...] = ()
-    """The values of sample.task that use the field; () for all. With others, any value but the default is refused."""
+    """The values of sample.task that use the field; () for all. For other tasks, only its default is allowed."""
     ignored: bool = False
-    """With other tasks the field is ignored rather than refused, since recipes set it."""
+    """Other tasks ignore the field instead of refusing it, since recipes set it."""
     pixels: bool = False
-    """The field changes what is drawn for a seed: folders of samples and evaluations tell its values apart."""
+    """The field changes the images of a seed, so it is part of the names of samples and evaluations."""
     option: bool = False
-    """The field is an option of Run.sample, or of Run.inpaint where `tasks` says so."""
+    """The field is an option of Run.sample, or of Run.inpaint if it is in `tasks`."""
     preview: bool = False
-    """Previews while training use the field."""
+    """Previews during training use the field."""
     bound: bool = False
     """The variational bound of --mode=evaluate depends on the field."""
 
 
 def field(default: Any, text: str, **meaning: Any) -> Any:
-    """A field of a section with its default and documentation; meaning: the other attributes of its `Meaning`."""
+    """Declares a field of a section; text: its documentation; meaning: the other attributes of its `Meaning`."""
     return dataclasses.field(default=default, metadata={"meaning": Meaning(text, **meaning)})
 
 
 option = partial(field, pixels=True, option=True)
-"""A setting of sampling, which Run.sample takes too."""
+"""Declares a field that changes samples and is also an option of Run.sample."""
 
 
 def section(default: Any, *, fixed_by: FixedBy = "training") -> Any:
-    """A section of the configuration; fixed_by: for those of its fields that do not say it themselves."""
+    """Declares a section of the configuration; fixed_by: the default for its fields."""
     return field(default, str(type(default).__doc__), fixed_by=fixed_by)
 
 
@@ -59,24 +59,24 @@ def meanings(section: type) -> dict[str, Meaning]:
 
 
 def fields_where(section: Any, holds: Callable[[Meaning], bool]) -> tuple[str, ...]:
-    """The names of the fields of a section (an instance) whose meaning passes a test."""
+    """The names of the fields of a section (an instance) whose meaning satisfies a predicate."""
     return tuple(name for name, meaning in meanings(type(section)).items() if holds(meaning))
 
 
 class Range(NamedTuple):
-    """The values a number may take, in words and as a test."""
+    """The valid values of a number, in words and as a predicate."""
 
     words: str
     holds: Callable[[Any], bool]
 
 
 def at_least(low: int) -> Range:
-    """Numbers from `low` on."""
+    """Numbers of at least `low`."""
     return Range(f"at least {low}", lambda value: value >= low)
 
 
 def between(low: int, high: int) -> Range:
-    """Numbers from `low` to `high`, both included."""
+    """Numbers from `low` to `high` inclusive."""
     return Range(f"{low} to {high}", lambda value: low <= value <= high)
 
 

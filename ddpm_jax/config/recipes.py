@@ -1,4 +1,4 @@
-"""From a recipe and --config.FIELD=VALUE flags to a ConfigDict, which convert.py makes a Config of."""
+"""From a recipe and --config.FIELD=VALUE flags to a ConfigDict, which convert.py turns into a Config."""
 
 import difflib
 import importlib.util
@@ -9,14 +9,14 @@ from typing import Any, TypeVar
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from ddpm_jax.config.checks import TYPE_NAMES, check_fields, value_type
-from ddpm_jax.config.convert import config_of, field_types, is_optional, section_of, to_config_dict
+from ddpm_jax.config.checks import TYPE_NAMES, check_fields, value_type, without_none
+from ddpm_jax.config.convert import config_of, field_types, section_of, to_config_dict
 from ddpm_jax.config.sections import Config
 from ddpm_jax.errors import UserError, nearest
 
 RECIPES = Path(__file__).parents[1] / "configs"
-"""In a checkout, a link to its configs/."""
-RECIPE_FAULTS = (
+"""A link to configs/ in a checkout."""
+RECIPE_ERRORS = (
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -33,7 +33,7 @@ Section = TypeVar("Section")
 
 
 def load_recipe(recipe: str | None) -> ConfigDict:
-    """The ConfigDict of FILE.py or FILE.py:VARIANT, or of a recipe that comes with the package, by its name."""
+    """The ConfigDict of FILE.py or FILE.py:VARIANT, or of one of the package's recipes by its name."""
     if not recipe:
         raise UserError("--config is missing; name a recipe to train, such as --config=configs/digits.py (see --help).")
     name, _, variant = recipe.partition(":")
@@ -50,32 +50,31 @@ def load_recipe(recipe: str | None) -> ConfigDict:
     try:
         spec.loader.exec_module(module)
         return module.get_config(variant) if variant else module.get_config()
-    except RECIPE_FAULTS as error:
+    except RECIPE_ERRORS as error:
         raise UserError(f"--config={recipe} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
 def override(config: ConfigDict, overrides: list[str]) -> ConfigDict:
-    """The same ConfigDict with the fields of --config.FIELD=VALUE set, each parsed as the field's type."""
+    """A copy with the fields of --config.FIELD=VALUE flags set, each parsed as the field's type."""
     return _parsed("config", "the configuration", config_of(config), overrides)
 
 
 def parse_section(flag: str, section: Section, args: list[str]) -> Section:
-    """The section with the fields of --FLAG.FIELD=VALUE set, each parsed as the field's type, and checked."""
+    """A copy with the fields of --FLAG.FIELD=VALUE flags set, each parsed as the field's type and checked."""
     changed = section_of(type(section), _parsed(flag, f"--{flag}", section, args))
     check_fields(changed, f"{flag}.")
     return changed
 
 
 def _parsed(flag: str, title: str, section: Any, args: list[str]) -> Any:
-    """A ConfigDict of the Config or section with the fields of --FLAG.FIELD=VALUE set; title: it in errors."""
+    """A ConfigDict of the section with the flags applied; title: of the section in errors."""
     tree, hints = to_config_dict(section), field_types(type(section))
     values, remaining = flags.FlagValues(), []
     for arg in args:
         name, given, value = _name_and_value(flag, arg)
         if name not in hints:
             raise UserError(f"--{flag}.{name} is not a field of {title}; {nearest(name, hints)}")
-        empties = is_optional(hints[name]) and value in ("", "None")
-        if given and empties:
+        if given and without_none(hints[name])[1] and value in ("", "None"):
             tree.update_from_flattened_dict({name: None})
         elif given and not value and value_type(hints[name]) is tuple:
             tree.update_from_flattened_dict({name: ()})
@@ -91,7 +90,7 @@ def _parsed(flag: str, title: str, section: Any, args: list[str]) -> Any:
 
 
 def _name_and_value(flag: str, arg: str) -> tuple[str, str, str]:
-    """The field, "=" if a value is given, and the value of --FLAG.FIELD=VALUE or --noFLAG.FIELD."""
+    """The field, "=" if there is a value, and the value of --FLAG.FIELD=VALUE or --noFLAG.FIELD."""
     return re.sub(rf"^--?(no)?{flag}\.", "", arg).partition("=")
 
 
@@ -106,7 +105,7 @@ def _mistyped(flag: str, args: list[str], hints: dict[str, Any], message: str) -
 
 
 def check_overrides(args: list[str], known: list[str]) -> None:
-    """Refuses arguments that set no field of the configuration; known: the names of the command's own flags."""
+    """Refuses arguments that do not set a field of the configuration; known: names of the command's own flags."""
     for arg in args:
         if not re.match(r"--?(no)?config\.", arg):
             name = arg.lstrip("-").split("=")[0]

@@ -1,12 +1,12 @@
 """The configuration: a frozen dataclass for each section, and Config, which holds them all.
 
-A field is declared once, with its type and range, its default, its documentation and what it is for (`fields.py`):
+A field is declared once, with its type and range, its default, its documentation and its uses (`fields.py`):
 
     eta: UnitInterval = option(0.0, "Noise of DDIM: 0 for none, 1 for as much as DDPM.", samplers=("ddim",))
 
-Nothing else lists it. From that line follow the flag --config.sample.eta, the option of Run.sample, the name of a
-folder of samples, the protocol of an evaluation, which combinations are refused, whether a resumed run may change it,
-and docs/configuration.md. `checks.py` refuses contradictions; `convert.py` reads and writes ConfigDicts and JSON.
+Everything else is derived from that line: the flag --config.sample.eta, the option of Run.sample, the name of a folder
+of samples, the protocol of an evaluation, refused combinations, whether a resumed run may change it, and
+docs/configuration.md. `checks.py` refuses contradictions; `convert.py` reads and writes ConfigDicts and JSON.
 """
 
 import dataclasses
@@ -32,23 +32,20 @@ from ddpm_jax.config.fields import (
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Where images come from, which of them are used, and how they become batches (docs/data.md)."""
+    """The source of the images, their selection and preparation, and batches (docs/data.md)."""
 
     source: Literal["auto", "folder", "arrays", "celeba", "tfds", "array_record", "digits", "synthetic"] = field(
         "auto",
         "A folder or zip of image files, .npy or .npz arrays, CelebA as published, a TensorFlow Datasets set, "
-        'ArrayRecord shards, the digits inside the package, or synthetic discs for quick checks. "auto": whatever '
-        "data.path holds; without a path, the TensorFlow Datasets set that data.name names.",
+        'ArrayRecord shards, the digits of the package, or synthetic discs for tests. "auto": the source that fits '
+        "data.path; without a path, the TensorFlow Datasets set in data.name.",
     )
     path: str | None = field(
-        None,
-        'Folder or file to read; with data.source="tfds" the folder of prepared sets, if not the usual one. '
-        "A resumed run may find the same images elsewhere.",
-        fixed_by="nothing",
+        None, 'Folder or file to read; with data.source="tfds", the folder of prepared sets.', fixed_by="nothing"
     )
     name: str | None = field(None, 'Name of a TensorFlow Datasets set, such as "mnist".')
     split: str | None = field(
-        None, 'Split such as "train", or "all"; None for the training split where there is one, else all images.'
+        None, 'Split such as "train", or "all"; None for the training split, or all images if there are no splits.'
     )
     image_size: Count = field(32, "Height and width in pixels after crop and resize.", fixed_by="parameters")
     channels: Literal[1, 3] = field(3, "1 for greyscale, 3 for colour.", fixed_by="parameters")
@@ -60,27 +57,25 @@ class Data:
     )
     background: tuple[int, ...] = field((255, 255, 255), "Colour behind transparent pixels: red, green, blue.")
     filter: str | None = field(
-        None, 'Use only images for which this holds, such as "Smiling & ~Eyeglasses", of attribute and class names.'
+        None, 'Use only images that match this expression of attributes and classes, such as "Smiling & ~Eyeglasses".'
     )
     classes: str | None = field(None, 'Use only images of these classes, such as "cats,dogs".')
-    first: Count | None = field(
-        None, "Use only this many images, the first in the order of the source; may leave classes out."
-    )
-    fraction: PositiveShare = field(1.0, "Use only a random share of the images.")
-    fraction_seed: Seed = field(0, "Seed that selects that share.")
+    first: Count | None = field(None, "Use only this many images, the source's first; may leave classes out.")
+    fraction: PositiveShare = field(1.0, "Use only a random fraction of the images.")
+    fraction_seed: Seed = field(0, "Seed of that random selection.")
     attributes: str | None = field(
         None, 'Attributes the model is conditioned on, such as "Smiling,Male"; None for all.'
     )
     batch_size: Count = field(128, "Images per step over all devices and microbatches.")
     flip: bool = field(False, "Mirror each training image with probability 1/2 whenever it is used.")
-    holdout: Share = field(0.05, "Share of the images held out for the validation loss, at most 1,024 of them.")
+    holdout: Share = field(0.05, "Fraction of the images held out for the validation loss, at most 1,024 images.")
     cache: str | None = field(
         None,
         "Folder, or URL such as gs://bucket/cache, for decoded images; None for a per-user folder.",
         fixed_by="nothing",
     )
     stream: bool = field(
-        False, "Decode images whenever they are needed instead of once into the cache: for sets beyond one disk."
+        False, "Decode images at every use instead of once into the cache, for sets larger than a disk."
     )
 
 
@@ -108,7 +103,7 @@ class Model:
         "conv", "Downsample by a strided convolution, by average pooling, or inside a residual block (ADM)."
     )
     downsample_padding: Literal[0, 1] = field(
-        0, "Zeros above and on the left of the input of a strided convolution: 0 in Ho et al., 1 in most of diffusers."
+        0, "Zero padding at the top and left of strided convolutions: 0 in Ho et al., 1 in most of diffusers."
     )
     frequency_shift: Literal[0, 1] = field(
         1, "Frequency shift of the time embedding: 1 in Ho et al., 0 in ADM and most of diffusers."
@@ -120,7 +115,7 @@ class Model:
     )
     remat: bool = field(
         False,
-        "Recompute each residual block in the backward pass: less memory, about a third more time.",
+        "Recompute residual blocks in the backward pass: less memory, about a third more time.",
         fixed_by="nothing",
     )
 
@@ -159,19 +154,19 @@ class Diffusion:
     loss: Literal["mse", "mae", "huber"] = field(
         "mse", "Error of a prediction: squared, absolute, or squared up to huber_delta and absolute beyond."
     )
-    huber_delta: Positive = field(0.1, "Where the Huber loss turns from squared to absolute.")
+    huber_delta: Positive = field(0.1, "Error at which the Huber loss changes from squared to absolute.")
     weighting: Literal["uniform", "min_snr", "p2"] = field(
         "uniform", "Loss weight of each step: uniform, min-SNR-gamma (Hang et al. 2023), or P2 (Choi et al. 2022)."
     )
     min_snr_gamma: Positive = field(5.0, "Signal-to-noise ratio above which min-SNR-gamma lowers a step's weight.")
     p2_gamma: NonNegative = field(1.0, "Exponent of P2; 0 for uniform weights.")
     p2_k: Positive = field(1.0, "Constant that P2 adds to the signal-to-noise ratio.")
-    vlb_weight: NonNegative = field(1e-3, "Factor of the variational bound in the loss where the variance is learned.")
+    vlb_weight: NonNegative = field(1e-3, "Factor of the variational bound in the loss if the variance is learned.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """Adam, its learning rate over time, and the EMA of the parameters."""
+    """Adam, its learning rate, and the EMA of the parameters."""
 
     name: Literal["adam", "adamw"] = field("adam", "Adam, or Adam with decoupled weight decay.", fixed_by="optimizer")
     learning_rate: Positive = field(2e-4, "Learning rate after the warm-up.")
@@ -184,21 +179,19 @@ class Optimizer:
     schedule: Literal["constant", "cosine"] = field(
         "constant", 'Learning rate after the warm-up: "constant", or "cosine" down to 0 at train.steps.'
     )
-    ema_decay: Share = field(0.9999, "Decay of the EMA of the parameters, from which samples are drawn.")
+    ema_decay: Share = field(0.9999, "Decay of the EMA of the parameters, which images are sampled with.")
     ema_warmup: bool = field(
-        True, "Let the decay rise as (1 + step) / (10 + step) towards ema_decay, so that the EMA forgets the start."
+        True, "Raise the decay as (1 + step) / (10 + step) up to ema_decay, to forget the initial parameters."
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-    """The length of training, and how a step is computed."""
+    """The number of training steps and their computation."""
 
     steps: Count = field(100_000, "Number of training steps.", fixed_by="nothing")
     accumulate: Count = field(
-        1,
-        "Number of microbatches that a batch is split into, whose gradients are summed one after the other: less "
-        "memory, the same step.",
+        1, "Number of microbatches whose gradients are accumulated, for less memory and the same step."
     )
     sharding: Literal["replicated", "fsdp"] = field(
         "replicated",
@@ -207,13 +200,13 @@ class Train:
     )
     label_dropout: Share = field(0.1, "Probability of dropping an image's label, for classifier-free guidance.")
     max_bad_steps: Count = field(
-        5, "Training stops after this many consecutive steps whose loss or gradient is not finite.", fixed_by="nothing"
+        5, "Training stops after this many consecutive steps with a non-finite loss or gradient.", fixed_by="nothing"
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """The images that --mode=sample draws."""
+    """The images that --mode=sample generates."""
 
     sampler: Literal["ddpm", "ddim", "dpm_solver", "unipc"] = option(
         "ddpm",
@@ -226,7 +219,7 @@ class Sample:
     )
     timesteps: tuple[int, ...] = option(
         (),
-        "The sampling steps themselves, descending, such as (1000, 500, 100), instead of a number and a spacing.",
+        "Explicit sampling steps, descending, such as (1000, 500, 100), instead of a number and a spacing.",
         per_sampler=True,
     )
     order: Annotated[int, between(1, 3)] | None = option(
@@ -239,42 +232,40 @@ class Sample:
         Literal["leading", "leading_open", "trailing", "linspace", "linspace_open", "quadratic", "quadratic_80"] | None
     ) = option(
         None,
-        'Spacing of the sampling steps (`sampling/timesteps.py` shows each); None for "leading" with DDPM and DDIM, '
+        'Spacing of the sampling steps (see `sampling/timesteps.py`); None for "leading" with DDPM and DDIM, '
         '"quadratic" with DPM-Solver++ and UniPC.',
         per_sampler=True,
         preview=True,
     )
     final: Literal["zero", "sigma_min"] = option(
-        "zero", 'Where the last step ends: at the clean image ("zero") or at t = 1 ("sigma_min").'
+        "zero", 'End of the last step: the clean image ("zero") or t = 1 ("sigma_min").'
     )
     variance: Literal["fixed_small", "fixed_large", "learned"] | None = option(
         None, "Variance of DDPM's steps; None for diffusion.variance.", samplers=("ddpm",)
     )
     threshold: Literal["none", "clip", "dynamic"] = option(
         "clip",
-        'How the predicted clean image is kept in [-1, 1] at every step: "clip", or "dynamic" (Saharia et al. 2022).',
+        'Restricts the predicted clean image to [-1, 1] at every step: "clip", or "dynamic" (Saharia et al. 2022).',
         preview=True,
         bound=True,
     )
     percentile: PositiveShare = option(
-        0.995, "Share of the pixels that dynamic thresholding leaves unclipped.", preview=True, bound=True
+        0.995, "Fraction of the pixels that dynamic thresholding leaves unclipped.", preview=True, bound=True
     )
     percentile_max: Annotated[float, at_least(1)] | None = option(
         None,
-        'Largest divisor of dynamic thresholding; None for no limit. With 1, diffusers\' default, it is "clip".',
+        'Largest divisor of dynamic thresholding; None for no limit; 1, the default of diffusers, equals "clip".',
         preview=True,
         bound=True,
     )
     keep_eps: bool = option(
         False,
-        "Keep the model's own noise in DDIM's step, as diffusers does, where the threshold changed x_0. By default "
-        "the noise is recomputed from x_0, as in Ho et al.'s code and ADM: otherwise strong guidance drifts to grey.",
+        "Keep the predicted noise in DDIM's steps where the threshold changed x_0, as diffusers does. By default the "
+        "noise is recomputed from x_0, as in Ho et al.'s code and ADM; otherwise strong guidance drifts to grey.",
         samplers=("ddim",),
     )
     count: Annotated[int, between(1, 10**7)] = field(64, "Number of images.")
-    batch_size: Count = field(
-        64, "Images drawn at once over all devices; it does not change what is drawn.", option=True
-    )
+    batch_size: Count = field(64, "Images generated at a time over all devices; does not change them.", option=True)
     seed: Seed = option(0, "Seed of the noise: image i depends on the seed and i alone.", preview=True, bound=True)
     label: str | None = option(
         None, "Class name or number, or attribute names or numbers separated by commas; None for each class in turn."
@@ -283,35 +274,31 @@ class Sample:
         1.0, "Classifier-free guidance: 1 is the conditional model, 0 ignores the label, more exaggerates it."
     )
     guidance_interval: tuple[int, ...] = option(
-        (), "Guide only between two steps, such as (200, 700), in 1..diffusion.steps; () for always."
+        (), "Guide only between two steps, such as (200, 700), in 1..diffusion.steps; () for all steps."
     )
     guidance_rescale: UnitInterval = option(
-        0.0, "Share of the conditional model's contrast restored in guided images: phi of Lin et al. 2023."
+        0.0, "Fraction of the conditional model's contrast restored in guided images: phi of Lin et al. 2023."
     )
     ema: bool = field(
-        True, "Sample from the EMA of the parameters rather than the parameters.", pixels=True, preview=True, bound=True
+        True, "Sample with the EMA parameters rather than the raw parameters.", pixels=True, preview=True, bound=True
     )
     checkpoint: Natural | None = field(None, "Step of the checkpoint; None for the newest.")
     task: Literal["generate", "compare", "reconstruct", "interpolate", "inpaint", "vary"] = field(
-        "generate", "New images, one noise through several samplers, or edits of given images (`commands/edit.py`)."
+        "generate", "New images, a comparison of samplers from the same noise, or edits of images (`commands/edit.py`)."
     )
     strip: Frames = field(
-        10,
-        "Columns of strip.png, from noise to image; 0 for none.",
-        tasks=("generate",),
-        ignored=True,
-        pixels=True,
+        10, "Columns of strip.png, from noise to image; 0 for none.", tasks=("generate",), ignored=True, pixels=True
     )
     gif: Frames = field(40, "Frames of denoising.gif; 0 for none.", tasks=("generate",), ignored=True, pixels=True)
     frames: Literal["x_t", "x0"] = field(
         "x_t",
-        "What the strip and the GIF show: the noisy images, or the clean image predicted at each step.",
+        "Content of the strip and the GIF: the noisy images, or the clean images predicted at each step.",
         tasks=("generate",),
         pixels=True,
     )
     compare: str = field(
         "ddpm,ddim,dpm_solver,unipc",
-        'Samplers to compare, each with its number of steps if not the default, as in "ddim:20".',
+        'Samplers to compare, each with an optional number of steps, as in "ddim:20".',
         tasks=("compare",),
         pixels=True,
     )
@@ -321,17 +308,17 @@ class Sample:
         tasks=("reconstruct", "interpolate", "inpaint", "vary"),
         pixels=True,
     )
-    mask: str | None = field(None, 'An image that is white where "inpaint" draws.', tasks=("inpaint",), pixels=True)
+    mask: str | None = field(None, 'Image that is white where "inpaint" generates.', tasks=("inpaint",), pixels=True)
     resamples: Annotated[int, between(1, 1000)] = option(
-        10, 'How many times "inpaint" runs through each jump (RePaint).', tasks=("inpaint",)
+        10, 'Number of times that "inpaint" repeats each jump (RePaint).', tasks=("inpaint",)
     )
-    jump: Count = option(10, "Length of a jump of RePaint, in steps of the sampler.", tasks=("inpaint",))
+    jump: Count = option(10, "Length of RePaint's jumps in sampling steps.", tasks=("inpaint",))
     strength: PositiveShare = field(
-        0.5, 'How far "vary" goes back into the noise, as a share of all steps.', tasks=("vary",), pixels=True
+        0.5, 'Fraction of all steps by which "vary" noises an image.', tasks=("vary",), pixels=True
     )
     other_seed: Seed = field(
         1,
-        'Seed at the other end of "interpolate", which starts at sample.seed, where no images are given.',
+        'Seed at the end of "interpolate" without images; sample.seed is at its start.',
         tasks=("interpolate",),
         pixels=True,
     )
@@ -343,30 +330,28 @@ class Evaluate:
 
     samplers: str | None = field(
         None,
-        'Samplers to measure, each with its number of steps if not the default, as in "ddpm,ddim:20,ddim:50"; None '
-        "for sample.sampler with the other settings of sample.",
+        'Samplers to evaluate, each with an optional number of steps, as in "ddpm,ddim:20,ddim:50"; None for '
+        "sample.sampler with the other settings of sample.",
     )
-    count: Annotated[int, between(2, 10**7)] = field(50_000, "Images drawn with each sampler.")
+    count: Annotated[int, between(2, 10**7)] = field(50_000, "Images generated with each sampler.")
     features: Literal["inception", "inception-2048", "inception-768", "inception-192", "inception-64", "pixels"] = (
-        field("inception", 'Features that images are compared by; "pixels" for tiny images such as digits.')
+        field("inception", 'Features for the comparison of images; "pixels" for tiny images such as digits.')
     )
     weights: str | None = field(
-        None,
-        "Weights of Inception, a .safetensors or .pth file named as pytorch-fid's; None for the standard file, which "
-        "is downloaded.",
+        None, "Weights of Inception, a .safetensors or .pth file with pytorch-fid's names; None to download them."
     )
     reference: str | None = field(
-        None, "Statistics to compare with, an .npz with mu and sigma; None for those of all images of data.split."
+        None, "Statistics to compare with, an .npz with mu and sigma; None for those of the images of data.split."
     )
     neighbours: Annotated[int, at_least(10)] = field(
         10_000, "Largest number of images of each set for KID, precision, recall, density and coverage."
     )
-    every_checkpoint: bool = field(False, "Measure every checkpoint that is kept, instead of sample.checkpoint.")
+    every_checkpoint: bool = field(False, "Evaluate every kept checkpoint instead of sample.checkpoint.")
     bound_images: Natural = field(
-        0, "Held-out images whose bits per dimension are measured (diffusion.steps passes each); 0 for none."
+        0, "Held-out images for bits per dimension (diffusion.steps network evaluations each); 0 for none."
     )
     every: Natural = field(
-        0, "Steps between two light evaluations while training, of light_count images by light_sampler; 0 for none."
+        0, "Training steps between light evaluations of light_count images by light_sampler; 0 for none."
     )
     light_count: Annotated[int, at_least(10)] = field(1000, "Images of a light evaluation.")
     light_sampler: str = field("ddim:20", "Sampler of a light evaluation.")
@@ -374,30 +359,29 @@ class Evaluate:
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """When checkpoints are written and which are kept."""
+    """When checkpoints are written, and which are kept."""
 
-    every: Count = field(5000, "Steps between two checkpoints; the first is written at step 100 at the latest.")
-    keep: Count = field(3, "Number of newest checkpoints that are kept.")
-    keep_every: Natural = field(0, "Also keep those whose step is a multiple of this; 0 for none.")
+    every: Count = field(5000, "Steps between checkpoints; the first is written by step 100 at the latest.")
+    keep: Count = field(3, "Number of newest checkpoints to keep.")
+    keep_every: Natural = field(0, "Also keep checkpoints whose step is a multiple of this; 0 for none.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Log:
-    """Reports while training, and how often they are made (in steps; 0 for never)."""
+    """Reports during training, and the number of steps between them (0 for never)."""
 
-    every: Count = field(100, "Steps between two points of the curves.")
+    every: Count = field(100, "Steps between points of the curves.")
     validate_every: Natural = field(
-        2000, "Steps between two measurements of the validation loss, with the EMA and with the parameters."
+        2000, "Steps between measurements of the validation loss with the EMA and the raw parameters."
     )
-    preview_every: Natural = field(5000, "Steps between two previews, which use the same seeds.")
+    preview_every: Natural = field(5000, "Steps between previews, which use the same seeds.")
     preview_count: Count = field(36, "Images of a preview.")
     preview_steps: Count = field(50, "DDIM steps of a preview.")
     preview_samplers: str | None = field(
-        "ddim,dpm_solver,unipc",
-        "Samplers that the preview at the last step compares, as in sample.compare; None for none.",
+        "ddim,dpm_solver,unipc", "Samplers to compare in the last preview, as in sample.compare; None for none."
     )
     profile: tuple[int, ...] = field(
-        (), "First and last step of those that are traced into <workdir>/plugins/profile for XProf; () for none."
+        (), "First and last step to trace into <workdir>/plugins/profile for XProf; () for none."
     )
     wandb: bool = field(False, "Also send curves and images to Weights & Biases (requirements-wandb.txt).")
     wandb_project: str = field("ddpm_jax", "Project on Weights & Biases.")
@@ -405,7 +389,7 @@ class Log:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Everything a run depends on; saved as <workdir>/config.json."""
+    """The complete configuration of a run, saved as <workdir>/config.json."""
 
     seed: Seed = field(0, "Seed of the initial parameters, the batches and the noise of training.", fixed_by="training")
     data: Data = section(Data())

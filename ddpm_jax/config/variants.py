@@ -1,4 +1,4 @@
-"""What may follow the colon in --config=FILE:VARIANT."""
+"""Variants of a recipe: --config=FILE:VARIANT."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,7 +10,7 @@ Change = Callable[[Recipe], Recipe]
 
 
 def apply_variant(config: Recipe, variant: str, others: Mapping[str, Change] | None = None) -> Recipe:
-    """The recipe itself for "", its toy version for "smoke", or one of the recipe's own variants."""
+    """The recipe itself for "", its toy version for "smoke", or one of `others`, the recipe's own variants."""
     variants: dict[str, Change] = {"": lambda config: config, "smoke": smoke, **(others or {})}
     if variant not in variants:
         raise UserError(f"This recipe has no variant {variant!r}; {nearest(variant, [v for v in variants if v])}")
@@ -18,7 +18,7 @@ def apply_variant(config: Recipe, variant: str, others: Mapping[str, Change] | N
 
 
 def smoke(config: Recipe) -> Recipe:
-    """The same code path at toy size: 3 steps of a narrow network on made-up images of the recipe's shape."""
+    """The same code path at toy size: 3 steps of a narrow network on synthetic images of the recipe's shape."""
     if config.data.source != "digits":
         config.data.source = "synthetic"
     config.train.accumulate = min(config.train.accumulate, 2)

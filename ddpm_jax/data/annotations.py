@@ -1,4 +1,4 @@
-"""Classes and attributes of images, as folders, labels.csv or metadata.jsonl give them."""
+"""Classes and attributes of images, and how labels.csv and metadata.jsonl are read."""
 
 import csv
 import dataclasses
@@ -46,9 +46,9 @@ def annotate(
     classes: Sequence[str] | None = None,
     attributes: Mapping[str, Sequence[int]] | None = None,
 ) -> Annotations:
-    """Annotations from the class name of each image and, by name, the attributes (0 or 1) of each image.
+    """Annotations from the class name of each image, and from each attribute's values (0 or 1) by its name.
 
-    Classes are numbered in natural order: alphabetically, with numbers inside names by their value.
+    Classes are numbered in natural order: alphabetically, but with numbers inside names sorted by value.
     """
     names = sorted(set(classes), key=lambda name: (natural(name), name)) if classes is not None else []
     number = {name: i for i, name in enumerate(names)}
@@ -62,75 +62,64 @@ def annotate(
 
 
 def natural(name: str) -> list[tuple[int, int | str]]:
-    """A key for sorting that puts "9" before "10"."""
+    """Sort key that puts "9" before "10"."""
     parts = re.findall(r"[0-9]+|[^0-9]+", name)
     return [(0, int(part)) if part[0] in "0123456789" else (1, part) for part in parts]
 
 
 def read_table(name: str, text: str, origin: str) -> dict[str, dict[str, str]]:
-    """The rows of labels.csv or metadata.jsonl by file name, each as {column: value}.
-
-    origin: where the table lies, for messages.
-    """
+    """The rows of labels.csv or metadata.jsonl by file name, each as {column: value}; origin: for error messages."""
     rows = (_csv_rows if name.endswith(".csv") else _json_rows)(text, f"{origin}: {name}")
     table: dict[str, dict[str, str]] = {}
     for number, row in enumerate(rows, start=1):
         column = next((column for column in row if column.lower() in FILE_COLUMNS), None)
         if column is None:
             raise UserError(
-                f"{origin}: row {number} of {name} has the columns {abbreviated(list(row))}; expected one that names "
-                f"the file: {', '.join(FILE_COLUMNS)}."
+                f"{origin}: row {number} of {name} has the columns {abbreviated(row)}; expected one of "
+                f"{', '.join(FILE_COLUMNS)} with the file's name."
             )
         file = row.pop(column).removeprefix("./")
         if file in table:
-            raise UserError(f"{origin}: {name} names {file} twice; remove one of the two rows.")
+            raise UserError(f"{origin}: {name} has two rows for {file}; remove one.")
         table[file] = row
     return table
 
 
 def annotations_of_table(names: Sequence[str], table: Mapping[str, Mapping[str, str]], origin: str) -> Annotations:
-    """The rows of a table for these images: `label` or `class` gives the class, columns of yes and no the attributes.
+    """The annotations in a table: the class from its column `label` or `class`, attributes from yes-or-no columns.
 
-    Raises UserError where an image has no row, or a row no image.
+    Raises UserError for an image without a row, and for a row without an image.
     """
-    missing = [name for name in names if name not in table]
-    absent = sorted(set(table) - set(names))
-    if missing:
+    if missing := [name for name in names if name not in table]:
         raise UserError(
-            f"{origin} misses {len(missing)} of {len(names)} images ({abbreviated(missing)}); add a row for each of "
-            "them, or take them away."
+            f"{origin} has no row for {len(missing)} of {len(names)} images ({abbreviated(missing)}); add the rows, or "
+            "remove the images."
         )
-    if absent:
-        raise UserError(
-            f"{origin} names {len(absent)} images that are not there ({abbreviated(absent)}); remove their rows."
-        )
+    if extra := sorted(set(table) - set(names)):
+        raise UserError(f"{origin} has rows for {len(extra)} missing images ({abbreviated(extra)}); remove them.")
     columns = list(dict.fromkeys(column for name in names for column in table[name]))
     values = {column: [table[name].get(column, "") for name in names] for column in columns}
     class_column = next((column for column in values if column.lower() in CLASS_COLUMNS), None)
     classes = values.pop(class_column) if class_column else None
     if classes and "" in classes:
-        raise UserError(f"{origin}: {names[classes.index('')]} has no {class_column}; give it one.")
-    attributes = {name: _yes_or_no(column) for name, column in values.items()}
-    unused = [name for name, column in attributes.items() if column is None]
-    if unused:
-        logger.info("%s: columns that are not yes or no are not used: %s", origin, abbreviated(unused))
-    return annotate(len(names), classes, {name: column for name, column in attributes.items() if column is not None})
-
-
-def _yes_or_no(column: Iterable[str]) -> list[int] | None:
-    values = [YES_OR_NO.get(value.strip().lower()) for value in column]
-    return None if None in values else [value for value in values if value is not None]
+        raise UserError(f"{origin}: {names[classes.index('')]} has no {class_column}; add one.")
+    binary = {name: column for name, column in values.items() if all(value.lower() in YES_OR_NO for value in column)}
+    if ignored := [name for name in values if name not in binary]:
+        logger.info("%s: ignoring columns that are not yes-or-no: %s", origin, abbreviated(ignored))
+    return annotate(
+        len(names), classes, {name: [YES_OR_NO[value.lower()] for value in column] for name, column in binary.items()}
+    )
 
 
 def _csv_rows(text: str, origin: str) -> Iterable[dict[str, str]]:
     header = text.partition("\n")[0]
-    delimiter = max(",;\t", key=header.count)  # Spreadsheets follow the habits of their country.
+    delimiter = max(",;\t", key=header.count)  # In some countries, spreadsheets save CSV with semicolons.
     reader = csv.DictReader(io.StringIO(text), restval="", skipinitialspace=True, delimiter=delimiter)
     try:
         for row in reader:
             yield {column.strip(): value.strip() for column, value in row.items() if column}
     except csv.Error as error:
-        raise UserError(f"{origin}: row {reader.line_num} cannot be read ({error}); mend it.") from error
+        raise UserError(f"{origin}: row {reader.line_num} cannot be read ({error}); fix it.") from error
 
 
 def _json_rows(text: str, origin: str) -> Iterable[dict[str, str]]:
@@ -139,7 +128,7 @@ def _json_rows(text: str, origin: str) -> Iterable[dict[str, str]]:
             try:
                 row: Any = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise UserError(f"{origin}, line {number}, is not JSON ({error}); mend it.") from error
+                raise UserError(f"{origin}, line {number}, is not JSON ({error}); fix it.") from error
             if not isinstance(row, dict):
                 raise UserError(f'{origin}, line {number}, is {line[:40]!r}; expected {{"file_name": …, "label": …}}.')
             yield {column: str(value).strip() for column, value in row.items() if isinstance(value, (str, int, float))}

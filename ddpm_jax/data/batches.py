@@ -1,14 +1,13 @@
-"""batch(step): which images make up a step, as a pure function of (seed, step), and a prefetcher to the device.
+"""batch(step): the images of a training step, as a pure function of (seed, step), and prefetching.
 
-Every epoch is a new permutation of the images; batches are cut from the endless sequence of epochs, so each image
-comes exactly once an epoch and resuming at a step needs nothing but the step.
+Every epoch is a new permutation of the images, and batches are cut from the concatenated epochs. So each image comes
+exactly once per epoch, and resuming needs nothing but the step.
 """
 
 import dataclasses
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -16,15 +15,16 @@ from jaxtyping import Bool, Int, UInt8
 
 from ddpm_jax.config import Config
 from ddpm_jax.data.dataset import Dataset
+from ddpm_jax.data.prepare import map_ahead
 
 T = TypeVar("T")
-ORDER, FLIP = 0, 1  # Purposes that a seed is used for.
+ORDER, FLIP = 0, 1  # Two purposes of a seed, so that order and flips are independent.
 
 
 class Batch(NamedTuple):
     """images: uint8 [microbatches, rows, height, width, channels]; labels: classes [microbatches, rows], or attributes.
 
-    A step computes its microbatches one after the other; rows are divided among the processes.
+    A step processes its microbatches one after another; rows are divided among the processes.
     """
 
     images: UInt8[np.ndarray, "microbatches rows height width channels"]
@@ -32,7 +32,7 @@ class Batch(NamedTuple):
 
 
 def random_batch(config: Config, images: int, microbatches: int = 1) -> Batch:
-    """Noise in the shape of the configuration's images: for what is measured and not learned from."""
+    """Random pixels in the shape of the configuration's batches, for benchmarks."""
     attributes = config.model.attributes
     rows = microbatches, images // microbatches
     pixels = np.random.default_rng(0).integers(0, 256, (*rows, *config.image_shape), np.uint8)
@@ -41,13 +41,13 @@ def random_batch(config: Config, images: int, microbatches: int = 1) -> Batch:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Batches:
-    """The batches of a training run; `Batches(...)(step)` is the batch of that step."""
+    """The batches of a training run: `Batches(...)(step)`."""
 
     dataset: Dataset
     rows: Int[np.ndarray, "N"]
-    """The rows of the dataset that batches are made of."""
+    """Rows of the dataset to train on."""
     batch_size: int
-    """Images of a step, over all processes; a multiple of microbatches * processes."""
+    """Images per step over all processes, a multiple of microbatches * processes."""
     seed: int
     flip: bool = False
     microbatches: int = 1
@@ -55,7 +55,7 @@ class Batches:
     processes: int = 1
 
     def __call__(self, step: int) -> Batch:
-        """This process's share of the batch of a step, counted from 0."""
+        """This process's share of the batch of a step; steps count from 0."""
         shape = (self.microbatches, self.processes, -1)
         rows = self.order(step).reshape(shape)[:, self.process]
         images = self.dataset.images[rows]
@@ -72,7 +72,7 @@ class Batches:
 
     @cached_property
     def permutation(self) -> Callable[[int], Int[np.ndarray, "N"]]:
-        """The order of an epoch; the last few are remembered."""
+        """The order of the rows in an epoch; the last few orders are cached."""
         count = len(self.rows)
         return lru_cache(maxsize=4)(lambda e: np.random.default_rng([self.seed, ORDER, int(e)]).permutation(count))
 
@@ -82,11 +82,6 @@ class Batches:
 
 
 def prefetch(load: Callable[[int], T], steps: range, depth: int = 2) -> Iterator[T]:
-    """load(step) for each step in order, computed up to `depth` ahead by as many threads."""
+    """load(step) for each step in order, computed up to `depth` steps ahead by as many threads."""
     with ThreadPoolExecutor(depth, thread_name_prefix="prefetch") as pool:
-        pending = deque(pool.submit(load, step) for step in steps[:depth])
-        for step in range(steps.start, steps.stop):
-            ready = pending.popleft().result()
-            if step + depth < steps.stop:
-                pending.append(pool.submit(load, step + depth))
-            yield ready
+        yield from map_ahead(partial(pool.submit, load), steps, depth)

@@ -1,6 +1,6 @@
-"""A Dataset: all images of a source as one uint8 array, with their labels; what every source returns.
+"""A Dataset: the selected images of a source as one uint8 array, with their labels.
 
-The array is usually memory-mapped, so a Dataset costs no memory until its rows are gathered into batches.
+The array is usually memory-mapped, so a Dataset takes no memory until its rows are gathered into batches.
 """
 
 import zlib
@@ -22,39 +22,37 @@ class Dataset(NamedTuple):
 
     images: UInt8[np.ndarray, "N height width channels"] | Streamed
     labels: Labels
-    """Class numbers [N], or attributes uint8 [N, attributes], 1 for yes and 0 for no."""
+    """Class numbers int32 [N], or attributes uint8 [N, attributes], 1 for yes and 0 for no."""
     names: tuple[str, ...]
     """Names of the classes or of the attributes, in order."""
 
 
 class Traits(NamedTuple):
-    """Traits by which datasets are distinguished, so that a run does not resume with other images."""
+    """A fingerprint of a dataset, so that a run does not resume with other images."""
 
     images: int
     names: tuple[str, ...]
     crc32: int
-    """Checksum of evenly spread images and labels."""
+    """Checksum of evenly spaced images and their labels."""
 
 
 def traits(dataset: Dataset) -> Traits:
-    """The traits of a dataset."""
+    """The fingerprint of a dataset."""
     count = len(dataset.images)
     rows = np.unique(np.linspace(0, count - 1, SPOT_CHECKS).astype(int))
-    checksum = zlib.crc32(
-        np.ascontiguousarray(dataset.labels[rows]).tobytes(), zlib.crc32(dataset.images[rows].tobytes())
-    )
+    checksum = zlib.crc32(dataset.labels[rows].tobytes(), zlib.crc32(dataset.images[rows].tobytes()))
     return Traits(count, dataset.names, checksum)
 
 
 def held_out(count: int, share: float) -> int:
-    """Number of images that are held out."""
+    """Number of images to hold out of `count`; share: 0 to 1."""
     return min(round(share * count), MAX_HELD_OUT)
 
 
 def hold_out(dataset: Dataset, share: float) -> tuple[Int[np.ndarray, "train"], Int[np.ndarray, "held"]]:
-    """Rows to train on and rows to validate on: a fixed random split, whatever the seed of the run.
+    """Rows to train on and rows to validate on: a random split that does not depend on the run's seed.
 
-    share: of the images, at most MAX_HELD_OUT of them are held out.
+    share: of the images, 0 to 1; at most MAX_HELD_OUT images are held out.
     """
     count = len(dataset.images)
     held = held_out(count, share)

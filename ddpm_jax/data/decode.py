@@ -1,6 +1,6 @@
-"""One image file or array, of whatever kind, as the uint8 pixels that a network sees.
+"""Decoding of an image file or array into the uint8 pixels that the network sees.
 
-bytes -> upright -> 8 bits a channel -> on a background where transparent -> grey or RGB -> crop -> resize
+bytes -> upright -> 8 bits per channel -> background behind transparent pixels -> grey or RGB -> crop -> resize
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ FILTERS = {
     "box": Image.Resampling.BOX,
 }
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
-"""Formats that Pillow may read; it knows others that run programs (EPS) or are rarely tested."""
+"""Formats that Pillow may read; some of its others run external programs (EPS) or are rarely tested."""
 UNREADABLE = (
     OSError,
     ValueError,
@@ -38,9 +38,9 @@ UNREADABLE = (
     zlib.error,
     Image.DecompressionBombError,
 )
-"""Exceptions of `decode` for files that are damaged, of another kind, or far too large."""
+"""Exceptions of `decode` for files that are damaged, not images, or far too large."""
 _FILTERING = threading.Lock()
-"""Warning filters belong to the whole process, and several threads decode."""
+"""Warning filters are global to the process, and several threads decode."""
 
 
 class CropError(ValueError):
@@ -59,12 +59,12 @@ class Decoding:
 
 
 def decoding_of(data: Data) -> Decoding:
-    """The decoding of a configuration's images, those to train on and those given to sampling."""
+    """The decoding of training images and of images to edit."""
     return Decoding(data.image_size, data.channels, data.crop, data.resize, data.background)
 
 
 def decode(raw: Raw, how: Decoding) -> UInt8[np.ndarray, "size size _"]:
-    """The pixels of an image file's bytes or of an array; raises one of UNREADABLE for what is no sound image."""
+    """The pixels of an image file's bytes or of an array; raises one of UNREADABLE for anything but a sound image."""
     image = _flat(raw, how.channels, how.background)
     image = image.crop(crop_box(image.size, how.crop))
     if image.size != (how.image_size, how.image_size):
@@ -73,12 +73,12 @@ def decode(raw: Raw, how: Decoding) -> UInt8[np.ndarray, "size size _"]:
 
 
 def decode_whole(raw: Raw) -> UInt8[np.ndarray, "height width 3"]:
-    """The same in colour, neither cropped nor resized."""
+    """The pixels in colour, neither cropped nor resized; raises one of UNREADABLE."""
     return np.asarray(_flat(raw, 3, Decoding.background), np.uint8)
 
 
 def _flat(raw: Raw, channels: int, background: tuple[int, ...]) -> Image.Image:
-    """Upright, 8 bits a channel, nothing transparent, in grey or colour."""
+    """Upright, 8 bits per channel, without transparency, in grey or colour."""
     image = _open(raw)
     if image.mode.startswith(("I", "F")):
         image = _eight_bit(image)
@@ -89,12 +89,12 @@ def _flat(raw: Raw, channels: int, background: tuple[int, ...]) -> Image.Image:
 
 
 def size_of(raw: Raw) -> tuple[int, int]:
-    """Width and height of an image that stands upright; raises as `decode` does."""
+    """Width and height of the upright image; raises one of UNREADABLE."""
     return _open(raw).size
 
 
 def crop_box(size: tuple[int, int], crop: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of config.data.crop in an image of this width and height; raises CropError."""
+    """Left, top, right and bottom of data.crop in an image of this width and height; raises CropError."""
     width, height = size
     if len(crop) == 4:
         left, top, right, bottom = crop
@@ -115,12 +115,12 @@ def _open(raw: Raw) -> Image.Image:
     if not raw:
         raise ValueError("the file is empty")
     try:
-        # Up to twice its limit, Pillow only warns of a decompression bomb; it is refused below.
+        # Up to twice its limit, Pillow only warns of decompression bombs; they are refused below.
         with _FILTERING, warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(raw), formats=FORMATS)
     except UnidentifiedImageError as error:
-        raise ValueError("it is no PNG, JPEG, BMP, GIF or WebP image") from error
+        raise ValueError("not a PNG, JPEG, BMP, GIF or WebP image") from error
     pixels = image.width * image.height
     if Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS:
         raise ValueError(
@@ -130,7 +130,7 @@ def _open(raw: Raw) -> Image.Image:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """16 bits of grey as 8: Pillow's own conversion would clip where it should scale."""
+    """16-bit grey scaled to 8 bits; Pillow's own conversion would clip it."""
     if image.mode == "F":
-        raise ValueError("floating-point pixels have no agreed range")
+        raise ValueError("floating-point pixels have no standard range")
     return Image.fromarray(np.round(np.clip(np.asarray(image, np.float64), 0, 65535) / 257).astype(np.uint8))

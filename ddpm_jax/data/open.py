@@ -1,4 +1,4 @@
-"""Opens the Dataset of config.data: the one place that lists the sources."""
+"""Opens the Dataset that config.data describes; the only place that lists the sources."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -34,9 +34,9 @@ FILES: dict[str, Callable[[Data], Collection]] = {
 
 
 def open_dataset(config: Config, *, labelled: bool = False) -> Dataset:
-    """The images that a configuration asks for, and the labels that the model is conditioned on.
+    """The images that a configuration selects, and the labels that the model is conditioned on.
 
-    labelled: read labels also where they are costly to find out and nothing of the configuration needs them.
+    labelled: read labels even if that is slow and the configuration does not need them.
     """
     collection, rows, labels, names = choose_images(config, labelled)
     if collection.decoded is not None:
@@ -49,18 +49,18 @@ def open_dataset(config: Config, *, labelled: bool = False) -> Dataset:
 
 
 def count_images(config: Config) -> tuple[int, bool]:
-    """Number of images of a configuration, and whether they go to the cache; none is decoded or fetched for it."""
+    """Number of images that a configuration selects, and whether they are cached; decodes and downloads nothing."""
     data = config.data
     if kind_of(data) == "tfds" and data.name:
         place = data_dir(data.path)
         if find_prepared(place, data.name) is None:
-            raise UserError(f"data.name={data.name!r} is not prepared in {place} yet.")
+            raise UserError(f"data.name={data.name!r} has not been prepared in {place}.")
     collection, rows, *_ = choose_images(config, labelled=False)
     return len(rows), collection.decoded is None and not data.stream
 
 
 def choose_images(config: Config, labelled: bool) -> tuple[Collection, np.ndarray, Labels, tuple[str, ...]]:
-    """The collection of a source, which rows of it are asked for, and their labels with the labels' names."""
+    """The source's collection, the rows selected from it, their labels, and the labels' names."""
     data, model = config.data, config.model
     source = kind_of(data)
     if source in FILES:
@@ -68,9 +68,9 @@ def choose_images(config: Config, labelled: bool) -> tuple[Collection, np.ndarra
     elif source == "digits":
         collection = load_digits(data)
     else:
-        names = [f"attribute {i}" for i in range(model.attributes)]
-        names = [name.strip() for name in data.attributes.split(",")] if data.attributes else names
-        collection = draw_discs(SYNTHETIC_IMAGES, data.image_size, data.channels, model.classes, tuple(names))
+        names = data.attributes.split(",") if data.attributes else [f"attribute {i}" for i in range(model.attributes)]
+        attributes = tuple(name.strip() for name in names)
+        collection = draw_discs(SYNTHETIC_IMAGES, data.image_size, data.channels, model.classes, attributes)
     annotations = collection.annotations
     if collection.scan and (labelled or data.classes or data.filter or model.classes or model.attributes):
         annotations = collection.scan()
@@ -79,7 +79,7 @@ def choose_images(config: Config, labelled: bool) -> tuple[Collection, np.ndarra
 
 
 def kind_of(data: Data) -> str:
-    """The source: data.source, or what data.path, or without one data.name, asks for."""
+    """data.source; for "auto", the source that fits data.path, or "tfds" if only data.name is set."""
     if data.source != "auto":
         return data.source
     if not data.path:
@@ -87,7 +87,7 @@ def kind_of(data: Data) -> str:
             return "tfds"
         raise UserError(
             "data.path is not set; give a folder or zip of images, an .npz, or CelebA's folder, such as "
-            "--config.data.path=photos/ (or a set of TensorFlow Datasets by data.name)."
+            "--config.data.path=photos/ (or name a TensorFlow Datasets set in data.name)."
         )
     if data.path.startswith("gs://"):
         return "array_record"

@@ -1,4 +1,4 @@
-"""Decodes the images of a Collection, all of them once, by as many processes as there are cores."""
+"""Decodes all images of a Collection once, with one process per CPU core."""
 
 import errno
 import logging
@@ -13,7 +13,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import PIL
@@ -27,25 +27,26 @@ from ddpm_jax.runtime.progress import progress
 
 MAX_UNREADABLE = 0.01
 CHUNK = 32
-"""Images that a process decodes at a time."""
+"""Images per task of a worker."""
 FEW = 500
-"""So many images are decoded sooner than processes start."""
+"""Up to this many images, decoding takes less time than starting processes."""
 AHEAD = 4
-"""Chunks for each core that are decoded before they are asked for."""
+"""Chunks per core that are decoded ahead of the consumer."""
 TRANSIENT = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE)
 RETRY_S = 2.0
 """Seconds before an image is read again."""
 
 
 class Failure(NamedTuple):
-    """Why an image cannot be read, or that it is smaller than data.crop."""
+    """An image that cannot be used; too_small: because it is smaller than data.crop."""
 
     reason: str
     too_small: bool
 
 
 Decoded = UInt8[np.ndarray, "size size channels"] | Failure
-Submit = Callable[[list[int]], Future[list[Decoded]]]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
 
@@ -53,25 +54,25 @@ logger = logging.getLogger(__name__)
 def load_images(
     collection: Collection, rows: Int[np.ndarray, "M"], how: Decoding, cache: Cache
 ) -> tuple[UInt8[np.ndarray, "K size size channels"], Int[np.ndarray, "K"]]:
-    """The pixels of some rows of a collection, from the cache if they are there, and which of the rows they are.
+    """The pixels of some rows of a collection, from the cache if possible, and the indices of the readable rows.
 
     Unreadable images are named in the log and left out; more than 1% of them is an error.
     """
-    key = key_of([repr(how), PIL.__version__, *(collection.stamp(row) for row in rows)])
+    key = key_of([repr(how), PIL.__version__, *map(collection.stamp, rows.tolist())])
     shape = (how.image_size, how.image_size, how.channels)
     images, kept = cached(cache, key, shape, lambda: decode_all(collection, rows, how))
-    if len(kept) < len(rows):  # Said at every start, for the cache keeps it so.
+    if len(kept) < len(rows):  # Warn at every start, since cached images are not read again.
         lost = [collection.names[int(row)] for row in np.delete(rows, kept)]
         logger.warning("%d of %d images cannot be read and are left out: %s", len(lost), len(rows), abbreviated(lost))
     return images, kept
 
 
 def decode_all(collection: Collection, rows: Int[np.ndarray, "M"], how: Decoding) -> Iterator[Row]:
-    """Each readable image's place among the rows, and its pixels, in order."""
+    """The index among the rows and the pixels of each readable image, in order."""
     unreadable: dict[str, Failure] = {}
     starts = range(0, len(rows), CHUNK)
     with _workers(collection, how, len(rows)) as submit:
-        chunks = _ahead(submit, (rows[start : start + CHUNK].tolist() for start in starts), AHEAD * usable_cpus())
+        chunks = map_ahead(submit, (rows[start : start + CHUNK].tolist() for start in starts), AHEAD * usable_cpus())
         decoded = enumerate(image for chunk in chunks for image in chunk)
         for place, image in progress(decoded, f"Reading {collection.origin}", total=len(rows)):
             if isinstance(image, Failure):
@@ -89,35 +90,34 @@ def usable_cpus() -> int:
 
 
 @contextmanager
-def _workers(collection: Collection, how: Decoding, count: int) -> Iterator[Submit]:
-    """A function that has some images decoded, by processes where that is worth their start, and gives a Future."""
-    here = partial(_decode_some, collection.read, how)
+def _workers(
+    collection: Collection, how: Decoding, count: int
+) -> Iterator[Callable[[list[int]], Future[list[Decoded]]]]:
+    """A function that submits image numbers to be decoded by threads, or by processes if there are many images."""
+    decode_some = partial(_decode_some, collection.read, how)
     if collection.shared or count <= FEW:
-        threads = ThreadPoolExecutor(usable_cpus())
-        try:
-            yield partial(threads.submit, here)
-        finally:
-            threads.shutdown(cancel_futures=True)
-        return
-    # A fork would copy the locks of JAX's threads, held for ever.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(usable_cpus(), context, initializer=_start_worker, initargs=(here,))
+        pool, task = ThreadPoolExecutor(usable_cpus()), decode_some
+    else:
+        # A fork would copy locks that JAX's threads hold, and nothing would ever release the copies.
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(usable_cpus(), context, initializer=_start_worker, initargs=(decode_some,))
+        task = _decode_in_worker
     try:
-        yield partial(pool.submit, _decode_in_worker)
+        yield partial(pool.submit, task)
     except BrokenProcessPool as error:
         raise UserError(
-            f"{collection.origin}: a process that decodes images was killed: for want of memory, by a file that "
-            "crashes Pillow, or because a script calls this outside of `if __name__ == '__main__':`."
+            f"{collection.origin}: a process that decodes images was killed: it ran out of memory, a file crashed "
+            "Pillow, or a script calls this outside of `if __name__ == '__main__':`."
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _ahead(submit: Submit, chunks: Iterable[list[int]], depth: int) -> Iterator[list[Decoded]]:
-    """The chunks decoded, in order, with at most `depth` of them in memory."""
-    pending: deque[Future[list[Decoded]]] = deque()
-    for chunk in chunks:
-        pending.append(submit(chunk))
+def map_ahead(submit: Callable[[Item], Future[Result]], items: Iterable[Item], depth: int) -> Iterator[Result]:
+    """The results for the items in order; at any time, at most `depth` later ones are submitted."""
+    pending: deque[Future[Result]] = deque()
+    for item in items:
+        pending.append(submit(item))
         if len(pending) > depth:
             yield pending.popleft().result()
     while pending:
@@ -136,7 +136,7 @@ def _decode_one(read: Callable[[int], Raw], how: Decoding, number: int) -> Decod
 
 
 def read_with_retry(read: Callable[[int], Raw], number: int) -> Raw:
-    """Reads an image; where the disk or the network fails, once more after a while."""
+    """Reads an image, with one retry after a transient error of the disk or network."""
     try:
         return read(number)
     except OSError as error:
@@ -146,18 +146,18 @@ def read_with_retry(read: Callable[[int], Raw], number: int) -> Raw:
         return read(number)
 
 
-def _start_worker(work: Callable[[list[int]], list[Decoded]]) -> None:
-    """In a process that decodes: takes what it needs once, leaves Ctrl-C to its parent and ends with it."""
-    global _work
-    _work = work
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # SIGTERM ends it: so its pool ends what is left of a broken one.
+def _start_worker(decode_some: Callable[[list[int]], list[Decoded]]) -> None:
+    """Initializes a worker process: it ignores Ctrl-C, which its parent handles, and exits when its parent does."""
+    global _task
+    _task = decode_some  # Sent once rather than with every chunk, since it may hold the names of all images.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Not SIGTERM, by which a broken pool ends its other workers.
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def _decode_in_worker(numbers: list[int]) -> list[Decoded]:
-    return _work(numbers)
+    return _task(numbers)
 
 
 def _refuse_many(unreadable: Mapping[str, Failure], total: int, origin: str) -> None:
@@ -167,7 +167,7 @@ def _refuse_many(unreadable: Mapping[str, Failure], total: int, origin: str) -> 
         name, failure = next(iter(unreadable.items()))
         raise UserError(f"{origin}: {failure.reason} ({name}); choose a smaller data.crop.")
     raise UserError(
-        f"{origin}: more than 1% of its {total} images cannot be read; mend or remove them, the first being "
+        f"{origin}: more than 1% of its {total} images cannot be read; fix or remove them, starting with "
         f"{_listed(unreadable)}."
     )
 

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def select_rows(data: Data, annotations: Annotations, origin: str) -> Int[np.ndarray, "M"]:
-    """The rows that data.classes, filter, first and fraction leave, in order; UserError if they leave none."""
+    """The rows that data.classes, filter, fraction and first select, in order; UserError if they select none."""
     rows = np.arange(len(annotations))
     if data.classes is not None:
         wanted = named(data.classes, annotations.class_names, "data.classes", origin)
@@ -27,7 +27,7 @@ def select_rows(data: Data, annotations: Annotations, origin: str) -> Int[np.nda
         limits = {"data.classes": data.classes, "data.filter": data.filter}
         raise UserError(
             f"{' and '.join(f'{name}={value!r}' for name, value in limits.items() if value is not None) or origin} "
-            f"leaves none of the {len(annotations)} images of {origin}; loosen it."
+            f"selects none of the {len(annotations)} images of {origin}; loosen it."
         )
     if data.fraction < 1.0:
         count = max(1, round(data.fraction * len(rows)))
@@ -37,8 +37,7 @@ def select_rows(data: Data, annotations: Annotations, origin: str) -> Int[np.nda
         lost = set(annotations.classes[before]) - set(annotations.classes[rows])
         if lost:
             logger.warning(
-                "data.first=%d leaves out %d classes, since images are in the order of their classes; "
-                "data.fraction takes a fair share of each",
+                "data.first=%d leaves out %d classes, since images are sorted by class; data.fraction samples from all",
                 data.first,
                 len(lost),
             )
@@ -60,27 +59,21 @@ def conditions(config: Config, annotations: Annotations, origin: str) -> tuple[L
         if len(chosen) != wanted:
             raise UserError(
                 f"model.attributes={wanted}, but the data has {len(chosen)} ({abbreviated(names[i] for i in chosen)}); "
-                "set it to that, or choose some by data.attributes."
+                f"set it to {len(chosen)}, or choose attributes with data.attributes."
             )
         return annotations.attributes[:, chosen], tuple(names[i] for i in chosen)
-    names = annotations.class_names
-    kept = (
-        np.arange(len(names)) if data.classes is None else np.sort(named(data.classes, names, "data.classes", origin))
-    )
-    labels = np.searchsorted(kept, annotations.classes).astype(np.int32) if len(kept) else annotations.classes
-    names = tuple(names[i] for i in kept)
+    names, labels = annotations.class_names, annotations.classes
+    if data.classes is not None:
+        kept = np.sort(named(data.classes, names, "data.classes", origin))
+        names, labels = tuple(names[i] for i in kept), np.searchsorted(kept, labels).astype(np.int32)
     if config.model.classes and config.model.classes != len(names):
-        raise UserError(
-            f"model.classes={config.model.classes}, but the data has {len(names)} ({abbreviated(names, 10)}); set it "
-            "to that."
-            if names
-            else f"model.classes={config.model.classes}, but {origin} has no classes; set it to 0."
-        )
+        found = f"the data has {len(names)} ({abbreviated(names, 10)})" if names else f"{origin} has no classes"
+        raise UserError(f"model.classes={config.model.classes}, but {found}; set it to {len(names)}.")
     return labels, names
 
 
 def named(text: str, names: tuple[str, ...], field: str, origin: str) -> list[int]:
-    """The numbers of names that are joined by commas."""
+    """The indices of comma-separated names; UserError for unknown ones."""
     if not names:
         raise UserError(f"{field}={text!r}: {origin} has no {field.rpartition('.')[2]}.")
     wanted = [name.strip() for name in text.split(",")]
@@ -91,7 +84,7 @@ def named(text: str, names: tuple[str, ...], field: str, origin: str) -> list[in
 
 
 def _filtered(text: str, annotations: Annotations, origin: str) -> Bool[np.ndarray, "N"]:
-    """The images that satisfy a filter; a name that is both an attribute and a class means the attribute."""
+    """The images that match a filter; a name that is both an attribute and a class means the attribute."""
     classes, attributes = annotations.class_names, annotations.attribute_names
     if not classes and not attributes:
         raise UserError(f"data.filter={text!r} needs classes or attributes, and {origin} has none; leave it out.")

@@ -1,6 +1,6 @@
-"""Images that are decoded each time they are needed: for sets that do not fit on a disk once they are decoded.
+"""Images that are decoded every time they are used, for sets that would not fit on disk once decoded.
 
-They are indexed like the memory-mapped array of the cache, so batches are the same either way.
+They are indexed like the cache's memory-mapped array, so batches are the same either way.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,7 @@ from ddpm_jax.errors import UserError, printable
 
 
 class Streamed:
-    """Rows of a collection, as if they were an array uint8 [N, size, size, channels]."""
+    """Rows of a collection, indexed like an array uint8 [N, size, size, channels]."""
 
     def __init__(self, collection: Collection, rows: Int[np.ndarray, "N"], how: Decoding) -> None:
         self._collection, self._rows, self._how = collection, rows, how
@@ -26,7 +26,7 @@ class Streamed:
         return len(self._rows)
 
     def __getitem__(self, index: Int[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape size size channels"]:
-        """The pixels of some rows; UserError if one of them cannot be read."""
+        """The pixels of some rows; UserError for an image that cannot be read."""
         index = np.asarray(index)
         pixels = np.empty((index.size, *self.shape[1:]), np.uint8)
         for place, image in enumerate(self._pool.map(self._decode, index.ravel().tolist())):
@@ -37,11 +37,11 @@ class Streamed:
         row = int(self._rows[place])
         try:
             return decode(read_with_retry(self._collection.read, row), self._how)
-        except CropError as error:
-            name = printable(self._collection.names[row])
-            raise UserError(f"{self._collection.origin}: {name}: {error}; choose a smaller data.crop.") from error
         except UNREADABLE as error:
+            name = f"{self._collection.origin}: {printable(self._collection.names[row])}"
+            if isinstance(error, CropError):
+                raise UserError(f"{name}: {error}; choose a smaller data.crop.") from error
             raise UserError(
-                f"{self._collection.origin}: {printable(self._collection.names[row])} cannot be read ({error}); mend "
-                "or remove it, or set data.stream=False, which finds such images before training and leaves them out."
+                f"{name} cannot be read ({error}); fix or remove it, or set data.stream=False, which finds such images "
+                "before training and leaves them out."
             ) from error

@@ -1,9 +1,9 @@
-"""diffusers' UNet2DModel and our UNet: one network under two sets of names, in two layouts.
+"""Parameters of diffusers' UNet2DModel and of our UNet: the same network with other names and layouts.
 
     diffusion_pytorch_model.safetensors  <->  params
 
-MODULES, PARTS and LAYOUTS are the whole mapping, and both directions are read off them. `diffusers_options.py` says
-which network it is, `diffusers_scheduler.py` with which noise.
+MODULES, LAYERS and LAYOUTS define the whole mapping in both directions. `diffusers_options.py` maps the architecture,
+`diffusers_scheduler.py` the noise schedule.
 """
 
 import re
@@ -33,8 +33,8 @@ MODULES = {
     r"norm_out": "conv_norm_out",
     r"conv_out": "conv_out",
 }
-"""Our modules and theirs; they count the stages of the way up from the smallest image, we from the largest."""
-PARTS = {
+"""Our modules and theirs; on the way up, they number stages from the smallest image, we from the largest."""
+LAYERS = {
     "norm_in": "norm1",
     "conv_in": "conv1",
     "embedding": "time_emb_proj",
@@ -47,17 +47,17 @@ PARTS = {
     "v": "to_v",
     "out": "to_out.0",
 }
-"""The layers of residual blocks and attention."""
+"""Our layers of residual blocks and attention, and theirs."""
 LEAVES = {"kernel": "weight", "bias": "bias", "scale": "weight"}
 FORMER = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
-"""Names of attention's layers in files of before 2023, such as those of google/ddpm-*."""
+"""Names of the attention layers in files from before 2023, such as google/ddpm-*."""
 
 
 class Layout(NamedTuple):
-    """The transposition of a tensor of ours into theirs, and back."""
+    """Conversion of our tensor to their layout, and of theirs to ours."""
 
-    outward: Callable[[Tensor], Tensor]
-    inward: Callable[[Tensor], Tensor]
+    to_theirs: Callable[[Tensor], Tensor]
+    to_ours: Callable[[Tensor], Tensor]
 
 
 SAME = Layout(lambda ours: ours, lambda theirs: theirs)
@@ -66,33 +66,33 @@ LAYOUTS = {
     "dense": Layout(lambda ours: ours.T, lambda theirs: theirs.T),
     "pointwise": Layout(lambda ours: ours.T[:, :, None, None], lambda theirs: theirs[:, :, 0, 0].T),
 }
-"""Height, width, in, out here; out, in, height, width there. A 1x1 convolution is a dense layer here."""
+"""Our kernels are (height, width, in, out), theirs (out, in, height, width). Our 1x1 convolutions are dense layers."""
 
 
 def their_name(path: str, stages: int) -> str:
-    """The name that diffusers gives the tensor at a dotted path of ours, in a network of so many stages."""
-    module, *part, leaf = path.split(".")
+    """diffusers' name of our tensor at a dotted path, in a network with this number of stages."""
+    module, *layer, leaf = path.split(".")
     matches = ((re.fullmatch(ours, module), theirs) for ours, theirs in MODULES.items())
     match, theirs = next((match, theirs) for match, theirs in matches if match)
     numbers = {name: int(digits) for name, digits in match.groupdict().items()}
     names = [theirs.format(**numbers, mirrored=stages - 1 - numbers.get("stage", 0))]
-    if module.endswith("sample") and not part:  # A convolution, where it is no residual block.
+    if module.endswith("sample") and not layer:  # Resampling by a convolution rather than a residual block.
         names.append("conv")
-    return ".".join([*names, *(PARTS[name] for name in part), LEAVES[leaf]])
+    return ".".join([*names, *(LAYERS[name] for name in layer), LEAVES[leaf]])
 
 
 def layout(path: str, rank: int) -> Layout:
-    """The layout of the tensor at a dotted path of ours."""
+    """The layout of our tensor at a dotted path; rank: its number of dimensions."""
     if not path.endswith(".kernel") or path == "labels.kernel":
-        return SAME  # Their table of classes has a row for each, as our matrix has.
+        return SAME  # Their embedding table and our matrix both have a row per class.
     if path.endswith("shortcut.kernel"):
         return LAYOUTS["pointwise"]
     return LAYOUTS["convolution" if rank == 4 else "dense"]
 
 
 def tensors_of(params: PyTree, stages: int, null_class: bool) -> dict[str, Tensor]:
-    """Our parameters as diffusers' tensors; null_class adds a last class that adds nothing: "no label"."""
-    tensors = {their_name(path, stages): layout(path, leaf.ndim).outward(leaf) for path, leaf in flat(params).items()}
+    """Our parameters as diffusers' tensors; null_class appends a class of zeros, which means "no label"."""
+    tensors = {their_name(path, stages): layout(path, leaf.ndim).to_theirs(leaf) for path, leaf in flat(params).items()}
     if null_class:
         table = tensors["class_embedding.weight"]
         tensors["class_embedding.weight"] = np.concatenate([table, np.zeros_like(table[:1])])
@@ -100,33 +100,29 @@ def tensors_of(params: PyTree, stages: int, null_class: bool) -> dict[str, Tenso
 
 
 def params_of(file: TensorFile, options: Mapping[str, Any], shapes: PyTree) -> PyTree:
-    """Their tensors as our parameters, float32; shapes: those of our parameters.
+    """Their tensors as our parameters, float32; shapes: of our parameters.
 
-    Raises UserError that lists every tensor that is missing, not expected, or of the wrong shape.
+    Raises UserError with a list of the tensors that are missing, unexpected, or of the wrong shape.
     """
     stages = len(options["block_out_channels"])
-    found, stored = _by_their_name(file)
+    stored = {_present_name(name): name for name in file.shapes}
+    found = {name: file.shapes[stored_name] for name, stored_name in stored.items()}
     blank = {path: np.broadcast_to(np.float32(0), leaf.shape) for path, leaf in by_path(shapes).items()}
-    expected = {their_name(path, stages): layout(path, leaf.ndim).outward(leaf).shape for path, leaf in blank.items()}
+    expected = {their_name(path, stages): layout(path, leaf.ndim).to_theirs(leaf).shape for path, leaf in blank.items()}
     if options["num_class_embeds"] is not None:
         expected["class_embedding.weight"] = (options["num_class_embeds"], 4 * options["block_out_channels"][0])
     check_names(found, expected, str(file.path))
 
     def load(path: str) -> Tensor:
-        tensor = layout(path, blank[path].ndim).inward(file.load(stored[their_name(path, stages)]))
+        tensor = layout(path, blank[path].ndim).to_ours(file.load(stored[their_name(path, stages)]))
         if path == "time_in.kernel" and options["flip_sin_to_cos"]:
-            tensor = np.roll(tensor, len(tensor) // 2, axis=0)  # Cosines first there, sines first here.
+            tensor = np.roll(tensor, len(tensor) // 2, axis=0)  # Their embedding begins with cosines, ours with sines.
         return np.ascontiguousarray(tensor[: blank[path].shape[0]] if path == "labels.kernel" else tensor)
 
     return fill(shapes, load)
 
 
-def _by_their_name(file: TensorFile) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
-    """The shapes of a file's tensors, and the names they are stored under, both by their present names."""
-    stored = {}
-    for name in file.shapes:
-        present = name
-        for now, former in FORMER.items():
-            present = re.sub(rf"(\.attentions\.\d+)\.{former}\.", rf"\1.{now}.", present)
-        stored[present] = name
-    return {present: file.shapes[name] for present, name in stored.items()}, stored
+def _present_name(name: str) -> str:
+    for present, former in FORMER.items():
+        name = re.sub(rf"(\.attentions\.\d+)\.{former}\.", rf"\1.{present}.", name)
+    return name

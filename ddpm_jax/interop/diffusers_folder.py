@@ -1,9 +1,9 @@
-"""Folders as diffusers keeps them: a DDPMPipeline (or DDIMPipeline), or a UNet2DModel by itself.
+"""Folders in diffusers' format: a DDPMPipeline, a DDIMPipeline, or a single UNet2DModel.
 
     model_index.json  unet/config.json  unet/diffusion_pytorch_model.safetensors  scheduler/scheduler_config.json
 
-All of them may also lie beside each other, as in google/ddpm-*. What is written besides is a model card, a grid of
-samples and labels.json, the names of the classes.
+All files may also be in one folder, as in google/ddpm-*. Exported folders also have a model card, a grid of samples and
+labels.json, the names of the classes.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.interop.diffusers import params_of, tensors_of
 from ddpm_jax.interop.diffusers_options import checked_options, fields_of, has_null_class, options_of
 from ddpm_jax.interop.diffusers_scheduler import noise_of, scheduler_of
-from ddpm_jax.interop.runs import built, numbered
+from ddpm_jax.interop.runs import new_folder, numbered
 from ddpm_jax.interop.tensors import PICKLED, TensorFile, refuse_pickle, write_tensors
 from ddpm_jax.reporting.images import Picture, save_png
 from ddpm_jax.workdir import read_label_names
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """A model in a folder: the fields of a configuration that it settles, and its parameters, still on disk."""
+    """A model in a folder: the fields of the configuration that it determines, and its parameters, not yet loaded."""
 
     fields: dict[str, Any]
     options: dict[str, Any]
@@ -51,37 +51,37 @@ class Found:
         """Names of the classes, or their numbers."""
         if self.names is None or len(self.names) == config.model.classes:
             return self.names or numbered(config)
-        logger.warning("labels.json has %d names for %d classes; taking numbers", len(self.names), config.model.classes)
+        logger.warning("labels.json has %d names for %d classes; using numbers", len(self.names), config.model.classes)
         return numbered(config)
 
 
 def fetch_folder(name: str) -> Path:
-    """The folder of this name, or of the model of this name on the Hugging Face hub, which is fetched."""
+    """The local folder of this name, or else a download of the model of this name from the Hugging Face hub."""
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
     refuse_pickle(folder)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise UserError(
-            f"{name} is no folder; give one that diffusers wrote, or a name of the hub such as owner/model."
+            f"{name} is not a folder; give one that diffusers wrote, or a name on the hub such as owner/model."
         )
     try:
         from huggingface_hub import errors, snapshot_download  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(
-            f"{name} is no folder, and fetching it needs huggingface_hub: pip install huggingface_hub"
+            f"{name} is not a folder, and downloading it needs huggingface_hub: pip install huggingface_hub"
         ) from error
     try:
         described = Path(snapshot_download(name, allow_patterns=["*.json"]))
-        _refuse_other_pipelines(described)  # Before gigabytes of weights are fetched in vain.
+        _refuse_other_pipelines(described)  # Before gigabytes of weights are downloaded in vain.
         return Path(snapshot_download(name, allow_patterns=["*.json", f"*{WEIGHTS}"]))
     except (OSError, ValueError, errors.HfHubHTTPError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{name} is no folder, and cannot be fetched from the hub ({reason}).") from error
+        raise UserError(f"{name} is not a folder, and cannot be downloaded from the hub ({reason}).") from error
 
 
 def read_folder(folder: Path) -> Found:
-    """The model in a folder; raises UserError for what our network does not have."""
+    """The model in a folder; raises UserError for features that our network does not have."""
     _refuse_other_pipelines(folder)
     unet = folder / "unet" if (folder / "unet").is_dir() else folder
     options = checked_options(read_json(unet / "config.json"), str(unet / "config.json"))
@@ -89,10 +89,10 @@ def read_folder(folder: Path) -> Found:
     learned = options["out_channels"] > options["in_channels"]
     classes = _classes(options, file)
     fields = fields_of(options, classes) | noise_of(*_scheduler(folder, learned), learned)
-    if options["num_class_embeds"] == classes:  # It has not learned what to make of no label.
+    if options["num_class_embeds"] == classes:  # It was not trained without labels.
         fields["train.label_dropout"] = 0.0
         if classes:
-            logger.warning("Its %d classes hold none that means no label, so sample.guidance has no use", classes)
+            logger.warning("None of its %d classes means no label, so sample.guidance has no effect", classes)
     names = read_label_names(folder) if (folder / "labels.json").exists() else None
     return Found(fields, options, file, names)
 
@@ -113,31 +113,30 @@ def _weights(unet: Path) -> Path:
                 refuse_pickle(pickled)
         others = ", ".join(sorted(other.name for other in unet.glob("*.safetensors*"))) or "none"
         raise UserError(
-            f"{unet} holds no {WEIGHTS}; .safetensors files there: {others}. Save the model in one file, without a "
+            f"{unet} contains no {WEIGHTS}; its .safetensors files: {others}. Save the model in one file, without a "
             "variant."
         )
     return path
 
 
 def _classes(options: Mapping[str, Any], file: TensorFile) -> int:
-    """The number of classes; a last one that adds nothing stands for no label."""
-    rows = options["num_class_embeds"] or 0
-    name = "class_embedding.weight"
+    """The number of classes, without a last one whose embedding is zero: it means no label."""
+    rows, name = options["num_class_embeds"] or 0, "class_embedding.weight"
     if rows < 2 or file.shapes.get(name) != (rows, 4 * options["block_out_channels"][0]):
         return rows
-    return rows - 1 if not np.any(file.load(name)[-1]) else rows
+    return rows if np.any(file.load(name)[-1]) else rows - 1
 
 
 def _scheduler(folder: Path, learned: bool) -> tuple[dict[str, Any], str]:
     for path in (folder / "scheduler" / "scheduler_config.json", folder / "scheduler_config.json"):
         if path.exists():
             return read_json(path), str(path)
-    logger.warning("%s says nothing of the noise (scheduler_config.json); taking DDPM's linear 1,000 steps", folder)
+    logger.warning("%s has no scheduler_config.json; assuming the linear schedule of DDPM with 1,000 steps", folder)
     return {"variance_type": "learned_range" if learned else "fixed_large"}, str(folder / "scheduler_config.json")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A table of a JSON file."""
+    """The table in a JSON file."""
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -145,7 +144,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); expected JSON.") from error
     if not isinstance(table, dict):
-        raise UserError(f"{path} holds {type(table).__name__}; expected a table of options.")
+        raise UserError(f"{path} contains a {type(table).__name__}; expected a table of options.")
     return table
 
 
@@ -155,8 +154,8 @@ def write_folder(
     """Writes a folder for diffusers' from_pretrained: a DDPMPipeline, or the UNet2DModel of a conditional model."""
     options, scheduler = options_of(config), scheduler_of(config)
     tensors = tensors_of(params, len(config.model.multipliers), has_null_class(config))
-    with built(out) as building:
-        pipeline = not config.model.classes  # A pipeline cannot be conditioned on a class.
+    with new_folder(out) as building:
+        pipeline = not config.model.classes  # diffusers has no pipeline for conditional models.
         unet, noise = (building / "unet", building / "scheduler") if pipeline else (building, building)
         tables: dict[Path, Any] = {unet / "config.json": options, noise / "scheduler_config.json": scheduler}
         if pipeline:
@@ -174,14 +173,14 @@ def write_folder(
 
 
 def model_card(config: Config, step: int, images: int | None, caption: str | None) -> str:
-    """README.md of an exported model: what it is, how to sample from it, the recipe; caption: how its grid was made."""
+    """README.md of an exported model: a summary, code to sample from it, the configuration; caption: of its grid."""
     data, diffusion, model = config.data, config.diffusion, config.model
     source = data.name or (Path(data.path).name if data.path else data.source)
     if not step:
         source = "trained elsewhere"
+    shape = "x".join(map(str, config.image_shape))
     rows = {
-        "images": f"{source}, {data.image_size}x{data.image_size}x{data.channels}"
-        + (f", {images:,}" if images else ""),
+        "images": f"{source}, {shape}" + (f", {images:,}" if images else ""),
         "training steps": f"{step:,} of {data.batch_size} images",
         "network": f"UNet2DModel, {model.channels} channels x {model.multipliers}, {model.blocks} blocks",
         "noise": f"{diffusion.schedule}, {diffusion.steps} steps, predicts {diffusion.prediction}",
@@ -196,7 +195,7 @@ def model_card(config: Config, step: int, images: int | None, caption: str | Non
         picture=picture,
         use=use.format(steps=diffusion.steps, classes=model.classes, last=model.classes - 1, null=null),
         kind="class-conditional" if model.classes else "unconditional-image-generation",
-        origin="It was trained" if step else "It came from elsewhere, and was kept",
+        origin="It was trained" if step else "It was trained elsewhere and imported",
         config=to_json(config).rstrip(),
     )
 

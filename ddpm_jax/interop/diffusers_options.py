@@ -1,8 +1,8 @@
-"""The options of diffusers' UNet2DModel, and the fields of a configuration that say the same.
+"""The options of diffusers' UNet2DModel, and the equivalent fields of a configuration.
 
     unet/config.json  <->  data.image_size, data.channels, model.*
 
-Options that our network does not have are refused by name, and so are unknown ones.
+Options that our network does not support and unknown ones are refused by name.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,7 +42,7 @@ DEFAULTS: dict[str, Any] = {
     "num_class_embeds": None,
     "num_train_timesteps": None,
 }
-"""Values of options that a file leaves out."""
+"""Defaults of options that a file omits."""
 SUPPORTED: dict[str, tuple[Any, ...]] = {
     "center_input_sample": (False,),
     "time_embedding_type": ("positional",),
@@ -57,7 +57,7 @@ SUPPORTED: dict[str, tuple[Any, ...]] = {
     "add_attention": (True,),
     "class_embed_type": (None,),
 }
-"""Options of which our network has some values only."""
+"""Options of which our network supports only some values."""
 BLOCKS = {
     "DownBlock2D": "conv",
     "AttnDownBlock2D": "downsample_type",
@@ -66,27 +66,25 @@ BLOCKS = {
     "AttnUpBlock2D": "upsample_type",
     "ResnetUpsampleBlock2D": "resnet",
 }
-"""Resampling of each type of block: its own, or the option that decides it."""
+"""Resampling of each type of block: its own, or the name of the option that determines it."""
 KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("sample_size", "in_channels", "out_channels", "layers_per_block", "norm_num_groups"), (int,)),
     **dict.fromkeys(("attention_head_dim", "num_class_embeds", "attn_norm_num_groups"), (int, type(None))),
     **dict.fromkeys(("down_block_types", "up_block_types", "block_out_channels"), (list, tuple)),
     "flip_sin_to_cos": (bool,),
 }
-"""Types of the options' values; whole numbers count from 1."""
+"""Types of the options; integers must be at least 1."""
 LARGEST = 2**16
-"""Above any number of channels, layers, pixels or classes that a network has."""
+"""More than any plausible number of channels, layers, pixels or classes."""
 
 
 def checked_options(config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Every option of a config.json, those left out at their defaults; refuses what our network does not have."""
+    """Every option of a config.json, with defaults for omitted ones; refuses what our network does not support."""
     if config.get("_class_name", "UNet2DModel") != "UNet2DModel":
         raise UserError(f"{where} describes a {config['_class_name']}; only UNet2DModel can be imported.")
     given = {name: value for name, value in config.items() if not name.startswith("_")}
     if isinstance(given.get("model"), dict):
-        raise UserError(
-            f"{where} is the configuration of a run; import a folder of diffusers, or use the run as it is."
-        )
+        raise UserError(f"{where} is the configuration of one of our runs, which needs no import; use its workdir.")
     for name in sorted(given.keys() - DEFAULTS.keys()):
         raise UserError(f"{where}: {name}={given[name]!r} is not an option of UNet2DModel; {nearest(name, DEFAULTS)}")
     options = DEFAULTS | given
@@ -110,10 +108,10 @@ def checked_options(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     return options
 
 
-def checked_float(value: Any, what: str) -> float:
-    """A number of a JSON file, which may hold whole ones beyond every float."""
+def checked_float(value: Any, name: str) -> float:
+    """A number from a JSON file, whose integers may be too large for a float."""
     if type(value) not in (int, float) or not -1e30 < value < 1e30:
-        raise UserError(f"{what}={str(value)[:80]} is not supported; expected a number.")
+        raise UserError(f"{name}={str(value)[:80]} is not supported; expected a number.")
     return float(value)
 
 
@@ -125,15 +123,15 @@ def _check_blocks(options: Mapping[str, Any], where: str) -> None:
         known = [block for block in BLOCKS if word in block]
         for block in options[name]:
             if block not in known:
-                raise UserError(f"{where}: {name} holds {block!r}; supported are {', '.join(known)}.")
+                raise UserError(f"{where}: {name} contains {block!r}; supported are {', '.join(known)}.")
     if _attention(down) != _attention(up)[::-1]:
         raise UserError(
             f"{where}: attention on the way down ({list(down)}) and up ({list(up)}) differs; expected the same stages."
         )
     if len(_resampling(options)) > 1:
         raise UserError(
-            f"{where}: down_block_types, up_block_types, downsample_type and upsample_type resample in some places by "
-            "convolutions and in others by residual blocks; expected one of them throughout."
+            f"{where}: down_block_types, up_block_types, downsample_type and upsample_type mix resampling by "
+            "convolutions and by residual blocks; expected one of them throughout."
         )
 
 
@@ -146,7 +144,7 @@ def _check_widths(options: Mapping[str, Any], where: str) -> None:
             f"{where}: time_embedding_dim={options['time_embedding_dim']} is not supported; expected {4 * widths[0]}."
         )
     expected = (groups,) if options["resnet_time_scale_shift"] == "scale_shift" else (None, groups)
-    if options["attn_norm_num_groups"] not in expected:  # Without, diffusers' middle attention has no norm at all.
+    if options["attn_norm_num_groups"] not in expected:  # With None, diffusers' middle attention would have no norm.
         raise UserError(
             f"{where}: attn_norm_num_groups={options['attn_norm_num_groups']} with resnet_time_scale_shift="
             f"{options['resnet_time_scale_shift']!r} is not supported; expected {groups}, norm_num_groups."
@@ -155,7 +153,7 @@ def _check_widths(options: Mapping[str, Any], where: str) -> None:
     if options["out_channels"] not in (channels, 2 * channels):
         raise UserError(
             f"{where}: out_channels={options['out_channels']} is not supported; expected {channels}, in_channels, or "
-            f"{2 * channels} where the variance is learned."
+            f"{2 * channels} for a learned variance."
         )
 
 
@@ -164,13 +162,13 @@ def _attention(blocks: Sequence[str]) -> list[bool]:
 
 
 def _resampling(options: Mapping[str, Any]) -> set[str]:
-    """The kinds of resampling of all stages that change the size: all but the last of each way."""
+    """The kinds of resampling in all stages that resample, which are all but the last, down and up."""
     kinds = [BLOCKS[block] for name in ("down_block_types", "up_block_types") for block in options[name][:-1]]
     return {options.get(kind, kind) for kind in kinds}
 
 
 def fields_of(options: Mapping[str, Any], classes: int) -> dict[str, Any]:
-    """The fields of a configuration that describe a UNet2DModel; classes: without a null class."""
+    """The fields of a configuration that describe a UNet2DModel; classes: their number without a null class."""
     widths, size = options["block_out_channels"], options["sample_size"]
     sizes = [size // 2**stage for stage in range(len(widths))]
     attends = _attention(options["down_block_types"])
@@ -196,15 +194,15 @@ def fields_of(options: Mapping[str, Any], classes: int) -> dict[str, Any]:
 
 
 def options_of(config: Config) -> dict[str, Any]:
-    """The config.json of the UNet2DModel that a configuration describes; refuses what diffusers does not have."""
+    """The config.json of the UNet2DModel that a configuration describes; refuses what diffusers does not support."""
     model, data = config.model, config.data
     if model.attributes:
-        raise UserError(f"model.attributes={model.attributes}: UNet2DModel knows classes, but no attributes.")
+        raise UserError(f"model.attributes={model.attributes}: UNet2DModel supports classes, but no attributes.")
     if model.resampling == "pool":
         raise UserError("model.resampling='pool': UNet2DModel halves images by convolutions or residual blocks only.")
     if model.multipliers[0] != 1:
         raise UserError(
-            f"model.multipliers={model.multipliers}: the first stage of a UNet2DModel is as wide as its first "
+            f"model.multipliers={model.multipliers}: the first stage of a UNet2DModel has the width of its first "
             "convolution; expected 1 first."
         )
     attends = [size in model.attention_resolutions for size in resolutions(data, model)]
@@ -237,7 +235,7 @@ def options_of(config: Config) -> dict[str, Any]:
 
 
 def has_null_class(config: Config) -> bool:
-    """Whether the model knows images without a label, which diffusers can only express by one more class."""
+    """Whether the model was trained without labels, too, which diffusers can only express as an additional class."""
     return bool(config.model.classes) and config.train.label_dropout > 0.0
 
 
@@ -251,7 +249,7 @@ def _head_channels(config: Config) -> int | None:
     widths = sorted(model.channels * m // model.heads for m in attended)
     if len(widths) > 1:
         raise UserError(
-            f"model.heads={model.heads} makes heads of {' and '.join(map(str, widths))} channels; those of a "
-            "UNet2DModel all have as many (model.head_channels)."
+            f"model.heads={model.heads} makes heads of {' and '.join(map(str, widths))} channels; a UNet2DModel needs "
+            "the same number in all of them (model.head_channels)."
         )
     return widths[0]

@@ -1,8 +1,8 @@
-"""The noise schedule of a diffusers pipeline, and the fields of a configuration that say the same.
+"""The scheduler of a diffusers pipeline, and the equivalent fields of a configuration.
 
     scheduler/scheduler_config.json  <->  diffusion.*, sample.*
 
-DDPM and DDIM are read with all their settings; of other schedulers only the noise, which they share.
+All settings of DDPM and DDIM are imported; of other schedulers, only the noise schedule is.
 """
 
 import logging
@@ -23,7 +23,7 @@ SAME_NOISE = (
     *("PNDMScheduler", "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "UniPCMultistepScheduler"),
     *("DEISMultistepScheduler", "DDPMParallelScheduler", "DDIMParallelScheduler"),
 )
-"""Their samplers are left to sample.sampler."""
+"""Schedulers of which only the noise schedule is imported."""
 PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 VARIANCES = {
     "fixed_small": "fixed_small",
@@ -41,7 +41,7 @@ SUPPORTED: dict[str, tuple[Any, ...]] = {
     "variance_type": tuple(VARIANCES),
     "timestep_spacing": tuple(SPACINGS),
 }
-"""Options of which only these values are known here."""
+"""Options of which only these values are supported."""
 DEFAULTS: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_start": 0.0001,
@@ -59,31 +59,31 @@ DEFAULTS: dict[str, Any] = {
     "steps_offset": 0,
     "rescale_betas_zero_snr": False,
 }
-"""DDPMScheduler's options, and their values where a file leaves them out."""
+"""Options of DDPMScheduler, with defaults for those that a file omits."""
 WITH_ENDS = ("linear", "quadratic")
-"""Schedules that beta_start and beta_end belong to."""
+"""Schedules with a beta_start and a beta_end."""
 MOST_STEPS = 10**6
 NUMBERS = ("beta_start", "beta_end", "dynamic_thresholding_ratio", "sample_max_value")
 SWITCHES = ("clip_sample", "thresholding", "rescale_betas_zero_snr")
 UNBOUNDED = 1e6
-"""sample_max_value, where dynamic thresholding may divide by any number."""
+"""sample_max_value for dynamic thresholding without a limit."""
 
 logger = logging.getLogger(__name__)
 
 
 def noise_of(scheduler: Mapping[str, Any], where: str, learned: bool) -> dict[str, Any]:
-    """The fields that describe a scheduler; learned: whether the network's output has a variance."""
+    """The fields of a configuration that describe a scheduler; learned: whether the network predicts the variance."""
     name = scheduler.get("_class_name", "DDPMScheduler")
     if name not in (*SAMPLERS, *SAME_NOISE):
         raise UserError(f"{where} describes a {name}; supported are {', '.join((*SAMPLERS, *SAME_NOISE))}.")
-    options = DEFAULTS | _present({key: value for key, value in scheduler.items() if not key.startswith("_")})
+    options = DEFAULTS | _renamed({key: value for key, value in scheduler.items() if not key.startswith("_")})
     foreign = sorted(options.keys() - DEFAULTS.keys() - {"set_alpha_to_one"})  # DDIMScheduler's own.
     if options.get("use_flow_sigmas"):
         raise UserError(f"{where}: use_flow_sigmas=True is not supported; expected False.")
     if foreign:
-        logger.warning("%s: %s have no meaning here and are left out", where, ", ".join(foreign))
+        logger.warning("%s: ignoring %s", where, ", ".join(foreign))
     for option, values in SUPPORTED.items():
-        # Of other samplers only the noise is read, and DDIM has no variance.
+        # Of other schedulers, only the noise schedule is imported; DDIM has no variance.
         ignored = name not in SAMPLERS or (name, option) == ("DDIMScheduler", "variance_type")
         if (option == "prediction_type" or not ignored) and options.get(option, values[0]) not in values:
             expected = " or ".join(repr(value) for value in values)
@@ -102,8 +102,8 @@ def noise_of(scheduler: Mapping[str, Any], where: str, learned: bool) -> dict[st
     return fields | (_sampling_of(name, options) if name in SAMPLERS else {})
 
 
-def _present(options: dict[str, Any]) -> dict[str, Any]:
-    """The options in today's terms; files of 2022 have others."""
+def _renamed(options: dict[str, Any]) -> dict[str, Any]:
+    """The options under their present names; files from 2022 have others."""
     for name in ("tensor_format", "timestep_values"):
         options.pop(name, None)
     predicts_eps = options.pop("predict_epsilon", None)
@@ -116,44 +116,42 @@ def _betas_of(options: Mapping[str, Any], where: str) -> dict[str, Any]:
     steps, kind = options["num_train_timesteps"], options["beta_schedule"]
     if type(steps) is not int or not 2 <= steps < MOST_STEPS:
         raise UserError(
-            f"{where}: num_train_timesteps={str(steps)[:80]} is not supported; expected a number from 2 on."
+            f"{where}: num_train_timesteps={str(steps)[:80]} is not supported; expected an integer of at least 2."
         )
     if options["trained_betas"] is None and kind not in tuple(SCHEDULES):
         raise UserError(f"{where}: beta_schedule={kind!r} is not supported; expected one of {', '.join(SCHEDULES)}.")
-    # Our ends are those of 1,000 steps, theirs those of the steps that there are.
+    # Our ends are those of a schedule with 1,000 steps, theirs those of the actual schedule.
     ends = {f"diffusion.{end}": options[end] * steps / 1000 for end in ("beta_start", "beta_end")}
     if options["trained_betas"] is not None:
-        name = _named(options["trained_betas"], steps, tuple(ends.values()), where)
+        name = _schedule_of(options["trained_betas"], steps, tuple(ends.values()), where)
     else:
         name = SCHEDULES[kind]
     return {"diffusion.steps": steps, "diffusion.schedule": name} | (ends if name in WITH_ENDS else {})
 
 
-def _named(betas: Any, steps: int, ends: tuple[float, ...], where: str) -> str:
-    """The schedule whose betas are listed."""
+def _schedule_of(betas: Any, steps: int, ends: tuple[float, ...], where: str) -> str:
+    """The name of the schedule with these betas."""
     numbers = isinstance(betas, list) and all(type(beta) in (int, float) and 0 <= beta <= 1 for beta in betas)
     listed = np.array(betas if numbers else [], np.float64)
-    for name, make in BETAS.items():
-        if listed.shape == (steps,) and np.allclose(
-            listed, make(steps, *(ends if name in WITH_ENDS else ())), rtol=1e-5
-        ):
-            return name
+    if listed.shape == (steps,):
+        for name, make in BETAS.items():
+            if np.allclose(listed, make(steps, *(ends if name in WITH_ENDS else ())), rtol=1e-5):
+                return name
     raise UserError(
-        f"{where}: trained_betas lists {listed.size} betas of no schedule that is known here; expected none, or those "
-        f"of {', '.join(BETAS)}."
+        f"{where}: trained_betas lists {listed.size} betas of no known schedule; expected null, or the betas of "
+        f"{', '.join(BETAS)}."
     )
 
 
 def _variance(name: str, options: Mapping[str, Any], where: str, learned: bool) -> str:
-    """Only DDPM's scheduler says which variance it takes."""
+    """diffusion.variance; of the schedulers, only DDPM's has such an option."""
     if name != "DDPMScheduler":
         return "learned" if learned else "fixed_large"
     variance = VARIANCES[options["variance_type"]]
     if (variance == "learned") != learned:
-        outputs = "a variance besides" if learned else "no variance"
         raise UserError(
-            f"{where}: variance_type={options['variance_type']!r}, but the network puts out {outputs} (out_channels); "
-            "expected 'learned_range' exactly where it does."
+            f"{where}: variance_type={options['variance_type']!r}, but the network predicts {'a' if learned else 'no'} "
+            "variance (out_channels); expected 'learned_range' if and only if it does."
         )
     return variance
 
@@ -175,13 +173,13 @@ def _sampling_of(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def scheduler_of(config: Config) -> dict[str, Any]:
-    """The scheduler_config.json of the DDPMScheduler that samples as a configuration does, with all steps."""
+    """The scheduler_config.json of the DDPMScheduler that is equivalent to a configuration, with all steps."""
     diffusion, sample = config.diffusion, config.sample
     theirs = {ours: name for name, ours in SCHEDULES.items()}
     prediction = {ours: name for name, ours in PREDICTIONS.items()}[diffusion.prediction]
     options = DEFAULTS | {
         "num_train_timesteps": diffusion.steps,
-        # The scheduler has to split the output, whatever variance is sampled with.
+        # A learned variance must be split from the output even if another is sampled with.
         "variance_type": "learned_range" if diffusion.variance == "learned" else sampling_variance(config),
         "clip_sample": sample.threshold != "none",
         "prediction_type": prediction,
@@ -191,27 +189,26 @@ def scheduler_of(config: Config) -> dict[str, Any]:
         "timestep_spacing": sample.spacing if sample.spacing in SPACINGS else "leading",
         "rescale_betas_zero_snr": diffusion.zero_terminal_snr,
     }
-    if diffusion.schedule in WITH_ENDS:
-        ends = (diffusion.beta_start, diffusion.beta_end)
+    ends = (diffusion.beta_start, diffusion.beta_end) if diffusion.schedule in WITH_ENDS else ()
+    if ends:
         options |= {"beta_start": ends[0] * 1000 / diffusion.steps, "beta_end": ends[1] * 1000 / diffusion.steps}
-    else:
-        ends = ()
     if diffusion.schedule in theirs:
         options["beta_schedule"] = theirs[diffusion.schedule]
     if diffusion.schedule not in theirs or options["beta_end"] > MAX_BETA:  # diffusers does not cap them.
         options["trained_betas"] = BETAS[diffusion.schedule](diffusion.steps, *ends).tolist()
-    warn_of_losses(config)
+    _warn_of_omissions(config)
     return {"_class_name": "DDPMScheduler", **options}
 
 
-def warn_of_losses(config: Config) -> None:
-    """Says which choices of the sampler a DDPMScheduler cannot hold."""
+def _warn_of_omissions(config: Config) -> None:
     sample, default = config.sample, Sample()
-    lost = [
+    omitted = [
         name for name in ("sampler", "steps", "timesteps", "final") if getattr(sample, name) != getattr(default, name)
     ]
-    lost += ["spacing"] if sample.spacing not in (None, *SPACINGS) else []
-    lost += ["variance"] if config.diffusion.variance == "learned" and sample.variance not in (None, "learned") else []
-    if lost:
-        words = ", ".join(f"sample.{name}={getattr(sample, name)}" for name in lost)
-        logger.warning("%s have no place in a DDPMScheduler and are left out", words)
+    if sample.spacing not in (None, *SPACINGS):
+        omitted.append("spacing")
+    if config.diffusion.variance == "learned" and sample.variance not in (None, "learned"):
+        omitted.append("variance")
+    if omitted:
+        settings = ", ".join(f"sample.{name}={getattr(sample, name)}" for name in omitted)
+        logger.warning("A DDPMScheduler has no options for %s, which are omitted", settings)

@@ -1,4 +1,4 @@
-"""Parameters that were trained elsewhere, as a run at step 0 that samples, and trains on, like any other."""
+"""Parameters that were trained elsewhere, as a new run at step 0, from which one can sample and train."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,13 +21,13 @@ from ddpm_jax.training.state import first_state
 from ddpm_jax.workdir import checkpoint_folder, write_config
 
 CHANGEABLE = ("sample.", "train.", "model.dropout")
-"""Fields that come with parameters, but may be set otherwise."""
+"""Fields of an imported model that may be changed."""
 
 logger = logging.getLogger(__name__)
 
 
 def refuse_contradictions(fields: Mapping[str, Any], config: Config) -> None:
-    """Fields that come with the parameters cannot be set to anything else."""
+    """Raises UserError if a configuration changes a field that the imported parameters determine."""
     given = flatten(config)
     for name, value in fields.items():
         if given[name] != value and not name.startswith(CHANGEABLE):
@@ -37,11 +37,11 @@ def refuse_contradictions(fields: Mapping[str, Any], config: Config) -> None:
 def start_run(
     config: Config, workdir: Path, params: PyTree, names: Sequence[str], *, ema: PyTree | None = None
 ) -> None:
-    """Writes a new run whose step 0 has these parameters; ema: EMA parameters, by default the same.
+    """Writes a new run with these parameters at step 0; ema: EMA parameters, by default the same.
 
-    names: of the classes or attributes. The workdir appears when it is complete.
+    names: of the classes or attributes. The workdir appears once it is complete.
     """
-    with built(workdir) as partial:
+    with new_folder(workdir) as partial:
         params, ema = jax.tree.map(jnp.asarray, (params, ema))
         state = first_state(params, build_optimizer(config.optimizer, config.train.steps), ema)
         with Checkpoints(checkpoint_folder(partial)) as checkpoints:
@@ -51,16 +51,16 @@ def start_run(
 
 
 @contextmanager
-def built(target: Path) -> Iterator[Path]:
-    """A hidden folder to fill, which becomes the target when the block ends well, and is removed where it does not.
+def new_folder(target: Path) -> Iterator[Path]:
+    """A hidden folder to fill, which is renamed to the target when the block succeeds and removed when it fails.
 
-    Nothing that is there is written over.
+    Raises UserError if the target is not empty, or another job is writing it.
     """
     refusal = f"Another job is writing {target}; wait for it, or choose another folder."
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{target} cannot be made ({error.strerror}); choose a folder that can be written.") from error
+        raise UserError(f"{target} cannot be created ({error.strerror}); choose a writable folder.") from error
     with exclusive_lock(target.with_name(f".{target.name}.lock"), refusal):
         refuse_full(target)
         with staged(target, folder=True) as partial:
@@ -68,23 +68,23 @@ def built(target: Path) -> Iterator[Path]:
 
 
 def new_workdir(path: str) -> Path:
-    """The folder of a run to be, which must be empty, and on this machine."""
+    """The absolute path of a new run, which must be a local folder without files."""
     if is_url(path):
-        raise UserError(f"{path} is a URL; make the run in a folder, and copy that there.")
+        raise UserError(f"{path} is a URL; write the run to a local folder, and copy that there.")
     workdir = Path(path).expanduser().resolve()
     refuse_full(workdir)
     return workdir
 
 
 def refuse_full(folder: Path) -> None:
-    """Nothing that is there is written over, and nothing can be made inside a file."""
+    """Raises UserError if a folder is not empty, or would be inside a file."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is not empty; choose a new folder, or remove what is there.")
+        raise UserError(f"{folder} is not empty; choose a new folder, or remove its files.")
     nearest = next(parent for parent in folder.parents if parent.exists())
     if not nearest.is_dir():
-        raise UserError(f"{folder} cannot be made: {nearest} is a file; choose another folder.")
+        raise UserError(f"{folder} cannot be created: {nearest} is a file; choose another folder.")
 
 
 def numbered(config: Config) -> list[str]:
-    """Names for classes that have none: their numbers."""
+    """Numbers as the names of classes or attributes without names."""
     return [str(number) for number in range(config.label_width)]

@@ -1,9 +1,9 @@
-"""A whole model in one safetensors file of our own: both sets of parameters, and the configuration as text.
+"""Our own safetensors format: a whole model in one file, with raw and EMA parameters and the configuration.
 
 params.<path> and ema.<path>, such as ema.down_0_block_0.conv_in.kernel   in Flax's layout (height, width, in, out)
 metadata: format ("ddpm_jax"), config (JSON), labels (JSON), step
 
-A file to sample from, such as those in pretrained/, holds the EMA parameters alone.
+Files for sampling only, such as those in pretrained/, contain only the EMA parameters.
 """
 
 import dataclasses
@@ -23,13 +23,13 @@ from ddpm_jax.workdir import parse_label_names
 FORMAT = "ddpm_jax"
 SETS = ("params", "ema")
 PRETRAINED = "pretrained:"
-"""Before the name of a model that comes with the package."""
-SHELF = Path(__file__).parents[1] / "pretrained"
+"""Prefix of the name of a model that comes with the package."""
+FOLDER = Path(__file__).parents[1] / "pretrained"
 
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
-    """A model in a file: its configuration, and its parameters, still on disk."""
+    """A model in a file: its configuration, and its parameters, not yet loaded."""
 
     file: TensorFile
     config: Config
@@ -39,17 +39,17 @@ class Saved:
 
     @property
     def fields(self) -> dict[str, object]:
-        """The fields of a configuration that the parameters settle."""
+        """The fields of the configuration that the parameters determine."""
         return {name: flatten(self.config)[name] for name in fields_fixed_by("parameters")}
 
     def tree(self, which: str) -> PyTree:
-        """The parameters ("params"; EMA where there are no others) or EMA parameters ("ema"), float32."""
+        """The EMA parameters ("ema") or raw parameters ("params"; EMA if the file has no others), float32."""
         first = which if which in _sets(self.file) else "ema"
         return fill(param_shapes(self.config), lambda path: self.file.load(f"{first}.{path}"))
 
 
 def read_file(path: Path) -> Saved:
-    """The model in a file that `write_file` wrote; raises UserError for any other, and lists tensors that differ."""
+    """The model in a file that `write_file` wrote; raises UserError for other files and for other tensors."""
     file = TensorFile(path)
     if file.metadata.get("format") != FORMAT:
         raise UserError(
@@ -64,10 +64,10 @@ def read_file(path: Path) -> Saved:
 
 
 def find_file(name: str) -> Path:
-    """The file of a path, or of pretrained:NAME, a model that comes with the package."""
+    """The file at a path, or of pretrained:NAME, a model that comes with the package."""
     if not name.startswith(PRETRAINED):
         return Path(name).expanduser()
-    known = {path.stem: path for path in SHELF.glob("*.safetensors")}
+    known = {path.stem: path for path in FOLDER.glob("*.safetensors")}
     wanted = name.removeprefix(PRETRAINED)
     if wanted not in known:
         raise UserError(f"{name} does not come with the package; {nearest(wanted, known)}")
@@ -77,13 +77,13 @@ def find_file(name: str) -> Path:
 def write_file(
     path: Path, config: Config, params: PyTree | None, ema: PyTree, *, names: Sequence[str], step: int
 ) -> None:
-    """Writes both sets of parameters, or EMA parameters alone, whole or not at all; refuses to replace a file."""
+    """Writes raw and EMA parameters, or for None only the latter, completely or not at all; never replaces a file."""
     if path.suffix != ".safetensors":
         raise UserError(f"{path.name} should end in .safetensors.")
     if path.exists():
         raise UserError(f"{path} exists; choose another name, or remove it.")
     if not path.parent.is_dir():
-        raise UserError(f"{path.parent} is no folder; make it, or choose another place.")
+        raise UserError(f"{path.parent} is not a folder; create it, or choose another.")
     trees = {"ema": ema} if params is None else {"params": params, "ema": ema}
     tensors = {f"{which}.{name}": leaf for which, tree in trees.items() for name, leaf in flat(tree).items()}
     texts = {"config": to_json(config), "labels": json.dumps(list(names), ensure_ascii=False), "step": str(step)}
@@ -91,12 +91,11 @@ def write_file(
 
 
 def _sets(file: TensorFile) -> tuple[str, ...]:
-    """The sets of parameters in a file."""
     return SETS if any(name.startswith("params.") for name in file.shapes) else ("ema",)
 
 
 def _names(metadata: Mapping[str, str], config: Config, path: Path) -> Sequence[str]:
     names = parse_label_names(metadata.get("labels", "[]"), f"{path}'s labels")
-    if names and len(names) != len(numbered(config)):
-        raise UserError(f"{path} names {len(names)} labels; expected {len(numbered(config))}, as many as it has.")
+    if names and len(names) != config.label_width:
+        raise UserError(f"{path} names {len(names)} labels; expected {config.label_width}, the number in its model.")
     return names or numbered(config)

@@ -145,7 +145,7 @@ def test_results_of_other_images_are_not_overwritten(workdir, files, tmp_path):
     [
         ({"task": "vary"}, "sample.task='vary' needs images; set sample.images"),
         ({"task": "vary", "images": "no.png"}, "sample.images: no.png cannot be read (No such file"),
-        ({"task": "vary", "images": "FILES/masks,FILES/masks/text"}, "it is no PNG, JPEG"),
+        ({"task": "vary", "images": "FILES/masks,FILES/masks/text"}, "not a PNG, JPEG"),
         ({"task": "inpaint", "images": "FILES"}, "needs sample.mask"),
         ({"task": "inpaint", "images": "FILES", "mask": "FILES/masks/black.png"}, "is black throughout"),
         ({"task": "inpaint", "sampler": "ddim"}, "needs sample.sampler='ddpm', got 'ddim'"),

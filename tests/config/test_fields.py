@@ -1,4 +1,4 @@
-"""Each field is declared once: its documentation, its range and what it is for stand there, and all lists follow."""
+"""Each field is declared once, with its documentation, range and uses, and all lists are derived from that."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ def with_churn(**fields) -> Config:
     return dataclasses.replace(Config(), sample=WithChurn(**fields))
 
 
-def test_every_field_has_a_meaning_with_documentation_and_is_fixed_by_something():
+def test_every_field_has_documentation_and_a_cause_that_fixes_it():
     assert list(config_meanings()) == list(flatten(Config()))
     for name, meaning in config_meanings().items():
         assert isinstance(meaning, Meaning), name
@@ -37,7 +37,7 @@ def test_a_field_without_a_meaning_is_an_error():
         meanings(plain)
 
 
-def test_a_sampler_option_needs_its_field_alone():
+def test_one_declaration_makes_a_complete_sampler_option():
     settings = WithChurn(sampler="ddim", churn=0.5)
     assert "churn" in options_of(settings) and "churn" in options_of(settings, "inpaint", batched=False)
     assert "churn" in image_fields(settings)
@@ -53,7 +53,7 @@ def test_a_sampler_option_needs_its_field_alone():
 
 
 OTHER = {
-    # A value that differs from the default for each field that changes what is drawn, and what it needs beside it.
+    # For each field that changes pixels: a value that differs from the default, and the other fields that it requires.
     "sampler": ("ddim", {}),
     "steps": (7, {}),
     "timesteps": ((900, 5), {}),
@@ -86,21 +86,21 @@ OTHER = {
 
 
 @pytest.mark.parametrize("name", [name for name, meaning in meanings(Sample).items() if meaning.pixels])
-def test_folders_of_samples_tell_apart_whatever_changes_a_pixel(name):
-    value, beside = OTHER[name]
+def test_fields_that_change_pixels_change_the_name_of_the_samples_folder(name):
+    value, required = OTHER[name]
     model = dataclasses.replace(Config().model, classes=3)
-    plain = dataclasses.replace(Config(), model=model, sample=Sample(**beside))
+    plain = dataclasses.replace(Config(), model=model, sample=Sample(**required))
     changed = checked(dataclasses.replace(plain, sample=dataclasses.replace(plain.sample, **{name: value})))
     assert build_pairs(changed) is not None
     assert sample_name(changed, 7, 9) != sample_name(plain, 7, 9)
 
 
-def test_batches_and_the_number_of_the_checkpoint_leave_the_pixels_as_they_are():
+def test_only_these_fields_of_sample_leave_pixels_unchanged():
     others = {name for name, meaning in meanings(Sample).items() if not meaning.pixels}
     assert others == {"count", "batch_size", "checkpoint", "task"}
 
 
-def test_a_resumed_run_may_change_what_leaves_its_result_alone():
+def test_a_resumed_run_may_change_only_fields_that_leave_its_result_unchanged():
     free = fields_fixed_by("nothing")
     assert {"train.steps", "train.sharding", "model.remat", "data.path", "data.cache", "log.every"} <= set(free)
     assert {name for name in free if name.startswith("data.")} == {"data.path", "data.cache"}

@@ -3,16 +3,16 @@ from pathlib import Path
 import jax
 import pytest
 
-from ddpm_jax.builders import build_unet
-from ddpm_jax.config import config_of, load_recipe
+from ddpm_jax.builders import param_shapes
+from ddpm_jax.config import check_overrides, config_of, defaults, load_recipe, override, parse_section
+from ddpm_jax.config.sections import Sample
 from ddpm_jax.errors import UserError
-from ddpm_jax.network.unet import init_params
 
 RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
 PUBLISHED = {"cifar10": 35746307, "celeba64": 78700803, "celeba64_small": 78700803, "celebahq256": 113673219}
 
 
-def test_all_recipes_are_there():
+def test_the_recipes_are_these():
     expected = "celeba32 celeba64 celeba64_small celebahq128 celebahq256 cifar10 digits fashion_mnist folder mnist"
     assert " ".join(path.stem for path in RECIPES) == expected
 
@@ -26,17 +26,62 @@ def test_each_recipe_is_valid_and_documented(path, variant):
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_recipes_of_papers_have_their_parameter_counts(name):
+def test_recipes_from_papers_have_the_published_number_of_parameters(name):
     config = config_of(load_recipe(str(RECIPES[0].with_name(f"{name}.py"))))
-    size, channels = config.data.image_size, config.data.channels
-    shapes = jax.eval_shape(lambda: init_params(build_unet(config), jax.random.key(0), size, channels))
-    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == PUBLISHED[name]
+    assert sum(leaf.size for leaf in jax.tree.leaves(param_shapes(config))) == PUBLISHED[name]
 
 
-def test_own_variants_and_unknown_ones():
+def test_recipes_have_their_own_variants_and_refuse_unknown_ones():
     folder = RECIPES[0].parent
     attention = config_of(load_recipe(f"{folder}/celebahq128.py:attention"))
     assert attention.model.attention_resolutions == (64, 32, 16)
     assert config_of(load_recipe(f"{folder}/folder.py:256")).data.image_size == 256
     with pytest.raises(UserError, match="no variant 'smok'; did you mean smoke"):
         load_recipe(f"{folder}/digits.py:smok")
+
+
+def test_flags_set_fields_of_every_type_and_empty_ones_remove_values():
+    recipe = defaults()
+    recipe.data.filter = "A"
+    flags = [
+        "data.filter=",
+        "data.flip=True",
+        "model.multipliers=(1,4)",
+        "sample.steps=7",
+        "model.attention_resolutions=",
+    ]
+    config = config_of(override(recipe, [f"--config.{flag}" for flag in flags]))
+    assert (config.data.filter, config.data.flip, config.model.multipliers) == (None, True, (1, 4))
+    assert (config.sample.steps, config.model.attention_resolutions) == (7, ())
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--config.model.chanels=3", r"--config.model.chanels is not a field .* did you mean model.channels or"),
+        ("--config.sample.steps=many", "sample.steps='many' has the wrong type; expected a whole number"),
+    ],
+)
+def test_unknown_fields_and_values_of_another_type_are_refused(flag, words):
+    with pytest.raises(UserError, match=words):
+        override(defaults(), [flag])
+
+
+def test_sections_of_their_own_are_parsed_and_checked():
+    assert parse_section("sample", Sample(), ["--sample.eta=0.5"]).eta == 0.5
+    with pytest.raises(UserError, match="sample.eta=2.0 is out of range; expected 0 to 1"):
+        parse_section("sample", Sample(), ["--sample.eta=2.0"])
+
+
+@pytest.mark.parametrize(
+    ("argument", "hint"),
+    [
+        ("--model.channels=3", r"did you mean --config.model.channels=3\?"),
+        ("--jsn", r"did you mean json\?"),
+        ("photos", "write --name=value"),
+    ],
+)
+def test_other_arguments_are_refused_with_a_hint(argument, hint):
+    check_overrides(["--config.seed=1", "--noconfig.data.flip"], ["json"])
+    with pytest.raises(UserError, match=hint):
+        check_overrides([argument], ["json"])

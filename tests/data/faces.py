@@ -1,6 +1,6 @@
-"""A made-up CelebA as the authors lay it out: Img/img_align_celeba.zip, Anno/list_attr_celeba.txt, Eval/….
+"""A synthetic CelebA in the official layout: Img/img_align_celeba.zip, Anno/list_attr_celeba.txt, Eval/….
 
-Each face is a disc on a ground; those that smile are bright, those with eyeglasses have a dark bar.
+Each face is a disc on a background; smiling ones are bright, those with eyeglasses have a dark bar.
 """
 
 import io
@@ -30,8 +30,8 @@ def write_celeba(folder: Path, count: int) -> Path:
     with zipfile.ZipFile(folder / "Img" / "img_align_celeba.zip", "w") as archive:
         archive.writestr("img_align_celeba/", b"")
         for name, values in zip(names, attributes, strict=True):
-            told = dict(zip(ATTRIBUTES, values > 0, strict=True))
-            archive.writestr(f"img_align_celeba/{name}", _face(draw, told["Smiling"], told["Eyeglasses"]))
+            named = dict(zip(ATTRIBUTES, values > 0, strict=True))
+            archive.writestr(f"img_align_celeba/{name}", _face(draw, named["Smiling"], named["Eyeglasses"]))
     rows = [
         f"{name} {' '.join(f'{value:2d}' for value in values)}" for name, values in zip(names, attributes, strict=True)
     ]

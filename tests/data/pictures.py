@@ -1,11 +1,13 @@
-"""Made-up image files for the tests of the data."""
+"""Synthetic image files and configurations for the tests of the data."""
 
 import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from ddpm_jax.config import Config, config_of
 from ddpm_jax.config.sections import Data
 from ddpm_jax.data.collection import Collection
 from ddpm_jax.data.decode import Decoding, decode
@@ -28,8 +30,25 @@ def write(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
+def zipped(folder: Path, root: str = "") -> Path:
+    """Writes a zip of the folder beside it; root: a folder inside the zip to put the files in."""
+    path = folder.with_suffix(".zip")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(folder.rglob("*")):
+            if file.is_file():
+                archive.write(file, Path(root) / file.relative_to(folder))
+    return path
+
+
 def data(**options) -> Data:
     return Data(**{"image_size": 8, "channels": 3, **options})
+
+
+def config(model: dict | None = None, **options) -> Config:
+    """A configuration of a toy model with these options of data, whose cache is beside data.path."""
+    cache = {"cache": str(Path(options["path"]).parent / "cache")} if "path" in options else {}
+    toy = {"multipliers": [1, 1], "attention_resolutions": []}
+    return config_of({"data": {"image_size": 8} | cache | options, "model": toy | (model or {})})
 
 
 def pixels_of(collection: Collection, image_size: int = 8, channels: int = 3) -> np.ndarray:

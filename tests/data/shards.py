@@ -47,5 +47,5 @@ def write_set(folder: Path, name: str, splits: dict[str, list[Features]], shards
 
 
 def digits(draw: np.random.Generator, count: int) -> list[Features]:
-    """Records as of mnist: a greyscale PNG and a label."""
+    """Records like those of mnist: a greyscale PNG and a label."""
     return [{"image": [encoded(noise(draw, 8, 8, 1)[..., 0])], "label": [i % 3]} for i in range(count)]

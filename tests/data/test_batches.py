@@ -3,12 +3,13 @@ import time
 import numpy as np
 import pytest
 
-from ddpm_jax.data.batches import Batches, prefetch
+from ddpm_jax.data.batches import Batches, prefetch, random_batch
 from ddpm_jax.data.dataset import Dataset
+from tests.data.pictures import config
 
 
 def numbered(count: int, width: int = 3) -> Dataset:
-    """Images whose pixels count up from their number, so that each can be told, and its mirror image too."""
+    """Images whose pixels count up from their number, so that each image and its mirror image are distinguishable."""
     images = (np.arange(count)[:, None] + np.arange(width)[None]).astype(np.uint8).reshape(count, 1, width, 1)
     return Dataset(images, np.arange(count, dtype=np.int32), ("a",))
 
@@ -17,7 +18,7 @@ def batches(count=23, batch_size=8, **options) -> Batches:
     return Batches(numbered(count), np.arange(count), batch_size, **{"seed": 0, **options})
 
 
-def test_each_image_comes_once_an_epoch_and_epochs_differ():
+def test_each_image_comes_once_per_epoch_and_epochs_differ():
     order = np.concatenate([batches().order(step) for step in range(23)])
     epochs = order.reshape(8, 23)
     for epoch in epochs:
@@ -25,7 +26,7 @@ def test_each_image_comes_once_an_epoch_and_epochs_differ():
     assert len({tuple(epoch) for epoch in epochs}) == 8
 
 
-def test_a_batch_larger_than_the_set_goes_through_several_epochs():
+def test_a_batch_larger_than_the_set_spans_several_epochs():
     assert np.bincount(batches(count=5, batch_size=20).order(3)).tolist() == [4] * 5
 
 
@@ -60,7 +61,7 @@ def test_processes_share_each_batch_without_overlap(processes, microbatches):
     np.testing.assert_array_equal(np.concatenate(shares, axis=1).ravel(), batches().order(5))
 
 
-def test_prefetch_keeps_the_order_and_passes_errors_on():
+def test_prefetch_keeps_the_order_and_propagates_errors():
     def load(step: int) -> int:
         time.sleep(0.01 * (step % 3))
         if step == 9:
@@ -71,3 +72,10 @@ def test_prefetch_keeps_the_order_and_passes_errors_on():
     assert list(prefetch(load, range(3, 3))) == []
     with pytest.raises(OSError, match="disk gone"):
         list(prefetch(load, range(8, 12)))
+
+
+@pytest.mark.parametrize("model", [{}, {"classes": 3}, {"attributes": 2}])
+def test_random_batches_have_the_shape_of_real_ones(model):
+    batch = random_batch(config(model), 8, microbatches=2)
+    assert batch.images.shape == (2, 4, 8, 8, 3) and batch.images.dtype == np.uint8
+    assert batch.labels.shape == ((2, 4, 2) if "attributes" in model else (2, 4))

@@ -1,4 +1,4 @@
-"""The cache: complete or not there, never half; damage is noticed; jobs do not spoil each other."""
+"""Cache entries are complete or absent, damage is detected, and concurrent jobs share one preparation."""
 
 import json
 import os
@@ -27,19 +27,19 @@ def fill(folder: Path, key: str = "key", decode=rows):
     return cached(Cache(folder), key, (2, 2, 1), decode)
 
 
-def never():
+def not_called():
     raise AssertionError("the cache was not used")
 
 
-def test_what_was_decoded_once_is_read_from_then_on(tmp_path):
-    for decode in (rows, never):
+def test_images_are_decoded_once_and_then_read_from_the_cache(tmp_path):
+    for decode in (rows, not_called):
         images, numbers = fill(tmp_path, decode=decode)
         np.testing.assert_array_equal(images, IMAGES)
         assert numbers.tolist() == [0, 2, 5] and isinstance(images, np.memmap)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["about.json", "images.u8", "key-v2", "numbers.npy"]
 
 
-def test_keys_tell_texts_apart_and_their_order():
+def test_keys_depend_on_every_string_and_their_order():
     assert key_of(["ab", "c"]) == key_of(["ab", "c"])
     assert len({key_of(parts) for parts in (["ab", "c"], ["a", "bc"], ["c", "ab"], ["abc"], ["ab\udcff", "c"])}) == 5
 
@@ -56,7 +56,7 @@ def test_an_interrupted_preparation_leaves_nothing(tmp_path, error):
     np.testing.assert_array_equal(fill(tmp_path)[0], IMAGES)
 
 
-def test_what_a_killed_preparation_left_is_never_used_and_is_tidied_up(tmp_path):
+def test_leftovers_of_a_killed_preparation_are_never_used_and_are_removed(tmp_path):
     program = f"""
 import os, signal, sys
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
@@ -76,12 +76,12 @@ cached(Cache(Path({str(tmp_path)!r})), "key", (2, 2, 1), decode)
 
 
 def test_of_two_jobs_one_prepares_and_the_other_waits(tmp_path, package_log):
-    started, go_on, calls, results = threading.Event(), threading.Event(), [], []
+    started, resume, calls, results = threading.Event(), threading.Event(), [], []
 
     def decode():
         calls.append(1)
         started.set()
-        assert go_on.wait(timeout=20)
+        assert resume.wait(timeout=20)
         yield from rows()
 
     threads = [threading.Thread(target=lambda: results.append(fill(tmp_path, decode=decode))) for _ in range(2)]
@@ -90,7 +90,7 @@ def test_of_two_jobs_one_prepares_and_the_other_waits(tmp_path, package_log):
     threads[1].start()
     while "waiting for it" not in package_log.text:
         time.sleep(0.01)
-    go_on.set()
+    resume.set()
     for thread in threads:
         thread.join()
     assert len(calls) == 1 and len(results) == 2
@@ -100,7 +100,7 @@ def test_of_two_jobs_one_prepares_and_the_other_waits(tmp_path, package_log):
     assert [path.name for path in tmp_path.iterdir()] == ["key-v2"]
 
 
-def test_others_may_read_what_one_has_prepared(tmp_path):
+def test_entries_have_the_permissions_of_the_umask(tmp_path):
     fill(tmp_path)
     allowed = 0o777 & ~os.umask(0o022)
     os.umask(0o777 & ~allowed)
@@ -108,7 +108,7 @@ def test_others_may_read_what_one_has_prepared(tmp_path):
     assert all(stat.S_IMODE(path.stat().st_mode) == allowed & 0o666 for path in (tmp_path / "key-v2").iterdir())
 
 
-def test_an_error_while_decoding_is_no_trouble_of_the_disk(tmp_path):
+def test_an_error_while_decoding_is_not_reported_as_an_error_of_the_cache(tmp_path):
     def decode():
         yield 0, IMAGES[0]
         raise OSError(24, "Too many open files")
@@ -117,7 +117,7 @@ def test_an_error_while_decoding_is_no_trouble_of_the_disk(tmp_path):
         fill(tmp_path, decode=decode)
 
 
-def spoil(file: Path, how: str) -> None:
+def damage(file: Path, how: str) -> None:
     content = file.read_bytes()
     if how == "deleted":
         file.unlink()
@@ -132,23 +132,23 @@ def spoil(file: Path, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["deleted", "emptied", "truncated", "a byte changed"])
 @pytest.mark.parametrize("name", ["images.u8", "numbers.npy", "about.json"])
-def test_a_damaged_entry_is_named_and_made_anew(tmp_path, package_log, name, how):
+def test_a_damaged_entry_is_named_and_prepared_again(tmp_path, package_log, name, how):
     fill(tmp_path)
-    spoil(tmp_path / "key-v2" / name, how)
+    damage(tmp_path / "key-v2" / name, how)
     images, numbers = fill(tmp_path)
     np.testing.assert_array_equal(images, IMAGES)
     assert numbers.tolist() == [0, 2, 5]
-    assert f"The prepared images in {tmp_path / 'key-v2'} are not used and are made anew" in package_log.text
+    assert f"The cached images in {tmp_path / 'key-v2'} are damaged and will be prepared again" in package_log.text
     assert [path.name for path in tmp_path.iterdir()] == ["key-v2"]
 
 
-def test_a_copy_with_other_times_is_as_good(tmp_path):
+def test_a_copy_with_another_modification_time_is_used(tmp_path):
     fill(tmp_path)
     os.utime(tmp_path / "key-v2" / "images.u8")
-    np.testing.assert_array_equal(fill(tmp_path, decode=never)[0], IMAGES)
+    np.testing.assert_array_equal(fill(tmp_path, decode=not_called)[0], IMAGES)
 
 
-def test_an_entry_of_another_version_is_made_anew(tmp_path, package_log):
+def test_an_entry_of_another_version_is_prepared_again(tmp_path, package_log):
     fill(tmp_path)
     about = tmp_path / "key-v2" / "about.json"
     about.write_text(json.dumps(json.loads(about.read_text()) | {"version": 1}))
@@ -156,7 +156,7 @@ def test_an_entry_of_another_version_is_made_anew(tmp_path, package_log):
     assert "written by version 1 of the cache, this is 2" in package_log.text
     shutil.move(tmp_path / "key-v2", tmp_path / "key-v1")
     np.testing.assert_array_equal(fill(tmp_path)[0], IMAGES)
-    assert "key-v1 was prepared by another version of the cache and is made anew" in package_log.text
+    assert "key-v1 was prepared by another version of the cache; preparing it again" in package_log.text
     assert (tmp_path / "key-v1").is_dir()
 
 
@@ -171,7 +171,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     ("options", "words"),
     [("ro,size=1m", "cannot be written (Read-only file system)"), ("size=64k", "cannot be filled (No space left")],
 )
-def test_read_only_and_full_disks(tmp_path, options, words):
+def test_read_only_and_full_disks_are_reported_and_leave_nothing(tmp_path, options, words):
     program = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
@@ -191,5 +191,5 @@ except UserError as error:
         ["unshare", "-m", "sh", "-c", mount, sys.executable, program], capture_output=True, text=True, check=False
     )
     if "ermission denied" in done.stderr or "not permitted" in done.stderr:
-        pytest.skip("this machine does not let tests mount a disk")
+        pytest.skip("mounting a disk is not permitted here")
     assert words in done.stdout and done.stdout.strip().endswith("[]"), done

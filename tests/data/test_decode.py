@@ -1,4 +1,4 @@
-"""Every kind of image file comes out right, as uint8 pixels of the size that was asked for."""
+"""Every kind of image file is decoded to the right uint8 pixels, and damaged files raise known exceptions."""
 
 import io
 import subprocess
@@ -25,7 +25,7 @@ def file_of(image: Image.Image, kind: str = "PNG", **options) -> bytes:
     + [("LA", "PNG"), ("RGBA", "PNG"), ("P", "PNG"), ("I;16", "PNG"), ("RGBA", "WEBP")],
 )
 @pytest.mark.parametrize("channels", [1, 3])
-def test_every_kind_of_file_comes_out_grey(mode, kind, channels):
+def test_a_grey_image_is_the_same_grey_in_every_format(mode, kind, channels):
     if mode == "I;16":
         image = Image.fromarray(np.full((12, 12), 120 * 257, np.uint16))
     else:
@@ -35,7 +35,7 @@ def test_every_kind_of_file_comes_out_grey(mode, kind, channels):
     np.testing.assert_allclose(pixels.astype(int), 120, atol=6 if mode == "P" else 3)  # A palette dithers.
 
 
-def test_lossless_colours_are_kept_exactly(draw):
+def test_lossless_formats_keep_colours_exactly(draw):
     pixels = noise(draw, 9, 9)
     for kind, options in (("PNG", {}), ("BMP", {}), ("WEBP", {"lossless": True})):
         np.testing.assert_array_equal(decode(encoded(pixels, kind, **options), Decoding(9, 3)), pixels)
@@ -43,7 +43,7 @@ def test_lossless_colours_are_kept_exactly(draw):
     np.testing.assert_array_equal(decode(file_of(indexed), Decoding(9, 3)), np.asarray(indexed.convert("RGB")))
 
 
-def test_sixteen_bits_of_grey_are_scaled_and_not_clipped():
+def test_16_bit_grey_is_scaled_and_not_clipped():
     ramp = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
     expected = np.round(ramp / 257)[..., None]
     np.testing.assert_array_equal(decode(file_of(Image.fromarray(ramp)), Decoding(8, 1)), expected)
@@ -64,10 +64,10 @@ def test_transparent_pixels_show_the_background(background):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_photographs_stand_upright(orientation):
+def test_the_exif_orientation_is_applied(orientation):
     upright = np.zeros((16, 16), np.uint8)
     upright[:8, :8] = 255
-    # What a camera held that way stores: the inverse of what the tag asks for.
+    # A camera in that orientation stores the inverse of the rotation in the tag.
     stored = {
         1: lambda x: x,
         2: np.fliplr,
@@ -86,28 +86,28 @@ def test_photographs_stand_upright(orientation):
 
 @pytest.mark.parametrize("resize", FILTERS)
 @pytest.mark.parametrize("crop", [(), (140,), (25, 57, 153, 185)])
-def test_crop_and_resize_are_pillows(draw, crop, resize):
+def test_crop_and_resize_equal_those_of_pillow(draw, crop, resize):
     pixels = noise(draw, 218, 178)
     box = {(): (0, 20, 178, 198), (140,): (19, 39, 159, 179)}.get(crop, crop)
     expected = Image.fromarray(pixels).crop(box).resize((64, 64), FILTERS[resize])
     np.testing.assert_array_equal(decode(encoded(pixels), Decoding(64, 3, crop, resize)), np.asarray(expected))
 
 
-def test_shrinking_averages_over_all_pixels():
+def test_downscaling_averages_over_all_pixels():
     stripes = np.tile(np.array([0, 255], np.uint8), (64, 32))
     for resize in FILTERS:
         pixels = decode(encoded(stripes), Decoding(8, 1, resize=resize))
         np.testing.assert_allclose(pixels[:, 1:-1].astype(int), 127.5, atol=8)
 
 
-def test_arrays_are_images_too(draw):
+def test_arrays_are_decoded_like_files(draw):
     pixels = noise(draw, 8, 8)
     np.testing.assert_array_equal(decode(pixels, Decoding(8, 3)), pixels)
     np.testing.assert_array_equal(decode(pixels[..., 0], Decoding(8, 1))[..., 0], pixels[..., 0])
     np.testing.assert_array_equal(decode(pixels[..., :1], Decoding(8, 3)), pixels[..., :1].repeat(3, axis=2))
 
 
-def test_a_box_outside_the_image_is_refused():
+def test_a_crop_box_outside_the_image_is_refused():
     assert crop_box((20, 10), ()) == (5, 0, 15, 10)
     for crop, needed in [((11,), "11x11"), ((0, 0, 21, 5), "21x5"), ((3, 6, 8, 11), "8x11")]:
         with pytest.raises(CropError) as caught:
@@ -115,18 +115,18 @@ def test_a_box_outside_the_image_is_refused():
         assert str(caught.value) == f"data.crop={crop} needs images of at least {needed}, got 20x10"
 
 
-def test_what_is_no_sound_image_is_unreadable_and_nothing_worse(draw):
+def test_damaged_images_raise_only_the_exceptions_of_unreadable_ones(draw):
     whole = [encoded(noise(draw, 40, 40), kind) for kind in ("PNG", "JPEG", "BMP", "GIF", "WEBP")]
     for content in [b"", b"not an image", *(file[: len(file) // 2] for file in whole)]:
         with pytest.raises(UNREADABLE):
             decode(content, Decoding(8, 3))
     for content in whole:
         for _ in range(40):
-            spoilt = bytearray(content)
-            for place in draw.integers(0, len(spoilt), 4):
-                spoilt[place] = draw.integers(0, 256)
+            damaged = bytearray(content)
+            for place in draw.integers(0, len(damaged), 4):
+                damaged[place] = draw.integers(0, 256)
             try:
-                assert decode(bytes(spoilt), Decoding(8, 3)).shape == (8, 8, 3)
+                assert decode(bytes(damaged), Decoding(8, 3)).shape == (8, 8, 3)
             except UNREADABLE:
                 continue
 
@@ -144,7 +144,7 @@ def test_gigapixel_images_are_refused_before_they_are_decoded(monkeypatch):
     assert not warned
 
 
-def test_importing_leaves_the_filters_of_warnings_alone():
+def test_importing_adds_no_filter_of_warnings():
     code = """if True:
         import warnings
         from PIL import Image

@@ -1,4 +1,4 @@
-"""UNet2DModels with random weights, here and in diffusers: the same outputs, in both directions, and the same files.
+"""UNet2DModels with random weights have the same outputs and files here and in diffusers, in both directions.
 
 Needs requirements-peers.txt, and is skipped without it.
 """
@@ -72,7 +72,7 @@ MODELS = {
 
 
 def random_model(name: str, seed: int = 0):
-    """diffusers' own initial weights leave out whatever begins at zero or one."""
+    """Random biases and scales, too, since a mapping error could hide behind diffusers' initial zeros and ones."""
     torch.manual_seed(seed)
     model = diffusers.UNet2DModel(**MODELS[name]).eval()
     with torch.no_grad():
@@ -83,7 +83,7 @@ def random_model(name: str, seed: int = 0):
 
 
 def inputs(model, seed: int = 1):
-    """x_t, steps counted from 0, and class numbers where the model wants some."""
+    """x_t, steps counted from 0, and class numbers if the model is conditional."""
     draw = np.random.default_rng(seed)
     size, channels = model.config.sample_size, model.config.in_channels
     x = draw.normal(size=(4, channels, size, size)).astype(np.float32)
@@ -93,8 +93,8 @@ def inputs(model, seed: int = 1):
 
 def theirs(model, x, n, labels):
     with torch.no_grad():
-        told = {} if labels is None else {"class_labels": torch.from_numpy(labels)}
-        return model(torch.from_numpy(x), torch.from_numpy(n), **told).sample.numpy()
+        conditions = {} if labels is None else {"class_labels": torch.from_numpy(labels)}
+        return model(torch.from_numpy(x), torch.from_numpy(n), **conditions).sample.numpy()
 
 
 def ours(config, params, x, n, labels):
@@ -110,32 +110,32 @@ def largest_difference(a, b):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_model_of_theirs_gives_the_same_output_here(name, tmp_path):
+def test_an_imported_model_has_the_same_output(name, tmp_path):
     model = random_model(name)
     model.save_pretrained(tmp_path)
     config, params = imported(tmp_path)
     assert flatten(config)["model.dropout"] == MODELS[name].get("dropout", 0.0)
-    asked = inputs(model)
-    assert largest_difference(ours(config, params, *asked), theirs(model, *asked)) < 5e-5
+    batch = inputs(model)
+    assert largest_difference(ours(config, params, *batch), theirs(model, *batch)) < 5e-5
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_model_of_ours_gives_the_same_output_there(name, tmp_path):
+def test_an_exported_model_has_the_same_output(name, tmp_path):
     model = random_model(name, seed=2)
     model.save_pretrained(tmp_path / "there")
     config, params = imported(tmp_path / "there")
     write_folder(config, params, tmp_path / "here", names=[], card="", grid=None)
     unet = tmp_path / "here" / ("" if config.model.classes else "unet")
     again = diffusers.UNet2DModel.from_pretrained(unet)
-    asked = inputs(model)
-    assert largest_difference(theirs(again, *asked), theirs(model, *asked)) < 5e-6
-    assert largest_difference(theirs(again, *asked), ours(config, params, *asked)) < 5e-5
+    batch = inputs(model)
+    assert largest_difference(theirs(again, *batch), theirs(model, *batch)) < 5e-6
+    assert largest_difference(theirs(again, *batch), ours(config, params, *batch)) < 5e-5
     config_again, params_again = imported(tmp_path / "here")
     assert_same_bits(params_again, params)
     assert config_again == config
 
 
-def test_files_of_the_old_names_of_attention_are_read(tmp_path):
+def test_files_with_the_former_names_of_attention_are_read(tmp_path):
     model = random_model("cifar10")
     model.save_pretrained(tmp_path)
     path = tmp_path / "diffusion_pytorch_model.safetensors"
@@ -144,8 +144,8 @@ def test_files_of_the_old_names_of_attention_are_read(tmp_path):
         tensors = {name.replace(f".{now}.", f".{former}."): tensor for name, tensor in tensors.items()}
     save_file(tensors, path)
     config, params = imported(tmp_path)
-    asked = inputs(model)
-    assert largest_difference(ours(config, params, *asked), theirs(model, *asked)) < 5e-5
+    batch = inputs(model)
+    assert largest_difference(ours(config, params, *batch), theirs(model, *batch)) < 5e-5
 
 
 SCHEDULERS = {
@@ -161,7 +161,7 @@ SCHEDULERS = {
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
-def test_a_noise_schedule_survives_both_directions(name, tmp_path):
+def test_a_noise_schedule_survives_import_and_export(name, tmp_path):
     scheduler = SCHEDULERS[name]
     diffusers.DDPMPipeline(random_model("grey"), scheduler).save_pretrained(tmp_path / "there")
     config, params = imported(tmp_path / "there")
@@ -179,7 +179,7 @@ def test_a_noise_schedule_survives_both_directions(name, tmp_path):
     assert {name: again.config[name] for name in options} == {name: scheduler.config[name] for name in options}
 
 
-def test_sigmoid_noise_is_listed_and_recognised(tmp_path):
+def test_sigmoid_betas_are_listed_and_recognised(tmp_path):
     model = random_model("grey")
     diffusers.DDPMPipeline(model, SCHEDULERS["DDPM's"]).save_pretrained(tmp_path / "there")
     config, params = imported(tmp_path / "there")
@@ -196,8 +196,8 @@ def run_script(name: str, *argv: object) -> str:
     return done.stderr
 
 
-def ddim_there(folder, x_T: np.ndarray) -> np.ndarray:
-    """uint8 images of DDIM-20 in diffusers, whose eps follows the clipped x_0 as ours does."""
+def ddim_in_diffusers(folder, x_T: np.ndarray) -> np.ndarray:
+    """uint8 images of DDIM-20 in diffusers, with eps derived from the clipped x_0 as in ours."""
     pipeline = diffusers.DDPMPipeline.from_pretrained(folder)
     scheduler = diffusers.DDIMScheduler.from_config(pipeline.scheduler.config)
     scheduler.set_timesteps(20)
@@ -210,27 +210,27 @@ def ddim_there(folder, x_T: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.slow
-def test_imported_trained_and_exported_it_draws_the_same_images(tmp_path):
+def test_an_imported_trained_and_exported_model_generates_the_same_images(tmp_path):
     diffusers.DDPMPipeline(random_model("grey"), SCHEDULERS["DDPM's"]).save_pretrained(tmp_path / "there")
     run = tmp_path / "run"
     overrides = {"data.source": "synthetic", "data.batch_size": 8, "train.steps": 20, "optimizer.learning_rate": 1e-3}
     flags = [f"--config.{name}={value}" for name, value in overrides.items()]
-    said = run_script("scripts/import_diffusers.py", tmp_path / "there", run, *flags)
-    assert f"Next: python main.py --mode=sample --workdir={run}" in said
+    log = run_script("scripts/import_diffusers.py", tmp_path / "there", run, *flags)
+    assert f"Next: python main.py --mode=sample --workdir={run}" in log
     before = load_run(run)
     assert before.step == 0
-    said = run_script(
+    log = run_script(
         "main.py", f"--workdir={run}", "--config.log.preview_every=0", f"--config.data.cache={tmp_path}/cache"
     )
-    assert "Resuming from step 0" in said and load_run(run).step == 20
+    assert "Resuming from step 0" in log and load_run(run).step == 20
     run_script("scripts/export_diffusers.py", run, tmp_path / "here", "--images=2")
     after = load_run(run)
     with pytest.raises(AssertionError):
         assert_same_bits(after.params, before.params)
     x_T = after.noise(4, seed=3)
-    drawn = after.sample(4, sampler="ddim", steps=20, seed=3).astype(int)
-    assert drawn.std() > 5
-    assert np.abs(ddim_there(tmp_path / "here", x_T) - drawn).max() <= 1
+    images_here = after.sample(4, sampler="ddim", steps=20, seed=3).astype(int)
+    assert images_here.std() > 5
+    assert np.abs(ddim_in_diffusers(tmp_path / "here", x_T) - images_here).max() <= 1
     images = diffusers.DDPMPipeline.from_pretrained(tmp_path / "here")(
         batch_size=2, num_inference_steps=5, output_type="np"
     ).images
@@ -240,7 +240,7 @@ def test_imported_trained_and_exported_it_draws_the_same_images(tmp_path):
     assert json.loads((tmp_path / "here" / "model_index.json").read_text())["_class_name"] == "DDPMPipeline"
 
 
-def test_classes_are_told_by_number_and_none_by_one_more(tmp_path):
+def test_the_null_label_is_an_additional_class(tmp_path):
     model = random_model("classes")
     model.save_pretrained(tmp_path / "there")
     config, params = imported(tmp_path / "there")
@@ -259,7 +259,7 @@ def test_classes_are_told_by_number_and_none_by_one_more(tmp_path):
     assert images.shape == (2, 16, 16, 3)
 
 
-def test_few_steps_are_as_noisy_there_as_here(tmp_path):
+def test_schedules_of_few_steps_are_equal(tmp_path):
     settings = config()  # 8 steps, whose linear betas are capped.
     write_folder(settings, random_params(settings), tmp_path / "model", names=[], card="", grid=None)
     scheduler = diffusers.DDPMPipeline.from_pretrained(tmp_path / "model").scheduler

@@ -1,4 +1,4 @@
-"""A model in one file of our own: there and back, and what is refused."""
+"""A model survives export to one file and import; other files are refused."""
 
 import json
 
@@ -15,7 +15,7 @@ from tests.end_to_end.commands import assert_same_bits
 from tests.interop.toy import config, random_params, random_run, script
 
 
-def test_parameters_and_average_leave_and_come_back_to_the_last_bit(tmp_path):
+def test_raw_and_ema_parameters_survive_export_and_import_exactly(tmp_path):
     settings, params, ema = random_run(tmp_path / "run", names=["u", "v"], model={"attributes": 2})
     done = script("scripts/export_safetensors.py", tmp_path / "run", tmp_path / "model.safetensors")
     assert done.returncode == 0, done.stderr
@@ -38,20 +38,20 @@ def test_parameters_and_average_leave_and_come_back_to_the_last_bit(tmp_path):
     assert done.returncode == 2 and "diffusion.steps is 8 in the imported model" in done.stderr
 
 
-def test_the_average_alone_is_half_a_file_and_comes_back_as_both(tmp_path):
+def test_a_file_of_ema_parameters_is_smaller_and_imported_as_both_sets(tmp_path):
     _, _, ema = random_run(tmp_path / "run")
-    for name, flags in ("both", ()), ("average", ("--ema-only",)):
+    for name, flags in ("both", ()), ("ema", ("--ema-only",)):
         done = script("scripts/export_safetensors.py", tmp_path / "run", tmp_path / f"{name}.safetensors", *flags)
         assert done.returncode == 0, done.stderr
     sizes = {path.stem: path.stat().st_size for path in tmp_path.glob("*.safetensors")}
-    assert sizes["average"] < 0.7 * sizes["both"]
-    done = script("scripts/import_safetensors.py", tmp_path / "average.safetensors", tmp_path / "again")
+    assert sizes["ema"] < 0.7 * sizes["both"]
+    done = script("scripts/import_safetensors.py", tmp_path / "ema.safetensors", tmp_path / "again")
     assert done.returncode == 0, done.stderr
     assert_same_bits(load_run(tmp_path / "again").params, ema)
     assert_same_bits(load_run(tmp_path / "again", ema=False).params, ema)
 
 
-def test_the_digits_that_come_with_the_package_are_digits():
+def test_the_pretrained_model_generates_digits():
     run, digits = load_run("pretrained:digits"), load_digits(Data(source="digits", image_size=8, channels=1))
     assert run.names == tuple("0123456789") and find_file("pretrained:digits").stat().st_size < 3e6
     images = run.sample(60, sampler="ddim", steps=10).reshape(60, -1).astype(float)
@@ -61,7 +61,7 @@ def test_the_digits_that_come_with_the_package_are_digits():
     assert np.mean(np.array(votes) == np.arange(60) % 10) > 0.8
 
 
-def test_only_what_comes_with_the_package_can_be_named(tmp_path):
+def test_only_pretrained_models_of_the_package_can_be_loaded_by_name(tmp_path):
     with pytest.raises(UserError, match="pretrained:digit does not come with the package; did you mean digits?"):
         load_run("pretrained:digit")
     for asked in {"ema": False}, {"step": 3}:
@@ -77,7 +77,7 @@ def test_other_files_are_refused(tmp_path):
     settings = config()
     params = random_params(settings)
     path = tmp_path / "model.safetensors"
-    with pytest.raises(UserError, match="is no file; expected a .safetensors file"):
+    with pytest.raises(UserError, match="is not a file; expected a .safetensors file"):
         read_file(path)
     path.write_bytes(b"no tensors")
     with pytest.raises(UserError, match="cannot be read as safetensors"):
@@ -104,7 +104,7 @@ def test_other_files_are_refused(tmp_path):
         read_file(tmp_path)
 
 
-def test_labels_that_do_not_fit_are_refused(tmp_path):
+def test_names_that_do_not_match_the_labels_are_refused(tmp_path):
     settings = config(model={"classes": 3})
     params, path = random_params(settings), tmp_path / "model.safetensors"
     for names, words in (

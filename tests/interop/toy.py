@@ -1,5 +1,6 @@
 """A small network with random parameters, and its run."""
 
+import json
 import subprocess
 import sys
 
@@ -29,7 +30,7 @@ def random_params(settings, seed: int = 0):
 
 
 def random_run(workdir, names=(), **sections):
-    """Writes a run; returns its configuration, parameters and average."""
+    """Writes a run; returns its configuration, parameters and EMA parameters."""
     settings = config(**sections)
     params, ema = random_params(settings, 1), random_params(settings, 2)
     start_run(settings, workdir, params, names, ema=ema)
@@ -37,7 +38,7 @@ def random_run(workdir, names=(), **sections):
 
 
 def imported(folder, recipe=None):
-    """Configuration and parameters of a model in diffusers' folder."""
+    """Configuration and parameters of the model in a folder of diffusers."""
     found = read_folder(folder)
     recipe = recipe or defaults()
     recipe.update_from_flattened_dict(found.fields)
@@ -46,5 +47,11 @@ def imported(folder, recipe=None):
 
 
 def script(name: str, *argv: object) -> subprocess.CompletedProcess:
-    """A command of the project, such as scripts/import_diffusers.py, in a process of its own."""
+    """Runs a script such as scripts/import_diffusers.py in a separate process."""
     return subprocess.run([sys.executable, ROOT / name, *map(str, argv)], capture_output=True, text=True)
+
+
+def change(path, **fields):
+    """Sets some entries of a JSON file."""
+    table = json.loads(path.read_text())
+    path.write_text(json.dumps(table | fields))

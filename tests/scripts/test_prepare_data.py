@@ -42,11 +42,11 @@ def test_a_folder_is_cached_with_its_statistics_and_a_contact_sheet(photos):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--config.data.filter=cats & dogs"], "leaves none of the 9 images"),
+        (["--config.data.filter=cats & dogs"], "selects none of the 9 images"),
         (["--config.data.pth=x"], "data.pth is not a field of the configuration; did you mean data.path or"),
         (["--shet=x"], "'--shet=x' is not a flag; did you mean sheet?"),
         (["--config=none.py"], "--config=none.py is neither a Python file nor a recipe"),
-        (["--sheet=/dev/null/sheet.png"], "--sheet=/dev/null/sheet.png cannot be drawn"),
+        (["--sheet=/dev/null/sheet.png"], "--sheet=/dev/null/sheet.png cannot be written"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(photos, flags, words):

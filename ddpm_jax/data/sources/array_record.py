@@ -1,9 +1,9 @@
 """ArrayRecord shards of tf.train.Example records, as TensorFlow Datasets writes them, read by Grain without TensorFlow.
 
-data.path is a folder of *.array_record* files, on a disk or as gs://bucket/folder. A record's `image` is an encoded
-file, its `label` a class number or name, its `attributes/<name>` are 0 or 1. Beside the shards may lie
-dataset_info.json, with splits and lengths, and label.labels.txt with the names of the classes. Sets that outgrow
-a disk once they are decoded: data.stream=True.
+data.path is a local folder or gs:// URL with *.array_record* files. A record's `image` is an encoded file, its `label`
+a class number or name, its `attributes/<name>` are 0 or 1. Optional files beside the shards are dataset_info.json, with
+splits and lengths, and label.labels.txt, with class names. For sets that would not fit on disk once decoded, set
+data.stream=True.
 """
 
 import bisect
@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from pathlib import PurePath
@@ -35,13 +36,13 @@ ATTRIBUTE = "attributes/"
 
 @dataclasses.dataclass(frozen=True)
 class RecordReader:
-    """The records of a list of shards, by their number."""
+    """Reads the records of a list of shards by their number."""
 
     shards: tuple[str, ...]
     ends: tuple[int, ...]
-    """Number of records in the shards up to and including each."""
+    """Cumulative number of records, up to and including each shard."""
     image: str = ""
-    """The feature that is the image."""
+    """Name of the feature that holds the image."""
 
     def __call__(self, number: int) -> bytes:
         image = self.features(number).get(self.image)
@@ -50,13 +51,17 @@ class RecordReader:
         return image[0]
 
     def features(self, number: int) -> Features:
-        """All that a record holds; raises ValueError or OSError."""
-        shard = bisect.bisect_right(self.ends, number)
-        first = self.ends[shard - 1] if shard else 0
+        """All features of a record; raises ValueError or OSError."""
+        shard, index = self.locate(number)
         try:
-            return read_example(_open(self.shards[shard])[number - first])
+            return read_example(_open(self.shards[shard])[index])
         except RuntimeError as error:  # A checksum inside the shard is wrong.
             raise OSError(f"the shard is damaged: {error}") from error
+
+    def locate(self, number: int) -> tuple[int, int]:
+        """The index of a record's shard, and its index in that shard."""
+        shard = bisect.bisect_right(self.ends, number)
+        return shard, number - (self.ends[shard - 1] if shard else 0)
 
 
 def open_array_record(data: Data) -> Collection:
@@ -75,38 +80,38 @@ def open_array_record(data: Data) -> Collection:
         origin=origin,
         names=_Names(reader),
         read=reader,
-        stamp=lambda number: f"{stamps[bisect.bisect_right(reader.ends, number)]}:{number}",
+        stamp=lambda number: f"{stamps[reader.locate(number)[0]]}:{number}",
         annotations=annotate(reader.ends[-1]),
         scan=lambda: _annotations(reader, folder, key_of(["labels", *stamps]), data, origin),
     )
 
 
 class _Names(Sequence[str]):
-    """Name of each record, for messages."""
+    """Name of each record, for error messages; computed only when needed, since there may be millions."""
 
     def __init__(self, reader: RecordReader) -> None:
-        self._ends, self._shards = reader.ends, reader.shards
+        self._reader = reader
 
     def __len__(self) -> int:
-        return self._ends[-1]
+        return self._reader.ends[-1]
 
     def __getitem__(self, number: Any) -> str:
-        shard = bisect.bisect_right(self._ends, number)
-        return f"record {number - (self._ends[shard - 1] if shard else 0)} of {epath.Path(self._shards[shard]).name}"
+        shard, index = self._reader.locate(number)
+        return f"record {index} of {epath.Path(self._reader.shards[shard]).name}"
 
 
 def _splits(folder: epath.Path, origin: str) -> tuple[dict[str, tuple[str, ...]], dict[str, int]]:
-    """The shards of each split, or all under "", and the length of each shard where dataset_info.json holds it."""
+    """The shards of each split, or all under "", and the length of each shard, if dataset_info.json lists them."""
     try:
         found = sorted(str(path) for path in folder.glob("*.array_record*"))
     except (OSError, ImportError) as error:
         raise UserError(f"{origin} cannot be listed ({error}); for gs:// install gcsfs.") from error
     if not found:
-        raise UserError(f"{origin} holds no *.array_record* file.")
-    for stem, total in {match.groups() for path in found if (match := re.search(r"([^/]*)-\d+-of-(\d+)$", path))}:
-        held = sum(1 for path in found if re.search(rf"{re.escape(stem)}-\d+-of-{total}$", path))
-        if held != int(total):
-            raise UserError(f"{origin} holds {held} of the {int(total)} shards of {stem}; copy the others too.")
+        raise UserError(f"{origin} contains no *.array_record* files.")
+    numbered = [match.groups() for path in found if (match := re.search(r"([^/]*)-\d+-of-(\d+)$", path))]
+    for (stem, total), count in Counter(numbered).items():
+        if count != int(total):
+            raise UserError(f"{origin} contains {count} of the {int(total)} shards of {stem}; copy the others too.")
     if (folder / "dataset_info.json").exists():
         return _splits_of_info(folder, origin)
     splits: dict[str, tuple[str, ...]] = {}
@@ -125,33 +130,30 @@ def _splits_of_info(folder: epath.Path, origin: str) -> tuple[dict[str, tuple[st
         if info.get("fileFormat") != "array_record":
             raise UserError(
                 f"{origin} was prepared as {info.get('fileFormat', 'tfrecord')}, which only TensorFlow reads; prepare "
-                "the set as array_record in another folder (docs/data.md)."
+                "it as array_record in another folder (docs/data.md)."
             )
         splits, lengths = {}, {}
         for split in info["splits"]:
-            counts = [int(count) for count in split["shardLengths"]]
-            names = [
-                str(folder / f"{info['name']}-{split['name']}.array_record-{i:05d}-of-{len(counts):05d}")
-                for i in range(len(counts))
-            ]
-            splits[split["name"]] = tuple(names)
-            lengths |= dict(zip(names, counts, strict=True))
+            counts, stem = [int(count) for count in split["shardLengths"]], f"{info['name']}-{split['name']}"
+            names = [f"{stem}.array_record-{i:05d}-of-{len(counts):05d}" for i in range(len(counts))]
+            splits[split["name"]] = tuple(str(folder / name) for name in names)
+            lengths |= dict(zip(splits[split["name"]], counts, strict=True))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{origin}: dataset_info.json cannot be read ({error!r}); prepare the set again.") from error
     return splits, lengths
 
 
 def _count(shard: str, lengths: dict[str, int]) -> int:
-    """The records in a shard, which must be as many as dataset_info.json says, if it does."""
+    """Number of records in a shard; UserError if dataset_info.json lists another."""
     count = len(_open(shard))
     if lengths.get(shard, count) != count:
-        raise UserError(f"{shard} holds {count} records, not {lengths[shard]}; prepare or copy the set again.")
+        raise UserError(f"{shard} contains {count} records, not {lengths[shard]}; prepare or copy the set again.")
     return count
 
 
 @cache
 def _open(shard: str) -> Any:
-    """A shard, opened once in each process."""
+    """A shard, opened once per process."""
     try:
         from grain.sources import ArrayRecordDataSource
     except ImportError as error:
@@ -172,7 +174,7 @@ def _state(shard: str) -> str:
 
 def _image_key(reader: RecordReader, origin: str) -> str:
     if not reader.ends[-1]:
-        raise UserError(f"{origin} holds no record.")
+        raise UserError(f"{origin} contains no records.")
     try:
         features = reader.features(0)
     except (ValueError, OSError) as error:
@@ -180,14 +182,14 @@ def _image_key(reader: RecordReader, origin: str) -> str:
     key = next((key for key in IMAGE_KEYS if key in features), None)
     if key is None:
         raise UserError(
-            f"{origin}: records hold {abbreviated(sorted(features))}; expected an encoded image as "
+            f"{origin}: records have the features {abbreviated(sorted(features))}; expected an encoded image in "
             f"{' or '.join(IMAGE_KEYS)}."
         )
     return key
 
 
 def _annotations(reader: RecordReader, folder: epath.Path, key: str, data: Data, origin: str) -> Annotations:
-    """Annotations from the records, which are all read once; the cache keeps the result."""
+    """Annotations from the records, all of which are read once; the cache stores the result."""
     table = remembered(open_cache(data.cache), key, lambda: _scan(reader, origin))
     count = reader.ends[-1]
     attributes = {"attributes": table["attributes"], "attribute_names": tuple(map(str, table["attribute_names"]))}
@@ -197,7 +199,7 @@ def _annotations(reader: RecordReader, folder: epath.Path, key: str, data: Data,
     if "classes" not in table or table["classes"].max() < 0:  # -1 throughout: a test split without labels.
         return bare
     if table["classes"].min() < 0:
-        raise UserError(f"{origin}: some records have a label and some have not; choose a split by data.split.")
+        raise UserError(f"{origin}: some records have labels and others do not; choose a split with data.split.")
     listed = folder / "label.labels.txt"
     names = listed.read_text().splitlines() if listed.exists() else []
     names += [str(number) for number in range(len(names), table["classes"].max() + 1)]
@@ -206,7 +208,7 @@ def _annotations(reader: RecordReader, folder: epath.Path, key: str, data: Data,
 
 def _scan(reader: RecordReader, origin: str) -> dict[str, np.ndarray]:
     first = reader.features(0)
-    # Sorted: a message keeps no order of its own.
+    # Sorted, since protobuf's maps have no order.
     names = [name for name in sorted(first) if name.startswith(ATTRIBUTE)]
     count = reader.ends[-1]
     attributes, labels = np.zeros((count, len(names)), np.int64), []
@@ -215,7 +217,7 @@ def _scan(reader: RecordReader, origin: str) -> dict[str, np.ndarray]:
             features = reader.features(number)
         except (ValueError, OSError) as error:
             raise UserError(
-                f"{origin}: {_Names(reader)[number]} has no label that can be read ({error}); copy the set again."
+                f"{origin}: the label of {_Names(reader)[number]} cannot be read ({error}); copy the set again."
             ) from error
         labels.append((features.get("label") or [-1])[0])
         attributes[number] = [(features.get(name) or [0])[0] for name in names]

@@ -1,6 +1,6 @@
 """Images in .npy and .npz files: uint8 [N, height, width] or [N, height, width, channels], never unpickled.
 
-photos.npy                                            labels in photos_labels.npy or labels.npy, if there is one
+photos.npy                                            labels in photos_labels.npy or labels.npy, optionally
 photos.npz: images, labels                            or x and y, or arr_0, as --mode=sample writes
 photos.npz: train_images, train_labels, test_images   or x_train, y_train, x_test: splits
 """
@@ -26,7 +26,13 @@ from ddpm_jax.errors import UserError, abbreviated
 from ddpm_jax.runtime.files import NO_ARRAYS
 
 KINDS = {"images": "labels", "x": "y", "arr_0": "arr_1"}
-"""Names of arrays of images, and of the labels that go with them."""
+"""Names of image arrays, and of the corresponding label arrays."""
+
+AFFIXES = [
+    ("{}", ""),
+    *((pattern, split) for name, split in SPLITS.items() for pattern in (f"{name}_{{}}", f"{{}}_{name}")),
+]
+"""How the names of arrays mark a split, and which."""
 
 
 class Member(NamedTuple):
@@ -34,18 +40,18 @@ class Member(NamedTuple):
 
     path: str
     name: str | None
-    """Inside an .npz; None for an .npy."""
+    """Name inside an .npz; None for an .npy."""
     version: int
-    """When the file last changed."""
+    """Modification time of the file, so that a changed file is loaded again."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ArrayReader:
-    """Images that are rows of arrays, by their number."""
+    """Reads images, which are rows of arrays, by their number."""
 
     members: tuple[Member, ...]
     places: np.ndarray
-    """Which array and which row each image is."""
+    """The member and the row of each image."""
 
     def __call__(self, number: int) -> UInt8[np.ndarray, "..."]:
         which, row = self.places[number]
@@ -53,18 +59,18 @@ class ArrayReader:
 
 
 def open_arrays(data: Data) -> Collection:
-    """The images of data.path, an .npy or .npz file, or of one of its splits, by class and then in their order."""
+    """The images of data.path, an .npy or .npz file, or of one of its splits, stably sorted by class."""
     path = Path(data.path or "").expanduser()
     if not data.path or not path.is_file():
         raise UserError(f"data.path={data.path} is not a file; data.source='arrays' reads an .npy or .npz file.")
     origin = f"data.path={path}"
-    pairs = _npz_pairs(path, data.split, origin) if zipfile.is_zipfile(path) else _npy_pair(path, data.split, origin)
+    pairs = (_npz_pairs if zipfile.is_zipfile(path) else _npy_pair)(path, data.split, origin)
     counts = [_checked(images, origin) for images, _ in pairs]
     places = np.concatenate([np.stack([np.full(n, which), np.arange(n)], axis=1) for which, n in enumerate(counts)])
     classes = [_classes(labels, count, origin) for (_, labels), count in zip(pairs, counts, strict=True)]
     labelled = [name for names in classes if names is not None for name in names]
     if labelled and len(labelled) < len(places):
-        raise UserError(f"{origin}: some splits have labels and some do not; choose one by data.split.")
+        raise UserError(f"{origin}: some splits have labels and others do not; choose one with data.split.")
     annotations = annotate(len(places), labelled or None)
     order = np.argsort(annotations.classes, kind="stable")
     members, places = tuple(images for images, _ in pairs), places[order]
@@ -79,10 +85,10 @@ def open_arrays(data: Data) -> Collection:
     )
 
 
-def _npy_pair(path: Path, split: str | None, origin: str) -> list[tuple[Member, Member | None]]:
-    choose_split(split, (), origin)
+def _npy_pair(path: Path, wanted: str | None, origin: str) -> list[tuple[Member, Member | None]]:
+    choose_split(wanted, (), origin)
     beside = (path.with_name(f"{path.stem}_labels.npy"), path.with_name("labels.npy"))
-    labels = next((_member(name, None) for name in beside if name.is_file() and name != path), None)
+    labels = next((_member(file, None) for file in beside if file.is_file() and file != path), None)
     return [(_member(path, None), labels)]
 
 
@@ -91,15 +97,14 @@ def _npz_pairs(path: Path, wanted: str | None, origin: str) -> list[tuple[Member
         names = {name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")}
     found: dict[str, tuple[Member, Member | None]] = {}
     for images, labels in KINDS.items():
-        for prefix, suffix, split in [("", "", "")] + [
-            (*affixes, SPLITS[name]) for name in SPLITS for affixes in ((f"{name}_", ""), ("", f"_{name}"))
-        ]:
-            if (name := f"{prefix}{images}{suffix}") in names:
-                other = f"{prefix}{labels}{suffix}"
-                found.setdefault(split, (_member(path, name), _member(path, other) if other in names else None))
+        for pattern, split in AFFIXES:
+            image_name, label_name = pattern.format(images), pattern.format(labels)
+            if image_name in names:
+                label_member = _member(path, label_name) if label_name in names else None
+                found.setdefault(split, (_member(path, image_name), label_member))
     if not found:
         raise UserError(
-            f"{origin} holds the arrays {abbreviated(sorted(names))}; expected images (and labels), x (and y), or "
+            f"{origin} contains the arrays {abbreviated(sorted(names))}; expected images (and labels), x (and y), or "
             "arr_0, or splits such as train_images and test_images."
         )
     if "" in found:
@@ -115,7 +120,7 @@ def _member(path: Path, name: str | None) -> Member:
 
 @lru_cache(maxsize=8)
 def _load(member: Member) -> np.ndarray:
-    """Memory-mapped; the members of an .npz from a nameless temporary file that ends with the process."""
+    """An array, memory-mapped; an .npz member is unpacked to a deleted temporary file, which lives while it is open."""
     path, name, _ = member
     if name is None:
         return np.load(path, mmap_mode="r", allow_pickle=False)
@@ -130,7 +135,7 @@ def _load(member: Member) -> np.ndarray:
 
 
 def _checked(member: Member, origin: str) -> int:
-    """Number of images in an array; UserError where it holds none. Only its header is read."""
+    """Number of images in an array, from its header; UserError if it contains none."""
     with _unreadable(member, origin):
         shape, dtype = _header(member)
     if dtype != np.uint8 or len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3, 4)) or 0 in shape:
@@ -142,7 +147,6 @@ def _checked(member: Member, origin: str) -> int:
 
 
 def _header(member: Member) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and type of an array."""
     if member.name is None:
         array = _load(member)
         return array.shape, array.dtype
@@ -151,20 +155,19 @@ def _header(member: Member) -> tuple[tuple[int, ...], np.dtype]:
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(file)
     if dtype.hasobject:
-        raise ValueError("it holds pickled objects")
+        raise ValueError("it contains pickled objects")
     return shape, dtype
 
 
 def _classes(member: Member | None, count: int, origin: str) -> list[str] | None:
-    """The class name of each image."""
     if member is None:
         return None
     with _unreadable(member, origin):
         labels = _load(member)
     if labels.shape not in ((count,), (count, 1)) or labels.dtype.kind not in "iuU":
         raise UserError(
-            f"{origin}: {member.name or Path(member.path).name} is {labels.dtype} {list(labels.shape)}; expected a "
-            f"whole number or a name for each of the {count} images."
+            f"{origin}: {member.name or Path(member.path).name} is {labels.dtype} {list(labels.shape)}; expected an "
+            f"integer or a name for each of the {count} images."
         )
     return [str(label) for label in labels.ravel()]
 
@@ -173,9 +176,9 @@ def _classes(member: Member | None, count: int, origin: str) -> list[str] | None
 def _unreadable(member: Member, origin: str) -> Iterator[None]:
     try:
         yield
-    except NO_ARRAYS as error:  # No space for unpacking is for the caller.
+    except NO_ARRAYS as error:  # Not OSError: a full disk while unpacking is no fault of the file.
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{origin}: {member.name or Path(member.path).name} cannot be read ({reason}); save it by numpy.save or "
+            f"{origin}: {member.name or Path(member.path).name} cannot be read ({reason}); save it with numpy.save or "
             "numpy.savez, as plain numbers."
         ) from error

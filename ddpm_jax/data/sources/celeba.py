@@ -1,10 +1,10 @@
-"""CelebA as it is published: 202,599 aligned faces of 178x218, 40 attributes, official splits (Liu et al. 2015).
+"""CelebA as published: 202,599 aligned faces of 178x218, 40 attributes, official splits (Liu et al. 2015).
 
-data.path is the folder that holds img_align_celeba.zip (read in place) or the folder img_align_celeba, with
-list_attr_celeba and list_eval_partition, .txt or Kaggle's .csv, beside them or in Anno/ and Eval/; or the zip itself.
+data.path is a folder with img_align_celeba.zip (read in place) or a folder img_align_celeba, or either of them itself;
+list_attr_celeba and list_eval_partition, .txt or Kaggle's .csv, are beside it or in Anno/ and Eval/.
 
-Crops, as data.crop: FID_CROP is the box of 128x128 pixels around x=89, y=121, from which the images of published FIDs
-are resized (Song et al. 2020 among others); (140,) and (178,) are the centred squares that others take.
+FID_CROP, as data.crop, is the box of 128x128 pixels around x=89, y=121 that is used for most published FIDs (Song et
+al. 2020 among others); others use the centred squares (140,) and (178,).
 """
 
 import logging
@@ -31,20 +31,15 @@ logger = logging.getLogger(__name__)
 def open_celeba(data: Data) -> Collection:
     """The faces of a split (by default "train") in the order of their names."""
     if not data.path:
-        raise UserError("data.path is not set; give the folder that holds img_align_celeba.zip, or the zip itself.")
+        raise UserError("data.path is not set; give the folder with img_align_celeba.zip, or the zip itself.")
     place = Path(data.path).expanduser()
     tree = _find_images(place)
     names = [name for name in tree.names if name.lower().endswith((".jpg", ".jpeg", ".png"))]
     texts = place if place.is_dir() else place.parent
     names = _of_split(names, data.split, texts)
-    attributes, attribute_names = _attributes(names, texts)
-    return Collection(
-        origin=f"data.path={place}",
-        names=names,
-        read=TreeReader(tree, names),
-        stamp=lambda number: f"{names[number]}:{tree.stamp(names[number])}",
-        annotations=Annotations(np.zeros(len(names), np.int32), (), attributes, attribute_names),
-    )
+    annotations = Annotations(np.zeros(len(names), np.int32), (), *_attributes(names, texts))
+    reader = TreeReader(tree, names)
+    return Collection(f"data.path={place}", names, reader, reader.stamp, annotations)
 
 
 def is_celeba(place: Path) -> bool:
@@ -53,7 +48,7 @@ def is_celeba(place: Path) -> bool:
 
 
 def _places(folder: Path) -> list[Path]:
-    """Zips and folders of images in a folder, at the top or one level below."""
+    """Zips and folders of images in a folder, at its top level or one below."""
     found = [path for pattern in (f"{IMAGES}*", f"*/{IMAGES}*") for path in sorted(folder.glob(pattern))]
     return [path for path in found if path.is_dir() or path.suffix == ".zip"]
 
@@ -62,7 +57,7 @@ def _find_images(place: Path) -> Tree:
     if place.is_dir() and not place.name.startswith(IMAGES):
         places = _places(place)
         if not places and not any(place.glob("*.jpg")):
-            raise UserError(f"data.path={place} holds no {IMAGES}.zip and no folder {IMAGES}.")
+            raise UserError(f"data.path={place} contains no {IMAGES}.zip and no folder {IMAGES}.")
         place = places[0] if places else place
     return open_tree(place)
 
@@ -72,32 +67,34 @@ def _of_split(names: list[str], wanted: str | None, texts: Path) -> list[str]:
     if found is None:
         if wanted == "all":
             return names
-        raise UserError(f"{texts} has no {PARTITION}.txt, which lists the splits; put it there, or set data.split=all.")
+        raise UserError(
+            f"{texts} has no {PARTITION}.txt, which lists the splits; copy it there, or set data.split=all."
+        )
     split = choose_split(wanted, SPLITS, str(found))
     row_of, values, _ = _read_list(found)
     numbers = values[_rows_of(names, row_of, found), 0]
     if len(row_of) > len(names):
-        logger.info("%s of the %s images that %s lists are there", f"{len(names):,}", f"{len(row_of):,}", found.name)
+        logger.info("Found %s of the %s images that %s lists", f"{len(names):,}", f"{len(row_of):,}", found.name)
     if not np.isin(values, (0, 1, 2)).all():
-        raise UserError(f"{found}: expected 0, 1 or 2 for each image; fetch it again.")
+        raise UserError(f"{found}: expected 0, 1 or 2 for each image; download it again.")
     return names if split == "all" else [name for name, n in zip(names, numbers, strict=True) if SPLITS[n] == split]
 
 
 def _attributes(names: list[str], texts: Path) -> tuple[np.ndarray, tuple[str, ...]]:
     found = _find_text(texts, ATTRIBUTES)
     if found is None:
-        logger.info("%s has no %s.txt: the faces come without attributes", texts, ATTRIBUTES)
+        logger.info("%s has no %s.txt, so the faces have no attributes", texts, ATTRIBUTES)
         return np.zeros((len(names), 0), np.uint8), ()
     row_of, values, columns = _read_list(found)
     if not np.isin(values, (-1, 0, 1)).all():
-        raise UserError(f"{found}: expected 1 and -1 for each attribute; fetch it again.")
+        raise UserError(f"{found}: expected 1 and -1 for each attribute; download it again.")
     return (values[_rows_of(names, row_of, found)] > 0).astype(np.uint8), columns
 
 
 def _read_list(path: Path) -> tuple[dict[str, int], np.ndarray, tuple[str, ...]]:
-    """A list of files, .txt (attributes with a count and names above them, splits bare) or Kaggle's .csv.
+    """Reads a .txt (two header lines above the attributes, none above the splits) or one of Kaggle's .csv files.
 
-    Returns the row of each file, by its name without suffix, the numbers [rows, columns] and the names of the columns.
+    Returns the row of each file by its name without suffix, the numbers [rows, columns] and the column names.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").replace(",", " ").splitlines()
@@ -110,24 +107,23 @@ def _read_list(path: Path) -> tuple[dict[str, int], np.ndarray, tuple[str, ...]]
         files, rows = zip(*(line.split(maxsplit=1) for line in lines if line.strip()), strict=True)
         values = np.loadtxt(rows, np.int8, ndmin=2)
     except (OSError, ValueError, IndexError) as error:
-        raise UserError(f"{path} is not as CelebA publishes it ({error}); fetch it again.") from error
+        raise UserError(f"{path} is not in CelebA's format ({error}); download it again.") from error
     if values.shape[1] != len(columns):
-        raise UserError(f"{path} has {values.shape[1]} numbers a row for {len(columns)} columns; fetch it again.")
+        raise UserError(f"{path} has {values.shape[1]} numbers per row for {len(columns)} columns; download it again.")
     return {_stem(file): row for row, file in enumerate(files)}, values, columns
 
 
 def _rows_of(names: list[str], row_of: dict[str, int], path: Path) -> np.ndarray:
-    """The row of each image in a list, which must have one."""
-    missing = [name for name in names if _stem(name) not in row_of]
-    if missing:
+    """The row of each image; UserError for an image without one."""
+    if missing := [name for name in names if _stem(name) not in row_of]:
         raise UserError(
-            f"{path} misses {len(missing)} of {len(names)} images ({abbreviated(missing)}); fetch it again."
+            f"{path} has no row for {len(missing)} of {len(names)} images ({abbreviated(missing)}); download it again."
         )
     return np.array([row_of[_stem(name)] for name in names], int)
 
 
 def _find_text(texts: Path, stem: str) -> Path | None:
-    """The file in the folder, in one of its subfolders, or beside the folder."""
+    """The file in the folder, in one of its subfolders, or in its parent."""
     for folder in (texts, *sorted(path for path in texts.iterdir() if path.is_dir()), texts.parent):
         for suffix in (".txt", ".csv"):
             if (path := folder / (stem + suffix)).is_file():
@@ -136,5 +132,5 @@ def _find_text(texts: Path, stem: str) -> Path | None:
 
 
 def _stem(name: str) -> str:
-    """File name without its suffix, which CelebA's versions differ in."""
+    """File name without its suffix, which differs between CelebA's versions."""
     return Path(name).stem

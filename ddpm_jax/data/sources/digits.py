@@ -1,4 +1,4 @@
-"""The set inside the package: 1,797 handwritten digits of 8x8 pixels (see digits-LICENSE.md)."""
+"""The data set that comes with the package: 1,797 handwritten digits of 8x8 pixels (see digits-LICENSE.md)."""
 
 from importlib import resources
 
@@ -13,7 +13,7 @@ ORIGIN = "data.source='digits'"
 
 
 def load_digits(data: Data) -> Collection:
-    """All digits as uint8 [1797, 8, 8, 1]; their 17 grey levels, 0..16, are spread over 0..255."""
+    """All digits as uint8 [1797, 8, 8, 1], with their 17 grey levels scaled to 0..255."""
     choose_split(data.split, (), ORIGIN)
     with resources.files("ddpm_jax.data.sources").joinpath("digits.npz").open("rb") as file, np.load(file) as arrays:
         images = np.round(arrays["images"].astype(np.float64) * (255.0 / 16.0)).astype(np.uint8)

@@ -1,6 +1,6 @@
-"""Records of TensorFlow Datasets: tf.train.Example messages, read without TensorFlow.
+"""tf.train.Example messages, the records of TensorFlow Datasets, read without TensorFlow.
 
-A record maps names to lists of bytes, whole numbers or floats; nested features have names such as "attributes/Smiling".
+A record maps names to lists of bytes, integers or floats; nested features have names such as "attributes/Smiling".
 """
 
 from typing import Any
@@ -14,17 +14,17 @@ LISTS = {"bytes_list": FIELD.TYPE_BYTES, "float_list": FIELD.TYPE_FLOAT, "int64_
 
 
 def read_example(record: bytes) -> Features:
-    """The features of a serialized Example; ValueError if it is none."""
+    """The features of a serialized Example; raises ValueError for anything else."""
     try:
         features = Example.FromString(record).features.feature
     except DecodeError as error:
-        raise ValueError(f"a record is no tf.train.Example: {error}") from error
+        raise ValueError(f"a record is not a tf.train.Example: {error}") from error
     kinds = {name: feature.WhichOneof("kind") for name, feature in features.items()}
     return {name: list(getattr(features[name], kind).value) if kind else [] for name, kind in kinds.items()}
 
 
 def _example_class() -> Any:
-    """The message class of tensorflow/core/example/example.proto and feature.proto, built from its description."""
+    """The message class that tensorflow/core/example/example.proto and feature.proto define."""
     package = "ddpm_jax"
     file = descriptor_pb2.FileDescriptorProto(name="ddpm_jax/example.proto", package=package, syntax="proto3")
 

@@ -1,7 +1,7 @@
-"""A folder or a zip of image files, however nested.
+"""A folder or zip of image files at any depth.
 
-photos/dog/1.png, photos/cat/2.jpg      the first folders that differ give the classes
-photos/train/dog/1.png, photos/test/…   splits, if all of these bear such names; then the folders below them
+photos/dog/1.png, photos/cat/2.jpg      the topmost folders that differ are the classes
+photos/train/dog/1.png, photos/test/…   if all of them are named like splits, the folders below are the classes
 photos/labels.csv, metadata.jsonl       classes and attributes by file name, instead of folders
 """
 
@@ -29,23 +29,18 @@ def open_folder(data: Data) -> Collection:
     images = [name for name in tree.names if name.lower().endswith(SUFFIXES)]
     origin = f"data.path={tree.root}"
     if not images:
-        raise UserError(f"{origin} holds no image; expected PNG, JPEG, BMP, GIF or WebP files, at any depth.")
+        raise UserError(f"{origin} contains no images; expected PNG, JPEG, BMP, GIF or WebP files, at any depth.")
     level = _common_level(images)
     names, splits = _choose_split(images, level, data.split, origin)
     annotations = _annotations(tree, names, level, splits, origin)
     order = np.argsort(annotations.classes, kind="stable")
     names = [names[i] for i in order]
-    return Collection(
-        origin=origin,
-        names=names,
-        read=TreeReader(tree, names),
-        stamp=lambda number: f"{names[number]}:{tree.stamp(names[number])}",
-        annotations=annotations.take(order),
-    )
+    reader = TreeReader(tree, names)
+    return Collection(origin, names, reader, reader.stamp, annotations.take(order))
 
 
 def _common_level(images: list[str]) -> int:
-    """Number of nested folders that hold all images, and so say nothing about them."""
+    """Number of nested folders that contain all images, and so cannot be classes."""
     first, last = (images[0].split("/")[:-1], images[-1].split("/")[:-1])  # The most different, in sorted order.
     level = 0
     while level < min(len(first), len(last)) and first[level] == last[level] and first[level].lower() not in SPLITS:
@@ -54,26 +49,24 @@ def _common_level(images: list[str]) -> int:
 
 
 def _folder_at(name: str, level: int) -> str:
-    """The folder at a level above a file, or "." if it lies higher."""
+    """The folder of a file at a level of nesting; "." if the file is above that level."""
     parts = name.split("/")[:-1]
     return printable(parts[level]) if len(parts) > level else "."
 
 
 def _choose_split(images: list[str], level: int, wanted: str | None, origin: str) -> tuple[list[str], list[str]]:
-    """The images of a split, and the folders of the splits taken, if the folders of a level are splits."""
+    """The images of the split to read and the folders of that split; all images and none if there are no splits."""
     folders = [_folder_at(name, level) for name in images]
     split_of = {folder: SPLITS.get(folder.lower()) for folder in set(folders)}
     others = [folder for folder, split in split_of.items() if split is None]
     if others:
         if {"train", "test"} <= set(split_of.values()):
-            logger.warning(
-                "%s: train and test are taken for classes, since %s is beside them", origin, abbreviated(others)
-            )
+            logger.warning("%s: treating train and test as classes, because of %s", origin, abbreviated(others))
         choose_split(wanted, (), origin)
         return images, []
     split = choose_split(wanted, sorted({str(split) for split in split_of.values()}), origin)
-    taken = [(name, folder) for name, folder in zip(images, folders, strict=True) if split in (ALL, split_of[folder])]
-    return [name for name, _ in taken], sorted({folder for _, folder in taken})
+    chosen = sorted(folder for folder in split_of if split in (ALL, split_of[folder]))
+    return [name for name, folder in zip(images, folders, strict=True) if folder in chosen], chosen
 
 
 def _annotations(tree: Tree, names: list[str], level: int, splits: list[str], origin: str) -> Annotations:
@@ -89,7 +82,7 @@ def _annotations(tree: Tree, names: list[str], level: int, splits: list[str], or
 
 
 def _annotations_of_tables(tree: Tree, names: list[str], tables: list[str], origin: str) -> Annotations:
-    """Annotations from tables at the root or in the folders of splits, whose rows name files below that folder."""
+    """Annotations from tables at the root or in the splits' folders; their rows name files relative to the table."""
     rows: dict[str, dict[str, str]] = {}
     for table in tables:
         try:
@@ -98,10 +91,10 @@ def _annotations_of_tables(tree: Tree, names: list[str], tables: list[str], orig
             raise UserError(f"{origin}: {table} cannot be read ({error}); save it as UTF-8 text.") from error
         folder = table.rpartition("/")[0]
         if any(other != table and other.rpartition("/")[0] == folder for other in tables):
-            raise UserError(f"{origin} has both {abbreviated(tables)}; keep the one that counts.")
+            raise UserError(f"{origin} contains {abbreviated(tables)}; keep one of them.")
         for name, row in read_table(table, text, origin).items():
             rows[f"{folder}/{name}" if folder else name] = row
-    # The rows of other splits' images are left out; those of images that exist nowhere are a mistake.
+    # Rows for images of other splits are ignored; rows for files that do not exist are refused.
     others = set(tree.names) - set(names)
     rows = {name: row for name, row in rows.items() if name not in others}
     return annotations_of_table(names, rows, f"{origin}: {', '.join(tables)}")

@@ -1,7 +1,7 @@
-"""Prepares a set of TensorFlow Datasets as ArrayRecord: python -m ddpm_jax.data.sources.prepare_tfds mnist
+"""Prepares a TensorFlow Datasets set as ArrayRecord: python -m ddpm_jax.data.sources.prepare_tfds mnist
 
-The only file that uses TensorFlow. It runs as a process of its own, and needs nothing but requirements-tfds.txt.
-Without a network, put the original files into <data_dir>/downloads/manual, or into --manual_dir.
+This is the only file that uses TensorFlow. It runs in a separate process and needs only requirements-tfds.txt. Without
+a network, put the original files into <data_dir>/downloads/manual, or into --manual_dir.
 """
 
 import argparse
@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 TRIES = 4
-"""Tries of a download; ten, the default, take minutes to find out that there is no network."""
+"""Attempts at a download; the default of ten takes minutes to fail without a network."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Prepares the set; prints where it lies, or in one line why it cannot be prepared, and then returns 2."""
+    """Prepares the set and prints its location; on failure prints the reason in one line and returns 2."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data_dir", default=os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
     parser.add_argument("--manual_dir", help="a folder with the original files; <data_dir>/downloads/manual by default")
     flags = parser.parse_args(argv)
-    # TensorFlow must not take the memory of the GPU that a training needs.
+    # TensorFlow must not reserve GPU memory, which training needs.
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
@@ -34,14 +34,14 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{error.name} is not installed: pip install -r requirements-tfds.txt")
         return 2
     data_dir = Path(flags.data_dir).expanduser()
-    with redirect_stdout(sys.stderr):  # Progress goes there; standard output is for the result.
-        what_is_wrong = prepare(tensorflow_datasets, flags.name, data_dir, flags.manual_dir)
-    print(what_is_wrong or f"{flags.name} is prepared in {data_dir}")
-    return 2 if what_is_wrong else 0
+    with redirect_stdout(sys.stderr):  # Only the result goes to standard output.
+        failure = prepare(tensorflow_datasets, flags.name, data_dir, flags.manual_dir)
+    print(failure or f"{flags.name} is prepared in {data_dir}")
+    return 2 if failure else 0
 
 
 def prepare(tfds: Any, name: str, data_dir: Path, manual_dir: str | None) -> str | None:
-    """Downloads and prepares a set; returns None, or why it failed."""
+    """Downloads and prepares a set; returns None, or the reason for a failure."""
     from tensorflow_datasets.core.download import downloader  # pyright: ignore[reportMissingImports]
 
     downloader.MAX_RETRIES = TRIES
@@ -51,7 +51,7 @@ def prepare(tfds: Any, name: str, data_dir: Path, manual_dir: str | None) -> str
         near = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False))
         hint = f"did you mean {' or '.join(near)}?" if near else "see tensorflow.org/datasets/catalog."
         return f"TensorFlow Datasets has no set of that name; {hint}"
-    # Another configuration or version, or prepared before in another format.
+    # An unknown configuration or version, or a set that was prepared in another format.
     except (ValueError, AssertionError) as error:
         return _line(error)
     download = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
@@ -60,13 +60,13 @@ def prepare(tfds: Any, name: str, data_dir: Path, manual_dir: str | None) -> str
     by_hand = f"; or put the original files ({', '.join(files[:8])}) into {manual}" if files else ""
     try:
         builder.download_and_prepare(download_config=download)
-    except _faults() as error:
+    except _preparation_errors() as error:
         return _line(error) + by_hand
     return None
 
 
-def _faults() -> tuple[type[BaseException], ...]:
-    """Exceptions of TensorFlow Datasets where there is no network, quota, disk or sound file."""
+def _preparation_errors() -> tuple[type[BaseException], ...]:
+    """Exceptions of TensorFlow Datasets for missing networks, quotas and full disks, and damaged files."""
     import tensorflow as tf  # pyright: ignore[reportMissingImports, reportMissingModuleSource]
     from tensorflow_datasets.core.download import (  # pyright: ignore[reportMissingImports]
         download_manager,

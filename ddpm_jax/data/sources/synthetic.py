@@ -1,4 +1,4 @@
-"""Made-up images of any size: a bright disc on a dark ground, for checks that need no data."""
+"""Synthetic images of any size: a bright disc on a dark background, for tests without data."""
 
 import numpy as np
 
@@ -9,10 +9,10 @@ from ddpm_jax.data.collection import Collection, in_memory
 def draw_discs(
     count: int, image_size: int, channels: int, classes: int = 0, attributes: tuple[str, ...] = (), seed: int = 0
 ) -> Collection:
-    """Discs as uint8 [count, image_size, image_size, channels], of random place, size and colour.
+    """Discs as uint8 [count, image_size, image_size, channels], of random position, size and colour.
 
-    The class of a disc (0..classes - 1) is the horizontal band that its centre lies in; attributes halve its size if
-    they are an odd number.
+    The class of a disc (0..classes - 1) is the horizontal band that contains its centre; an odd number of attributes
+    halves its radius.
     """
     bands = max(classes, 1)
     random = np.random.default_rng(seed)

@@ -1,9 +1,7 @@
-"""Sets of TensorFlow Datasets by name.
+"""TensorFlow Datasets sets by name.
 
-Prepared ones are read without TensorFlow; others are prepared first, by a process of its own (prepare_tfds.py), which
-downloads them where there is a network.
-
-They lie in <data.path, TFDS_DATA_DIR or ~/tensorflow_datasets>/<name>[/<config>]/<version>/.
+Prepared sets are read without TensorFlow; others are downloaded and prepared first, in a separate process
+(prepare_tfds.py). Sets are stored in <data.path, TFDS_DATA_DIR or ~/tensorflow_datasets>/<name>[/<config>]/<version>/.
 """
 
 import dataclasses
@@ -29,7 +27,7 @@ NEEDED = ("tensorflow", "tensorflow_datasets")
 def open_tfds(data: Data) -> Collection:
     """The images of a set such as "mnist", "celeb_a", "name/config" or "name:1.0.0"."""
     if not data.name:
-        raise UserError("data.name is not set; name a set of TensorFlow Datasets, such as --config.data.name=mnist.")
+        raise UserError("data.name is not set; name a TensorFlow Datasets set, such as --config.data.name=mnist.")
     place = data_dir(data.path)
     prepared = find_prepared(place, data.name)
     if prepared is None:
@@ -46,10 +44,10 @@ def data_dir(path: str | None) -> Path:
 
 
 def find_prepared(place: Path, name: str) -> Path | None:
-    """The folder of a prepared set, of its newest version if none is asked for."""
+    """The folder of a prepared set; without a version in its name, that of the newest."""
     match = re.fullmatch(r"(\w+)(?:/([\w.-]+))?(?::(\d+\.\d+\.\d+))?", name)
     if match is None:
-        raise UserError(f"data.name={name!r} is no name of a set; expected name, name/config or name:1.0.0.")
+        raise UserError(f"data.name={name!r} is not the name of a set; expected name, name/config or name:1.0.0.")
     base, config, version = match.groups()
     folder = place / base
     if config is None and (default := folder / ".config" / "metadata.json").is_file():
@@ -66,14 +64,14 @@ def find_prepared(place: Path, name: str) -> Path | None:
 
 
 def _prepare(place: Path, name: str) -> None:
-    """Runs prepare_tfds.py, whose last line says what went wrong, if something did."""
+    """Runs prepare_tfds.py, whose last line of output is the reason for a failure."""
     command = f"python -m {PREPARE} {name} --data_dir {place}"
     missing = [package for package in NEEDED if importlib.util.find_spec(package) is None]
     if missing:
         raise UserError(
-            f"data.name={name!r} is not prepared in {place}, and {missing[0]} is not installed to prepare it: "
-            "pip install -r requirements-tfds.txt, or do so in an environment of its own and run there: "
-            f"{command}; or give the images by data.path."
+            f"data.name={name!r} is not prepared in {place}, and {missing[0]} is not installed to prepare it; pip "
+            f"install -r requirements-tfds.txt (in a separate environment if you like, running {command} there), or "
+            "set data.path to the images."
         )
     code, printed = _run([sys.executable, "-m", PREPARE, name, "--data_dir", str(place)])
     if code:
@@ -82,7 +80,7 @@ def _prepare(place: Path, name: str) -> None:
 
 
 def _run(command: list[str]) -> tuple[int, bytes]:
-    """The exit code of a command, and what it printed; ends it when this process is asked to stop."""
+    """The exit code and output of a command, which is killed if this process is stopped."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
         try:

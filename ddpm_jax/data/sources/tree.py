@@ -1,4 +1,4 @@
-"""Files below a folder or inside a zip, which is read in place and never unpacked, behind one interface."""
+"""One interface to the files below a folder and inside a zip, which is read in place and never unpacked."""
 
 import dataclasses
 import logging
@@ -17,19 +17,19 @@ from ddpm_jax.errors import UserError, abbreviated
 logger = logging.getLogger(__name__)
 
 MAX_BYTES = 256 * 2**20
-"""No image file is larger; a zip entry that claims or turns out to be is not read to its end."""
+"""Larger files are refused, so that a zip bomb cannot exhaust the memory."""
 
 
 def open_tree(path: str | Path) -> "Tree":
-    """The files of a folder or zip; raises UserError where there is neither."""
+    """The files of a folder or zip; raises UserError for any other path."""
     path = Path(path).expanduser()
     if path.is_dir():
         return Folder(str(path))
     if path.is_file() and zipfile.is_zipfile(path):
         return Zip(str(path))
     if path.is_file():
-        raise UserError(f"data.path={path} is not a zip, or an incomplete one, or a web page; fetch it again.")
-    raise UserError(f"data.path={path} is not there; give a folder or a zip.")
+        raise UserError(f"data.path={path} is not a complete zip (or is a web page); download it again.")
+    raise UserError(f"data.path={path} does not exist; give a folder or a zip.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,16 +38,16 @@ class Folder:
 
     root: str
     names: Sequence[str] = dataclasses.field(init=False, repr=False)
-    """Paths below the root, with slashes, in order; hidden files are left out."""
+    """Sorted paths relative to the root, with slashes, without hidden files."""
 
     def __post_init__(self) -> None:
-        found, entered = [], set()
-        for folder, folders, files in os.walk(self.root, onerror=_pass_over, followlinks=True):
+        found, visited = [], set()
+        for folder, folders, files in os.walk(self.root, onerror=_warn_of_folder, followlinks=True):
             status = os.stat(folder)
-            if (status.st_dev, status.st_ino) in entered:  # A link to a folder above would go round for ever.
+            if (status.st_dev, status.st_ino) in visited:  # A link to a parent folder would never end.
                 folders.clear()
                 continue
-            entered.add((status.st_dev, status.st_ino))
+            visited.add((status.st_dev, status.st_ino))
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             below = PurePosixPath(Path(folder).relative_to(self.root))
             found += [str(below / name) for name in files if not name.startswith(".")]
@@ -57,15 +57,15 @@ class Folder:
         """The bytes of a file; raises OSError or ValueError."""
         path = os.path.join(self.root, name)
         if not os.path.isfile(path) and os.path.exists(path):
-            raise OSError("it is no plain file")
+            raise OSError("it is not a regular file")
         with open(path, "rb") as file:
             return _read_limited(file.read)
 
     def stamp(self, name: str) -> str:
-        """Changes when the file does."""
+        """A string that changes whenever the file does."""
         try:
             status = os.stat(os.path.join(self.root, name))
-        except OSError as error:  # A link to nowhere: reading it will say so.
+        except OSError as error:  # A broken link; `read` will raise.
             return f"{error.strerror}"
         return f"{os.path.realpath(self.root)}:{status.st_size}:{status.st_mtime_ns}"
 
@@ -77,7 +77,7 @@ class Zip:
     root: str
     names: Sequence[str] = dataclasses.field(init=False, repr=False)
     entry_of: Mapping[str, str] = dataclasses.field(init=False, repr=False)
-    """Name of each path in the zip."""
+    """The zip's own name for each path."""
     version: int = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -86,17 +86,17 @@ class Zip:
         outside = [entry.filename for entry in entries if {"", ".."} & set(re.split(r"[/\\]", entry.filename))]
         if outside:
             raise UserError(
-                f"data.path={self.root} is not to be trusted: it holds entries that point outside of it "
-                f"({abbreviated(outside)}); make it anew from its files."
+                f"data.path={self.root} is not to be trusted: it contains entries that point outside of it "
+                f"({abbreviated(outside)}); create it again from its files."
             )
         plain = [e.filename for e in entries if stat.S_IFMT(e.external_attr >> 16) in FILE]
-        entry_of = {name.replace("\\", "/"): name for name in plain}  # Some programs write Windows' separators.
+        entry_of = {name.replace("\\", "/"): name for name in plain}  # Some programs write Windows separators.
         object.__setattr__(self, "entry_of", {name: entry_of[name] for name in entry_of if not _hidden(name)})
         object.__setattr__(self, "names", sorted(self.entry_of))
 
     @property
     def archive(self) -> zipfile.ZipFile:
-        """Opened once in each process: an open zip cannot be sent to another."""
+        """The open zip; every process opens its own, since an open zip cannot be pickled."""
         return _archive(self.root, self.version)
 
     def read(self, name: str) -> bytes:
@@ -108,7 +108,7 @@ class Zip:
             raise OSError(f"the entry cannot be unpacked: {error}") from error
 
     def stamp(self, name: str) -> str:
-        """Changes when the entry does."""
+        """A string that changes whenever the entry does."""
         entry = self.archive.getinfo(self.entry_of[name])
         return f"{entry.file_size}:{entry.CRC}"
 
@@ -118,7 +118,7 @@ Tree = Folder | Zip
 
 @dataclasses.dataclass(frozen=True)
 class TreeReader:
-    """Images that are files of a tree, by their number."""
+    """Reads images, which are files of a tree, by their number."""
 
     tree: Tree
     names: Sequence[str]
@@ -126,11 +126,15 @@ class TreeReader:
     def __call__(self, number: int) -> bytes:
         return self.tree.read(self.names[number])
 
+    def stamp(self, number: int) -> str:
+        """A string that changes whenever the image or its name does."""
+        return f"{self.names[number]}:{self.tree.stamp(self.names[number])}"
+
 
 UNPACKING = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError)
-"""Exceptions of zipfile for entries that are damaged, encrypted, or packed by a method that Python does not know."""
+"""Exceptions of zipfile for entries that are damaged, encrypted, or compressed by an unsupported method."""
 FILE = (0, stat.S_IFREG)
-"""Types of a plain file in a zip, 0 where it records none; a link's entry would hold a path."""
+"""File types that are read from a zip, 0 if it records none; the content of a link would be a path."""
 
 
 @lru_cache(maxsize=4)
@@ -138,7 +142,7 @@ def _archive(root: str, version: int) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(root)
     except (*UNPACKING, OSError) as error:
-        raise UserError(f"data.path={root} cannot be read as a zip ({error}); fetch or make it again.") from error
+        raise UserError(f"data.path={root} cannot be read as a zip ({error}); download or create it again.") from error
 
 
 def _hidden(name: str) -> bool:
@@ -152,5 +156,5 @@ def _read_limited(read: Callable[[int], bytes]) -> bytes:
     return content
 
 
-def _pass_over(error: OSError) -> None:
-    logger.warning("The folder %s is passed over: %s", error.filename, error.strerror)
+def _warn_of_folder(error: OSError) -> None:
+    logger.warning("Skipping the folder %s: %s", error.filename, error.strerror)

@@ -1,4 +1,4 @@
-"""Arrays in .npy and .npz files: images, labels and splits under their usual names; no pickle is ever opened."""
+"""Images, labels and splits in .npy and .npz files under their usual names; pickles are never opened."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def images(draw):
 LABELS = np.array([2, 0, 1] * 4)
 
 
-def test_npy_with_labels_beside_it(tmp_path, images):
+def test_an_npy_file_takes_labels_from_the_file_beside_it(tmp_path, images):
     np.save(tmp_path / "set.npy", images)
     plain = open_arrays(data(path=str(tmp_path / "set.npy")))
     np.testing.assert_array_equal(pixels_of(plain), images)
@@ -29,7 +29,7 @@ def test_npy_with_labels_beside_it(tmp_path, images):
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 @pytest.mark.parametrize("names", [("images", "labels"), ("x", "y"), ("arr_0", "arr_1")])
-def test_npz(tmp_path, images, save, names):
+def test_an_npz_file_holds_images_and_labels(tmp_path, images, save, names):
     save(tmp_path / "set.npz", **dict(zip(names, (images[..., 0], LABELS[:, None]), strict=True)))
     collection = open_arrays(data(path=str(tmp_path / "set.npz"), channels=1))
     order = np.argsort(LABELS, kind="stable")
@@ -38,7 +38,7 @@ def test_npz(tmp_path, images, save, names):
 
 
 @pytest.mark.parametrize("style", ["{split}_{kind}", "{kind}_{split}"])
-def test_npz_with_splits(tmp_path, images, style):
+def test_an_npz_file_may_hold_splits(tmp_path, images, style):
     parts = {"train": slice(0, 8), "test": slice(8, 12)}
     arrays = {style.format(split=split, kind="images"): images[part] for split, part in parts.items()}
     arrays |= {style.format(split=split, kind="labels"): LABELS[part] for split, part in parts.items()}
@@ -52,7 +52,7 @@ def test_npz_with_splits(tmp_path, images, style):
         count("validation")
 
 
-def test_a_digit_string_of_classes_is_numbered_by_value(tmp_path, images):
+def test_numeric_classes_are_sorted_by_value(tmp_path, images):
     np.savez(tmp_path / "set.npz", images=images, labels=np.arange(12))
     assert open_arrays(data(path=str(tmp_path / "set.npz"))).annotations.class_names == tuple(map(str, range(12)))
 
@@ -79,16 +79,16 @@ def test_pickles_are_never_opened(tmp_path, capsys):
         ({"images": np.zeros((2, 8, 8, 2), np.uint8)}, r"images is uint8 \[2, 8, 8, 2\]"),
         ({"images": np.zeros((2, 8, 8), np.uint8), "labels": np.zeros(3, int)}, r"for each of the 2 images"),
         ({"images": np.zeros((2, 8, 8), np.uint8), "labels": np.zeros(2)}, r"labels is float64 \[2\]"),
-        ({"photos": np.zeros((2, 8, 8), np.uint8)}, r"holds the arrays photos; expected images"),
+        ({"photos": np.zeros((2, 8, 8), np.uint8)}, r"contains the arrays photos; expected images"),
     ],
 )
-def test_arrays_that_are_no_images_are_refused(tmp_path, arrays, words):
+def test_other_arrays_than_images_are_refused(tmp_path, arrays, words):
     np.savez(tmp_path / "set.npz", **arrays)
     with pytest.raises(UserError, match=words):
         open_arrays(data(path=str(tmp_path / "set.npz")))
 
 
-def test_files_that_are_missing_or_cut_short_are_refused(tmp_path, images):
+def test_missing_and_truncated_files_are_refused(tmp_path, images):
     np.save(tmp_path / "set.npy", images)
     (tmp_path / "cut.npy").write_bytes((tmp_path / "set.npy").read_bytes()[:500])
     with pytest.raises(UserError, match="cannot be read"):

@@ -1,4 +1,4 @@
-"""CelebA in the layouts that people hold: the zip, the folder, Kaggle's; splits, attributes and the published crop."""
+"""CelebA as a zip, a folder or from Kaggle: its splits, its attributes and the crop of published FIDs."""
 
 import zipfile
 from pathlib import Path
@@ -19,12 +19,12 @@ from tests.end_to_end.commands import ROOT
 
 @pytest.fixture(scope="module")
 def official(tmp_path_factory) -> Path:
-    """Img/img_align_celeba.zip, Anno/ and Eval/, as the authors' drive has them."""
+    """Img/img_align_celeba.zip, Anno/ and Eval/, as on the authors' drive."""
     return write_celeba(tmp_path_factory.mktemp("celeba"), 40)
 
 
 def rearranged(official: Path, target: Path, layout: str) -> Path:
-    """The same in another layout; returns what data.path is then."""
+    """Copies the set in another layout; returns its data.path."""
     texts = [official / "Anno" / "list_attr_celeba.txt", official / "Eval" / "list_eval_partition.txt"]
     archive = official / "Img" / "img_align_celeba.zip"
     folder = target / ("img_align_celeba/img_align_celeba" if layout == "kaggle" else "img_align_celeba")
@@ -56,7 +56,7 @@ def test_every_layout_gives_the_same_faces(official, tmp_path, layout):
         assert found.read(0) == expected.read(0)
 
 
-def test_the_splits_are_the_official_ones(official):
+def test_splits_equal_the_official_partition(official):
     lines = (official / "Eval" / "list_eval_partition.txt").read_text().splitlines()
     partition = dict(line.split() for line in lines)
     for number, split in enumerate(("train", "valid", "test")):
@@ -65,7 +65,7 @@ def test_the_splits_are_the_official_ones(official):
     assert len(open_celeba(data(path=str(official), split="all")).names) == 40
 
 
-def test_attributes_are_those_of_the_file(official):
+def test_attributes_equal_those_in_the_file(official):
     lines = (official / "Anno" / "list_attr_celeba.txt").read_text().splitlines()
     assert tuple(lines[1].split()) == ATTRIBUTES and len(ATTRIBUTES) == 40
     expected = [[int(value) > 0 for value in line.split()[1:]] for line in lines[2:]]
@@ -73,7 +73,7 @@ def test_attributes_are_those_of_the_file(official):
     np.testing.assert_array_equal(collection.annotations.attributes, expected)
 
 
-def test_the_published_crop_is_the_box_around_89_121(official):
+def test_the_published_crop_is_centred_at_89_121(official):
     collection = open_celeba(data(path=str(official), split="all"))
     with zipfile.ZipFile(official / "Img" / "img_align_celeba.zip") as archive:
         for number in range(5):
@@ -85,22 +85,22 @@ def test_the_published_crop_is_the_box_around_89_121(official):
             np.testing.assert_array_equal(pixels, np.asarray(expected))
 
 
-def test_the_recipes_take_the_published_crop():
+def test_the_recipes_use_the_published_crop():
     for name in ("celeba64", "celeba64_small", "celeba32"):
         assert config_of(load_recipe(f"{ROOT}/configs/{name}.py")).data.crop == FID_CROP
 
 
-def test_what_is_missing_or_damaged_is_named(official, tmp_path):
+def test_missing_and_damaged_lists_are_refused(official, tmp_path):
     path = rearranged(official, tmp_path, "beside")
     attributes, partition = path / "list_attr_celeba.txt", path / "list_eval_partition.txt"
     whole = attributes.read_text(), partition.read_text()
     for file, text, words in [
-        (partition, whole[1].replace("000003.jpg 0\n", ""), r"misses 1 of 40 images \(.*000003.jpg"),
+        (partition, whole[1].replace("000003.jpg 0\n", ""), r"has no row for 1 of 40 images \(.*000003.jpg"),
         (partition, whole[1].replace(" 1\n", " 7\n"), r"expected 0, 1 or 2 for each image"),
-        (partition, "<html>the quota is exceeded</html>", r"is not as CelebA publishes it .*; fetch it again"),
-        (partition, "", r"is not as CelebA publishes it"),
-        (attributes, whole[0][: len(whole[0]) // 2], r"(is not as CelebA publishes it|misses \d+ of)"),
-        (attributes, whole[0].replace("-1", "no"), r"is not as CelebA publishes it"),
+        (partition, "<html>the quota is exceeded</html>", r"is not in CelebA's format .*; download it again"),
+        (partition, "", r"is not in CelebA's format"),
+        (attributes, whole[0][: len(whole[0]) // 2], r"(is not in CelebA's format|has no row for \d+ of)"),
+        (attributes, whole[0].replace("-1", "no"), r"is not in CelebA's format"),
     ]:
         file.write_text(text)
         with pytest.raises(UserError, match=words):
@@ -114,5 +114,5 @@ def test_what_is_missing_or_damaged_is_named(official, tmp_path):
     with pytest.raises(UserError, match=r"has no list_eval_partition.txt, which lists the splits"):
         open_celeba(data(path=str(path)))
     (path / "img_align_celeba.zip").unlink()
-    with pytest.raises(UserError, match=r"holds no img_align_celeba.zip"):
+    with pytest.raises(UserError, match=r"contains no img_align_celeba.zip"):
         open_celeba(data(path=str(path)))

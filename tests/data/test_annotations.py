@@ -1,0 +1,79 @@
+"""Classes and attributes from names and from tables, and the tables that are refused."""
+
+import numpy as np
+import pytest
+
+from ddpm_jax.data.annotations import Annotations, annotate, annotations_of_table, read_table
+from ddpm_jax.errors import UserError
+
+IMAGES = [f"images/{i}.png" for i in range(4)]
+TABLES = {
+    "labels.csv": """file,label,round,caption
+images/1.png,b,0,one
+images/0.png,a,1,"zero, it is"
+./images/3.png,a,-1,
+images/2.png,b,1,two
+""",
+    "metadata.jsonl": """{"file_name": "images/0.png", "label": "a", "round": true, "caption": "zero"}
+{"file_name": "images/1.png", "label": "b", "round": false, "box": [1, 2]}
+
+{"file_name": "images/2.png", "label": "b", "round": 1}
+{"file_name": "images/3.png", "label": "a", "round": 0}
+""",
+}
+
+
+def read(name: str, text: str) -> Annotations:
+    return annotations_of_table(IMAGES, read_table(name, text, "here"), "here")
+
+
+def test_classes_are_numbered_in_natural_order():
+    annotations = annotate(5, ["class10", "cats", "class9", "1", "01"])
+    assert annotations.class_names == ("01", "1", "cats", "class9", "class10")
+    assert annotations.classes.tolist() == [4, 2, 3, 1, 0]
+
+
+def test_taking_rows_keeps_classes_and_attributes_with_their_images():
+    taken = annotate(3, ["a", "b", "a"], {"red": [1, 0, 0], "round": [0, 0, 1]}).take(np.array([2, 0]))
+    assert len(taken) == 2 and taken.classes.tolist() == [0, 0] and taken.attributes.tolist() == [[0, 1], [1, 0]]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_give_classes_and_attributes(name, package_log):
+    annotations = read(name, TABLES[name])
+    assert annotations.class_names == ("a", "b") and annotations.classes.tolist() == [0, 1, 1, 0]
+    assert annotations.attribute_names == ("round",) and annotations.attributes[:, 0].tolist() == [1, 0, 1, 0]
+    assert "ignoring columns that are not yes-or-no: caption" in package_log.text
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", ","])
+def test_tables_with_the_delimiters_of_spreadsheets_are_read(delimiter):
+    rows = [["File_Name", "Label", "round"], *([f"images/{i}.png", "ab"[i % 2], str(i % 2)] for i in range(4))]
+    annotations = read("metadata.csv", "".join(delimiter.join(row) + "\r\n" for row in rows))
+    assert annotations.classes.tolist() == [0, 1, 0, 1] and annotations.attributes[:, 0].tolist() == [0, 1, 0, 1]
+
+
+def test_captions_with_unicode_line_separators_stay_in_one_row():
+    text = TABLES["metadata.jsonl"].replace('"zero"', '"ze\u2028ro\x85"')
+    assert read("metadata.jsonl", text).class_names == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("labels.csv", "file,label\nimages/0.png,a\nimages/1.png,b\n", r"no row for 2 of 4 images \(images/2.png"),
+        ("labels.csv", TABLES["labels.csv"] + "images/9.png,a,1,\n", r"has rows for 1 missing images \(images/9"),
+        ("labels.csv", TABLES["labels.csv"] + "images/1.png,a,1,\n", r"has two rows for images/1.png"),
+        ("labels.csv", TABLES["labels.csv"].replace(",b,0", ",,0"), r"images/1.png has no label"),
+        ("labels.csv", "name of file,label\nimages/0.png,a\n", r"row 1 of labels.csv has the columns name of file, la"),
+        ("labels.csv", "", r"no row for 4 of 4 images"),
+        ("labels.csv", "file,label\n" + '"' * 3 + "x" * 200_000, r"labels.csv: row 1 cannot be read .field larger"),
+        ("metadata.jsonl", '{"file_name": "images/0.png", "n": 1' + "0" * 5000 + "}", r"line 1, is not JSON"),
+        ("metadata.jsonl", '{"file_name": 1', r"metadata.jsonl, line 1, is not JSON"),
+        ("metadata.jsonl", "[" * 100_000, r"metadata.jsonl, line 1, is not JSON"),
+        ("metadata.jsonl", "[1]", r"metadata.jsonl, line 1, is '\[1\]'"),
+    ],
+)
+def test_malformed_and_incomplete_tables_are_refused(name, text, words):
+    with pytest.raises(UserError, match=words):
+        read(name, text)
