@@ -196,7 +196,9 @@ def wandb_id(workdir: Path) -> str:
     """The id under which Weights & Biases knows this run: made once, so that runs of one name stay apart."""
     path = workdir / "wandb.json"
     if not path.exists():
-        _write(path, json.dumps({"id": uuid.uuid4().hex[:12]}) + "\n")
+        # Older versions took the folder's name, and left wandb's own folder there.
+        made = workdir.name if (workdir / "wandb").is_dir() else uuid.uuid4().hex[:12]
+        _write(path, json.dumps({"id": made}) + "\n")
     try:
         return str(json.loads(path.read_text(encoding="utf-8"))["id"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:

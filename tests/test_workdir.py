@@ -142,6 +142,9 @@ def test_runs_of_one_name_are_two_at_wandb_and_each_keeps_its_own(tmp_path):
         folder.mkdir(parents=True)
     assert wandb_id(a) != wandb_id(b)
     assert wandb_id(a) == wandb_id(a)
+    (a / "wandb").mkdir()
+    (a / "wandb.json").unlink()
+    assert wandb_id(a) == "run"  # As older versions called it.
     (b / "wandb.json").write_text("{}")
     with pytest.raises(UserError, match=r"wandb.json cannot be read .*; remove it"):
         wandb_id(b)

@@ -53,6 +53,8 @@ from ddpm_jax.shapes import ImageKeys, Labels, Pixels
 from ddpm_jax.training.checkpoint import checkpoint_steps
 from ddpm_jax.workdir import checkpoint_folder, no_checkpoint
 
+RANDOM_KEYS = 2
+"""Version of how random keys follow from a seed; images of version 1 shared keys with training."""
 VERSION = "1"
 """Version of the measurement; cached statistics of other versions are not used."""
 BOUND_BATCH = 16
@@ -120,8 +122,9 @@ def sampler_configs(config: Config) -> list[Config]:
 
 
 def chosen_steps(config: Config, workdir: Path) -> list[int]:
-    """The checkpoints to measure."""
-    steps = checkpoint_steps(checkpoint_folder(workdir))
+    """The checkpoints to measure, as the first process finds them: a job that trains may be replacing some."""
+    found = checkpoint_steps(checkpoint_folder(workdir))
+    steps = [agreed_by_all(found[i] if i < len(found) else 0) for i in range(agreed_by_all(len(found)))]
     if not steps:
         raise no_checkpoint(workdir)
     if config.evaluate.every_checkpoint:
@@ -239,6 +242,10 @@ def protocol_of(
             **{name: getattr(sample, name) for name in image_fields(sample)},
             "labels_crc32": None if labels is None else checksum(labels),
             "steps": len(build_pairs(config)),
+            # Defaults of versions to come, and other random keys, must not pass for what was measured here.
+            "steps_crc32": checksum(build_pairs(config)),
+            "effective_variance": sampling_variance(config) if sample.sampler == "ddpm" else None,
+            "random_keys": RANDOM_KEYS,
         },
     }
     return json.loads(json.dumps(protocol))  # As read from disk, where tuples are lists.

@@ -3,10 +3,10 @@
 Where another job's signature stands there, one sees first whether it still changes.
 """
 
-import fcntl
 import json
 import logging
 import os
+import signal
 import socket
 import threading
 import time
@@ -116,18 +116,6 @@ def _has_ended(signature: dict[str, Any]) -> bool:
     return _process(signature.get("pid", 0)) != told
 
 
-def is_held(path: Path) -> bool:
-    """Whether another job of this machine holds a lock file."""
-    try:
-        with path.open("r+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
-
-
 @contextmanager
 def _signed(record: RemoteLockRecord, token: str) -> Iterator[None]:
     """Goes on signing while the block runs, and then removes the record."""
@@ -181,7 +169,8 @@ def _go_on_signing(record: RemoteLockRecord, token: str, ended: threading.Event)
         with suppress(OSError):  # A full or vanished disk is for those to report who write what matters.
             other = record.read()
             if other and other.get("token") != token:
-                logger.error("%s is of another job now, on %s; nothing more is saved.", record.name, other.get("host"))
-                return  # mirror.py asks before each push whether the lease still holds.
+                logger.error("%s is of another job now, on %s; this one stops.", record.name, other.get("host"))
+                os.kill(os.getpid(), signal.SIGTERM)  # mirror.py refuses to push without the lease.
+                return
             if other:
                 record.write(_signature(token, beat))

@@ -19,10 +19,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
 
-from ddpm_jax.commands.lease import RemoteLockRecord, is_held, lease
+from ddpm_jax.commands.lease import RemoteLockRecord, lease
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime.files import user_cache
-from ddpm_jax.runtime.locks import exclusive_lock
+from ddpm_jax.runtime.locks import exclusive_lock, is_held
 from ddpm_jax.runtime.log import path_alias
 from ddpm_jax.runtime.signals import deferred
 from ddpm_jax.runtime.store import Store, is_url

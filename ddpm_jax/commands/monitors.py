@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from ddpm_jax.generation.output import STRIP_IMAGES
 from ddpm_jax.generation.requests import with_sampler
 from ddpm_jax.reporting.images import captioned_rows, grid, strip
 from ddpm_jax.reporting.writer import Writer
+from ddpm_jax.runtime.signals import Stopped, interruptible, raise_if_stopped
 from ddpm_jax.sampling.loop import FrameSpec
 from ddpm_jax.training.cadence import due
 from ddpm_jax.training.state import TrainState
@@ -48,16 +50,25 @@ class Monitors:
         """last: the run's last step; done: the step of the latest measurements; remember(done): stores that step."""
         self._monitors, self._last, self._done, self._remember = monitors, last, done, remember
 
-    def run(self, step: int, state: TrainState) -> None:
-        """Takes the measurements that are due at a step, unless they are done already."""
+    def run(self, step: int, state: TrainState) -> bool:
+        """Takes the measurements that are due at a step, unless they are done already.
+
+        Returns False if a signal interrupted them, which only a job of one process lets it do: they are not done then.
+        """
         if step <= self._done:
-            return
+            return True
         monitors = [monitor for monitor in self._monitors if due(step, monitor.every, self._last)]
-        for monitor in monitors:
-            monitor.report(step, state)
+        try:
+            with interruptible() if jax.process_count() == 1 else nullcontext():
+                for monitor in monitors:
+                    raise_if_stopped()
+                    monitor.report(step, state)
+        except Stopped:
+            return False
         self._done = step
-        if monitors:
+        if monitors or step == self._last:
             self.remember()
+        return True
 
     def remember(self) -> None:
         """Stores, for a later start, the step up to which the measurements are done."""

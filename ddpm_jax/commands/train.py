@@ -30,7 +30,7 @@ from ddpm_jax.reporting.throughput import Throughput
 from ddpm_jax.reporting.writer import BestSoFar
 from ddpm_jax.runtime.devices import agreed_by_all, check_divisible, data_mesh, state_sharding
 from ddpm_jax.runtime.progress import progress
-from ddpm_jax.runtime.signals import Stopped
+from ddpm_jax.runtime.signals import Stopped, stop_requested
 from ddpm_jax.training.cadence import due
 from ddpm_jax.training.checkpoint import Checkpoints, checkpoint_steps
 from ddpm_jax.training.preemption import Preemption
@@ -96,7 +96,8 @@ def run_steps(
     start, last, stopping = int(state.step), config.train.steps, False
     with Preemption() as preemption:
         with reports.throughput.paused():
-            monitors.run(start, state)
+            if not monitors.run(start, state):
+                return stop_requested()
         batches = reports.throughput.timed(prefetch(load, range(start, last)))
         batches = progress(batches, "Training", total=last, done=start, note=reports.note)
         for done, batch in enumerate(batches, start + 1):
@@ -104,14 +105,18 @@ def run_steps(
                 state, reports.metrics, streak = step(state, reports.metrics, batch)
             reports.push(done, streak)
             stopping = preemption.agreed(done)
-            if stopping or due(done, config.checkpoint.every, last):
+            if saved := stopping or due(done, config.checkpoint.every, last):
+                reports.drain()
+                save(config, checkpoints, state, reports.metrics, monitors)
+            if not stopping:
+                with reports.throughput.paused():
+                    stopping = not monitors.run(done, state) and preemption.agreed(done)
+            if stopping and not saved:
                 reports.drain()
                 save(config, checkpoints, state, reports.metrics, monitors)
             if stopping:
-                logger.info("Stopping: saving step %d, from which the same command resumes.", done)
+                logger.info("Stopping: step %d is saved, from which the same command resumes.", done)
                 break
-            with reports.throughput.paused():
-                monitors.run(done, state)
         reports.profile.stop(state)
         reports.drain()
         checkpoints.wait()

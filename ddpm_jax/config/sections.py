@@ -279,9 +279,7 @@ class Sample:
     guidance_rescale: UnitInterval = option(
         0.0, "Fraction of the conditional model's contrast restored in guided images: phi of Lin et al. 2023."
     )
-    ema: bool = field(
-        True, "Sample with the EMA parameters rather than the raw parameters.", pixels=True, preview=True, bound=True
-    )
+    ema: bool = field(True, "Sample with the EMA parameters rather than the raw parameters.", pixels=True, bound=True)
     checkpoint: Natural | None = field(None, "Step of the checkpoint; None for the newest.")
     task: Literal["generate", "compare", "reconstruct", "interpolate", "inpaint", "vary"] = field(
         "generate", "New images, a comparison of samplers from the same noise, or edits of images (`commands/edit.py`)."

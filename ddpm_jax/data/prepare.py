@@ -24,6 +24,7 @@ from ddpm_jax.data.collection import Collection
 from ddpm_jax.data.decode import UNREADABLE, CropError, Decoding, Raw, decode
 from ddpm_jax.errors import UserError, abbreviated, printable
 from ddpm_jax.runtime.progress import progress
+from ddpm_jax.runtime.signals import raise_if_stopped
 
 MAX_UNREADABLE = 0.01
 CHUNK = 32
@@ -105,6 +106,7 @@ def _workers(
     try:
         yield partial(pool.submit, task)
     except BrokenProcessPool as error:
+        raise_if_stopped()  # A signal to the whole process group ends the workers, too.
         raise UserError(
             f"{collection.origin}: a process that decodes images was killed: it ran out of memory, a file crashed "
             "Pillow, or a script calls this outside of `if __name__ == '__main__':`."

@@ -71,7 +71,10 @@ def safe_file(path: Path | None) -> Path:
         return path
     converted = user_cache("inception") / f"{NAME if path is None else sha256(path)[:16]}.safetensors"
     if not converted.exists():
-        convert(path or download(), converted)
+        pickled = path or download()
+        with exclusive_lock(converted.with_name(f".{converted.name}.lock"), None):  # Another job may be converting it.
+            if not converted.exists():
+                convert(pickled, converted)
     return converted
 
 

@@ -23,6 +23,7 @@ from ddpm_jax.diffusion.randomness import Purpose
 from ddpm_jax.network.bind import bind
 from ddpm_jax.runtime.devices import along_batch, replicated
 from ddpm_jax.runtime.progress import progress
+from ddpm_jax.runtime.signals import raise_if_stopped
 from ddpm_jax.sampling.loop import NO_FRAMES, FrameSpec, Samples, scan_loop
 from ddpm_jax.sampling.noise import draw_noise, image_keys
 from ddpm_jax.shapes import ImageKeys, Labels, Pixels
@@ -87,6 +88,7 @@ def run_batches(
     if progress_label is not None:
         shown = progress(left, progress_label, total=len(batches), done=len(batches) - len(left))
     for first in shown:
+        raise_if_stopped()
         indices = np.arange(first, first + size)
         rows = np.minimum(indices, count - 1)
         batch_labels = None if labels is None else np.asarray(labels)[rows]

@@ -86,11 +86,12 @@ class StepSampler:
         yield SamplingStep(steps, steps, time.monotonic() - began, 0, images, images)
 
     def _compile(self, *arguments: Any) -> Compiled:
-        """The step for arguments of this structure, compiled ahead of its first call, which is timed."""
-        structure = jax.tree.structure(arguments)
-        if structure not in self._ahead_of_time:
-            self._ahead_of_time[structure] = self._step.lower(*arguments).compile()
-        return self._ahead_of_time[structure]
+        """The step for arguments of these types, compiled ahead of its first call, which is timed."""
+        leaves, structure = jax.tree.flatten(arguments)
+        types = (structure, *((jax.typeof(leaf), getattr(leaf, "sharding", None)) for leaf in leaves))
+        if types not in self._ahead_of_time:
+            self._ahead_of_time[types] = self._step.lower(*arguments).compile()
+        return self._ahead_of_time[types]
 
 
 def _under_any_loop(config: Config) -> Callable[[Denoiser, ImageKeys, Any, Loop], Any]:

@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ddpm_jax.runtime.signals import raise_if_stopped
+
 NO_ARRAYS = (
     ArithmeticError,
     AttributeError,
@@ -32,10 +34,12 @@ NO_ARRAYS = (
 """Errors that NumPy raises, besides OSError, for files that are not intact .npy or .npz files."""
 SYNCS_AT_ONCE = 16
 """Number of files that are synced at once, which takes file systems about as long as one."""
+SYNCS_BETWEEN_LOOKS = 512
+"""Number of files that are synced before a stop is noticed."""
 
 
 @contextmanager
-def staged(target: Path, *, folder: bool = False, resumable: bool = False) -> Iterator[Path]:
+def staged(target: Path, *, folder: bool = False) -> Iterator[Path]:
     """Yields a hidden sibling of `target`, `.<name>.partial`, which becomes the target when the block succeeds.
 
     The old or the new target is on disk, complete, at all times, and the new one survives a power cut. If a process is
@@ -43,15 +47,13 @@ def staged(target: Path, *, folder: bool = False, resumable: bool = False) -> It
     the target stays as it was. Only one job at a time may stage a target (locks.py).
 
     folder: the sibling is a folder, which exists when the block begins; else a file that the block creates.
-    resumable: the sibling stays if the block raises, and the next call for the target continues with it.
     Raises OSError if nothing can be written.
     """
     partial, replaced = (target.with_name(f".{target.name}.{suffix}") for suffix in ("partial", "replaced"))
     _restore(target, replaced)
-    if not resumable:
-        _remove(partial)
+    _remove(partial)
     if folder:
-        partial.mkdir(exist_ok=resumable)
+        partial.mkdir()
     try:
         yield partial
         if folder:
@@ -66,8 +68,7 @@ def staged(target: Path, *, folder: bool = False, resumable: bool = False) -> It
         _restore(target, replaced)
     except BaseException:
         _restore(target, replaced)
-        if not resumable:
-            _remove(partial)
+        _remove(partial)
         raise
 
 
@@ -92,7 +93,9 @@ def _sync_tree(folder: Path) -> None:
     for path in folder.rglob("*"):
         (folders if path.is_dir() else files).append(path)
     with ThreadPoolExecutor(SYNCS_AT_ONCE) as pool:
-        list(pool.map(sync, files))
+        for start in range(0, len(files), SYNCS_BETWEEN_LOOKS):
+            raise_if_stopped()
+            list(pool.map(sync, files[start : start + SYNCS_BETWEEN_LOOKS]))
     with suppress(OSError):  # Some network disks refuse to sync folders.
         for path in folders:
             sync(path)

@@ -11,6 +11,7 @@ all other records of other hosts count as live. File systems without flock get a
 import errno
 import json
 import logging
+import math
 import os
 import shlex
 import socket
@@ -27,6 +28,8 @@ from ddpm_jax.runtime.signals import raise_if_stopped
 
 POLL_S = 0.2
 """Seconds between two attempts to acquire a lock that another job holds."""
+REPORT_S = 300.0
+"""Seconds between two lines in the log about a lock that is waited for."""
 NO_FLOCK = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
 """Errors of file systems without flock."""
 
@@ -41,13 +44,13 @@ def exclusive_lock(path: Path, refusal: str | None) -> Iterator[None]:
     Raises OSError if no lock can be created.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    waiting = False
+    reported = -math.inf
     while (lock := _acquire(path)) is None:
         if refusal is not None:
             raise UserError(f"{refusal} {_holder(path)}.")
-        if not waiting:
+        if time.monotonic() - reported >= REPORT_S:
             logger.info("Another job is working on this; waiting for it. %s.", _holder(path))
-        waiting = True
+            reported = time.monotonic()
         raise_if_stopped()
         time.sleep(POLL_S)
     try:
@@ -76,7 +79,7 @@ def _acquire(path: Path) -> BaseFileLock | None:
         return None
     try:
         if _is_stale(_read_record(record)):
-            record.unlink()
+            record.unlink(missing_ok=True)
         _write_record(record)
     except FileExistsError:
         lock.release()
@@ -85,6 +88,12 @@ def _acquire(path: Path) -> BaseFileLock | None:
         lock.release()
         raise
     return lock
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process that lives, as far as this host can tell, holds the lock at `path`."""
+    holder = _read_record(_beside(path, "holder"))
+    return bool(holder) and not _is_stale(holder)
 
 
 def _beside(path: Path, kind: str) -> Path:
@@ -103,14 +112,16 @@ def _write_record(record: Path) -> None:
         "restarts": restarts,
         "since": datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
     }
-    with record.open("x") as file:
-        try:
+    # Written under another name and then linked: at no moment is there a record that says nothing.
+    complete = record.with_name(f"{record.name}.{socket.gethostname()}.{os.getpid()}")
+    try:
+        with complete.open("w") as file:
             file.write(json.dumps(holder) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        except BaseException:
-            record.unlink(missing_ok=True)
-            raise
+        os.link(complete, record)
+    finally:
+        complete.unlink(missing_ok=True)
 
 
 def _read_record(record: Path) -> dict[str, object]:

@@ -11,7 +11,6 @@ alarm's default action would end with another exit code, and signals that are bl
 be blocked in child processes.
 """
 
-import logging
 import os
 import select
 import signal
@@ -26,8 +25,6 @@ GRACE_S = 20.0
 POLL_S = 0.2
 """Seconds between two checks of whether work is still deferred."""
 
-logger = logging.getLogger(__name__)
-
 
 class Stopped(BaseException):
     """A signal to stop arrived; not an Exception, so that no handler of errors catches it."""
@@ -41,7 +38,7 @@ class _State:
     """The flag, and the number of blocks of each kind that the main thread is in."""
 
     requested: int | None = None
-    stoppable = polling = deferred = 0
+    stoppable = polling = deferred = interruptible = 0
 
 
 def stop_requested() -> int | None:
@@ -51,7 +48,7 @@ def stop_requested() -> int | None:
 
 def raise_if_stopped() -> None:
     """Raises Stopped if a signal arrived, except in deferred work."""
-    if _State.requested is not None and not _State.deferred:
+    if _State.requested is not None and (_State.interruptible or not _State.deferred):
         raise Stopped(_State.requested)
 
 
@@ -66,6 +63,13 @@ def polling() -> Iterator[None]:
 def deferred() -> Iterator[None]:
     """Lets the block decide when to stop: nothing raises in it, and its time does not count towards GRACE_S."""
     with _entered("deferred"):
+        yield
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """A part of deferred work that may raise Stopped after all: the deferring block catches it."""
+    with _entered("interruptible"):
         yield
 
 
@@ -132,7 +136,8 @@ def _end_when_late(arrived: int) -> None:
             return
         elif byte[0] in SIGNALS:
             number = byte[0]
-    logger.warning("Stopped without waiting for the running computation.")
+    # Not logged: the main thread may hold a lock of the log for ever.
+    os.write(2, b"Stopped without waiting for the running computation.\n")
     os._exit(128 + number)
 
 

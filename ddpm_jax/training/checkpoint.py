@@ -279,7 +279,12 @@ def _item_of(name: str) -> str:
 
 def _foreign_file(checkpoint: Path) -> str | None:
     """The name of something in a folder that Orbax did not write there; None where there is nothing."""
-    return next((path.name for path in sorted(checkpoint.iterdir()) if path.name not in {*ORBAX_NAMES, SEAL}), None)
+    return next((path.name for path in sorted(checkpoint.iterdir()) if not _is_ours(path.name)), None)
+
+
+def _is_ours(name: str) -> bool:
+    # A seal that was not finished when the process was killed is ours, too.
+    return name in {*ORBAX_NAMES, SEAL} or name.startswith(f".{SEAL}.")
 
 
 def _files(checkpoint: Path) -> Iterator[Path]:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Int, PyTree
 
 from ddpm_jax.data.dataset import Dataset
 from ddpm_jax.runtime.devices import replicated, to_devices
+from ddpm_jax.runtime.signals import raise_if_stopped
 from ddpm_jax.shapes import Labels, Pixels
 from ddpm_jax.training.step import Learner, validation_losses
 
@@ -31,6 +32,7 @@ def build_validation(
     def validate(params: PyTree) -> float:
         totals = []
         for place in mine:
+            raise_if_stopped()
             index = (place % count).astype(np.int32)
             rows = held[index]
             arrays = (dataset.images[rows], dataset.labels[rows], index, (place < count).astype(np.float32))

@@ -1,6 +1,13 @@
+"""Measurements while training: when they are taken, and what a stop leaves to be taken."""
+
+import os
+import signal
+
 from ddpm_jax.commands.monitors import Monitor, Monitors, preview_config
 from ddpm_jax.config import config_of
 from ddpm_jax.config.sections import Sample
+from ddpm_jax.runtime.progress import progress
+from ddpm_jax.training.preemption import Preemption
 from ddpm_jax.training.state import TrainState
 
 STATE = TrainState(step=0, skipped=0, bad_streak=0, params={}, ema={}, opt_state={})
@@ -30,3 +37,23 @@ def test_measurements_due_at_the_step_of_a_stop_are_taken_when_the_run_resumes()
     monitors = Monitors([Monitor(4, lambda step, state: taken.append(step))], 13, 7)
     monitors.run(8, STATE)
     assert taken == [8]
+
+
+def test_the_last_step_is_remembered_though_nothing_was_due():
+    noted = []
+    monitors = Monitors([], 3, 0, noted.append)
+    assert all(monitors.run(step, STATE) for step in (1, 2, 3)) and noted == [3]
+
+
+def test_a_signal_interrupts_measurements_which_then_count_as_not_taken():
+    taken, noted = [], []
+
+    def slow(step: int, state: TrainState) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        list(progress(range(3), "Measuring", total=3))
+        taken.append("slow")
+
+    each = [Monitor(4, slow), Monitor(4, lambda step, state: taken.append("next"))]
+    with Preemption() as preemption:
+        assert not Monitors(each, 8, 0, noted.append).run(4, STATE)
+        assert preemption.agreed(4) and (taken, noted) == ([], [])

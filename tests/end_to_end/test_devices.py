@@ -87,6 +87,10 @@ def sample_everything(workdir: str, target: str) -> None:
             options = {"eta": 1.0} if sampler == "ddim" else {}
             images = run.sample(COUNT, sampler=sampler, steps=4, seed=5, batch_size=batch, **options)
             sampled[f"{sampler} {batch}"] = images.astype(int)
+    *_, last = run.iter_steps(COUNT, sampler="ddpm", steps=4, seed=5)
+    mask = np.arange(64).reshape(8, 8) % 3 == 0
+    *_, inpainted = run.inpaint(np.full((1, 8, 8, 1), 90, np.uint8), mask, count=6, steps=4, resamples=1)
+    sampled |= {"steps": last.x_t.astype(int), "inpaint": inpainted.x_t.astype(int)}
     flags = ["--mode=sample", f"--workdir={workdir}", "--config.sample.task=vary", "--config.sample.count=6"]
     assert cli.main(["main.py", *flags, f"--config.sample.images={Path(workdir).parent}"]) == 0
     (folder,) = (Path(workdir) / "samples").iterdir()
@@ -112,7 +116,10 @@ def test_images_do_not_depend_on_batch_size_and_devices_for_any_sampler(tmp_path
         assert sampled[devices]["devices"] == devices
     for name in ("x_T", "noise"):
         np.testing.assert_array_equal(sampled[4][name], sampled[1][name])
-    assert np.abs(sampled[4]["vary"] - sampled[1]["vary"]).max() <= 1
+    for name in ("vary", "inpaint"):
+        assert np.abs(sampled[4][name] - sampled[1][name]).max() <= 1
+    for devices in (1, 4):
+        assert np.abs(sampled[devices]["steps"] - sampled[1]["ddpm 1"]).max() <= 1
     for sampler in SAMPLERS:
         expected = sampled[1][f"{sampler} 1"]
         assert expected.std() > 1

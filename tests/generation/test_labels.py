@@ -18,6 +18,11 @@ def test_without_a_label_classes_take_turns_and_attributes_are_unknown():
     assert choose_labels(config_of({}), (), np.arange(4)) is None
 
 
+def test_a_model_that_never_saw_unlabelled_images_generates_those_without_attributes():
+    config = config_of({"model": {"attributes": 3}, "train": {"label_dropout": 0.0}})
+    np.testing.assert_array_equal(choose_labels(config, NAMES, np.arange(2)), np.zeros((2, 3)))
+
+
 def test_a_label_holds_for_every_image():
     np.testing.assert_array_equal(chosen("classes", "b"), [1, 1, 1, 1])
     np.testing.assert_array_equal(chosen("attributes", "c, a"), np.tile([1, 0, 1], (4, 1)))

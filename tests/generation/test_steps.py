@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -104,3 +106,10 @@ def test_mistakes_in_inpainting_are_named(digits):
         digits.inpaint(images, mask, sampler="ddim")
     with pytest.raises(UserError, match="There is no option batch_size"):
         digits.iter_steps(2, batch_size=4)
+
+
+def test_parameters_of_another_type_are_another_program(digits):
+    *_, expected = digits.iter_steps(1, steps=2)
+    half = dataclasses.replace(digits, params=jax.tree.map(lambda leaf: leaf.astype(jnp.float16), digits.params))
+    *_, last = half.iter_steps(1, steps=2)
+    assert np.abs(last.x_t.astype(int) - expected.x_t).mean() < 20

@@ -40,38 +40,6 @@ def test_the_target_appears_when_the_block_ends_without_leftovers(tmp_path, fold
     assert list(tmp_path.iterdir()) == [target]
 
 
-@KINDS
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_a_block_that_raises_leaves_the_target_as_it_was(tmp_path, folder, error):
-    target = tmp_path / "target"
-    stage(target, "old", folder)
-    with pytest.raises(error), staged(target, folder=folder) as partial:
-        fill(partial, "new", folder)
-        raise error
-    assert content(target) == "old"
-    assert list(tmp_path.iterdir()) == [target]
-
-
-@KINDS
-def test_a_partial_target_is_continued_only_if_resumable(tmp_path, folder):
-    target = tmp_path / "target"
-    for _ in range(2):
-        with pytest.raises(ValueError), staged(target, folder=folder, resumable=True) as partial:
-            fill(partial, "half", folder)
-            raise ValueError
-    assert not target.exists()
-    with staged(target, folder=folder, resumable=True) as partial:
-        assert content(partial) == "half"
-    assert content(target) == "half"
-    (tmp_path / ".target.partial").mkdir()
-    (tmp_path / ".target.partial" / "of another job").touch()
-    with staged(target, folder=folder) as partial:
-        assert not folder or not list(partial.iterdir())
-        fill(partial, "new", folder)
-    assert content(target) == "new"
-    assert list(tmp_path.iterdir()) == [target]
-
-
 def test_a_kill_at_any_call_leaves_the_old_or_the_new_folder_for_the_next_job(tmp_path):
     """The process is killed before its n-th call that renames or removes, for every n until it succeeds."""
     target = tmp_path / "target"

@@ -233,3 +233,13 @@ def test_a_disk_error_is_raised_and_leaves_no_lock(path, monkeypatch):
             pass
     with exclusive_lock(path, "Busy."):
         pass
+
+
+def test_a_record_is_complete_or_not_there(path, monkeypatch):
+    """A process that is killed while it writes leaves nothing that nobody could take over."""
+    seen = []
+    monkeypatch.setattr(os, "fsync", lambda _: seen.append(path.with_name(".work.holder.lock").exists()))
+    with exclusive_lock(path, "Busy."):
+        assert seen == [False] and json.loads(path.with_name(".work.holder.lock").read_text())["process"] == os.getpid()
+        assert locks.is_held(path) and len(list(path.parent.iterdir())) == 2
+    assert not locks.is_held(path) and list(path.parent.iterdir()) == []

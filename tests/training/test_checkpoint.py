@@ -245,3 +245,16 @@ def test_metrics_come_back_exactly_and_are_empty_where_none_were_saved(saved):
         assert checkpoints.restore_metrics(3) == {}
         shutil.rmtree(saved / "2" / "metrics")  # As versions before saved it.
         assert checkpoints.restore_metrics(2) == {}
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_kill_while_the_seal_is_written_leaves_nothing_in_the_way(folder, saved, when):
+    """Of the newest checkpoint, whose seal was not yet or only partly there under its hidden name."""
+    (folder / "3" / SEAL).rename(folder / "3" / f".{SEAL}.partial")
+    if when == "before":
+        (folder / "3" / f".{SEAL}.partial").write_text("")
+    with Checkpoints(folder) as checkpoints:
+        assert int(checkpoints.restore(state_at(0)).step) == 2
+        checkpoints.save(state_at(3), {})
+        checkpoints.wait()
+        assert_same(checkpoints.restore(state_at(0)), state_at(3))

@@ -75,6 +75,7 @@ def _prepare(place: Path, name: str) -> None:
         )
     code, printed = _run([sys.executable, "-m", PREPARE, name, "--data_dir", str(place)])
     if code:
+        raise_if_stopped()  # A signal to the whole process group ends that process, too.
         lines = printed.decode("utf-8", "replace").strip().splitlines()
         raise UserError(f"data.name={name!r}: {lines[-1] if lines else f'{command} failed, see above'}")
 
