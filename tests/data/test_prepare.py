@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -45,6 +46,18 @@ def test_processes_and_threads_decode_the_same_pixels(photos, tmp_path, monkeypa
     dataset = open_dataset(config(path=str(photos)))
     np.testing.assert_array_equal(dataset.images, pixels_of(open_folder(data(path=str(photos)))))
     assert dataset.labels.tolist() == [0] * 6 + [1] * 6
+
+
+def test_results_are_in_order_and_at_most_depth_of_them_computed_ahead():
+    submitted = []
+
+    def submit(item):
+        submitted.append(item)
+        return pool.submit(abs, -item)
+
+    with ThreadPoolExecutor(2) as pool:
+        for number, result in enumerate(prepare.map_ahead(submit, range(9), 2)):
+            assert result == number and len(submitted) == min(number + 3, 9)
 
 
 def test_a_killed_worker_is_reported_in_one_line(photos, tmp_path, monkeypatch):
