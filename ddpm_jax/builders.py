@@ -94,23 +94,18 @@ INPAINTING_STEPS = 250
 """As in Lugmayr et al. 2022, before steps are repeated."""
 
 
-def sampling_steps(config: Config) -> int:
-    """The configured number of steps, or the sampler's default, at most diffusion.steps."""
-    sample, total = config.sample, config.diffusion.steps
-    default = INPAINTING_STEPS if sample.task == "inpaint" else DEFAULT_STEPS.get(sample.sampler, total)
-    return len(sample.timesteps) or sample.steps or min(default, total)
-
-
 def build_pairs(config: Config) -> Pairs:
     """The steps that the sampler visits."""
     sample, total = config.sample, config.diffusion.steps
+    default = INPAINTING_STEPS if sample.task == "inpaint" else DEFAULT_STEPS.get(sample.sampler, total)
+    steps = len(sample.timesteps) or sample.steps or min(default, total)
     try:
         if sample.timesteps:
             return listed_pairs(sample.timesteps, total, sample.final)
         spacing = sample.spacing or DEFAULT_SPACINGS.get(sample.sampler, "leading")
-        return step_pairs(spacing, total, sampling_steps(config), sample.final)
+        return step_pairs(spacing, total, steps, sample.final)
     except ValueError as error:
-        raise UserError(f"sample.steps={sampling_steps(config)} with {sample.final=}: {error}") from error
+        raise UserError(f"sample.steps={steps} with {sample.final=}: {error}") from error
 
 
 def build_guidance(config: Config) -> Guidance:

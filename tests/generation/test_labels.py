@@ -12,13 +12,13 @@ def chosen(kind, label):
     return choose_labels(config_of({"model": {kind: 3}, "sample": {"label": label}}), NAMES, np.arange(4))
 
 
-def test_without_a_label_classes_take_turns_and_attributes_are_unknown():
+def test_without_a_label_classes_take_turns_and_attributes_have_none():
     np.testing.assert_array_equal(chosen("classes", None), [0, 1, 2, 0])
     assert chosen("attributes", None) is None
     assert choose_labels(config_of({}), (), np.arange(4)) is None
 
 
-def test_a_label_holds_for_every_image():
+def test_a_label_applies_to_every_image():
     np.testing.assert_array_equal(chosen("classes", "b"), [1, 1, 1, 1])
     np.testing.assert_array_equal(chosen("attributes", "c, a"), np.tile([1, 0, 1], (4, 1)))
     with pytest.raises(UserError, match="names 2 classes; expected one"):
