@@ -4,7 +4,8 @@ Samplers and likelihoods take a Denoiser and know nothing of networks, so they c
 `network/bind.py` makes one from a trained U-Net.
 """
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
@@ -23,11 +24,8 @@ class Prediction(NamedTuple):
     process (1): Nichol & Dhariwal 2021, Eq. 15; not confined to 0..1."""
 
 
-@runtime_checkable
-class Denoiser(Protocol):
-    """x_t: [batch, height, width, channels]; t: [batch], in 1..T."""
-
-    def __call__(self, x_t: Images, t: Steps, /) -> Prediction: ...
+Denoiser = Callable[[Images, Steps], Prediction]
+"""(x_t [batch, height, width, channels], t [batch] in 1..T) -> Prediction."""
 
 
 def prediction_of_output(schedule: Schedule, kind: str, output: Output, x_t: Images, t: Steps) -> Prediction:

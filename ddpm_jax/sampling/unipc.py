@@ -16,15 +16,7 @@ from jaxtyping import Array, Float
 
 from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.schedule import Schedule
-from ddpm_jax.sampling.dpm_solver import (
-    LowerOrderFinal,
-    Nodes,
-    Weights,
-    phi,
-    solver_weights,
-    step_lengths,
-    step_orders,
-)
+from ddpm_jax.sampling.dpm_solver import LowerOrderFinal, Nodes, Weights, phi, solver_weights, step_lengths, step_orders
 from ddpm_jax.sampling.loop import SCAN, Loop
 from ddpm_jax.sampling.timesteps import Pairs, path
 from ddpm_jax.shapes import ImageKeys, Images

@@ -129,8 +129,7 @@ class Checkpoints:
         found = self._read({"params": like.params, "ema": like.ema, "training": training}, step, verified=None)
         if found is None:
             return None
-        items, _ = found
-        return TrainState(params=items.params, ema=items.ema, **items.training)
+        return TrainState(params=found[0].params, ema=found[0].ema, **found[0].training)
 
     def restore_params(self, like: PyTree, *, ema: bool, step: int | None = None) -> tuple[PyTree, int] | None:
         """Only the parameters (or their EMA) and their step; None if there is no checkpoint.

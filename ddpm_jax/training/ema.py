@@ -17,7 +17,7 @@ def ema_decay(config: Optimizer, step: Array) -> Array:
 
 
 def update_ema(config: Optimizer, ema: PyTree, params: PyTree, step: Array) -> PyTree:
-    """The EMA after an update, of the *new* parameters."""
+    """The EMA after an update, given the *new* parameters."""
     return optax.incremental_update(params, ema, 1.0 - ema_decay(config, step))
 
 

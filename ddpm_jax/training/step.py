@@ -167,12 +167,7 @@ def _sum_and_count(total: Array, count: Array) -> Average:
 
 
 def validation_losses(
-    learner: Learner,
-    params: PyTree,
-    images: Pixels,
-    labels: Labels,
-    index: Int[Array, "batch"],
-    count: int,
+    learner: Learner, params: PyTree, images: Pixels, labels: Labels, index: Int[Array, "batch"], count: int
 ) -> PerImage:
     """The loss of held-out images, each with fixed noise and t, independent of the step and the batch.
 
