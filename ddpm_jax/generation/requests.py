@@ -86,9 +86,10 @@ def sample_name(config: Config, step: int, count: int, given: bytes = b"") -> st
     parts = [str(step), *task, *sampler, f"seed{s.seed}", f"n{count}"]
     if s.timesteps:  # A list may be longer than a file name.
         parts.append(f"timesteps-{zlib.crc32(repr(s.timesteps).encode()):08x}")
-    for name, meaning in meanings(Sample).items():
+    default = type(s)()
+    for name, meaning in meanings(type(s)).items():
         used = meaning.pixels and s.task in (meaning.tasks or (s.task,)) and name not in ALWAYS_NAMED
-        if used and getattr(s, name) != getattr(Sample(), name):
+        if used and getattr(s, name) != getattr(default, name):
             parts.append(f"{name}-{getattr(s, name)}")
     name = "-".join([*parts, *([f"of-{zlib.crc32(given):08x}"] if given else [])])
     plain = re.sub(r"[^\w.,+-]", "_", name)
