@@ -15,7 +15,7 @@ __all__ = ["Run", "UserError", "load_run"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports JAX only when it is needed: processes that decode images start without it."""
+    """Imports JAX only when needed: processes that decode images start without it."""
     if name not in ("Run", "load_run"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from ddpm_jax import run

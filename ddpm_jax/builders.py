@@ -1,5 +1,6 @@
-"""From a Config to the parts it names: the one place where names become functions."""
+"""Builds the parts that a Config names: the only place where names become functions."""
 
+import dataclasses
 from collections.abc import Callable
 from inspect import signature
 from typing import Any
@@ -44,9 +45,8 @@ def build_schedule(config: Config) -> Schedule:
     try:
         return schedule_of_betas(betas, zero_terminal_snr=diffusion.zero_terminal_snr)
     except ValueError as error:
-        raise UserError(
-            f"diffusion.schedule={diffusion.schedule!r} with betas {ends} is no schedule: {error}"
-        ) from error
+        message = f"diffusion.schedule={diffusion.schedule!r} with betas {ends} is not valid: {error}"
+        raise UserError(message) from error
 
 
 def build_objective(config: Config) -> Objective:
@@ -68,27 +68,12 @@ def build_objective(config: Config) -> Objective:
 
 
 def build_unet(config: Config) -> UNet:
-    """The network, without parameters."""
-    model, channels = config.model, config.data.channels
-    return UNet(
-        out_channels=channels * (2 if config.diffusion.variance == "learned" else 1),
-        channels=model.channels,
-        multipliers=model.multipliers,
-        blocks=model.blocks,
-        attention_resolutions=model.attention_resolutions,
-        heads=model.heads,
-        head_channels=model.head_channels,
-        dropout=model.dropout,
-        norm_groups=model.norm_groups,
-        norm_eps=model.norm_eps,
-        scale_shift=model.scale_shift,
-        resampling=model.resampling,
-        downsample_padding=model.downsample_padding,
-        frequency_shift=model.frequency_shift,
-        labels=model.classes or model.attributes,
-        dtype=jnp.dtype(model.dtype),
-        remat=model.remat,
-    )
+    """The network, without parameters. UNet names its options as the fields of `model`."""
+    options: dict[str, Any] = dataclasses.asdict(config.model)
+    options["dtype"] = jnp.dtype(config.model.dtype)
+    del options["classes"], options["attributes"]
+    outputs = config.data.channels * (2 if config.diffusion.variance == "learned" else 1)
+    return UNet(outputs, labels=config.label_width, **options)
 
 
 def param_shapes(config: Config) -> PyTree:
@@ -98,41 +83,33 @@ def param_shapes(config: Config) -> PyTree:
 
 
 DEFAULT_STEPS = {"ddim": 50, "dpm_solver": 20, "unipc": 20}
-"""What each sampler needs for images about as good as with more; DDPM takes all steps."""
-
-
+"""Numbers of steps above which images hardly improve; DDPM takes all steps."""
 DEFAULT_SPACINGS = {"dpm_solver": "quadratic", "unipc": "quadratic"}
-"""Solvers that extrapolate want steps that grow slowly in log-SNR. With 20 steps, exactly denoised pixels (near -0.5
-or 0.5) end 0.003 from the true solution with "quadratic", 0.03 with "linspace_open" and 0.14 with "leading", whose step
-to t = 1 is the longest by far; DDIM, which does not extrapolate, 0.02 with "leading" (tests/test_builders.py).
+"""Solvers that extrapolate need steps whose length in log-SNR grows slowly. With 20 steps and an exact denoiser, pixels
+(near -0.5 or 0.5) end 0.003 from the true solution with "quadratic", 0.03 with "linspace_open" and 0.14 with "leading",
+whose step to t = 1 is by far the longest; with DDIM, which does not extrapolate, 0.02 with "leading"
+(tests/test_builders.py).
 """
-
-
 INPAINTING_STEPS = 250
-"""Lugmayr et al. 2022; each is walked several times."""
-
-
-def sampling_steps(config: Config) -> int:
-    """The number of steps that the configuration asks for, or the sampler's default, at most all."""
-    sample, total = config.sample, config.diffusion.steps
-    default = INPAINTING_STEPS if sample.task == "inpaint" else DEFAULT_STEPS.get(sample.sampler, total)
-    return len(sample.timesteps) or sample.steps or min(default, total)
+"""As in Lugmayr et al. 2022, before steps are repeated."""
 
 
 def build_pairs(config: Config) -> Pairs:
     """The steps that the sampler visits."""
     sample, total = config.sample, config.diffusion.steps
+    default = INPAINTING_STEPS if sample.task == "inpaint" else DEFAULT_STEPS.get(sample.sampler, total)
+    steps = len(sample.timesteps) or sample.steps or min(default, total)
     try:
         if sample.timesteps:
             return listed_pairs(sample.timesteps, total, sample.final)
         spacing = sample.spacing or DEFAULT_SPACINGS.get(sample.sampler, "leading")
-        return step_pairs(spacing, total, sampling_steps(config), sample.final)
+        return step_pairs(spacing, total, steps, sample.final)
     except ValueError as error:
-        raise UserError(f"sample.steps={sampling_steps(config)} with {sample.final=}: {error}") from error
+        raise UserError(f"sample.steps={steps} with {sample.final=}: {error}") from error
 
 
 def build_guidance(config: Config) -> Guidance:
-    """How labels are exaggerated."""
+    """The strength and interval of classifier-free guidance."""
     sample = config.sample
     low_high = sample.guidance_interval
     return Guidance(sample.guidance, (low_high[0], low_high[1]) if low_high else None, sample.guidance_rescale)
@@ -142,17 +119,16 @@ SAMPLERS: dict[str, Callable[..., Any]] = {"ddpm": ddpm, "ddim": ddim, "dpm_solv
 
 
 def build_sampler(config: Config) -> Callable[..., Any]:
-    """A sampler with its options set: (denoiser, x_T, keys, pairs, loop=SCAN) -> what the loop returns.
+    """A sampler with its options set: (denoiser, x_T, keys, pairs, loop=SCAN) -> the result of the loop.
 
-    Its options are the fields of config.sample that are for this sampler and are named as its arguments.
+    Its options are the fields of config.sample for this sampler that have the name of one of its arguments.
     """
     sample, schedule, constraint = config.sample, build_schedule(config), build_constraint(config)
     solve, values = SAMPLERS[sample.sampler], {**vars(sample), "variance": sampling_variance(config)}
-    fields, arguments = (
-        fields_where(sample, lambda field: sample.sampler in field.samplers),
-        signature(solve).parameters,
-    )
-    options = {name: values[name] for name in fields if name in arguments and values[name] is not None}
+    fields = fields_where(sample, lambda meaning: sample.sampler in meaning.samplers)
+    options = {
+        name: values[name] for name in fields if name in signature(solve).parameters and values[name] is not None
+    }
 
     def sampler(denoiser: Denoiser, x_T: Images, keys: ImageKeys, pairs: Pairs, loop: Loop = SCAN) -> Any:
         return solve(constraint(denoiser), schedule, x_T, keys, pairs, **options, loop=loop)
@@ -161,7 +137,7 @@ def build_sampler(config: Config) -> Callable[..., Any]:
 
 
 def build_constraint(config: Config) -> Callable[[Denoiser], Denoiser]:
-    """What keeps the predicted clean image in range, put around a Denoiser."""
+    """A function that wraps a Denoiser so that the predicted x_0 stays in range."""
     sample, schedule = config.sample, build_schedule(config)
     if sample.threshold == "none":
         return lambda denoiser: denoiser
@@ -170,12 +146,12 @@ def build_constraint(config: Config) -> Callable[[Denoiser], Denoiser]:
 
 
 def sampling_variance(config: Config) -> Variance:
-    """Of DDPM's steps."""
+    """The variance of DDPM's steps."""
     return config.sample.variance or config.diffusion.variance
 
 
 def build_inpainting(config: Config) -> Callable[..., Any]:
-    """Inpainting with its options set: (denoiser, x0, keys, mask, loop=SCAN) -> what the loop returns."""
+    """Inpainting with its options set: (denoiser, x0, keys, mask, loop=SCAN) -> the result of the loop."""
     settings, schedule, pairs = config.sample, build_schedule(config), build_pairs(config)
     constraint, variance = build_constraint(config), sampling_variance(config)
 
@@ -189,7 +165,7 @@ def build_inpainting(config: Config) -> Callable[..., Any]:
 
 
 def build_learner(config: Config, mesh: Mesh) -> Learner:
-    """The parts of the training step that stay the same throughout a run."""
+    """The parts of the training step that are constant throughout a run."""
     return Learner(
         unet=build_unet(config),
         schedule=build_schedule(config),

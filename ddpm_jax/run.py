@@ -37,10 +37,10 @@ from ddpm_jax.workdir import images_trained_on, read_config
 
 
 def load_run(workdir: str | Path, *, step: int | None = None, ema: bool = True) -> "Run":
-    """The run in a workdir, with the averaged (or raw) parameters of its newest (or any kept) checkpoint.
+    """The run in a workdir, with the EMA (or raw) parameters of its newest checkpoint, or that of a step.
 
-    workdir: a folder, an address such as gs://bucket/runs/x, or "pretrained:digits", which comes with the package.
-    Raises UserError where there is no run, no checkpoint, or none of that step.
+    workdir: a folder, a URL such as gs://bucket/runs/x, or "pretrained:digits", which is part of the package.
+    Raises UserError if there is no run, no checkpoint, or none of that step.
     """
     if str(workdir).startswith(PRETRAINED):
         return _load_pretrained(str(workdir), step, ema)
@@ -56,23 +56,23 @@ def load_run(workdir: str | Path, *, step: int | None = None, ema: bool = True) 
 def _load_pretrained(name: str, step: int | None, ema: bool) -> "Run":
     saved = read_file(find_file(name))
     if not ema or step not in (None, saved.step):
-        raise UserError(f"{name} holds the averaged parameters of step {saved.step} alone.")
+        raise UserError(f"{name} holds only the EMA parameters of step {saved.step}.")
     params = jax.device_put(saved.tree("ema"), replicated(data_mesh()))
     return Run(saved.config, params, saved.step, tuple(saved.names), None)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
-    """A trained model, ready to sample. The newest compiled samplers are kept, so a second call of a kind is fast."""
+    """A trained model. Compiled samplers are cached, so that a second call with the same options is fast."""
 
     config: Config
     params: PyTree
     step: int
-    """The training step that the parameters are from."""
+    """Training step of the parameters."""
     names: tuple[str, ...]
-    """Of the classes or attributes that it knows."""
+    """Names of the classes or attributes."""
     images: int | None
-    """How many its set has, those that are held out among them; None where that is not known."""
+    """Number of images in its data set, including held-out ones; None if unknown."""
 
     def sample(
         self,
@@ -84,11 +84,11 @@ class Run:
         label: str | int | None = None,
         **options: Any,
     ) -> Pixels:
-        """Draws `count` images, uint8 [count, height, width, channels]; image i depends on (seed, i) alone.
+        """Samples `count` images, uint8 [count, height, width, channels]; image i depends only on (seed, i).
 
         Other options are fields of config.sample, such as spacing, eta or guidance; docs/configuration.md lists them.
-        Those that are not given come from the run's configuration; with another sampler than the run's, those that
-        suit one sampler alone, such as steps and spacing, are at their defaults.
+        Their defaults are the configuration of the run; with another sampler than that of the run, options specific to
+        a sampler, such as steps and spacing, have the defaults of config.sample.
         """
         given = {"sampler": sampler, "steps": steps, "seed": seed, "label": label}
         config = self._configured(count, options_of(self.config.sample), given | options)
@@ -97,9 +97,9 @@ class Run:
         return sample_pixels(config, compiled, self.params, labels, data_mesh())
 
     def iter_steps(self, count: int, **options: Any) -> Iterator[SamplingStep]:
-        """Samples what `sample` samples, all in one batch, and yields each step as it is done.
+        """Samples the images of `sample` in one batch, and yields each step.
 
-        The last step holds the images. Leaving the loop earlier (`break`) ends the work. Options as for `sample`,
+        The last step holds the images. Leaving the loop early (`break`) stops sampling. Options as for `sample`,
         without batch_size.
         """
         config = self._configured(count, options_of(self.config.sample, batched=False), options)
@@ -109,11 +109,11 @@ class Run:
     def inpaint(
         self, images: ArrayLike, mask: ArrayLike, *, count: int | None = None, **options: Any
     ) -> Iterator[SamplingStep]:
-        """Samples the pixels under a mask anew (RePaint), and yields each step as `iter_steps` does.
+        """Replaces the pixels under a mask by samples (RePaint), and yields each step as `iter_steps` does.
 
-        images: uint8 [N, height, width, channels], taken in turn until there are `count` (N by default); mask:
-        [height, width], true or not zero where pixels are sampled. Options as for `iter_steps` with DDPM, whose steps
-        are 250 by default, and `resamples` and `jump`; without a label the model is unconditional.
+        images: uint8 [N, height, width, channels], repeated in turn to `count` images (N by default); mask:
+        [height, width], nonzero where pixels are sampled. Options as for `iter_steps` with DDPM (250 steps by default),
+        and `resamples` and `jump`; without a label the model is unconditional.
         """
         images, mask, shape = np.asarray(images), np.asarray(mask), self.config.image_shape
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape or not len(images):
@@ -122,8 +122,8 @@ class Run:
             )
         if mask.dtype.kind not in "biuf" or mask.shape != shape[:2] or not 0 < np.count_nonzero(mask) < mask.size:
             raise UserError(
-                f"mask is {mask.dtype} {list(mask.shape)}; expected numbers [{str(shape[:2])[1:-1]}], some 0, the "
-                "others not: those pixels are sampled."
+                f"mask is {mask.dtype} {list(mask.shape)}; expected numbers [{str(shape[:2])[1:-1]}], some 0, others "
+                "nonzero where pixels are sampled."
             )
         count = len(images) if count is None else operator.index(count)
         if self.config.sample.label is None and options.get("label") is None:
@@ -137,7 +137,7 @@ class Run:
         return _step_sampler(_kind(config)).iterate(self.params, config.sample.seed, labels, inputs)
 
     def noise(self, count: int, *, seed: int | None = None) -> Float[np.ndarray, "count height width channels"]:
-        """The x_T that `sample(count, seed=seed)` starts from, float32."""
+        """The x_T of `sample(count, seed=seed)`, float32."""
         seed = self.config.sample.seed if seed is None else operator.index(seed)
         settings = dataclasses.replace(self.config.sample, count=operator.index(count), seed=seed)
         checked(dataclasses.replace(self.config, sample=settings))
@@ -146,9 +146,9 @@ class Run:
     def denoiser(
         self, x_t: Images, t: Steps | Sequence[int], labels: Labels | Sequence[int] | None = None
     ) -> Prediction:
-        """What the model makes of x_t [batch, height, width, channels] at t [batch] in 1..T: .x0, .eps, not clipped.
+        """The prediction for x_t [batch, height, width, channels] at t [batch] in 1..T: .x0 and .eps, not clipped.
 
-        labels: class numbers [batch] (-1: none), or attributes [batch, attributes] of 0 and 1; None for none.
+        labels: class numbers [batch] (-1: no label), or attributes [batch, attributes] of 0 and 1; None for no labels.
         """
         shape, steps = self.config.image_shape, self.config.diffusion.steps
         x_t, t = np.asarray(x_t), np.asarray(t)
@@ -159,7 +159,6 @@ class Run:
         return self._denoise(self.params, x_t, t.astype(np.int32), self._labels(labels, len(x_t)))
 
     def _labels(self, labels: ArrayLike | None, count: int) -> Labels | None:
-        """The labels as the network takes them, or a UserError."""
         if labels is None:
             return None
         labels, model = np.asarray(labels), self.config.model
@@ -175,11 +174,11 @@ class Run:
         return labels.astype(np.int32 if model.classes else np.uint8)
 
     def _configured(self, count: int, known: Sequence[str], options: dict[str, Any], task: str = "generate") -> Config:
-        """The run's configuration with what a call asks for; None asks for nothing."""
+        """The configuration of the run with the options of a call; None leaves an option at its default."""
         options = {name: value for name, value in options.items() if value is not None}
         for name in options.keys() - set(known):
             raise UserError(f"There is no option {name}; {nearest(name, known)}")
-        # NumPy's numbers, and whole ones where a field is a float, are as good as Python's.
+        # NumPy numbers are accepted, as are whole numbers for floats, and lists or arrays for tuples.
         options = {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
         kinds = {name: value_type(hint) for name, hint in field_types(type(self.config.sample)).items()}
         for name, value in options.items():
@@ -203,13 +202,13 @@ class Run:
 
 
 def _kind(config: Config, **same: Any) -> Config:
-    """The configuration without what a compiled sampler does not depend on."""
+    """The configuration with the fields at fixed values that a compiled sampler does not depend on."""
     return dataclasses.replace(
         config, sample=dataclasses.replace(config.sample, seed=0, label=None, ema=True, checkpoint=None, **same)
     )
 
 
-# Compiled for all runs of one configuration; the least recently used ones make room for others.
+# Shared by all runs with the same configuration.
 @lru_cache(maxsize=32)
 def _sampler(config: Config) -> Compiled:
     return compile_sampler(config, data_mesh())

@@ -1,6 +1,6 @@
-"""Array types that the whole package shares: the axis names are the documentation.
+"""Array types shared by the whole package, documented by their axis names.
 
-The annotations cost nothing in use; the test suite checks each of them at run time.
+The annotations have no run-time cost; the test suite checks them.
 """
 
 import numpy as np
@@ -9,19 +9,19 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 AnyArray = Array | np.ndarray
 
 Images = Float[AnyArray, "batch height width channels"]
-"""Images as the network sees them, in [-1, 1] when clean."""
+"""Images as the network receives them; clean images are in [-1, 1]."""
 
 Output = Float[AnyArray, "batch height width outputs"]
-"""Output of a network: an image, with twice the channels where it also predicts the variance."""
+"""Output of a network: an image, with twice the channels if it also predicts the variance."""
 
 Features = Float[AnyArray, "batch _ _ _"]
-"""Activations inside a network: any height, width and channels, which change on the way."""
+"""Activations inside a network, of any height, width and channels."""
 
 Frames = Float[AnyArray, "frames batch height width channels"]
 """Snapshots of images along a sampling trajectory, noise first."""
 
 Pixels = UInt8[AnyArray, "batch height width channels"]
-"""Images as files hold them, in 0..255."""
+"""Images as stored in files, in 0..255."""
 
 Steps = Int[AnyArray, "batch"]
 """One diffusion step for each image, in 1..T (0 is clean data)."""
@@ -39,7 +39,7 @@ ImageKeys = Key[Array, "batch"]
 """One random key for each image."""
 
 Labels = Int[AnyArray, "batch"] | UInt8[AnyArray, "batch attributes"]
-"""Labels as data sets hold them: class numbers (-1: no label), or attributes, 1 for yes and 0 for no."""
+"""Labels as stored in data sets: class numbers (-1: no label), or attributes, 1 for yes and 0 for no."""
 
 LabelVectors = Float[AnyArray, "batch labels"]
 """Labels as the network receives them: one-hot classes, or attributes as +1 (yes) and -1 (no); zeros mean no label."""

@@ -1,4 +1,4 @@
-"""Denoisers that are exact for simple data, so that samplers can be tested without any training."""
+"""Exact denoisers for simple data, so that samplers can be tested without training."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from ddpm_jax.diffusion.process import eps_from_x0, per_image
 from ddpm_jax.diffusion.schedule import Schedule
 
 VARIANCE_WEIGHT = 0.3
-"""What these denoisers predict of the variance of the reverse step."""
+"""The variance weight that these denoisers predict."""
 
 
 def gaussian_denoiser(schedule: Schedule, mean: ArrayLike, std: float) -> Denoiser:
@@ -25,7 +25,7 @@ def gaussian_denoiser(schedule: Schedule, mean: ArrayLike, std: float) -> Denois
 
 
 def point_denoiser(schedule: Schedule, value: float) -> Denoiser:
-    """E[x_0 | x_t] for data that is one grey image."""
+    """E[x_0 | x_t] for a data set of one grey image."""
 
     def denoise(x_t, t):
         x0 = jnp.full_like(x_t, value)
@@ -35,13 +35,13 @@ def point_denoiser(schedule: Schedule, value: float) -> Denoiser:
 
 
 def two_values_denoiser(schedule: Schedule, value: float, std: float) -> Denoiser:
-    """E[x_0 | x_t] for pixels that are independently N(value, std^2) or, as often, N(-value, std^2)."""
+    """E[x_0 | x_t] for independent pixels, N(value, std^2) or N(-value, std^2) with equal probability."""
 
     def denoise(x_t, t):
         signal, noise = per_image(schedule.signal_rate, t, x_t), per_image(schedule.noise_rate, t, x_t)
         variance = signal**2 * std**2 + noise**2
         means = [centre + signal * std**2 / variance * (x_t - signal * centre) for centre in (value, -value)]
-        # The log of how much likelier the first is.
+        # Posterior probability of the first component.
         upper = jax.nn.sigmoid(2.0 * signal * value * x_t / variance)
         x0 = upper * means[0] + (1.0 - upper) * means[1]
         return Prediction(x0, eps_from_x0(schedule, x_t, t, x0))

@@ -1,4 +1,4 @@
-"""The samplers' defaults, which builders.py chooses."""
+"""The defaults of the samplers, which builders.py chooses."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +18,7 @@ KEYS = image_keys(0, np.arange(4))
 
 
 @pytest.mark.parametrize("sampler", ["dpm_solver", "unipc"])
-def test_twenty_steps_of_their_own_spacing_beat_fifty_of_ddim(linear, sampler):
+def test_the_default_steps_of_solvers_are_more_exact_than_those_of_ddim(linear, sampler):
     denoiser, x_T = gaussian_denoiser(linear, MEAN, STD), draw_noise(KEYS, 0, (8, 8, 1))
     exact = exact_solution(linear, x_T, 1000, 0)
 
@@ -30,7 +30,7 @@ def test_twenty_steps_of_their_own_spacing_beat_fifty_of_ddim(linear, sampler):
     assert error(sampler) < 0.6 * error("ddim")
 
 
-def test_the_spacings_that_solvers_have_by_default_serve_them_best(linear):
+def test_the_default_spacing_of_solvers_has_the_smallest_error(linear):
     """Pixels near -0.5 or 0.5, exactly denoised, against the true solution: builders.py cites these distances."""
     denoiser = two_values_denoiser(linear, 0.5, 0.05)
     x_T = jnp.asarray(np.random.default_rng(0).normal(size=(4, 16, 16, 1)), jnp.float32)

@@ -1,4 +1,4 @@
-"""Python use, on a run that the command line trained."""
+"""The Python interface, on a run that the command line trained."""
 
 import dataclasses
 
@@ -28,7 +28,7 @@ def run(workdir):
     return load_run(workdir)
 
 
-def test_samples_are_images_that_depend_on_seed_and_number_alone(run):
+def test_samples_depend_only_on_seed_and_index(run):
     images = run.sample(6, sampler="ddim", steps=4, seed=1)
     assert images.shape == (6, 8, 8, 1) and images.dtype == np.uint8
     np.testing.assert_array_equal(run.sample(6, sampler="ddim", steps=4, seed=1), images)
@@ -37,7 +37,7 @@ def test_samples_are_images_that_depend_on_seed_and_number_alone(run):
     assert np.abs(run.sample(6, sampler="ddim", steps=4, seed=2).astype(int) - images).max() > 1
 
 
-def test_noise_is_what_sampling_starts_from(run):
+def test_noise_is_the_start_of_sampling(run):
     noise = run.noise(3, seed=5)
     assert noise.shape == (3, 8, 8, 1) and noise.dtype == np.float32
     np.testing.assert_array_equal(run.noise(2, seed=5), noise[:2])
@@ -58,7 +58,7 @@ def test_predictions_add_up_to_x_t(run, draw):
     np.testing.assert_allclose(rebuilt, x_t, atol=1e-4)
 
 
-def test_labels_by_name_number_and_guidance(run):
+def test_labels_are_names_or_numbers_and_may_be_guided(run):
     by_name = run.sample(2, label="3")
     np.testing.assert_array_equal(run.sample(2, label=3), by_name)
     assert np.abs(run.sample(2, label=4).astype(int) - by_name).max() > 0
@@ -67,7 +67,7 @@ def test_labels_by_name_number_and_guidance(run):
         run.sample(2, label="eleven")
 
 
-def test_averaged_and_raw_parameters_of_any_kept_step(workdir, run):
+def test_ema_and_raw_parameters_of_any_kept_step_are_loaded(workdir, run):
     assert run.step == 12
     raw = load_run(workdir, ema=False)
     assert np.abs(raw.sample(2).astype(int) - run.sample(2)).max() > 0
@@ -103,13 +103,13 @@ def test_another_sampler_starts_from_its_own_defaults(run, workdir):
         ({"label": 3, "guidance": 3}, {"guidance_rescale": 1}),
     ],
 )
-def test_every_option_of_sampling_makes_a_difference(run, call, option):
+def test_every_option_of_sampling_changes_the_images(run, call, option):
     images = run.sample(4, seed=4, **call)
     assert images.dtype == np.uint8
     assert np.abs(images.astype(int) - run.sample(4, seed=4, **call, **option)).max() > 0
 
 
-def test_mistakes_are_named(run, tmp_path):
+def test_mistakes_are_reported(run, tmp_path):
     with pytest.raises(UserError, match="There is no option stepz; did you mean steps"):
         run.sample(2, stepz=3)
     with pytest.raises(UserError, match="sample.steps=9 exceeds diffusion.steps=8"):

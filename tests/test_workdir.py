@@ -25,13 +25,13 @@ def with_steps(steps: int) -> Config:
     return dataclasses.replace(Config(), train=dataclasses.replace(Config().train, steps=steps))
 
 
-def test_a_claimed_workdir_gives_back_its_configuration(tmp_path):
+def test_an_acquired_workdir_holds_its_configuration_and_label_names(tmp_path):
     acquire(tmp_path / "a" / "b", with_steps(7), Traits(5, ("cat", "Katze ü"), 1))
     assert read_config(tmp_path / "a" / "b") == with_steps(7)
     assert read_label_names(tmp_path / "a" / "b") == ("cat", "Katze ü")
 
 
-def test_the_length_may_change_and_is_said(tmp_path, caplog):
+def test_the_length_may_change_and_the_change_is_logged(tmp_path, caplog):
     logging.getLogger("ddpm_jax").propagate = True
     acquire(tmp_path, with_steps(7), DATA)
     refuse_another_run(tmp_path, with_steps(9))
@@ -41,7 +41,7 @@ def test_the_length_may_change_and_is_said(tmp_path, caplog):
     assert read_config(tmp_path) == with_steps(9)
 
 
-def test_a_run_does_not_go_on_with_other_images(tmp_path):
+def test_a_run_does_not_continue_with_other_images(tmp_path):
     images = np.zeros((300, 2, 2, 1), np.uint8)
     labels = np.arange(300, dtype=np.int32) % 2
     before = traits(Dataset(images, labels, ("a", "b")))
@@ -50,14 +50,14 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path):
     changes = {
         "300 images, now 299": Dataset(images[1:], labels[1:], ("a", "b")),
         "other images or labels": Dataset(images + np.uint8(1), labels, ("a", "b")),
-        r"\(other images or labels\); bring": Dataset(images, 1 - labels, ("a", "b")),
+        r"\(other images or labels\); restore": Dataset(images, 1 - labels, ("a", "b")),
         "was trained on other data": Dataset(images, labels, ("a", "c")),
     }
     for words, changed in changes.items():
         with pytest.raises(UserError, match=words):
             acquire(tmp_path, Config(), traits(changed))
     (tmp_path / "data.json").write_text("{}")
-    with pytest.raises(UserError, match="data.json cannot be read .*; remove it if the data is what it was"):
+    with pytest.raises(UserError, match="data.json cannot be read .*; remove it if the data is unchanged"):
         acquire(tmp_path, Config(), before)
 
 
@@ -71,13 +71,13 @@ def test_another_run_is_refused_and_nothing_is_overwritten(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"[]"])
-def test_a_damaged_configuration_is_named(tmp_path, content):
+def test_a_damaged_configuration_is_reported(tmp_path, content):
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(UserError, match="config.json"):
         read_config(tmp_path)
 
 
-def test_a_folder_without_a_run_and_a_file_in_its_place(tmp_path):
+def test_a_folder_without_a_run_and_a_file_as_workdir_are_refused(tmp_path):
     with pytest.raises(UserError, match="holds no run"):
         read_config(tmp_path / "nothing")
     (tmp_path / "file").write_text("")
@@ -86,22 +86,21 @@ def test_a_folder_without_a_run_and_a_file_in_its_place(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["{}", "[1]", "["])
-def test_damaged_label_names_are_named(tmp_path, content):
+def test_damaged_label_names_are_reported(tmp_path, content):
     (tmp_path / "labels.json").write_text(content)
     with pytest.raises(UserError, match="labels.json"):
         read_label_names(tmp_path)
 
 
 def test_checkpoints_without_their_configuration_are_refused(tmp_path):
-    """Nobody could tell whether they are of the run that is asked for."""
     for step in 9, 10:
         (tmp_path / f"checkpoints/{step}/config").mkdir(parents=True)
         (tmp_path / f"checkpoints/{step}/config/metadata").write_text(to_json(Config()))
-    with pytest.raises(UserError, match=r"its config.json is gone; bring it back: cp .*/10/config/metadata"):
+    with pytest.raises(UserError, match=r"its config.json is missing; restore it: cp .*/10/config/metadata"):
         refuse_another_run(tmp_path, Config())
 
 
-def test_the_images_may_move_and_others_in_their_place_are_refused(tmp_path, package_log):
+def test_the_images_may_move_but_must_be_the_same(tmp_path, package_log):
     images, labels = np.arange(80, dtype=np.uint8).reshape(20, 2, 2, 1), np.zeros(20, np.int32)
     here, there = (dataclasses.replace(Config(), data=dataclasses.replace(Config().data, path=p)) for p in ("a", "b"))
     acquire(tmp_path, here, traits(Dataset(images, labels, ())))
@@ -112,7 +111,7 @@ def test_the_images_may_move_and_others_in_their_place_are_refused(tmp_path, pac
     assert read_config(tmp_path) == there
 
 
-def test_progress_is_that_of_the_step_from_which_a_run_resumes(tmp_path):
+def test_progress_is_at_most_the_step_from_which_a_run_resumes(tmp_path):
     lows = {"train/loss": [(1, 0.5), (4, 0.25)]}
     assert read_progress(tmp_path, 9) == Progress(9, {})
     acquire(tmp_path, Config(), DATA)
@@ -121,22 +120,22 @@ def test_progress_is_that_of_the_step_from_which_a_run_resumes(tmp_path):
     assert read_progress(tmp_path, 5) == Progress(5, lows)
 
 
-def test_a_workdir_that_was_moved_under_way_is_named(tmp_path):
+def test_a_workdir_that_was_moved_during_training_is_reported(tmp_path):
     acquire(tmp_path / "run", Config(), DATA)
     (tmp_path / "run").rename(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match="run was moved or removed while it was trained in"):
+    with pytest.raises(UserError, match="run was moved or removed during training"):
         write_progress(tmp_path / "run", Progress(7, {}))
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("content", ["", "[1]", '{"monitored": 3}', '{"monitored": 3, "lows": {"a": 1}}', "\xff"])
-def test_damaged_progress_costs_the_lowest_values_only(tmp_path, package_log, content):
+def test_damaged_progress_loses_only_the_lowest_values(tmp_path, package_log, content):
     (tmp_path / "progress.json").write_text(content, encoding="latin-1")
     assert read_progress(tmp_path, 7) == Progress(7, {})
     assert "progress.json cannot be read" in package_log.text
 
 
-def test_runs_of_one_name_are_two_at_wandb_and_each_keeps_its_own(tmp_path):
+def test_runs_of_the_same_name_have_different_wandb_ids(tmp_path):
     a, b = tmp_path / "a" / "run", tmp_path / "b" / "run"
     for folder in (a, b):
         folder.mkdir(parents=True)

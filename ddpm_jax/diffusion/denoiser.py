@@ -1,10 +1,11 @@
-"""The seam between networks and everything else: a Denoiser is any function (x_t, t) -> Prediction.
+"""The interface between networks and everything else: a Denoiser is any function (x_t, t) -> Prediction.
 
-Samplers and likelihoods take a Denoiser and know nothing of networks, so they can be tested with denoisers that are
-exact. `network/bind.py` makes one from a trained U-Net.
+Samplers and likelihoods take a Denoiser and know nothing of networks, so they can be tested with exact denoisers.
+`network/bind.py` makes one from a trained U-Net.
 """
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
@@ -19,22 +20,19 @@ class Prediction(NamedTuple):
     x0: Images
     eps: Images
     variance_weight: Images | None = None
-    """Learned variance of the reverse step, if any: its place between the posterior's log-variance (0) and the
-    forward one's (1), Nichol & Dhariwal 2021, Eq. 15; not confined to 0..1."""
+    """Learned log-variance of the reverse step, if any, interpolated between that of the posterior (0) and the forward
+    process (1): Nichol & Dhariwal 2021, Eq. 15; not confined to 0..1."""
 
 
-@runtime_checkable
-class Denoiser(Protocol):
-    """x_t: [batch, height, width, channels]; t: [batch], in 1..T."""
-
-    def __call__(self, x_t: Images, t: Steps, /) -> Prediction: ...
+Denoiser = Callable[[Images, Steps], Prediction]
+"""(x_t [batch, height, width, channels], t [batch] in 1..T) -> Prediction."""
 
 
 def prediction_of_output(schedule: Schedule, kind: str, output: Output, x_t: Images, t: Steps) -> Prediction:
-    """Reads a network's output as x0 and eps.
+    """Converts the output of a network to x0 and eps.
 
-    kind: "eps", "x0" or "v", what the network predicts. output: as x_t, or with twice its channels where the second
-    half is the learned variance in -1..1.
+    kind: the predicted quantity, "eps", "x0" or "v". output: of the shape of x_t, or with twice its channels, the
+    second half of which is the learned variance in -1..1.
     """
     output, variance = split_output(output, x_t)
     match kind:
@@ -43,13 +41,12 @@ def prediction_of_output(schedule: Schedule, kind: str, output: Output, x_t: Ima
         case "x0":
             return Prediction(output, eps_from_x0(schedule, x_t, t, output), variance)
         case "v":
-            x0, eps = x0_from_v(schedule, x_t, t, output), eps_from_v(schedule, x_t, t, output)
-            return Prediction(x0, eps, variance)
+            return Prediction(x0_from_v(schedule, x_t, t, output), eps_from_v(schedule, x_t, t, output), variance)
     raise ValueError(f"prediction is {kind!r}; expected 'eps', 'x0' or 'v'.")
 
 
 def split_output(output: Output, x_t: Images) -> tuple[Images, Images | None]:
-    """The predicted quantity and, where the network has it, the variance's place between its bounds."""
+    """The predicted quantity and the variance weight; None if the network predicts no variance."""
     if output.shape == x_t.shape:
         return output, None
     mean, variance = jnp.split(output, 2, axis=-1)

@@ -1,9 +1,9 @@
-"""Classifier-free guidance: from the predictions with and without a label to the one that a sampler follows.
+"""Classifier-free guidance: combines the predictions with and without a label into the one that a sampler uses.
 
     guided = unconditional + w (conditional - unconditional)          (Ho & Salimans 2022, Eq. 6, whose w is less by 1)
 
-w = 1 is the conditional model, w = 0 the unconditional one, and more exaggerates the label. `network/bind.py` asks
-the network for both in one batch.
+w = 1 is the conditional model, w = 0 the unconditional one, and w > 1 exaggerates the label. `network/bind.py`
+evaluates both in one batch.
 """
 
 from typing import NamedTuple
@@ -17,15 +17,15 @@ from ddpm_jax.shapes import Images, Steps
 
 
 class Guidance(NamedTuple):
-    """Strength and interval of guidance; the default leaves the conditional model as it is."""
+    """Strength and interval of guidance; the default is the conditional model."""
 
     scale: float = 1.0
-    """The w above."""
+    """w above."""
     interval: tuple[int, int] | None = None
-    """Only for t from the first to the last of these: Kynkäänniemi et al. 2024. Elsewhere the conditional model is
-    followed: early on guidance makes images alike, at the end it does nothing."""
+    """The first and last t with guidance, Kynkäänniemi et al. 2024; elsewhere the conditional model is used, since
+    guidance reduces diversity at high noise and has no effect at low noise."""
     rescale: float = 0.0
-    """Share of x_0 that is given back the conditional one's contrast: phi of Lin et al. 2023, section 3.4; 0..1."""
+    """How far to move the contrast of x_0 to that of the conditional x_0, 0..1: phi of Lin et al. 2023, section 3.4."""
 
 
 UNGUIDED = Guidance()
@@ -34,12 +34,10 @@ UNGUIDED = Guidance()
 def guide(
     guidance: Guidance, schedule: Schedule, x_t: Images, t: Steps, conditional: Prediction, unconditional: Prediction
 ) -> Prediction:
-    """The guided prediction for x_t at t; the learned variance is the conditional one's."""
-
-    def mixed(given: Images, free: Images) -> Images:
-        return free + guidance.scale * (given - free)
-
-    x0, eps = mixed(conditional.x0, unconditional.x0), mixed(conditional.eps, unconditional.eps)
+    """The guided prediction for x_t at t, with the learned variance of the conditional prediction."""
+    x0, eps = (
+        free + guidance.scale * (given - free) for given, free in zip(conditional[:2], unconditional[:2], strict=True)
+    )
     if guidance.rescale:
         x0 = rescaled(x0, conditional.x0, guidance.rescale)
         eps = eps_from_x0(schedule, x_t, t, x0)
@@ -51,9 +49,9 @@ def guide(
 
 
 def rescaled(x0: Images, conditional: Images, share: float) -> Images:
-    """x_0 with each image's standard deviation moved to the conditional one's, Lin et al. 2023, section 3.4.
+    """x_0 with the standard deviation of each image moved to that of the conditional x_0, Lin et al. 2023, section 3.4.
 
-    Strong guidance inflates it, which shows as overexposure. share: 0 (not at all) to 1 (all the way).
+    Strong guidance increases it, which looks overexposed. share: 0 (unchanged) to 1 (that of the conditional x_0).
     """
     pixels = tuple(range(1, x0.ndim))
     # A flat image has no contrast to correct.

@@ -23,15 +23,15 @@ LOG2 = float(np.log(2.0))
 
 
 def mean_over_pixels(x: Images) -> PerImage:
-    """One mean for each image."""
+    """The mean of each image."""
     return jnp.mean(x, axis=tuple(range(1, x.ndim)))
 
 
 def log_variance_bounds(schedule: Schedule) -> tuple[Table, Table]:
-    """Log-variance of p(x_{t-1} | x_t) over t = 0..T: the smallest (the posterior's) and the largest (beta_t).
+    """Log-variance of p(x_{t-1} | x_t) over t = 0..T: the lower bound (the posterior's) and the upper bound (beta_t).
 
-    At t = 1 the posterior has none; that of t = 2 stands in, as in Ho et al.'s code, so that the decoder's width is
-    finite. Row 0 repeats row 1.
+    The posterior of t = 1 has no variance; that of t = 2 replaces it, as in Ho et al.'s code, so that the decoder has a
+    positive width. Row 0 repeats row 1.
     """
     tables = posterior_tables(schedule)
     small, large = tables.variance.copy(), tables.forward_variance.copy()
@@ -40,25 +40,24 @@ def log_variance_bounds(schedule: Schedule) -> tuple[Table, Table]:
 
 
 def log_variance(schedule: Schedule, variance: Variance, prediction: Prediction, t: Steps) -> Float[Array, "..."]:
-    """Log-variance of p(x_{t-1} | x_t), Nichol & Dhariwal 2021, Eq. 15 where it is learned.
+    """Log-variance of p(x_{t-1} | x_t): Nichol & Dhariwal 2021, Eq. 15 if learned.
 
-    A fixed one is the posterior's of t = 2 at t = 1, whichever it is elsewhere, as in Ho et al.'s code.
+    A fixed variance at t = 1 is the posterior's of t = 2, also for "fixed_large", as in Ho et al.'s code.
     """
     small, large = log_variance_bounds(schedule)
     low = per_image(small, t, prediction.x0)
     if variance == "learned":
-        if prediction.variance_weight is None:
+        weight = prediction.variance_weight
+        if weight is None:
             raise ValueError("variance is 'learned', but the denoiser predicts none.")
-        return per_image(large, t, prediction.x0) * prediction.variance_weight + low * (
-            1.0 - prediction.variance_weight
-        )
+        return per_image(large, t, prediction.x0) * weight + low * (1.0 - weight)
     return low if variance == "fixed_small" else per_image(np.append(small[:2], large[2:]), t, prediction.x0)
 
 
 def gaussian_kl(mean: Images, log_var: Array, other_mean: Images, other_log_var: Array) -> Images:
     """KL(N(mean, e^log_var) || N(other_mean, e^other_log_var)) in nats, elementwise."""
     shift = (mean - other_mean) ** 2 * jnp.exp(-other_log_var)
-    # expm1 keeps the digits when the two variances nearly agree.
+    # expm1 is accurate if the two variances nearly agree.
     return 0.5 * (jnp.expm1(log_var - other_log_var) - (log_var - other_log_var) + shift)
 
 
@@ -69,7 +68,7 @@ def discretized_log_likelihood(x0: Images, mean: Images, log_var: Array) -> Imag
     """
     inverse_std = jnp.exp(-0.5 * log_var)
     upper, lower = (x0 - mean + 1.0 / 255.0) * inverse_std, (x0 - mean - 1.0 / 255.0) * inverse_std
-    # Both tails are taken on their short side, where the difference of two cdfs keeps its digits.
+    # Both cdfs are evaluated in the lower tail, where their difference is accurate.
     mirrored = lower > 0.0
     high, low = jnp.where(mirrored, -lower, upper), jnp.where(mirrored, -upper, lower)
     inside = jax.scipy.stats.norm.cdf(high) - jax.scipy.stats.norm.cdf(low)
@@ -81,7 +80,7 @@ def discretized_log_likelihood(x0: Images, mean: Images, log_var: Array) -> Imag
 def bound_term(
     schedule: Schedule, variance: Variance, prediction: Prediction, x0: Images, x_t: Images, t: Steps
 ) -> PerImage:
-    """L_{t-1} (or L_0 where t = 1) in bits per dimension for one t of each image; x0 in [-1, 1], t in 1..T."""
+    """L_{t-1} (L_0 for t = 1) of each image at its t, in bits per dimension; x0 in [-1, 1], t in 1..T."""
     tables = posterior_tables(schedule)
     c_0, c_t = per_image(tables.x0, t, x_t), per_image(tables.x_t, t, x_t)
     true_mean, model_mean = c_0 * x0 + c_t * x_t, c_0 * prediction.x0 + c_t * x_t
@@ -95,7 +94,7 @@ def bound_term(
 def prior_bits(schedule: Schedule, x0: Images) -> PerImage:
     """L_T = KL(q(x_T | x_0) || N(0, I)) in bits per dimension."""
     abar = schedule.alpha_bar[-1]
-    # The part without x_0 is about abar^2 / 4: formed in float32 it would vanish.
+    # The term without x_0 is about abar^2 / 4, which float32 would round to 0.
     constant = 0.5 * (-np.log1p(-abar) - abar)
     return (constant + 0.5 * abar * mean_over_pixels(x0**2)) / LOG2
 
@@ -103,10 +102,10 @@ def prior_bits(schedule: Schedule, x0: Images) -> PerImage:
 def bits_per_dim(
     denoiser: Denoiser, schedule: Schedule, x0: Images, keys: ImageKeys, *, variance: Variance = "fixed_small"
 ) -> tuple[PerImage, Float[Array, "T batch"], PerImage]:
-    """The whole bound: (total, terms L_0..L_{T-1} by t = 1..T, L_T), each in bits per dimension.
+    """The bound: (total, terms L_0..L_{T-1} for t = 1..T, L_T), each in bits per dimension.
 
-    x0: grey levels scaled to [-1, 1]. keys: one for each image; step t of an image uses fold_in(key, t), so the
-    result does not depend on the batches.
+    x0: grey levels scaled to [-1, 1]. keys: one per image; step t of an image uses fold_in(key, t), so the result does
+    not depend on the batch.
     """
 
     def term(_: None, step: Array) -> tuple[None, PerImage]:

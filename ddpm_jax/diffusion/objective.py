@@ -1,6 +1,6 @@
 """The loss: a distance between the network's output and its target, weighted by t.
 
-    loss = weight_t * distance(output, target)   [+ vlb_weight * T * L_{t-1}, where the variance is learned]
+    loss = weight_t * distance(output, target)   [+ vlb_weight * T * L_{t-1}, if the variance is learned]
 
 The target is eps, x0 or v (`process.py`). Ho et al. 2020, Eq. 14 is eps, squared error, weight 1.
 """
@@ -33,7 +33,7 @@ def absolute_error(output: Images, target: Images) -> Images:
 
 
 def huber(delta: float) -> Distance:
-    """Half the squared error up to delta, then linear: delta (|e| - delta / 2)."""
+    """Half the squared error up to |e| = delta, then linear: delta (|e| - delta / 2)."""
 
     def distance(output: Images, target: Images) -> Images:
         error = jnp.abs(output - target)
@@ -43,30 +43,22 @@ def huber(delta: float) -> Distance:
 
 
 def uniform(snr: Table, prediction: str) -> Table:
-    """Weight 1 for every t, whatever is predicted: Ho et al.'s L_simple."""
+    """Weight 1 for every t and any prediction: Ho et al.'s L_simple."""
     return np.ones_like(snr)
 
 
 def min_snr(gamma: float) -> Weighting:
     """min(snr, gamma) on the error of x0, Hang et al. 2023, Eq. 8 and section 3.4: gamma is 5 in the paper."""
-
-    def weight(snr: Table, prediction: str) -> Table:
-        return from_x0_weight(np.minimum(snr, gamma), snr, prediction)
-
-    return weight
+    return lambda snr, prediction: from_x0_weight(np.minimum(snr, gamma), snr, prediction)
 
 
 def p2(gamma: float, k: float) -> Weighting:
     """1 / (k + snr)^gamma on the error of eps, Choi et al. 2022, Eq. 8; k = 1 and gamma = 1 or 0.5 in the paper."""
-
-    def weight(snr: Table, prediction: str) -> Table:
-        return from_x0_weight(snr / (k + snr) ** gamma, snr, prediction)
-
-    return weight
+    return lambda snr, prediction: from_x0_weight(snr / (k + snr) ** gamma, snr, prediction)
 
 
 def from_x0_weight(weight: Table, snr: Table, prediction: str) -> Table:
-    """The same loss with its weight moved from the error of x0 to that of eps or v.
+    """The weight on the error of eps or v that gives the same loss as this one on the error of x0.
 
     |x0 error|^2 = |eps error|^2 / snr = |v error|^2 / (snr + 1).
     """
@@ -76,7 +68,7 @@ def from_x0_weight(weight: Table, snr: Table, prediction: str) -> Table:
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """The training loss as data: the prediction, the distance and the weighting of steps."""
+    """The settings of the training loss: prediction, distance and weighting of steps."""
 
     prediction: str = "eps"
     distance: Distance = squared_error
@@ -91,8 +83,8 @@ def losses(
 ) -> PerImage:
     """The loss of each image, in float32.
 
-    output: the network's, as x_t or with twice its channels where the variance is learned; x0 in [-1, 1];
-    x_t = q_sample(schedule, x0, t, noise); t in 1..T.
+    output: of the network, with the shape of x_t, or twice its channels if the variance is learned; x0: in [-1, 1];
+    x_t: q_sample(schedule, x0, t, noise); t: in 1..T.
     """
     mean, _ = split_output(output, x_t)
     target = {"eps": noise, "x0": x0, "v": v_from_x0_eps(schedule, t, x0, noise)}[objective.prediction]
@@ -102,7 +94,7 @@ def losses(
     loss = weight * mean_over_pixels(objective.distance(mean, target))
     if not objective.learned_variance:
         return loss
-    # The bound trains the variance alone: its gradient through the mean is too noisy (section 3.1 of the same).
+    # The bound trains only the variance: its gradient through the mean is too noisy (section 3.1 of the same paper).
     frozen = jnp.concatenate([jax.lax.stop_gradient(mean), output[..., mean.shape[-1] :]], axis=-1)
     prediction = prediction_of_output(schedule, objective.prediction, frozen, x_t, t)
     bound = bound_term(schedule, "learned", prediction, x0, x_t, t)
@@ -110,5 +102,5 @@ def losses(
 
 
 def quarter_of(schedule: Schedule, t: Steps) -> Steps:
-    """Which quarter of 1..T each t lies in, 0 (nearly clean) to 3 (nearly noise)."""
+    """The quarter of 1..T that each t lies in, 0 (nearly clean) to 3 (nearly noise)."""
     return jnp.minimum((t - 1) * 4 // schedule.steps, 3)

@@ -1,10 +1,10 @@
-"""The forward process and its exact inversions: what can be said of x_t, x_0 and eps without any network.
+"""The forward process and its exact inversions: relations between x_t, x_0 and eps that need no network.
 
     x_t = signal_t x_0 + noise_t eps                      (q_sample)
     v   = signal_t eps - noise_t x_0                      (Salimans & Ho 2022)
     q(x_s | x_t, x_0) = N(c_0 x_0 + c_t x_t, variance)    (posterior, any s < t)
 
-`objective.py` trains on these quantities, `sampling/` walks back through the posterior.
+`objective.py` trains on these quantities, and the samplers of `sampling/` step back through the posterior.
 """
 
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from ddpm_jax.shapes import Images, Steps, Table
 
 
 def per_image(table: Table, t: Steps, like: Images) -> Float[Array, "batch 1 1 1"]:
-    """Row t of a table for each image, as float32 with the axes of `like`: the only place that broadcasts over t."""
+    """Entry t of a table for each image, as float32 with the axes of `like`: the only place that broadcasts over t."""
     return jnp.asarray(table, jnp.float32)[t].reshape(t.shape + (1,) * (like.ndim - 1))
 
 
@@ -46,7 +46,7 @@ def v_from_x0_eps(schedule: Schedule, t: Steps, x0: Images, eps: Images) -> Imag
 
 
 def x0_from_v(schedule: Schedule, x_t: Images, t: Steps, v: Images) -> Images:
-    """x_0 = signal_t x_t - noise_t v: (x_0, eps) is (x_t, v) turned by an angle, so this holds at any SNR."""
+    """x_0 = signal_t x_t - noise_t v: a rotation of (x_t, v), so it is defined at any SNR."""
     return per_image(schedule.signal_rate, t, x_t) * x_t - per_image(schedule.noise_rate, t, x_t) * v
 
 
@@ -56,19 +56,21 @@ def eps_from_v(schedule: Schedule, x_t: Images, t: Steps, v: Images) -> Images:
 
 
 class Posterior(NamedTuple):
-    """q(x_s | x_t, x_0) = N(x0 * x_0 + x_t * x_t, variance I) for a list of steps, each field float64 [steps]."""
+    """Coefficients of q(x_s | x_t, x_0) = N(c_0 x_0 + c_t x_t, variance I), each float64 [steps]."""
 
     x0: Table
+    """c_0."""
     x_t: Table
+    """c_t."""
     variance: Table
     forward_variance: Table
-    """Variance of q(x_t | x_s), which is beta_t for s = t - 1: the upper bound of a reverse step's variance."""
+    """Variance of q(x_t | x_s), beta_t for s = t - 1: the upper bound for the variance of a reverse step."""
 
 
 def posterior(schedule: Schedule, t: np.ndarray, s: np.ndarray) -> Posterior:
     """Coefficients of q(x_s | x_t, x_0), Ho et al. 2020, Eq. 7, for any 0 <= s < t <= T.
 
-    t, s: integers [steps] on the host. Computed in float64; callers hand the results to the device as float32.
+    t, s: integers [steps] on the host. Computed in float64; callers convert the results to float32.
     """
     if np.any(s >= t) or np.any(s < 0):
         raise ValueError(f"Each step must go from t to an earlier s >= 0; got t={t}, s={s}.")
@@ -84,7 +86,7 @@ def posterior(schedule: Schedule, t: np.ndarray, s: np.ndarray) -> Posterior:
 
 
 def posterior_tables(schedule: Schedule) -> Posterior:
-    """The posterior of single steps, s = t - 1, as tables over t = 0..T; row 0 stays at x_0 with variance 0."""
+    """The posterior of single steps, s = t - 1, as tables over t = 0..T; entry 0 is x_0 with variance 0."""
     t = np.arange(1, schedule.steps + 1)
     rows = posterior(schedule, t, t - 1)
     return Posterior(*(np.insert(row, 0, first) for row, first in zip(rows, (1.0, 0.0, 0.0, 0.0), strict=True)))

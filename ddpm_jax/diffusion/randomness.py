@@ -1,8 +1,8 @@
-"""Random keys: each purpose that a seed serves has keys of its own, so that no two purposes draw the same numbers.
+"""Random keys: each purpose of a seed has its own keys, so that no two purposes share random numbers.
 
     key = fold_in(fold_in(key(seed), purpose), step or image index)
 
-The order of the data is drawn on the host, by NumPy's generators (data/batches.py).
+The order of the data is random on the host, by NumPy's generators (data/batches.py).
 """
 
 import enum
@@ -14,10 +14,10 @@ from ddpm_jax.shapes import OneKey
 
 
 class Purpose(enum.IntEnum):
-    """What random numbers are for. The numbers are part of every run: never reuse or reorder them."""
+    """Purposes of random numbers. Their values determine the results of every run: never reuse or reorder them."""
 
     INIT = 0
-    """First parameters."""
+    """Initial parameters."""
     STEP = 1
     """t, noise, dropout and dropped labels of a training step."""
     VALIDATION = 2
@@ -25,7 +25,7 @@ class Purpose(enum.IntEnum):
     SAMPLE = 3
     """x_T and the samplers' noise."""
     LIKELIHOOD = 4
-    """Noise of the images whose likelihood is bounded."""
+    """Noise for the variational bound."""
 
 
 def purpose_key(seed: int | Int[Array, ""], purpose: Purpose) -> OneKey:

@@ -1,9 +1,9 @@
-"""Signal and noise after t steps: beta schedules and the tables that follow from them.
+"""Signal and noise rates after t steps: beta schedules, and the tables derived from them.
 
     q(x_t | x_0) = N(signal_t x_0, noise_t^2 I),   signal_t^2 = alpha_bar_t,   noise_t^2 = 1 - alpha_bar_t
 
-Time counts 1..T as in the papers, and alpha_bar_0 = 1, so every table has T + 1 entries and no step is special.
-Everything is computed once in float64 NumPy, differences included (1 - alpha_bar formed in float32 is wrong by
+Time counts 1..T as in the papers, and alpha_bar_0 = 1, so every table has T + 1 entries and no step is a special case.
+Everything is computed once in float64 NumPy, including differences (1 - alpha_bar computed in float32 is wrong by
 1.7e-4 at t = 1), and read by `process.per_image` as float32.
 """
 
@@ -59,14 +59,15 @@ class Schedule:
 def linear_betas(steps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Betas:
     """beta_1..beta_T evenly spaced, Ho et al. 2020, section 4.
 
-    The ends are those of T = 1000; for another T they are scaled by 1000 / T, which leaves alpha_bar_T nearly alone.
+    beta_start and beta_end are for T = 1000; for another T they are scaled by 1000 / T, which keeps alpha_bar_T about
+    the same.
     """
     scale = 1000.0 / steps
     return np.minimum(np.linspace(scale * beta_start, scale * beta_end, steps), MAX_BETA)
 
 
 def quadratic_betas(steps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Betas:
-    """sqrt(beta) evenly spaced ("scaled linear" in diffusers); the ends are scaled as in `linear_betas`."""
+    """sqrt(beta) evenly spaced ("scaled linear" in diffusers), with the scaling of `linear_betas`."""
     scale = 1000.0 / steps
     return np.minimum(np.linspace((scale * beta_start) ** 0.5, (scale * beta_end) ** 0.5, steps) ** 2, MAX_BETA)
 
@@ -74,8 +75,7 @@ def quadratic_betas(steps: int, beta_start: float = 1e-4, beta_end: float = 0.02
 def cosine_betas(steps: int) -> Betas:
     """alpha_bar_t proportional to cos^2(pi/2 (t/T + s) / (1 + s)) with s = 0.008, Nichol & Dhariwal 2021, Eq. 17."""
     s = 0.008
-    curve = np.cos(np.pi / 2 * (np.arange(steps + 1) / steps + s) / (1 + s)) ** 2
-    return betas_of_curve(curve)
+    return betas_of_curve(np.cos(np.pi / 2 * (np.arange(steps + 1) / steps + s) / (1 + s)) ** 2)
 
 
 def sigmoid_betas(steps: int) -> Betas:
@@ -90,10 +90,10 @@ def betas_of_curve(alpha_bar: Table) -> Betas:
 
 
 def schedule_of_betas(betas: Betas, *, zero_terminal_snr: bool = False) -> Schedule:
-    """The Schedule of beta_1..beta_T (each in 0..1), with alpha_bar_0 = 1 put in front.
+    """The Schedule of beta_1..beta_T, each in 0..1.
 
-    zero_terminal_snr shifts and scales sqrt(alpha_bar) so that step 1 keeps its value and step T holds no signal at
-    all, Lin et al. 2023, Algorithm 1. Such a schedule cannot train an eps-model: x_T says nothing of x_0.
+    zero_terminal_snr shifts and scales sqrt(alpha_bar) so that step 1 keeps its value and step T has no signal, Lin et
+    al. 2023, Algorithm 1. Such a schedule cannot train an eps-model, since x_T contains no information on x_0.
     """
     alpha_bar = np.cumprod(1.0 - np.asarray(betas, np.float64))
     if zero_terminal_snr:
@@ -108,4 +108,4 @@ BETAS: dict[str, Callable[..., Betas]] = {
     "quadratic": quadratic_betas,
     "sigmoid": sigmoid_betas,
 }
-"""The schedules by their names in a config; linear and quadratic also take beta_start and beta_end."""
+"""The schedules by their config names; linear and quadratic also take beta_start and beta_end."""

@@ -1,4 +1,4 @@
-"""The one driver of trained models: the network is bound, compiled over the mesh, and run a batch at a time.
+"""The only driver of trained models: binds the network, compiles it over the mesh, and runs it batch by batch.
 
     params, (seed, i), labels, inputs -> Denoiser -> work: any pure function of it -> outputs, batch by batch
 
@@ -31,13 +31,13 @@ from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.workdir import checkpoint_folder, no_checkpoint
 
 Work = Callable[[Denoiser, ImageKeys, Any], Any]
-"""What is computed of a batch: (denoiser, a key for each image, a pytree of inputs [batch, ...]) -> any pytree."""
+"""The computation for a batch: (denoiser, a key for each image, a pytree of inputs [batch, ...]) -> any pytree."""
 Compiled = Any
 """A jitted (params, seed, indices, labels, inputs=None) -> outputs of a Work; compiled once for each batch size."""
 
 
 def load_params(config: Config, workdir: Path, mesh: Mesh) -> tuple[PyTree, int]:
-    """The parameters that sample.ema and sample.checkpoint name, on every device, and the step they are from."""
+    """The parameters selected by sample.ema and sample.checkpoint, on every device, and their step."""
     shapes = param_shapes(config)
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), shapes)
     with Checkpoints(checkpoint_folder(workdir)) as checkpoints:
@@ -52,13 +52,13 @@ def compile_work(
 ) -> Compiled:
     """Compiles a Work over the mesh. The batch must be a multiple of the number of devices.
 
-    guidance: by default that of config.sample; purpose: of the images' random keys.
+    guidance: by default that of config.sample; purpose: of the random keys of the images.
     """
     unet, schedule, kind = build_unet(config), build_schedule(config), config.diffusion.prediction
     guidance = build_guidance(config) if guidance is None else guidance
 
     def batch(params: PyTree, seed: Array, indices: Array, labels: Array | None, inputs: PyTree = None) -> PyTree:
-        # Parameters under FSDP are gathered, and each device computes its share of the images.
+        # Under FSDP the parameters are gathered; each device computes its share of the images.
         params = jax.lax.with_sharding_constraint(params, replicated(mesh))
         indices, labels, inputs = jax.lax.with_sharding_constraint((indices, labels, inputs), along_batch(mesh))
         return work(bind(unet, params, schedule, kind, labels, guidance), image_keys(seed, indices, purpose), inputs)
@@ -77,17 +77,16 @@ def run_batches(
     start: int = 0,
     progress_label: str | None = None,
 ) -> Iterator[tuple[Any, int]]:
-    """The outputs of each batch, in the host's memory, and how many of its images count; the last is padded.
+    """The outputs of each batch, in host memory, and the number of its images; the last batch is padded.
 
-    batches: range(0, number of images, batch size); start: the first image that is wanted, a multiple of the batch
-    size; labels, inputs: for all images. progress_label: None shows no progress.
+    batches: range(0, number of images, batch size); start: the first image to compute, a multiple of the batch size;
+    labels, inputs: for all images. progress_label: None for no progress bar.
     """
-    count, size = batches.stop, batches.step
-    left = batches[start // size :]
-    shown = left
+    count, size, done = batches.stop, batches.step, start // batches.step
+    remaining = batches[done:]
     if progress_label is not None:
-        shown = progress(left, progress_label, total=len(batches), done=len(batches) - len(left))
-    for first in shown:
+        remaining = progress(remaining, progress_label, total=len(batches), done=done)
+    for first in remaining:
         raise_if_stopped()
         indices = np.arange(first, first + size)
         rows = np.minimum(indices, count - 1)
@@ -98,7 +97,7 @@ def run_batches(
 
 
 def batches_of(config: Config, mesh: Mesh, count: int | None = None) -> range:
-    """Batches of sample.batch_size (rounded up to the number of devices) for sample.count images, or for `count`."""
+    """Batches of sample.batch_size (rounded up to a multiple of the devices) for `count` or sample.count images."""
     count = config.sample.count if count is None else count
     return range(0, count, -(-min(config.sample.batch_size, count) // mesh.size) * mesh.size)
 
@@ -123,14 +122,12 @@ def sample_batches(
     start: int = 0,
     progress_label: str | None = None,
 ) -> Iterator[Samples]:
-    """sample.count images in order from `start` on, a batch at a time; frames come with the first batch only."""
+    """sample.count images in order from `start` on, batch by batch; only the first batch has frames."""
     batches = batches_of(config, mesh)
-    found = run_batches(
-        sampler, params, config.sample.seed, batches, labels=labels, start=start, progress_label=progress_label
-    )
-    for number, (samples, kept) in enumerate(found, start=start // batches.step):
-        frames = samples.frames[:, :kept] if number == 0 else samples.frames[:0]
-        yield Samples(samples.images[:kept], frames)
+    seed, options = config.sample.seed, {"labels": labels, "start": start, "progress_label": progress_label}
+    for samples, kept in run_batches(sampler, params, seed, batches, **options):
+        yield Samples(samples.images[:kept], samples.frames[:, :kept] if start == 0 else samples.frames[:0])
+        start += batches.step
 
 
 def sample_pixels(config: Config, sampler: Compiled, params: PyTree, labels: Labels | None, mesh: Mesh) -> Pixels:

@@ -1,4 +1,4 @@
-"""Which labels the generated images are conditioned on."""
+"""The labels that generated images are conditioned on."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,11 +18,11 @@ def label_names(config: Config, workdir: Path) -> tuple[str, ...]:
 
 
 def choose_labels(config: Config, names: Sequence[str], indices: Int[np.ndarray, "batch"]) -> Labels | None:
-    """The labels of the images at `indices`; None where they are to be generated without labels.
+    """The labels of the images at `indices`; None to generate without labels.
 
-    sample.label holds for all of them: one class, or the attributes that the images have, and no others. Where it is
-    None, a model of classes takes each class in turn, and a model of attributes generates without labels, or if it was
-    never trained without them (train.label_dropout=0), images that have none of the attributes.
+    sample.label applies to all images: one class, or the attributes that the images have, and no others. If it is None,
+    images of a class-conditional model take each class in turn, and those of a model with attributes have no label; or
+    none of the attributes, if the model was never trained without labels (train.label_dropout=0).
 
     names: names of the classes or attributes.
     """
@@ -44,7 +44,7 @@ def choose_labels(config: Config, names: Sequence[str], indices: Int[np.ndarray,
 def _label_number(name: str, names: Sequence[str], width: int) -> int:
     if name in names:
         return names.index(name)
-    # Among classes that have numbers for names, another number would be a mistake rather than a place in the list.
+    # If names are numbers, another number is a mistake rather than an index.
     if name.isdecimal() and int(name) < width and not any(known.isdecimal() for known in names):
         return int(name)
     raise UserError(f"sample.label={name!r} is not a label of this run; {nearest(name, names)}")

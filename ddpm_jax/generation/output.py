@@ -1,7 +1,7 @@
 """Generated images on disk: written batch by batch, resumed after an interruption, then published under their name.
 
-samples/.<name>.unfinished/   request.json  pixels.u8  frames.npy: what was sampled so far, and for which request
-samples/<name>/               grid.png  strip.png  denoising.gif  images/  samples.npz: complete, or not there
+samples/.<name>.unfinished/   request.json  pixels.u8  frames.npy: the images so far, and their request
+samples/<name>/               grid.png  strip.png  denoising.gif  images/  samples.npz: only once complete
 """
 
 import dataclasses
@@ -40,9 +40,9 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def unfinished_folder(target: Path, *, wait: bool = False) -> Iterator[Path]:
-    """The hidden folder in which the images of a target gather, locked by the one process that writes.
+    """The hidden folder that collects the images of a target, locked by the writing process.
 
-    Where another job has it, this one waits for it, or is refused before anything is sampled.
+    If another job holds the lock, this one waits for it, or is refused before it samples anything.
     """
     refusal = None if wait else f"Another job is sampling {target}; wait for it, or set another sample.seed."
     with ExitStack() as held:
@@ -54,9 +54,9 @@ def unfinished_folder(target: Path, *, wait: bool = False) -> Iterator[Path]:
 def sample_to_disk(
     config: Config, params: PyTree, labels: Labels | None, folder: Path, frames: FrameSpec = NO_FRAMES
 ) -> PixelFile | None:
-    """Samples sample.count images into a folder, or those that an interrupted call left out; None on other processes.
+    """Samples sample.count images into a folder, or the rest after an interrupted call; None on other processes.
 
-    Raises UserError where the model gives numbers that are not finite.
+    Raises UserError if the images are not finite.
     """
     mesh = data_mesh()
     sampler, size = compile_sampler(config, mesh, frames), batches_of(config, mesh).step
@@ -65,31 +65,29 @@ def sample_to_disk(
     if store:
         store.truncate(done)
     if done:
-        logger.info("Going on after %d images that were sampled before", done)
+        logger.info("Resuming after %d images", done)
     batches = sample_batches(config, sampler, params, labels, mesh, start=done, progress_label="Sampling")
     try:
         for samples in batches:
             if not np.isfinite(samples.images).all():
-                raise UserError(
-                    "The model gives numbers that are not finite; take an earlier checkpoint (sample.checkpoint)."
-                )
+                raise UserError("The images are not finite; use an earlier checkpoint (sample.checkpoint).")
             if store:
                 _append(samples, store, folder)
     except Stopped:
         if store:
-            logger.info("%d of %d images are on disk; the same command goes on.", store.count, config.sample.count)
+            logger.info("%d of %d images are on disk; the same command resumes.", store.count, config.sample.count)
         raise
     return store
 
 
 def _open_store(folder: Path, config: Config, params: PyTree, labels: Labels | None) -> PixelFile:
-    """The images of an interrupted call for the same images from the same parameters and labels; else an empty file."""
+    """The images of an interrupted call with the same request, parameters and labels; otherwise an empty file."""
     wanted = {**dataclasses.asdict(config.sample), "batch_size": None, "inputs": checksum((params, labels))}
-    request = json.dumps(wanted, sort_keys=True)
-    if not (folder / "request.json").is_file() or (folder / "request.json").read_text() != request:
+    request, path = json.dumps(wanted, sort_keys=True), folder / "request.json"
+    if not path.is_file() or path.read_text() != request:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        (folder / "request.json").write_text(request)
+        path.write_text(request)
     store = PixelFile(folder / "pixels.u8", config.image_shape)
     if not (folder / "frames.npy").is_file():
         store.truncate(0)
@@ -98,14 +96,14 @@ def _open_store(folder: Path, config: Config, params: PyTree, labels: Labels | N
 
 def _append(samples: Samples, store: PixelFile, folder: Path) -> None:
     if not store.count:
-        # Whole or not at all, since a call that goes on later relies on them.
+        # Atomically, since a call that resumes relies on them.
         with staged(folder / "frames.npy") as unfinished, unfinished.open("wb") as file:
             np.save(file, to_pixels(samples.frames))
     store.append(to_pixels(samples.images))
 
 
 def checksum(tree: PyTree) -> int:
-    """CRC-32 of all numbers in a tree, such as parameters."""
+    """CRC-32 of all arrays in a tree, such as parameters."""
     total = 0
     for leaf in jax.tree.leaves(tree):
         total = zlib.crc32(np.ascontiguousarray(jax.device_get(leaf)).tobytes(), total)
@@ -113,7 +111,7 @@ def checksum(tree: PyTree) -> int:
 
 
 def publish_samples(config: Config, folder: Path, store: PixelFile, target: Path) -> None:
-    """Writes pictures, single files and one array of a finished call to the target, then removes the folder."""
+    """Writes the pictures, PNG files and array of a finished call to the target, then removes the folder."""
     pixels, frames = store.images(), np.load(folder / "frames.npy", allow_pickle=False)
     with staged(target, folder=True) as out:
         save_png(shown_grid(config, pixels[:GRID_IMAGES]), out / "grid.png")
@@ -128,7 +126,7 @@ def publish_samples(config: Config, folder: Path, store: PixelFile, target: Path
 
 
 def shown_grid(config: Config, pixels: Pixels) -> Picture:
-    """The first images as a picture; where they take the classes in turn, and often enough, a row for each class."""
+    """The first images as a picture, with a row for each class if they take the classes in turn at least twice."""
     classes = config.model.classes
     if not classes or config.sample.label is not None or len(pixels) < 2 * classes:
         return grid(pixels)
@@ -139,7 +137,7 @@ def shown_grid(config: Config, pixels: Pixels) -> Picture:
 
 
 def write_images(folder: Path, pixels: Pixels) -> None:
-    """Single PNG files, and one array as ADM's evaluation reads it."""
+    """Writes PNG files, and one array in the format of ADM's evaluation."""
     (folder / "images").mkdir()
     for i, image in enumerate(progress(pixels, "Writing PNG files", total=len(pixels))):
         save_png(np.asarray(image), folder / "images" / f"{i:06d}.png")

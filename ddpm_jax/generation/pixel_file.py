@@ -1,4 +1,4 @@
-"""Images appended to a file batch by batch, so that memory does not grow and an interrupted call can go on."""
+"""Images appended to a file batch by batch, so that memory does not grow and an interrupted call can resume."""
 
 import os
 from pathlib import Path
@@ -8,10 +8,10 @@ from jaxtyping import UInt8
 
 
 class PixelFile:
-    """An array uint8 [N, height, width, channels] that grows at its end; its length tells how many images are there."""
+    """A growing array uint8 [N, height, width, channels] in a file, whose length determines N."""
 
     def __init__(self, path: Path, shape: tuple[int, int, int]) -> None:
-        """shape: of an image. What an interrupted write left of an image is cut off."""
+        """shape: of one image. An incomplete image of an interrupted write is cut off."""
         self._path, self._shape, self._bytes = path, shape, int(np.prod(shape))
         with path.open("ab") as file:
             self.count = file.tell() // self._bytes
@@ -22,7 +22,7 @@ class PixelFile:
         with self._path.open("ab") as file:
             file.write(np.ascontiguousarray(images).tobytes())
             file.flush()
-            os.fsync(file.fileno())  # Else after a power cut the length might be right and the pixels not.
+            os.fsync(file.fileno())  # Otherwise a power cut could leave the right length with wrong pixels.
         self.count += len(images)
 
     def truncate(self, count: int) -> None:

@@ -1,9 +1,8 @@
-"""Requests for images: settings of another sampler, and a folder name that tells any two requests apart."""
+"""Requests for images: settings for another sampler, and folder names that are unique to a request."""
 
 import dataclasses
 import re
 import zlib
-from typing import Any
 
 from ddpm_jax.builders import build_pairs
 from ddpm_jax.config import Config, checked
@@ -12,9 +11,9 @@ from ddpm_jax.config.sections import Sample
 from ddpm_jax.errors import UserError
 
 LONGEST_NAME = 180
-"""Characters of a folder's name, of which file systems take about 250."""
+"""Maximum number of characters of a folder name; file systems allow about 250."""
 ALWAYS_NAMED = ("sampler", "steps", "timesteps", "seed")
-"""Fields that a folder's name tells in a form of their own."""
+"""Fields with their own format in a folder name."""
 
 
 def reset(settings: Sample, *names: str) -> Sample:
@@ -24,36 +23,36 @@ def reset(settings: Sample, *names: str) -> Sample:
 
 
 def only_images(settings: Sample) -> Sample:
-    """The same settings for new images, without those of another task."""
+    """The same settings for the task "generate", with the fields of other tasks at their defaults."""
     return reset(settings, "task", *fields_where(settings, lambda meaning: bool(meaning.tasks)))
 
 
 def sampler_fields(settings: Sample) -> tuple[str, ...]:
-    """The fields whose values suit one sampler alone, and mean something else, or nothing, to another."""
+    """The fields whose values are specific to one sampler."""
     return fields_where(settings, lambda meaning: meaning.per_sampler or bool(meaning.samplers))
 
 
 def for_sampler(settings: Sample, sampler: str) -> Sample:
-    """The same settings with another sampler, and the fields that suit one sampler at their defaults."""
+    """The same settings with another sampler, and the fields specific to a sampler at their defaults."""
     if sampler == settings.sampler:
         return settings
     return dataclasses.replace(reset(settings, *sampler_fields(settings)), sampler=sampler)
 
 
 def image_fields(settings: Sample) -> tuple[str, ...]:
-    """The fields on which new images of a seed depend."""
+    """The fields that newly generated images of a seed depend on."""
     return fields_where(settings, lambda meaning: meaning.pixels and not meaning.tasks)
 
 
 def options_of(settings: Sample, task: str = "generate", *, batched: bool = True) -> tuple[str, ...]:
-    """The options of Run.sample, or of a method for another task; batched: those about batches, too."""
+    """The options of Run.sample, or of the method for another task; batched: include those about batches."""
     return fields_where(
         settings, lambda meaning: meaning.option and task in (meaning.tasks or (task,)) and (batched or meaning.pixels)
     )
 
 
 def sampler_and_steps(name: str, field: str) -> tuple[str, int | None]:
-    """("ddim", 20) for "ddim:20", ("ddim", None) for "ddim"; field: the name of the field that holds it."""
+    """("ddim", 20) for "ddim:20", ("ddim", None) for "ddim"; field: the name of the field, for messages."""
     sampler, _, steps = name.partition(":")
     if steps and not steps.isdecimal():
         raise UserError(f"{field} names {name!r}; expected a sampler, or sampler:steps.")
@@ -61,45 +60,39 @@ def sampler_and_steps(name: str, field: str) -> tuple[str, int | None]:
 
 
 def with_sampler(config: Config, name: str, count: int, field: str) -> Config:
-    """The configuration with another sampler, given as "ddim" or "ddim:20"; field: that holds the name."""
+    """The configuration with another sampler, "ddim" or "ddim:20"; field: the name of the field, for messages."""
     sampler, steps = sampler_and_steps(name, field)
     settings = dataclasses.replace(for_sampler(config.sample, sampler), count=count)
     if steps:
         settings = dataclasses.replace(settings, steps=steps, timesteps=Sample().timesteps)
     try:
-        one = checked(dataclasses.replace(config, sample=settings))
-        build_pairs(one)  # Steps that do not exist are refused before other samplers have drawn.
+        changed = checked(dataclasses.replace(config, sample=settings))
+        build_pairs(changed)  # Refuses impossible steps before other samplers run.
     except UserError as error:
         raise UserError(f"{field} names {name!r}: {error}") from error
-    return one
+    return changed
 
 
 def sample_name(config: Config, step: int, count: int, given: bytes = b"") -> str:
-    """A folder name that tells apart any two calls that could differ in a pixel.
+    """A folder name that differs between any two calls whose images could differ.
 
-    count: of the images that it will hold; given: the pixels of the images that they are made from.
+    count: number of images in the folder; given: the pixels of the images that they are made from.
     """
     s = config.sample
-    # A comparison uses these settings in the row of this sampler, if it has one.
+    # A comparison uses these settings only in the row of this sampler, if there is one.
     names_sampler = s.task != "compare" or s != reset(s, *sampler_fields(s))
     sampler = [s.sampler, f"{len(build_pairs(config))}steps"] if names_sampler else []
     task = [] if s.task == "generate" else [s.task]
     parts = [str(step), *task, *sampler, f"seed{s.seed}", f"n{count}"]
     if s.timesteps:  # A list may be longer than a file name.
         parts.append(f"timesteps-{zlib.crc32(repr(s.timesteps).encode()):08x}")
-    parts += [f"{name}-{value}" for name, value in _named(s)]
+    default = type(s)()
+    for name, meaning in meanings(type(s)).items():
+        used = meaning.pixels and s.task in (meaning.tasks or (s.task,)) and name not in ALWAYS_NAMED
+        if used and getattr(s, name) != getattr(default, name):
+            parts.append(f"{name}-{getattr(s, name)}")
     name = "-".join([*parts, *([f"of-{zlib.crc32(given):08x}"] if given else [])])
     plain = re.sub(r"[^\w.,+-]", "_", name)
     if plain == name and len(name) <= LONGEST_NAME:
         return name
     return f"{plain[:LONGEST_NAME]}-{zlib.crc32(name.encode()):08x}"
-
-
-def _named(settings: Sample) -> list[tuple[str, Any]]:
-    """The fields that a folder's name tells, since they change what the task draws and are not the default."""
-    default, named = type(settings)(), []
-    for name, meaning in meanings(type(settings)).items():
-        used = meaning.pixels and settings.task in (meaning.tasks or (settings.task,))
-        if used and name not in ALWAYS_NAMED and getattr(settings, name) != getattr(default, name):
-            named.append((name, getattr(settings, name)))
-    return named

@@ -1,4 +1,4 @@
-"""A sampler driven step by step from Python: each step is one call of a compiled function, so leaving ends the work."""
+"""Samplers driven step by step from Python: each step is a call of a compiled function, so they can stop any time."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -20,18 +20,18 @@ from ddpm_jax.sampling.noise import draw_noise
 from ddpm_jax.shapes import ImageKeys, Labels, Pixels
 
 Known = tuple[Any, Any]
-"""Images, uint8 [batch, height, width, channels], and where to inpaint them, 1 in a mask [height, width, 1]."""
+"""Images, uint8 [batch, height, width, channels], and a mask [height, width, 1], 1 where they are inpainted."""
 
 
 class SamplingStep(NamedTuple):
-    """The state of a sampler before one of its steps; the last has t = 0 and the finished images."""
+    """The state of a sampler before one of its steps; the last one has t = 0 and the finished images."""
 
     done: int
-    """Steps before this one."""
+    """Number of steps before this one."""
     steps: int
-    """Steps in all."""
+    """Total number of steps."""
     seconds: float
-    """Time since the first step began, without compilation."""
+    """Time since the start of the first step, without compilation."""
     t: int
     x_t: Pixels
     """The noisy images, uint8 [count, height, width, channels]."""
@@ -40,7 +40,7 @@ class SamplingStep(NamedTuple):
 
 
 class StepSampler:
-    """The sampler of a configuration, compiled as one step; any number of iterations may share it."""
+    """The sampler of a configuration, compiled as one step, for any number of concurrent iterations."""
 
     def __init__(self, config: Config, mesh: Mesh) -> None:
         pairs, self._count, self._mesh = build_pairs(config), config.sample.count, mesh
@@ -62,9 +62,9 @@ class StepSampler:
     def iterate(
         self, params: PyTree, seed: int, labels: Labels | None, known: Known | None = None
     ) -> Iterator[SamplingStep]:
-        """Samples sample.count images, and yields each step as it is done; closing the iterator ends the work.
+        """Samples sample.count images and yields each step; closing the iterator stops it.
 
-        known: the images to inpaint and the mask, if that is the task.
+        known: the images to inpaint and the mask, if inpainting is the task.
         """
         count, steps = self._count, len(self._times)
         indices = np.arange(-(-count // self._mesh.size) * self._mesh.size)
@@ -76,7 +76,7 @@ class StepSampler:
         began = time.monotonic()
         for done, t in enumerate(self._times):
             x_t = state[0]
-            # The number of the step is repeated for each image, since inputs are divided along the batch.
+            # The number of the step is repeated for each image, since inputs are sharded along the batch.
             state, x0 = step(*given, (inputs, state, np.full_like(indices, done)))
             pixels = [to_pixels(images)[:count] for images in jax.device_get((x_t, x0))]
             yield SamplingStep(done, steps, time.monotonic() - began, int(t), *pixels)
@@ -95,7 +95,7 @@ class StepSampler:
 
 
 def _under_any_loop(config: Config) -> Callable[[Denoiser, ImageKeys, Any, Loop], Any]:
-    """The configured sampler or inpainting, as a function of the loop that carries it."""
+    """The configured sampler or inpainting, as a function of the loop that runs it."""
     if config.sample.task == "inpaint":
         paint = build_inpainting(config)
         return lambda denoiser, keys, known, loop: paint(denoiser, from_pixels(known[0]), keys, known[1], loop)

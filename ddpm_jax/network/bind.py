@@ -1,4 +1,4 @@
-"""Makes functions of (x_t, t) from a U-Net: the only place that knows the network's coding of time and labels."""
+"""Binds a U-Net into functions of (x_t, t): the only place that knows how the network encodes time and labels."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ def apply_unet(
     *,
     dropout_key: OneKey | None = None,
 ) -> Output:
-    """The raw output for x_t at t in 1..T; without labels all are null; a dropout key means training.
+    """The raw output for x_t at t in 1..T; labels: None for the null label; dropout_key: only while training.
 
     The network counts time from 0, as Ho et al.'s code and diffusers do: it receives t - 1.
     """
@@ -33,8 +33,8 @@ def apply_unet(
 def label_vectors(labels: Labels, width: int) -> LabelVectors:
     """One vector per image: one-hot for classes (zeros for -1, no label), +1 or -1 for each attribute.
 
-    width: number of classes or attributes; 0 for an unconditional model, whose vectors are empty. An image with none of
-    the attributes is all -1, so that it differs from an image without a label.
+    width: number of classes or attributes; 0 for an unconditional model, whose vectors are empty. The vector of an
+    image with none of the attributes is -1 everywhere, which differs from that of an image without a label.
     """
     labels = jnp.asarray(labels)
     if labels.ndim == 1:
@@ -43,7 +43,7 @@ def label_vectors(labels: Labels, width: int) -> LabelVectors:
 
 
 def drop_labels(labels: LabelVectors, dropped: Bool[Array, "batch"]) -> LabelVectors:
-    """The label vectors, with the null label for the dropped images, for classifier-free guidance."""
+    """The label vectors with those of the dropped images replaced by the null label, for classifier-free guidance."""
     return jnp.where(dropped.reshape(-1, 1), 0.0, labels)
 
 
@@ -57,7 +57,7 @@ def bind(
 ) -> Denoiser:
     """The Denoiser of a trained U-Net whose output is "eps", "x0" or "v".
 
-    Where labels are given and the guidance is not 1, the model runs with them and without, in one batch.
+    With labels and a guidance scale other than 1, the model is evaluated with and without the labels, in one batch.
     """
     vectors = None if labels is None else label_vectors(labels, unet.labels)
 
@@ -70,8 +70,8 @@ def bind(
         output = apply_unet(unet, params, *twice, jnp.concatenate([vectors, jnp.zeros_like(vectors)]))
         both = prediction_of_output(schedule, prediction, output, *twice)
         batch = x_t.shape[0]
-        conditional = jax.tree.map(lambda part: part[:batch], both)
-        unconditional = jax.tree.map(lambda part: part[batch:], both)
+        conditional = jax.tree.map(lambda x: x[:batch], both)
+        unconditional = jax.tree.map(lambda x: x[batch:], both)
         return guide(guidance, schedule, x_t, t, conditional, unconditional)
 
     return plain if vectors is None or guidance.scale == 1.0 else guided

@@ -1,10 +1,10 @@
-"""The 3x3 convolution with a weight gradient that CPUs compute quickly.
+"""The 3x3 convolution with a weight gradient that is fast on CPUs.
 
 The gradient is a sum over batch, rows and columns of products of inputs and output gradients, for nine shifts. XLA
-writes it as one convolution whose inner products run over the batch alone, and are too short for small batches. Here
-they run over batch and columns, and only the rows are left to a convolution: copies for the three shifts of the columns
-pay for themselves from 64 channels on (docs/benchmarks.md). Accelerators have kernels of their own for it. Derivatives
-in forward mode (jax.jvp) are not defined.
+computes it as one convolution whose inner products run only over the batch, and are too short for small batches. Here
+they run over batch and columns, and only the rows are left to a convolution: the copies for the three column shifts pay
+off from 64 channels on (docs/benchmarks.md). Accelerators have their own kernels for it. Forward-mode derivatives
+(jax.jvp) are not defined.
 """
 
 from collections.abc import Callable
@@ -17,14 +17,14 @@ from jaxtyping import Array, Float
 from ddpm_jax.shapes import Features
 
 FEW_CHANNELS = 64
-"""With fewer, XLA's own weight gradient is quicker."""
+"""With fewer, XLA's own weight gradient is faster."""
 
 Kernel = Float[Array, "3 3 _ _"]
 
 
 @jax.custom_vjp
 def conv3x3_on_cpu(x: Features, kernel: Kernel) -> Features:
-    """Convolves [batch, height, width, inputs] at stride 1, padded with zeros to the same size."""
+    """Convolves [batch, height, width, inputs] at stride 1, zero-padded to the same size."""
     return _convolve(x, kernel)
 
 
@@ -40,7 +40,7 @@ def _forward(x: Features, kernel: Kernel) -> tuple[Features, tuple[Features, Ker
 
 def _backward(residuals: tuple[Features, Kernel], gradient: Features) -> tuple[Features, Kernel]:
     x, kernel = residuals
-    # The input's gradient is a convolution with the kernel turned around.
+    # The input gradient is a convolution with the rotated kernel.
     dx = _convolve(gradient, rotate_180(kernel))
     inputs, outputs = kernel.shape[2:]
     if min(inputs, outputs) < FEW_CHANNELS:
@@ -49,7 +49,7 @@ def _backward(residuals: tuple[Features, Kernel], gradient: Features) -> tuple[F
     elif inputs <= outputs:
         dkernel = kernel_gradient(x, gradient)
     else:
-        # The smaller of the two is copied; the roles of x and gradient mirror the shifts.
+        # The smaller of the two is copied; exchanging x and gradient mirrors the shifts.
         dkernel = rotate_180(kernel_gradient(gradient, x))
     return dx, dkernel
 
@@ -58,7 +58,7 @@ conv3x3_on_cpu.defvjp(_forward, _backward)
 
 
 def kernel_gradient(x: Features, gradient: Features) -> Kernel:
-    """The sum over all pixels p of x[p + shift] gradient[p], for the nine shifts by -1..1."""
+    """The sum over all pixels p of x[p + shift] gradient[p], for the nine shifts in -1..1."""
     batch, height, width, inputs = x.shape
     padded = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0))).transpose(3, 1, 0, 2)
     shifted = jnp.concatenate([padded[..., j : j + width] for j in range(3)])
@@ -73,12 +73,12 @@ def kernel_gradient(x: Features, gradient: Features) -> Kernel:
 
 
 def rotate_180(kernel: Kernel) -> Kernel:
-    """Turns a kernel by 180 degrees and swaps its inputs and outputs."""
+    """Rotates a kernel by 180 degrees and swaps its inputs and outputs."""
     return kernel[::-1, ::-1].swapaxes(2, 3)
 
 
 def as_conv_general_dilated(convolve: Callable[[Features, Kernel], Features]) -> Callable[..., Features]:
-    """As what nn.Conv calls instead of lax.conv_general_dilated, for 3x3 kernels at stride 1 with "SAME" padding."""
+    """Wraps a 3x3 convolution at stride 1 with "SAME" padding as the conv_general_dilated argument of nn.Conv."""
 
     def hook(x: Features, kernel: Kernel, strides: Any, padding: Any, **others: Any) -> Features:
         plain = {"lhs_dilation": (1, 1), "rhs_dilation": (1, 1), "feature_group_count": 1, "precision": None}

@@ -1,8 +1,8 @@
-"""A 3x3 convolution of an image at twice its size that never makes that image: 2.25 times less work, for CPUs.
+"""A 3x3 convolution of an image upsampled by 2 that never forms the upsampled image: 2.25 times less work, for CPUs.
 
-The doubled image shows each pixel 2x2 times, so a 3x3 kernel on it meets only 2x2 different ones. Which of its taps
-fall on the same pixel depends on whether the output's row and column are even or odd: four 2x2 convolutions of the
-small image, whose kernels are sums of the 3x3 kernel's taps, give the four quarters of the output's pixels.
+The upsampled image repeats each pixel 2x2 times, so a 3x3 kernel covers only 2x2 different pixels. Which taps fall on
+the same pixel depends on whether the row and column of the output are even or odd: four 2x2 convolutions of the small
+image, whose kernels are sums of taps of the 3x3 kernel, give the four phases of the output.
 """
 
 import jax
@@ -14,11 +14,11 @@ from ddpm_jax.network.convolution import Kernel, conv3x3_on_cpu
 from ddpm_jax.shapes import Features
 
 TAPS = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])
-"""[parity, pixel, tap]: which taps of a row fall on which of its two pixels, at even and at odd places."""
+"""[parity, pixel, tap]: 1 where a tap falls on a pixel, at even and at odd positions along one axis."""
 
 
 def upsample(x: Features) -> Features:
-    """Repeats each pixel 2x2 (nearest neighbour). A broadcast: XLA's gather for jax.image.resize is slower."""
+    """Repeats each pixel 2x2 times (nearest neighbour), by broadcasting: the gather of jax.image.resize is slower."""
     batch, height, width, channels = x.shape
     x = jnp.broadcast_to(x.reshape(batch, height, 1, width, 1, channels), (batch, height, 2, width, 2, channels))
     return x.reshape(batch, 2 * height, 2 * width, channels)
@@ -37,7 +37,7 @@ def polyphase_conv(x: Features, kernel: Kernel) -> Features:
     kernels = jnp.einsum("rpi,cqj,ijxy->rcpqxy", taps, taps, kernel)
 
     def quarter(row: int, column: int) -> Float[Array, "batch height width outputs"]:
-        """The output's pixels at rows and columns of these parities."""
+        """The pixels of the output at rows and columns of these parities."""
         pads = ((1 - row, row), (1 - column, column))
         dimensions = ("NHWC", "HWIO", "NHWC")
         return jax.lax.conv_general_dilated(
@@ -55,7 +55,7 @@ def _forward(x: Features, kernel: Kernel) -> tuple[Features, tuple[Features, Ker
 def _backward(residuals: tuple[Features, Kernel], gradient: Features) -> tuple[Features, Kernel]:
     x, kernel = residuals
     _, towards_x = jax.vjp(lambda x: polyphase_conv(x, kernel), x)
-    # On the doubled image the kernel's is quicker: few, long products (`convolution.py`).
+    # The kernel gradient is faster on the upsampled image: few, long products (`convolution.py`).
     _, towards_kernel = jax.vjp(lambda kernel: conv3x3_on_cpu(upsample(x), kernel), kernel)
     return *towards_x(gradient), *towards_kernel(gradient)
 

@@ -1,7 +1,7 @@
-"""The pieces of the U-Net: time embedding, normalisation, residual block, self-attention, resampling.
+"""The layers of the U-Net: time embedding, normalisation, residual block, self-attention, resampling.
 
-All work on [batch, height, width, channels]; parameters are float32, activations have the module's dtype, and the
-statistics of the norms and the softmax are float32 whatever the dtype.
+All operate on [batch, height, width, channels]; parameters are float32, activations have the dtype of the module, and
+the statistics of norms and the softmax are always float32.
 """
 
 from collections.abc import Callable
@@ -20,8 +20,8 @@ from ddpm_jax.shapes import AnyArray, Features
 Resample = Literal["none", "down", "up"]
 Rows = Float[AnyArray, "... channels"]
 
-# Ho et al.'s code: fan-average uniform everywhere, and zero for the last layer of each residual branch, so that at
-# the start every block is the identity and the network predicts zero.
+# Ho et al.'s code: fan-average uniform everywhere, and zero for the last layer of each residual branch, so that
+# initially every block is the identity and the network predicts zero.
 kernel_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 zero_init = nn.initializers.zeros_init()
 
@@ -29,8 +29,8 @@ zero_init = nn.initializers.zeros_init()
 def time_embedding(n: Int[Array, "batch"], dim: int, shift: int = 1) -> Float[Array, "batch dim"]:
     """Sines, then cosines, of n at dim / 2 frequencies from 1 down to 1 / 10000, as in Ho et al.'s code.
 
-    n: the network's 0-based time, t - 1; dim: even and at least 4. With shift 0, as in Vaswani et al. 2017 and ADM, the
-    last frequency stays a little above 1 / 10000.
+    n: 0-based time, t - 1; dim: even and at least 4. With shift 0, as in Vaswani et al. 2017 and ADM, the last
+    frequency is slightly above 1 / 10000.
     """
     half = dim // 2
     frequencies = jnp.exp(-jnp.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / (half - shift))
@@ -39,7 +39,7 @@ def time_embedding(n: Int[Array, "batch"], dim: int, shift: int = 1) -> Float[Ar
 
 
 def over_pixels(x: Float[Array, "batch channels"]) -> Float[Array, "batch 1 1 channels"]:
-    """A vector per image, ready to meet its pixels."""
+    """One vector per image, with axes of length 1 for broadcasting over its pixels."""
     return jnp.expand_dims(x, (1, 2))
 
 
@@ -59,7 +59,7 @@ twice_the_size_on_cpu = as_conv_general_dilated(doubling_conv3x3_on_cpu)
 def conv3x3(
     channels: int, dtype: DTypeLike, name: str, *, last: bool = False, on_cpu: Callable = same_size_on_cpu
 ) -> nn.Conv:
-    """A 3x3 convolution that keeps the size; `last` starts at zero; on_cpu: its implementation there."""
+    """A 3x3 convolution that keeps the size; last: initialise to zero; on_cpu: the implementation for CPUs."""
     init = zero_init if last else kernel_init
     own = on_cpu if jax.default_backend() == "cpu" else None
     return nn.Conv(channels, (3, 3), padding="SAME", dtype=dtype, kernel_init=init, conv_general_dilated=own, name=name)
@@ -72,9 +72,9 @@ def doubling_conv3x3(channels: int, dtype: DTypeLike, name: str) -> Callable[[Fe
 
 
 def halving_conv3x3(channels: int, dtype: DTypeLike, name: str, padding: int) -> nn.Conv:
-    """A 3x3 convolution at stride 2, with so much zero padding above and on the left, and 1 below and on the right.
+    """A 3x3 convolution at stride 2 with zero padding: `padding` above and on the left, 1 below and on the right.
 
-    Padding 0 is TensorFlow's "SAME" for even sizes, and Ho et al.'s; 1 is PyTorch's habit.
+    Padding 0 is TensorFlow's "SAME" for even sizes, as in Ho et al.'s code; padding 1 is usual in PyTorch.
     """
     pads = ((padding, 1), (padding, 1))
     return nn.Conv(channels, (3, 3), strides=2, padding=pads, dtype=dtype, kernel_init=kernel_init, name=name)
@@ -83,10 +83,9 @@ def halving_conv3x3(channels: int, dtype: DTypeLike, name: str, padding: int) ->
 def dense(
     channels: int, dtype: DTypeLike, name: str, *, last: bool = False, use_bias: bool = True
 ) -> Callable[[Rows], Array]:
-    """A linear map of the last axis (a 1x1 convolution on images); `last` starts at zero.
+    """A linear map of the last axis (a 1x1 convolution on images); last: initialise to zero.
 
-    The other axes become one, which costs nothing: where they are several, XLA on CPU transposes its operands for the
-    kernel's gradient.
+    The other axes are flattened, which is free: otherwise XLA on CPU transposes the operands of the kernel gradient.
     """
     init = zero_init if last else kernel_init
     layer = nn.Dense(channels, use_bias=use_bias, dtype=dtype, kernel_init=init, name=name)
@@ -100,8 +99,8 @@ def dense(
 class GroupNorm(nn.Module):
     """Group normalisation, Wu & He 2018, with statistics in float32.
 
-    Sums run over the pixels of each channel first and over the channels of a group after, and the result is one
-    scale and one shift per channel: on CPU this takes three quarters of the time of nn.GroupNorm.
+    Means are taken over the pixels of each channel, then over the channels of each group, and applied as one scale and
+    one shift per channel: on CPU this takes three quarters of the time of nn.GroupNorm.
     """
 
     groups: int
@@ -128,8 +127,8 @@ class GroupNorm(nn.Module):
 class ResidualBlock(nn.Module):
     """norm, SiLU, conv, + time; norm, SiLU, dropout, conv; + input: Ho et al. 2020, appendix B.
 
-    scale_shift lets the embedding scale and shift the second norm instead of being added (Nichol & Dhariwal 2021).
-    resample halves or doubles both branches before the first convolution (Dhariwal & Nichol 2021).
+    scale_shift: the embedding scales and shifts the second norm instead of being added (Nichol & Dhariwal 2021).
+    resample: halves or doubles the size of both branches before the first convolution (Dhariwal & Nichol 2021).
     """
 
     channels: int
@@ -162,7 +161,7 @@ class ResidualBlock(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Every pixel attends to every pixel, residually: Ho et al. 2020, appendix B; heads of head_channels each."""
+    """Residual self-attention between all pixels: Ho et al. 2020, appendix B."""
 
     heads: int
     norm_groups: int

@@ -1,10 +1,10 @@
-"""The U-Net of Ho et al. 2020, with the options that make it the one of Nichol & Dhariwal 2021 or ADM's.
+"""The U-Net of Ho et al. 2020, with options for those of Nichol & Dhariwal 2021 and ADM.
 
     x_t -> conv -> down: stages of residual blocks (+ attention), each halving the image
                -> middle: block, attention, block
-               -> up: the same stages backwards, each block fed with one skip from the way down -> norm, SiLU, conv
+               -> up: the stages in reverse, each block with one skip connection from the way down -> norm, SiLU, conv
 
-`layers.py` has the pieces; `bind.py` turns a UNet and its parameters into a Denoiser.
+`layers.py` has the layers; `bind.py` turns a UNet and its parameters into a Denoiser.
 """
 
 from typing import Literal
@@ -30,43 +30,34 @@ from ddpm_jax.shapes import Features, Images, Output
 
 
 class UNet(nn.Module):
-    """Maps (x_t, n, labels) to an image of out_channels.
+    """Maps (x_t, n, labels) to an image of out_channels; config/sections.py documents the fields of the same names.
 
-    Ho's: the defaults. Improved DDPM: scale_shift, heads=4, attention at 16 and 8. ADM: scale_shift, head_channels=64,
-    resampling="residual".
+    Ho et al.: the defaults. Improved DDPM: scale_shift, heads=4, attention at 16 and 8. ADM: scale_shift,
+    head_channels=64, resampling="residual".
     """
 
     out_channels: int
-    """Channels of the image; twice as many where the variance is learned."""
+    """Channels of the image, or twice as many if the variance is learned."""
     channels: int = 128
     multipliers: tuple[int, ...] = (1, 2, 2, 2)
-    """Width of each stage in units of `channels`; between stages the image is halved."""
     blocks: int = 2
-    """Residual blocks per stage on the way down; one more on the way up."""
     attention_resolutions: tuple[int, ...] = (16,)
-    """Image sizes at which every block is followed by self-attention; the middle always has it."""
     heads: int = 1
     head_channels: int | None = None
-    """Channels of one attention head; replaces `heads`."""
     dropout: float = 0.0
     norm_groups: int = 32
     norm_eps: float = 1e-6
     scale_shift: bool = False
     resampling: Literal["conv", "pool", "residual"] = "conv"
-    """Down by a strided convolution, by averaging, or inside a residual block; up by nearest neighbour and a
-    convolution, or inside a residual block."""
     downsample_padding: int = 0
-    """Zeros above and on the left of images that a strided convolution halves: 0 as Ho's, or 1."""
     frequency_shift: int = 1
-    """Shift of the time embedding's frequencies: 1 as Ho's, 0 as ADM's."""
     labels: int = 0
     """Width of the label vector (classes or attributes); 0 for an unconditional model."""
     dtype: DTypeLike = jnp.float32
     remat: bool = False
-    """Recompute each residual block in the backward pass: less memory, about a third more time."""
 
     def block(self, stage: int, name: str, dropout: float, *, resample: Resample = "none") -> nn.Module:
-        """A residual block of the width of a stage."""
+        """A residual block with the width of a stage."""
         kind = nn.remat(ResidualBlock) if self.remat else ResidualBlock
         width = self.channels * self.multipliers[stage]
         norm = self.norm_groups, self.norm_eps
@@ -86,9 +77,9 @@ class UNet(nn.Module):
         *,
         train: bool = False,
     ) -> Output:
-        """x: [batch, height, width, channels]; n: [batch], the 0-based time; labels: zeros are the null label.
+        """x: [batch, height, width, channels]; n: [batch], 0-based time; labels: zeros, or None, are the null label.
 
-        train=True drops out at random and wants rngs={"dropout": key}. Returns float32.
+        train=True applies dropout, and needs rngs={"dropout": key}. Returns float32.
         """
         dropout = self.dropout if train else 0.0
         last_stage = len(self.multipliers) - 1
@@ -125,18 +116,18 @@ class UNet(nn.Module):
     def embed(self, n: Array, labels: Array | None) -> Float[Array, "batch width"]:
         """The embedding of the time and the labels, of width 4 * channels, that conditions every block."""
         width = 4 * self.channels
-        waves = time_embedding(n, self.channels, self.frequency_shift)
-        h = dense(width, self.dtype, "time_in")(waves.astype(self.dtype))
+        h = time_embedding(n, self.channels, self.frequency_shift).astype(self.dtype)
+        h = dense(width, self.dtype, "time_in")(h)
         h = dense(width, self.dtype, "time_out")(nn.silu(h))
         if not self.labels:
             return h
         if labels is None:
             labels = jnp.zeros((n.shape[0], self.labels), jnp.float32)
-        # Without a bias the zero vector adds nothing: it is the null label.
+        # Without a bias the zero vector, the null label, adds nothing.
         return h + dense(width, self.dtype, "labels", use_bias=False)(labels.astype(self.dtype))
 
     def halve(self, x: Features, embedding: Array, stage: int, dropout: float) -> Features:
-        """Passes from a stage to the next, at half the size."""
+        """Goes from a stage to the next, at half the size."""
         name = f"down_{stage}_downsample"
         if self.resampling == "residual":
             return self.block(stage, name, dropout, resample="down")(x, embedding)
@@ -145,7 +136,7 @@ class UNet(nn.Module):
         return halving_conv3x3(x.shape[-1], self.dtype, name, self.downsample_padding)(x)
 
     def double(self, x: Features, embedding: Array, stage: int, dropout: float) -> Features:
-        """Passes from a stage to the one before, at twice the size."""
+        """Goes from a stage to the previous one, at twice the size."""
         name = f"up_{stage}_upsample"
         if self.resampling == "residual":
             return self.block(stage, name, dropout, resample="up")(x, embedding)
@@ -153,6 +144,6 @@ class UNet(nn.Module):
 
 
 def init_params(unet: UNet, key: Array, image_size: int, image_channels: int) -> PyTree:
-    """Fresh float32 parameters for square images; to be compiled as a whole, which drops the forward pass."""
+    """Initial float32 parameters for square images; call it under jit, which removes the forward pass."""
     images = jnp.zeros((1, image_size, image_size, image_channels))
     return unet.init(key, images, jnp.zeros((1,), jnp.int32))["params"]

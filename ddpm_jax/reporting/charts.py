@@ -10,24 +10,24 @@ from matplotlib.figure import Figure
 Points = Sequence[tuple[float | int, float]]
 
 FEW = 20
-"""Points that are marked and named one by one."""
+"""Up to this number, points get markers and ticks of their own."""
 STYLES = [(line, marker) for line in ("-", "--", ":", "-.") for marker in "osD^vX"]
 CLOSEST_TICKS = 1.12
-"""The ratio of two numbers on a logarithmic axis whose names do not overlap."""
+"""Smallest ratio of two ticks on a logarithmic axis whose labels do not overlap."""
 
 
 def line_chart(path: Path, curves: Mapping[str, Points], x_label: str, y_label: str, *, log_x: bool = False) -> None:
-    """Draws each curve, and the names of the curves where there are several."""
+    """Draws curves in one chart, with a legend if there are several."""
     panels(path, {"": curves}, x_label, y_label, log_x=log_x)
 
 
 def panels(
     path: Path, charts: Mapping[str, Mapping[str, Points]], x_label: str, y_label: str, *, log_x: bool = False
 ) -> None:
-    """Draws charts one below the other, each with a title and axes of its own."""
+    """Draws charts one below the other, each with its own title and axes."""
     longest = max(len(name) for curves in charts.values() for name in curves)
     several = any(len(curves) > 1 for curves in charts.values())
-    heights = [max(4.0, 1.0 + 0.24 * len(curves)) for curves in charts.values()]  # A legend fits beside its chart.
+    heights = [max(4.0, 1.0 + 0.24 * len(curves)) for curves in charts.values()]  # So that the legend fits.
     width = 7.0 + (0.085 * longest + 0.7 if several else 0.0)
     figure = Figure(figsize=(width, sum(heights)), layout="constrained")
     all_axes = figure.subplots(len(charts), squeeze=False, height_ratios=heights)[:, 0]
@@ -45,12 +45,12 @@ def _draw(axes: Axes, curves: Mapping[str, Points], log_x: bool) -> None:
         axes.plot(x, y, linestyle=line, marker=marker if len(points) < FEW else "", label=name)
     if log_x:
         axes.set_xscale("log")
-        everywhere = sorted({x for points in curves.values() for x, _ in points})
-        if len(everywhere) < FEW:
-            apart = everywhere[:1]
-            for tick in everywhere[1:]:
-                if tick >= CLOSEST_TICKS * apart[-1]:
-                    apart.append(tick)
-            axes.set_xticks(apart, [f"{tick:,.0f}" for tick in apart])
+        positions = sorted({x for points in curves.values() for x, _ in points})
+        if len(positions) < FEW:
+            ticks: list[float] = []
+            for x in positions:
+                if not ticks or x >= CLOSEST_TICKS * ticks[-1]:
+                    ticks.append(x)
+            axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
             axes.minorticks_off()
     axes.grid(alpha=0.3)

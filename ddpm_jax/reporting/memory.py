@@ -1,35 +1,32 @@
-"""How much memory this process and its devices use, how much there is, and sizes in words."""
+"""Memory that this process and its devices use, memory that is available, and sizes as text."""
 
 from pathlib import Path
 
 import jax
 
 CGROUP = Path("/sys/fs/cgroup")
-"""Where Linux keeps the limits of a container or job."""
+"""The folder where Linux lists the limits of a container or job."""
 
 
 def size_in_words(count: int | float) -> str:
-    """A number of bytes, for people."""
+    """A number of bytes as text in MiB or GiB."""
     size, unit = (count / 2**30, "GiB") if count >= 2**30 else (count / 2**20, "MiB")
     return f"{size:,.{0 if size >= 100 else 1}f} {unit}"
 
 
 def memory_in_use() -> dict[str, float]:
-    """MiB, as far as they are known: what only this process holds (without pages of mapped files, which the system
-    drops at need), and the most that arrays took so far on the fullest device here.
+    """MiB of this process (without pages of mapped files, which the system can reclaim), and the peak of arrays on the
+    fullest local device; without those that are unknown.
     """
     peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()]
-    known = [peak for peak in peaks if peak is not None]
-    amounts = {"device_memory_mebibytes": max(known)} if known else {}
-    own = _bytes(Path("/proc/self/status"), "RssAnon")
-    amounts |= {} if own is None else {"host_memory_mebibytes": own}
-    return {name: amount / 2**20 for name, amount in amounts.items()}
+    device = max((peak for peak in peaks if peak is not None), default=None)
+    amounts = {"device_memory_mebibytes": device, "host_memory_mebibytes": _bytes(Path("/proc/self/status"), "RssAnon")}
+    return {name: amount / 2**20 for name, amount in amounts.items() if amount is not None}
 
 
 def device_limit() -> int | None:
-    """Bytes that arrays may take on each device here: CPUs share what is free in the system, or in the container.
-
-    None where that is not known.
+    """Bytes available for arrays on each local device, None if unknown; CPUs share the free memory of the system, or of
+    the container.
     """
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     if limit is not None or jax.default_backend() != "cpu":
@@ -48,7 +45,7 @@ def _free_in_container() -> int | None:
 
 
 def _bytes(path: Path, name: str) -> int | None:
-    """A line such as "MemAvailable:  123 kB"; None where the system does not tell."""
+    """The bytes in a line such as "MemAvailable:  123 kB"; None if there is no such file or line."""
     if not path.exists():
         return None
     lines = (line.split() for line in path.read_text().splitlines())

@@ -1,4 +1,4 @@
-"""A trace of some training steps, which XProf and TensorBoard's profile plugin open: where the time goes, op by op."""
+"""A trace of some training steps for XProf and TensorBoard's profile plugin: the time of each operation."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -12,16 +12,16 @@ logger = logging.getLogger(__name__)
 
 
 class Profile:
-    """Traces the steps from `first` to `last` into <folder>/plugins/profile; nothing where there are no steps."""
+    """Traces steps into <folder>/plugins/profile."""
 
     def __init__(self, folder: Path, steps: Sequence[int]) -> None:
-        """steps: the first and the last, counted from 1, or empty."""
+        """steps: the first and the last, counted from 1, or empty for no trace."""
         self._folder, self._steps = folder, range(steps[0], steps[-1] + 1) if steps else range(0)
         self.running = False
 
     @contextmanager
     def step(self, number: int) -> Iterator[None]:
-        """Around the call that starts step `number`."""
+        """Wraps the call that starts step `number`."""
         if number in self._steps and not self.running:
             jax.profiler.start_trace(str(self._folder))
             self.running = True
@@ -29,14 +29,14 @@ class Profile:
             yield
 
     def stop_after(self, number: int, result: PyTree) -> None:
-        """Ends the trace when step `number` was the last of it; result: what tells that the step is done."""
+        """Ends the trace after its last step; result: an output of step `number`, which is waited for."""
         if self.running and number + 1 not in self._steps:
             self.stop(result)
 
     def stop(self, result: PyTree) -> None:
-        """Ends the trace, if there is one, as soon as the result is there."""
+        """Ends the trace, if there is one, when the result is ready."""
         if self.running:
             jax.block_until_ready(result)
             jax.profiler.stop_trace()
             self.running = False
-            logger.info("Traced some steps into %s", self._folder / "plugins" / "profile")
+            logger.info("Wrote a trace of some steps to %s", self._folder / "plugins" / "profile")

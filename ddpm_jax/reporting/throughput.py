@@ -1,4 +1,4 @@
-"""How fast training goes: images per second, how long it waited for data, what share it is of what devices can do."""
+"""Speed of training: images per second, share of time spent waiting for data, and share of the devices' peak."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -9,10 +9,10 @@ T = TypeVar("T")
 
 
 class Throughput:
-    """Measures from one finished step to a later one; pauses (previews, validation) do not count."""
+    """Measures from one finished step to a later one, without pauses (previews, validation)."""
 
     def __init__(self, batch_size: int, step: int, ideal: float | None = None) -> None:
-        """step: how many are finished now; ideal: images/s of devices that do nothing but matrix products."""
+        """step: number of finished steps; ideal: images/s at the devices' speed of matrix products."""
         self._batch_size, self._ideal = batch_size, ideal
         self._reset(step)
 
@@ -20,20 +20,16 @@ class Throughput:
         self._start, self._step, self._waited, self._paused = time.perf_counter(), step, 0.0, 0.0
 
     def timed(self, batches: Iterable[T]) -> Iterator[T]:
-        """Passes batches through and notes how long each was waited for."""
-        iterator = iter(batches)
-        while True:
-            start = time.perf_counter()
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
+        """Yields the batches and measures the time spent waiting for them."""
+        start = time.perf_counter()
+        for batch in batches:
             self._waited += time.perf_counter() - start
             yield batch
+            start = time.perf_counter()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Time in this block is not training."""
+        """Excludes the time in this block."""
         start = time.perf_counter()
         yield
         self._paused += time.perf_counter() - start
@@ -41,7 +37,7 @@ class Throughput:
     def read(self, step: int) -> dict[str, float]:
         """images_per_second, data_wait_share and share_of_peak (of `ideal`) since the last reading.
 
-        step: how many are finished now.
+        step: number of finished steps.
         """
         seconds = max(time.perf_counter() - self._start - self._paused, 1e-9)
         rates = {

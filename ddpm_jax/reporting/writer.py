@@ -1,4 +1,4 @@
-"""Where metrics and images go while training: TensorBoard, and Weights & Biases if asked, through the same calls."""
+"""Destinations of metrics and images while training: TensorBoard and Weights & Biases, through the same interface."""
 
 import math
 import time
@@ -18,9 +18,9 @@ GROUPS = {
     "speed": ("images_per_second", "data_wait_share", "share_of_peak"),
     "memory": ("device_memory_mebibytes", "host_memory_mebibytes"),
 }
-"""Groups of training's metrics in TensorBoard; the rest stand under "train"."""
+"""Groups of training metrics in TensorBoard; all others are in "train"."""
 JUDGED_BY = ("validation/loss_ema", "train/loss", "evaluation/fid")
-"""Curves that tell how good a run is."""
+"""Curves by which runs are compared."""
 QUALITY = ("train", "validation", "evaluation")
 """Groups of metrics that measure the model, rather than the machine or the optimizer."""
 CHARTS = {
@@ -29,7 +29,7 @@ CHARTS = {
         "by quarter of the steps t": ["Multiline", ["^train/loss_t_.*"]],
     }
 }
-"""TensorBoard's page of custom scalars: curves that belong in one chart."""
+"""TensorBoard's page of custom scalars: curves that share a chart."""
 
 
 def tag(name: str) -> str:
@@ -38,26 +38,26 @@ def tag(name: str) -> str:
 
 
 class Writer:
-    """A destination of reports, which takes what it overrides and ignores the rest; steps are training steps."""
+    """A destination of reports; methods that a subclass does not override do nothing."""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Takes metrics by their tags."""
+        """Writes metrics by their tags, at a training step."""
 
     def picture(self, step: int, name: str, picture: Picture) -> None:
-        """Takes an image."""
+        """Writes an image, at a training step."""
 
     def text(self, name: str, text: str) -> None:
-        """Takes a text in Markdown."""
+        """Writes a text in Markdown."""
 
     def close(self) -> None:
-        """Ends the writing."""
+        """Closes the destination."""
 
 
 class TensorBoard(Writer):
-    """Event files in a folder; what an earlier, interrupted run wrote after step `start` is hidden (None: nothing is).
+    """Event files in a folder; points that an interrupted run wrote after step `start` are hidden (None: none are).
 
-    Written at once, not through SummaryWriter's thread: its flush leaves queued points behind, which a killed process
-    loses, and on a full disk the thread dies and the next call waits forever.
+    Written immediately, not through the thread of SummaryWriter: its flush leaves points in a queue, which a killed
+    process loses, and on a full disk the thread dies and the next call waits forever.
     """
 
     def __init__(self, folder: Path, start: int | None, hyperparameters: Mapping[str, Any] | None = None) -> None:
@@ -95,13 +95,13 @@ class TensorBoard(Writer):
 
 
 class ByImagesSeen(Writer):
-    """The curves of QUALITY over the number of images seen, by which runs of different batch sizes compare."""
+    """The curves of QUALITY over the number of images seen, to compare runs with different batch sizes."""
 
     def __init__(self, writer: Writer, batch_size: int) -> None:
         self._writer, self._batch_size = writer, batch_size
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        # In groups of their own, since a chart has one axis.
+        # In separate groups, since a chart has only one axis.
         split = [(*name.split("/", 1), value) for name, value in values.items()]
         chosen = {f"{group}_by_images_seen/{name}": value for group, name, value in split if group in QUALITY}
         self._writer.scalars(step * self._batch_size, chosen)
@@ -110,31 +110,32 @@ class ByImagesSeen(Writer):
         self._writer.close()
 
 
-Lows = dict[str, list[tuple[int, float]]]
-"""For each curve the points (step, value) that were lower than all before them."""
-
-
 class BestSoFar(Writer):
-    """Remembers the lowest points of the curves in JUDGED_BY, and by `lows` also what was lowest at earlier steps."""
+    """Keeps the lowest points of the curves in JUDGED_BY.
+
+    lows: for each curve the points (step, value) lower than all before, so that a run may resume at any earlier step.
+    """
 
     def __init__(self, lows: Mapping[str, Sequence[tuple[int, float]]] | None = None, until: int = 0) -> None:
-        """lows: those of the run so far, of which the points after step `until` do not count."""
-        kept = {name: [(step, v) for step, v in points if step <= until] for name, points in (lows or {}).items()}
-        self.lows: Lows = {name: points for name, points in kept.items() if points}
+        """lows: those of the run so far; points after step `until` are dropped."""
+        self.lows: dict[str, list[tuple[int, float]]] = {}
+        for name, points in (lows or {}).items():
+            if kept := [(step, value) for step, value in points if step <= until]:
+                self.lows[name] = kept
 
     def lowest(self) -> dict[str, tuple[int, float]]:
         """The lowest point (step, value) of each curve that has one, in the order of JUDGED_BY."""
         return {name: self.lows[name][-1] for name in JUDGED_BY if name in self.lows}
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        for name in (name for name in JUDGED_BY if math.isfinite(values.get(name, math.nan))):
-            points = self.lows.setdefault(name, [])
-            if not points or values[name] < points[-1][1]:
-                points.append((step, float(values[name])))
+        for name in JUDGED_BY:
+            value, points = values.get(name, math.inf), self.lows.get(name, [])
+            if math.isfinite(value) and (not points or value < points[-1][1]):
+                self.lows[name] = [*points, (step, float(value))]
 
 
 class WeightsAndBiases(Writer):
-    """A run on wandb.ai that continues when the training does, under the same id."""
+    """A run on wandb.ai; a resumed training continues the run with the same id."""
 
     def __init__(self, workdir: Path, project: str, config: Mapping[str, Any], run_id: str) -> None:
         try:
@@ -142,8 +143,9 @@ class WeightsAndBiases(Writer):
         except ModuleNotFoundError as error:
             raise UserError("log.wandb=True needs the wandb package: pip install -r requirements-wandb.txt") from error
         self._wandb = wandb
-        names = {"project": project, "name": workdir.name, "id": run_id}
-        self._run = wandb.init(**names, resume="allow", dir=workdir, config=dict(config))
+        self._run = wandb.init(
+            project=project, name=workdir.name, id=run_id, resume="allow", dir=workdir, config=dict(config)
+        )
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step)
@@ -160,7 +162,7 @@ class WeightsAndBiases(Writer):
 
 
 class Writers(Writer):
-    """Passes each report on to several writers."""
+    """Forwards each report to several writers."""
 
     def __init__(self, writers: Sequence[Writer]) -> None:
         self._writers = writers

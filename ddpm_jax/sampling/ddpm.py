@@ -1,7 +1,7 @@
 """Ancestral sampling, Ho et al. 2020, Algorithm 2: x_s ~ N(posterior mean of x_t and the predicted x_0, variance).
 
-On strided steps (t, s) the posterior is that of q(x_s | x_t, x_0) itself, so any number of steps is exact for a
-denoiser that is certain of x_0.
+On strided steps (t, s) the posterior is q(x_s | x_t, x_0) itself, so that any number of steps is exact for a denoiser
+that knows x_0.
 """
 
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from ddpm_jax.diffusion.denoiser import Denoiser, Prediction
 from ddpm_jax.diffusion.likelihood import Variance
 from ddpm_jax.diffusion.process import posterior
 from ddpm_jax.diffusion.schedule import Schedule
-from ddpm_jax.sampling.loop import SCAN, Loop
+from ddpm_jax.sampling.loop import SCAN, Loop, float32
 from ddpm_jax.sampling.noise import draw_noise
 from ddpm_jax.sampling.timesteps import Pairs
 from ddpm_jax.shapes import ImageKeys, Images
@@ -36,14 +36,13 @@ def ddpm_coefficients(schedule: Schedule, pairs: Pairs) -> StepCoefficients:
     """Coefficients of every step, computed in float64."""
     t, s = pairs.T
     coefficients = posterior(schedule, t, s)
-    # The posterior has no variance at s = 0, where no noise is added either; any finite logarithm serves.
-    small = np.log(np.where(s > 0, coefficients.variance, 1.0))
-    columns = (coefficients.x0, coefficients.x_t, small, np.log(coefficients.forward_variance), s > 0)
-    return StepCoefficients(jnp.asarray(t), *(jnp.asarray(column, jnp.float32) for column in columns))
+    # The posterior has no variance at s = 0, where no noise is added either; any finite logarithm will do.
+    small, large = np.log(np.where(s > 0, coefficients.variance, 1.0)), np.log(coefficients.forward_variance)
+    return StepCoefficients(jnp.asarray(t), *float32(coefficients.x0, coefficients.x_t, small, large, s > 0))
 
 
 def ancestral_step(c: StepCoefficients, prediction: Prediction, x: Images, noise: Images, variance: Variance) -> Images:
-    """x_s drawn from the posterior, by its mean and so much standard normal noise."""
+    """x_s from the posterior: its mean plus standard normal noise, scaled."""
     log_variance = c.log_small if variance == "fixed_small" else c.log_large
     if variance == "learned":
         assert prediction.variance_weight is not None
@@ -61,9 +60,9 @@ def ddpm(
     variance: Variance = "fixed_small",
     loop: Loop = SCAN,
 ) -> Any:
-    """Draws one image for each x_T.
+    """Samples one image from each x_T.
 
-    x_T: standard normal; keys: one for each image, for the noise of the steps; pairs: [steps, 2] from `step_pairs`.
+    x_T: standard normal; keys: one per image, for the noise of the steps; pairs: [steps, 2] from `step_pairs`;
     variance: the posterior's ("fixed_small"), beta ("fixed_large") or the network's ("learned").
     """
 

@@ -4,15 +4,15 @@ With lambda = log(signal / noise) for time and h = lambda_s - lambda_t, the prob
 
     x_s = noise_s / noise_t x_t + signal_s int_0^h exp(u - h) x_0(lambda_t + u) du          (their proposition 4.1)
 
-Order k knows x_0(lambda) from its last k predictions. Order 1 takes it as constant, which is DDIM; order 2 as the
-straight line through two, at the middle of the step ("2M"); order 3 integrates the parabola through three. Each
-x_s is thus a weighted sum of x_t and past predictions, with weights known beforehand:
+Order k approximates x_0(lambda) from the last k predictions: order 1 by a constant, which is DDIM; order 2 by the
+straight line through two, evaluated in the middle of the step ("2M"); order 3 by the parabola through three. So each
+x_s is a weighted sum of x_t and past predictions, with weights that are known in advance:
 
     int_0^h exp(u - h) (u / h)^j / j! du = phi_j,   phi_0 = 1 - exp(-h),   phi_j = 1 / j! - phi_{j-1} / h
 
-The last step, to s = 0, and one from a signal of 0 are infinitely long: there order 1 is taken, whose limit is
+The step to s = 0 and a step from zero signal are infinitely long: they use order 1, whose limit is
 x_s = signal_s x_0 + noise_s / noise_t x_t, and differences over such a step vanish. A step much longer in lambda than
-the one before it, such as the last of "leading" to t = 1, is extrapolated and goes astray: "quadratic" has none.
+the one before it, such as the last one of "leading", extrapolates too far; "quadratic" has no such step.
 """
 
 from collections.abc import Sequence
@@ -33,42 +33,39 @@ LowerOrderFinal = Literal["few", "always", "never"]
 ThirdOrder = Literal["parabola", "diffusers"]
 
 FEW_STEPS = 15
-"""Below so many steps the last ones are unstable at full order, says Lu et al.'s code."""
+"""With fewer steps, full order is unstable in the last ones, according to Lu et al.'s code."""
 
 
 class Weights(NamedTuple):
-    """A weighted sum of an image and of predictions of x_0: one scalar, and one for each prediction, newest first."""
+    """A weighted sum of an image and predictions of x_0: one scalar, and one for each prediction, newest first."""
 
     x: Any
     x0: Any
 
     def sum(self, x: Images, predictions: Sequence[Images]) -> Images:
-        """The sum itself, as it stands in a scan."""
+        """The weighted sum, for the weights of one step."""
         return self.x * x + sum(weight * x0 for weight, x0 in zip(self.x0, predictions, strict=True))
 
-
-class StepCoefficients(NamedTuple):
-    """One step: where it starts, and what it sums up."""
-
-    t: Array
-    weights: Weights
+    def cast(self, dtype: Any) -> "Weights":
+        """The weights as JAX arrays of this type."""
+        return Weights(jnp.asarray(self.x, dtype), jnp.asarray(self.x0, dtype))
 
 
-def half_log_snr(signal: Nodes, noise: Nodes) -> Nodes:
-    """Lambda = log(signal / noise) of each node, float64; infinite where either is 0."""
+def step_lengths(signal: Nodes, noise: Nodes) -> Float[np.ndarray, "steps"]:
+    """Length of each step in lambda = log(signal / noise), float64; infinite where signal or noise is 0."""
     with np.errstate(divide="ignore"):
-        return np.log(signal) - np.log(noise)
+        return np.diff(np.log(signal) - np.log(noise))
 
 
 def phi(h: float) -> tuple[float, float, float]:
-    """The integrals phi_0, phi_1, phi_2 of a step of length h, which may be infinite."""
+    """The integrals phi_0, phi_1, phi_2 over a step of length h, which may be infinite."""
     phi_0 = -np.expm1(-h)
     phi_1 = 1.0 - phi_0 / h
     return phi_0, phi_1, 0.5 - phi_1 / h
 
 
 def step_orders(h: Nodes, order: int, lower_order_final: LowerOrderFinal) -> list[int]:
-    """The order of each step: no more than there are predictions, fewer towards the end if so asked."""
+    """The order of each step: at most the number of predictions so far, and falling at the end if requested."""
     steps = len(h)
     orders = np.minimum(order, np.arange(steps) + 1)
     if lower_order_final == "always" or (lower_order_final == "few" and steps < FEW_STEPS):
@@ -77,9 +74,9 @@ def step_orders(h: Nodes, order: int, lower_order_final: LowerOrderFinal) -> lis
 
 
 def integral(order: int, h: float, before: Sequence[float], third_order: ThirdOrder) -> Float[np.ndarray, "3"]:
-    """Weights of the last three predictions in int_0^h exp(u - h) x_0 du; before: the lengths of the two steps before.
+    """Weights of the last three predictions in int_0^h exp(u - h) x_0 du; before: lengths of the two previous steps.
 
-    The differences below are of x_0 over u / h: "slope" and "older" its first ones, "curvature" its second derivative.
+    Differences are taken over u / h: "slope" and "older" are first differences, "curvature" is the second derivative.
     """
     phi_0, phi_1, phi_2 = phi(h)
     newest = np.array([1.0, 0.0, 0.0])
@@ -104,10 +101,10 @@ def solver_weights(
 ) -> Weights:
     """The weights of every step in float64: x [steps], x0 [steps, order].
 
-    signal, noise: of the nodes from x_T to the end, [steps + 1].
+    signal, noise: rates at the nodes from x_T to the end, [steps + 1].
     """
-    h = np.diff(half_log_snr(signal, noise))
-    before = np.insert(h, 0, [np.inf, np.inf])  # Nothing came before the first step; its order does not ask.
+    h = step_lengths(signal, noise)
+    before = np.insert(h, 0, [np.inf, np.inf])  # The first step has order 1, which ignores the lengths before it.
     orders = step_orders(h, order, lower_order_final)
     rows = [
         signal[i + 1] * integral(orders[i], h[i], (before[i + 1], before[i]), third_order)[:order]
@@ -128,24 +125,22 @@ def dpm_solver(
     third_order: ThirdOrder = "parabola",
     loop: Loop = SCAN,
 ) -> Any:
-    """Draws one image for each x_T.
+    """Samples one image from each x_T.
 
-    x_T: standard normal; keys: not used, as nothing is drawn on the way; pairs: [steps, 2], each beginning where the
-    one before ended; order: 1 to 3. lower_order_final: let the order fall to 1 towards the last step "always",
-    "never", or with fewer than 15 steps. third_order: "diffusers" halves the curvature of the parabola, as Lu et
-    al.'s code and diffusers do, and converges with order 2 only.
+    x_T: standard normal; keys: unused, since no noise is added; pairs: [steps, 2], each starting where the previous
+    one ended; order: 1 to 3. lower_order_final: lower the order to 1 towards the last step "always", "never", or with
+    fewer than 15 steps ("few"). third_order: "diffusers" halves the curvature of the parabola, as Lu et al.'s code and
+    diffusers do, and converges only with order 2.
     """
     if order not in (1, 2, 3):
         raise ValueError(f"order is {order}; expected 1, 2 or 3.")
     nodes = path(pairs)
-    weights = solver_weights(
-        schedule.signal_rate[nodes], schedule.noise_rate[nodes], order, lower_order_final, third_order
-    )
+    tables = schedule.signal_rate[nodes], schedule.noise_rate[nodes]
+    weights = solver_weights(*tables, order, lower_order_final, third_order).cast(x_T.dtype)
 
-    def step(x: Images, earlier: tuple[Images, ...], c: StepCoefficients) -> tuple[Images, Images, tuple[Images, ...]]:
-        predictions = (denoiser(x, jnp.full(x.shape[:1], c.t)).x0, *earlier)
-        return c.weights.sum(x, predictions), predictions[0], predictions[:-1]
+    def step(x: Images, earlier: tuple, coefficients: tuple[Array, Weights]) -> tuple[Images, Images, tuple]:
+        t, weights = coefficients
+        predictions = (denoiser(x, jnp.full(x.shape[:1], t)).x0, *earlier)
+        return weights.sum(x, predictions), predictions[0], predictions[:-1]
 
-    earlier = (jnp.zeros_like(x_T),) * (order - 1)
-    rows = StepCoefficients(jnp.asarray(pairs[:, 0]), Weights(*(jnp.asarray(part, x_T.dtype) for part in weights)))
-    return loop(step, x_T, earlier, rows)
+    return loop(step, x_T, (jnp.zeros_like(x_T),) * (order - 1), (jnp.asarray(pairs[:, 0]), weights))

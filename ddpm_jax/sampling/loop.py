@@ -1,10 +1,10 @@
-"""The loops that carry a sampler from x_T to x_0. Every sampler takes one as an argument, and says only what a step is.
+"""The loops that carry a sampler from x_T to x_0. Every sampler takes a loop as an argument and defines only its step.
 
     step(x_t, memory, coefficients) -> (x_s, predicted x_0, memory)
 
-scan_loop     all steps in one `lax.scan`, which keeps no more than the frames that are to be shown
-first_state   where the loop starts: (x_T, memory)
-step_loop     one step from a given state, so that Python can drive the sampler and stop whenever it likes
+scan_loop     all steps in one `lax.scan`, which keeps only the requested frames
+first_state   the state (x_T, memory) before the first step
+step_loop     one step from a given state, so that Python can drive the sampler and stop at any step
 """
 
 from collections.abc import Callable
@@ -23,19 +23,19 @@ Loop = Callable[[Step, Images, Any, Any], Any]
 
 
 class Samples(NamedTuple):
-    """images: x_0 as the sampler left it, about [-1, 1]; frames: snapshots of the first images, from x_T to x_0."""
+    """images: x_0 as the sampler returns it, about [-1, 1]; frames: snapshots of the first images, from x_T to x_0."""
 
     images: Images
     frames: Frames
 
 
 class FrameSpec(NamedTuple):
-    """What to keep of a trajectory: this many evenly spaced frames of the first `images` images."""
+    """Number of evenly spaced frames of a trajectory to keep, of the first `images` images."""
 
     frames: int = 0
     images: int = 0
     predicted: bool = False
-    """Frames show the x_0 that each step predicted instead of the x_s that it made."""
+    """Frames show the x_0 predicted in each step instead of x_s."""
 
 
 NO_FRAMES = FrameSpec()
@@ -48,7 +48,7 @@ def scan_loop(spec: FrameSpec = NO_FRAMES) -> Loop:
         steps = len(jax.tree.leaves(coefficients)[0])
         shown_after = np.round(np.linspace(0, steps, max(spec.frames, 1))).astype(int)
         distinct = np.unique(shown_after)
-        # Step i writes the frame that is shown after i + 1 steps; the slot past the end means "not shown".
+        # Step i writes the frame shown after i + 1 steps; the slot past the end means "not shown".
         slots = np.full(steps + 1, len(distinct))
         slots[distinct] = np.arange(len(distinct))
         x_T = jnp.asarray(x_T)
@@ -72,13 +72,18 @@ SCAN = scan_loop()
 """The loop that keeps no frames."""
 
 
+def float32(*tables: np.ndarray) -> tuple[Array, ...]:
+    """Tables of one value per step, as float32 coefficients for a loop."""
+    return tuple(jnp.asarray(table, jnp.float32) for table in tables)
+
+
 def first_state(step: Step, x_T: Images, memory: Any, coefficients: Any) -> tuple[Images, Any]:
     """The state before the first step."""
     return jnp.asarray(x_T), memory
 
 
 def step_loop(state: tuple[Images, Any], number: Int[Array, ""] | int) -> Loop:
-    """A loop of one step, that of the given number: returns the state after it and the x_0 that it predicted."""
+    """A loop that takes only the step of this number: returns the state after it and the predicted x_0."""
 
     def loop(step: Step, x_T: Images, memory: Any, coefficients: Any) -> tuple[tuple[Images, Any], Images]:
         x, x0, memory = step(*state, jax.tree.map(lambda column: jnp.asarray(column)[number], coefficients))

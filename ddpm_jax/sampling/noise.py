@@ -1,4 +1,4 @@
-"""Randomness in sampling: image i owns a key made of (seed, i), so its noise is the same in any batch on any device."""
+"""Randomness in sampling: the key of image i depends only on (seed, i), so its noise is the same in any batch."""
 
 import jax
 import jax.numpy as jnp
@@ -18,5 +18,5 @@ def image_keys(
 
 
 def draw_noise(keys: ImageKeys, t: int | Int[Array, ""], shape: tuple[int, ...]) -> Images:
-    """Standard normal noise [batch, *shape] for step t of each image; t = 0 gives the x_T that sampling starts from."""
+    """Standard normal noise [batch, *shape] for step t of each image; t = 0 gives the x_T where sampling starts."""
     return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, t), shape))(keys)

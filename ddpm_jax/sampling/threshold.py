@@ -1,11 +1,11 @@
-"""Keeping the predicted x_0 among images: a Denoiser in, a Denoiser out, so that no sampler knows of it.
+"""Thresholds that keep the predicted x_0 in range: functions from Denoiser to Denoiser, unknown to the samplers.
 
     clip      x_0 cut to [-1, 1]                                              (Ho et al. 2020's code)
     dynamic   x_0 cut to [-c, c] and divided by c, the percentile of |x_0|    (Saharia et al. 2022, section 2.3)
 
-eps follows x_0, so that x_t stays signal_t x_0 + noise_t eps, as in Ho et al.'s and ADM's code. With keep_eps it stays
-as the model gave it, as in diffusers; what strong guidance adds to it then remains in the image though x_0 was cut. Of
-the samplers only DDIM looks at eps.
+eps is computed from the new x_0, so that x_t = signal_t x_0 + noise_t eps still holds, as in the code of Ho et al. and
+ADM. With keep_eps it stays as predicted, as in diffusers; then the excess of strong guidance remains in the image
+although x_0 was cut. DDIM is the only sampler that uses eps.
 """
 
 from collections.abc import Callable
@@ -26,9 +26,9 @@ def clip(x0: Images) -> Images:
 
 
 def dynamic(percentile: float = 0.995, maximum: float | None = None) -> Threshold:
-    """Cuts each image at its own percentile (0..1) of |x_0|, where that exceeds 1, and scales it back into [-1, 1].
+    """Cuts each image at its own percentile (0..1) of |x_0|, if that exceeds 1, and scales it back into [-1, 1].
 
-    maximum: the most that is divided by, None for any; diffusers' sample_max_value, whose default of 1 makes it `clip`.
+    maximum: largest divisor, None for no limit; diffusers' sample_max_value, whose default of 1 is equal to `clip`.
     """
 
     def threshold(x0: Images) -> Images:
@@ -40,7 +40,7 @@ def dynamic(percentile: float = 0.995, maximum: float | None = None) -> Threshol
 
 
 def constrain(denoiser: Denoiser, schedule: Schedule, threshold: Threshold, *, keep_eps: bool = False) -> Denoiser:
-    """The same denoiser with its x_0 put through the threshold, and eps to match unless keep_eps."""
+    """The denoiser with the threshold applied to x_0, and eps computed from that unless keep_eps."""
 
     def denoise(x_t: Images, t: Steps) -> Prediction:
         prediction = denoiser(x_t, t)

@@ -1,20 +1,21 @@
-"""Which steps a sampler visits: pairs (t, s) from t = T or near it down to the clean image.
+"""The steps that a sampler visits: pairs (t, s) from t = T or near it down to the clean image.
 
 A spacing picks S of the T steps; each is paired with the next lower one, and the last with s = 0, where alpha_bar = 1,
-or with s = 1, the least noise that the network knows (`final`). With T = 1000 and S = 10:
+or with s = 1, the lowest noise level that the network knows (`final`). With T = 1000 and S = 10:
 
-    leading        901, 801, ..., 1       (Song et al.'s code; diffusers' DDIM and DDPM, whose 900, ..., 0 count from 0)
+    leading        901, 801, ..., 1       (Song et al.'s code; diffusers' DDIM and DDPM, which count 900, ..., 0)
     leading_open   901, 811, ..., 91      (diffusers' DPM-Solver and UniPC: the lowest of S + 1 is left out)
     trailing       1000, 900, ..., 100    (Lin et al. 2023: starts at T, as zero terminal SNR needs)
     linspace       1000, 889, ..., 1      (both ends; Nichol & Dhariwal 2021's respacing)
-    linspace_open  1000, 900, ..., 201, 101  (diffusers' DPM-Solver and UniPC: the lowest of S + 1 is left out)
+    linspace_open  1000, 900, ..., 201, 101  (the same solvers of diffusers: the lowest of S + 1 is left out)
     quadratic      1000, 810, ..., 40, 10    (T (i / S)^2, dense near the clean end: Song et al. 2020, appendix D.2)
-    quadratic_80   801, 633, ..., 10, 1   (Song et al.'s code for CIFAR-10: squares from 0 to 0.8 T, counted from 0)
+    quadratic_80   801, 633, ..., 10, 1   (Song et al.'s code for CIFAR-10: squares from 0 to 0.8 T, plus 1)
 
-Any other choice is a list (`listed_pairs`): diffusers' steps_offset = 1, say, is leading with each t one higher.
+Any other choice is a list (`listed_pairs`): for example, diffusers' steps_offset = 1 is leading with each t one higher.
 
-`final="sigma_min"` ends those that hold 1 a step earlier, since (1, 1) would be no step: leading is 901, ..., 101, the
-last pair (101, 1). Where rounding repeats a step, as in quadratic with many, it is visited once, and a warning says so.
+With `final="sigma_min"`, spacings that include t = 1 end a step earlier, since (1, 1) is no step: leading is
+901, ..., 101, with the last pair (101, 1). A step that rounding repeats, as in quadratic with many steps, is visited
+once, with a warning.
 """
 
 import logging
@@ -53,7 +54,7 @@ def linspace(total: int, steps: int) -> Ascending:
 
 
 def linspace_open(total: int, steps: int) -> Ascending:
-    """S + 1 from 1 to T, rounded, without the 1."""
+    """S + 1 steps from 1 to T, rounded, without the 1."""
     return 1 + np.round(np.linspace(0, total - 1, steps + 1)[1:]).astype(int)
 
 
@@ -63,36 +64,31 @@ def quadratic(total: int, steps: int) -> Ascending:
 
 
 def quadratic_80(total: int, steps: int) -> Ascending:
-    """1 + 0.8 T (i / (S - 1))^2 for i = 0..S - 1, rounded down; the highest alone where S = 1."""
+    """1 + 0.8 T (i / (S - 1))^2 for i = 0..S - 1, rounded down; only the highest where S = 1."""
     return 1 + (np.linspace(0, np.sqrt(0.8 * total), max(steps, 2))[-steps:] ** 2).astype(int)
 
 
 SPACINGS: dict[str, Callable[[int, int], Ascending]] = {
-    "leading": leading,
-    "leading_open": leading_open,
-    "trailing": trailing,
-    "linspace": linspace,
-    "linspace_open": linspace_open,
-    "quadratic": quadratic,
-    "quadratic_80": quadratic_80,
+    function.__name__: function
+    for function in (leading, leading_open, trailing, linspace, linspace_open, quadratic, quadratic_80)
 }
 
 
 def step_pairs(spacing: str, total: int, steps: int, final: Final = "zero") -> Pairs:
-    """The (t, s) that a sampler walks, [steps, 2], the noisiest first; 1 <= steps <= total.
+    """The (t, s) that a sampler visits, [steps, 2], the noisiest first; 1 <= steps <= total.
 
-    Fewer than `steps` where the spacing repeats itself, or where final is "sigma_min" and the spacing visits t = 1.
+    Fewer than `steps` if the spacing repeats steps, or if final is "sigma_min" and the spacing includes t = 1.
     """
     if not 1 <= steps <= total:
         raise ValueError(f"steps is {steps}; expected 1 to {total}, the number of diffusion steps.")
     visited = np.unique(SPACINGS[spacing](total, steps))
     if len(visited) < steps:
-        _tell_of_fewer(spacing, steps, total, len(visited))
+        _warn_of_repeats(spacing, steps, total, len(visited))
     return listed_pairs([int(t) for t in visited[::-1]], total, final)
 
 
 def listed_pairs(timesteps: Sequence[int], total: int, final: Final = "zero") -> Pairs:
-    """The (t, s) of steps listed one by one: falling, in 1..total."""
+    """The (t, s) of listed steps, which must fall and lie in 1..total."""
     visited = np.array(timesteps, int)
     if not visited.size or np.any(np.diff(visited) >= 0) or visited[0] > total or visited[-1] < 1:
         raise ValueError(f"timesteps are {list(timesteps)}; expected falling whole numbers from {total} to 1.")
@@ -104,12 +100,12 @@ def listed_pairs(timesteps: Sequence[int], total: int, final: Final = "zero") ->
 
 
 def path(pairs: Pairs) -> Int[np.ndarray, "nodes"]:
-    """The visited steps and the end as one list, for solvers that look back: each step must start where one ended."""
+    """The visited steps and the end as one list, for multistep solvers; each step must start where the last ended."""
     if np.any(pairs[1:, 0] != pairs[:-1, 1]):
         raise ValueError(f"Each step must start where the one before it ended; got (t, s) = {pairs.tolist()}.")
     return np.append(pairs[:, 0], pairs[-1, 1])
 
 
-@cache  # Once, however often the steps are asked for.
-def _tell_of_fewer(spacing: str, steps: int, total: int, visited: int) -> None:
+@cache  # Warns once, however often the steps are computed.
+def _warn_of_repeats(spacing: str, steps: int, total: int, visited: int) -> None:
     logger.warning("Spacing %r rounds %d steps of %d to %d different ones", spacing, steps, total, visited)

@@ -1,14 +1,14 @@
 """UniPC, a predictor and a corrector that share one evaluation: Zhao et al. 2023, in data prediction with B_2(h).
 
     predictor   DPM-Solver++'s step of the same order, from x_t to a first x_s
-    corrector   the step to x_s once more, with the prediction at that first x_s added to those before it
+    corrector   the step to x_s repeated, using also the prediction at that first x_s
 
-The corrector raises the order by one and costs nothing, since the prediction at x_s is needed for the next step anyway;
-it is not asked again at the corrected x_s. Of order 2 it integrates the parabola through three predictions as
-`dpm_solver.py` writes it; of order 1 it takes the mean of two, the limit of that for short steps.
+The corrector raises the order by one at no cost, since the next step needs the prediction at x_s anyway; the denoiser
+is not evaluated again at the corrected x_s. The corrector of order 2 integrates the parabola through three predictions
+as `dpm_solver.py` does; that of order 1 takes the mean of two, which is its limit for short steps.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,32 +16,16 @@ from jaxtyping import Array, Float
 
 from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.schedule import Schedule
-from ddpm_jax.sampling.dpm_solver import (
-    LowerOrderFinal,
-    Nodes,
-    Weights,
-    half_log_snr,
-    phi,
-    solver_weights,
-    step_orders,
-)
+from ddpm_jax.sampling.dpm_solver import LowerOrderFinal, Nodes, Weights, phi, solver_weights, step_lengths, step_orders
 from ddpm_jax.sampling.loop import SCAN, Loop
 from ddpm_jax.sampling.timesteps import Pairs, path
 from ddpm_jax.shapes import ImageKeys, Images
 
 
-class StepCoefficients(NamedTuple):
-    """One step: where it starts, how x_t is corrected there, and how x_s is predicted from it."""
-
-    t: Array
-    corrector: Weights
-    predictor: Weights
-
-
 def corrected_integral(order: int, h: float, before: float) -> Float[np.ndarray, "3"]:
-    """Weights of the predictions at s, at t and before t in int_0^h exp(u - h) x_0 du; before: the length up to t.
+    """Weights of the predictions at s, at t and before t in int_0^h exp(u - h) x_0 du.
 
-    `dpm_solver.integral` is the same without the prediction at s.
+    before: length of the step that ended at t. `dpm_solver.integral` is the same without the prediction at s.
     """
     phi_0, phi_1, phi_2 = phi(h)
     start, slope = np.array([0.0, 1.0, 0.0]), np.array([1.0, -1.0, 0.0])
@@ -53,11 +37,11 @@ def corrected_integral(order: int, h: float, before: float) -> Float[np.ndarray,
 
 
 def corrector_weights(signal: Nodes, noise: Nodes, order: int, lower_order_final: LowerOrderFinal) -> Weights:
-    """How each x_t is corrected before its step, in float64: x [steps], x0 [steps, order + 1].
+    """Weights that correct each x_t before its step, in float64: x [steps], x0 [steps, order + 1].
 
-    Row i does the step that ended at node i again; there is none for x_T, which stays as it is.
+    Row i repeats the step that ended at node i; row 0 leaves x_T as it is.
     """
-    h = np.diff(half_log_snr(signal, noise))
+    h = step_lengths(signal, noise)
     before = np.insert(h, 0, np.inf)
     orders = step_orders(h, order, lower_order_final)
     rows = [np.zeros(order + 1)]
@@ -77,28 +61,21 @@ def unipc(
     lower_order_final: LowerOrderFinal = "always",
     loop: Loop = SCAN,
 ) -> Any:
-    """Draws one image for each x_T.
-
-    x_T: standard normal; keys: not used, as nothing is drawn on the way; pairs: [steps, 2], each beginning where the
-    one before ended; order: 1 or 2. lower_order_final: let the order fall to 1 towards the last step "always",
-    "never", or with fewer than 15 steps ("few").
-    """
+    """Samples one image from each x_T. Arguments as for `dpm_solver`; order: 1 or 2."""
     if order not in (1, 2):
         raise ValueError(f"order is {order}; expected 1 or 2 (3 is dpm_solver's).")
     nodes = path(pairs)
     tables = schedule.signal_rate[nodes], schedule.noise_rate[nodes]
-    corrector = corrector_weights(*tables, order, lower_order_final)
-    # Of orders 1 and 2, UniPC's predictor with B_2(h) is DPM-Solver++'s.
-    predictor = solver_weights(*tables, order, lower_order_final)
+    corrector = corrector_weights(*tables, order, lower_order_final).cast(x_T.dtype)
+    # UniPC's predictor with B_2(h) is DPM-Solver++ for orders 1 and 2.
+    predictor = solver_weights(*tables, order, lower_order_final).cast(x_T.dtype)
 
-    def step(x: Images, memory: tuple, c: StepCoefficients) -> tuple[Images, Images, tuple]:
+    def step(x: Images, memory: tuple, coefficients: tuple[Array, Weights, Weights]) -> tuple[Images, Images, tuple]:
+        t, corrector, predictor = coefficients
         start, earlier = memory
-        predictions = (denoiser(x, jnp.full(x.shape[:1], c.t)).x0, *earlier)
-        x = c.corrector.sum(start, predictions)
-        return c.predictor.sum(x, predictions[:-1]), predictions[0], (x, predictions[:-1])
+        predictions = (denoiser(x, jnp.full(x.shape[:1], t)).x0, *earlier)
+        x = corrector.sum(start, predictions)
+        return predictor.sum(x, predictions[:-1]), predictions[0], (x, predictions[:-1])
 
-    corrector, predictor = (
-        Weights(*(jnp.asarray(part, x_T.dtype) for part in weights)) for weights in (corrector, predictor)
-    )
     memory = (jnp.asarray(x_T), (jnp.zeros_like(x_T),) * order)
-    return loop(step, x_T, memory, StepCoefficients(jnp.asarray(pairs[:, 0]), corrector, predictor))
+    return loop(step, x_T, memory, (jnp.asarray(pairs[:, 0]), corrector, predictor))

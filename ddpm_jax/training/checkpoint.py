@@ -1,13 +1,13 @@
-"""Checkpoints that can be trusted: <workdir>/checkpoints/<step>/, written by Orbax, sealed by a manifest of checksums.
+"""Verified checkpoints: <workdir>/checkpoints/<step>/, written by Orbax, sealed by a manifest of checksums.
 
     params/  ema/  training/ (counters and optimizer)  metrics/  config/ (both JSON)  SHA256SUMS
 
-Orbax writes under a temporary name and renames; after that SHA256SUMS is added, and only then does the checkpoint
-count: one without it was never completed. Reading compares every byte of the items that are read, because Orbax
-restores a flipped one in silence. Old checkpoints are deleted only once a newer one is sealed. In a job of several
-processes the first one chooses the checkpoint for all.
+Orbax writes under a temporary name and renames; then SHA256SUMS is added, which completes the checkpoint: one without
+it is ignored. Reading verifies every byte of the items that are read, because Orbax restores corrupted data silently.
+Old checkpoints are deleted only after a newer one is sealed. In a job of several processes the first one chooses the
+checkpoint for all.
 
-This is the only module that knows Orbax.
+This is the only module that uses Orbax.
 """
 
 import logging
@@ -31,29 +31,32 @@ from ddpm_jax.training.state import TrainState
 
 SEAL = "SHA256SUMS"
 ORBAX_NAMES = {"params", "ema", "training", "metrics", "config", "_CHECKPOINT_METADATA", "commit_success.txt"}
-"""All that Orbax puts directly into the folder of one of our checkpoints."""
+"""All names that Orbax writes directly in the folder of a checkpoint."""
 ABSENT, REFUSED = -1, -2
-"""In place of a step: the first process tells the others that there is no checkpoint, or none that can be read."""
+"""Sent instead of a step by the first process: there is no checkpoint, or none that can be read."""
 
 logger = logging.getLogger(__name__)
 
 
 class DamagedCheckpoint(Exception):
-    """A sealed checkpoint whose files are not those that were sealed; says which."""
+    """A sealed checkpoint whose files differ from those that were sealed; the message names the file."""
 
 
 def checkpoint_steps(folder: Path) -> list[int]:
-    """The steps of all sealed checkpoints in a folder, oldest first; none where there is no folder."""
+    """The steps of all sealed checkpoints in a folder, oldest first; empty if there is no folder."""
     if not folder.is_dir():
         return []
     return sorted(int(p.name) for p in folder.iterdir() if p.name.isdecimal() and (p / SEAL).is_file())
 
 
 class Checkpoints:
-    """The checkpoints of a run. Saving goes on in the background; leave with `close` (or a with statement)."""
+    """The checkpoints of a run, saved in the background; a context manager.
+
+    keep: number of newest checkpoints to keep; keep_every: also keep those whose step is a multiple of this (0: none).
+    """
 
     def __init__(self, folder: Path, *, keep: int = 3, keep_every: int = 0) -> None:
-        self.folder = folder.resolve()  # Orbax refuses relative paths, and late.
+        self.folder = folder.resolve()  # Orbax refuses relative paths, but only when saving.
         self.keep, self.keep_every = keep, keep_every
         self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
         self._sealer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -63,19 +66,24 @@ class Checkpoints:
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if not (isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1):
-            self.close()  # Where a process is lost, saving would wait for it.
+        if isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1:
+            return  # If a process is lost, the save in progress would wait for it.
+        try:
+            self.wait()
+        finally:
+            self._orbax.close()
+            self._sealer.shutdown()
 
     def save(self, state: TrainState, config: Mapping[str, Any], metrics: Mapping[str, Any] | None = None) -> None:
-        """Starts to save a state; returns as soon as it may be donated. The save before is finished first.
+        """Starts to save a state; returns as soon as it may be donated. Waits for the previous save first.
 
-        config, metrics: JSON; metrics: the running means that the next report goes on from.
+        config, metrics: JSON; metrics: the running means since the last report.
         """
         self.wait()
         target = self.folder / str(int(state.step))
         if jax.process_index() == 0:
             with self._explained():
-                self.folder.mkdir(exist_ok=True)  # Where the workdir is gone, nothing takes its place.
+                self.folder.mkdir(exist_ok=True)  # A workdir that is gone is not created again.
                 self._make_room(target)
         training = {"step": state.step, "skipped": state.skipped, "bad_streak": state.bad_streak}
         items = ocp.args.Composite(
@@ -90,7 +98,7 @@ class Checkpoints:
         self._sealing = self._sealer.submit(self._seal, target)
 
     def wait(self) -> None:
-        """Until the checkpoint under way is sealed; raises what went wrong with it."""
+        """Waits until the checkpoint in progress is sealed; raises the error if it failed."""
         if self._sealing is not None:
             sealing, self._sealing = self._sealing, None
             with self._explained():
@@ -98,7 +106,7 @@ class Checkpoints:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turns the disk's refusal, which TensorStore reports as a ValueError, into one line."""
+        """Turns errors of the disk, which TensorStore reports as ValueError, into one line."""
         try:
             yield
         except (OSError, ValueError) as error:
@@ -106,72 +114,60 @@ class Checkpoints:
             if isinstance(error, ValueError) and number is None:
                 raise
             reason = os.strerror(int(number[1])) if number else getattr(error, "strerror", None) or str(error)
-            intact = "; the ones before it are intact" if checkpoint_steps(self.folder) else ""
+            intact = "; earlier checkpoints are intact" if checkpoint_steps(self.folder) else ""
             raise UserError(
                 f"A checkpoint could not be written to {self.folder} ({reason}){intact}. "
-                "Mend that and run the same command again."
+                "Fix that and run the same command again."
             ) from error
 
-    def close(self) -> None:
-        """Waits for the checkpoint under way and ends the background work."""
-        try:
-            self.wait()
-        finally:
-            self._orbax.close()
-            self._sealer.shutdown()
-
     def restore(self, like: TrainState, step: int | None = None) -> TrainState | None:
-        """The state of a step, or of the newest sound checkpoint; None if there is none at all.
+        """The state of a step, or of the newest intact checkpoint; None if there is no checkpoint.
 
-        like: a state, or its shapes with shardings, which says where each array goes.
+        like: a state, or its shapes with shardings, which determines where each array goes.
         """
         training = {name: getattr(like, name) for name in ("step", "skipped", "bad_streak", "opt_state")}
         found = self._read({"params": like.params, "ema": like.ema, "training": training}, step, verified=None)
         if found is None:
             return None
-        items, _ = found
-        return TrainState(params=items.params, ema=items.ema, **items.training)
+        return TrainState(params=found[0].params, ema=found[0].ema, **found[0].training)
 
     def restore_params(self, like: PyTree, *, ema: bool, step: int | None = None) -> tuple[PyTree, int] | None:
-        """Only the parameters (or their EMA) and the step they are from; None if there is no checkpoint.
+        """Only the parameters (or their EMA) and their step; None if there is no checkpoint.
 
-        Files of other items are not read, so damage there goes unnoticed.
+        Other items are neither read nor verified.
         """
         name = "ema" if ema else "params"
         found = self._read({name: like}, step, verified=name)
-        if found is None:
-            return None
-        items, from_step = found
-        return items[name], from_step
+        return found and (found[0][name], found[1])
 
     def restore_metrics(self, step: int) -> dict[str, Any]:
-        """The running means that were saved with a step; empty where none were."""
+        """The running means that were saved with a step; empty if none were."""
         target = self.folder / str(step)
         if not agreed_by_all(int((target / "metrics").is_dir())):
             return {}
         return self._orbax.restore(target, args=ocp.args.Composite(metrics=ocp.args.JsonRestore())).metrics
 
     def _read(self, targets: dict[str, PyTree], step: int | None, verified: str | None) -> tuple[Any, int] | None:
-        """Items of a step, or of the newest sound checkpoint, and the step; None if there is none at all."""
+        """Items of a step, or of the newest intact checkpoint, and the step; None if there is no checkpoint."""
         args = ocp.args.Composite(**{name: ocp.args.StandardRestore(tree) for name, tree in targets.items()})
-        while (found := self._chosen_by_all(step, verified)) is not None:
+        while (found := self._agreed_step(step, verified)) is not None:
             try:
                 return self._orbax.restore(self.folder / str(found), args=args), found
             except (OSError, ValueError, KeyError):
                 if jax.process_count() > 1 or (self.folder / str(found) / SEAL).is_file():
                     raise
-                logger.info("Checkpoint %d was deleted in favour of newer ones while it was read", found)
+                logger.info("Checkpoint %d was deleted while it was read, since newer ones were saved", found)
         return None
 
     def set_aside_after(self, step: int) -> None:
-        """Renames what lies beyond the step that a run resumes from: damaged, or it would have resumed from there."""
+        """Renames checkpoints after the step from which a run resumes: they must be damaged, or it would use them."""
         if jax.process_index() == 0:
             for later in (s for s in checkpoint_steps(self.folder) if s > step):
                 shutil.rmtree(self.folder / f"{later}.damaged", ignore_errors=True)
                 (self.folder / str(later)).rename(self.folder / f"{later}.damaged")
 
-    def _chosen_by_all(self, step: int | None, verified: str | None) -> int | None:
-        """The choice of the first process, on every process, so that all of them restore the same checkpoint."""
+    def _agreed_step(self, step: int | None, verified: str | None) -> int | None:
+        """The step chosen by the first process, on every process, so that all restore the same checkpoint."""
         choice, refusal = ABSENT, None
         if jax.process_index() == 0:
             try:
@@ -180,11 +176,13 @@ class Checkpoints:
                 choice, refusal = REFUSED, error
         choice = agreed_by_all(choice)
         if choice == REFUSED:
-            raise refusal or UserError(f"{self.folder} has no checkpoint that can be read; the first process says why.")
+            raise refusal or UserError(
+                f"{self.folder} has no checkpoint that can be read; see the message of the first process."
+            )
         return None if choice == ABSENT else choice
 
     def _choose(self, step: int | None, verified: str | None) -> int:
-        """The step asked for, or the newest that is sound, or ABSENT; damaged ones are reported and passed over."""
+        """The given step, or that of the newest intact checkpoint, or ABSENT; damaged ones are logged and skipped."""
         steps = checkpoint_steps(self.folder)
         if step is not None:
             if step not in steps:
@@ -200,7 +198,7 @@ class Checkpoints:
                 verify(self.folder / str(candidate), verified)
                 return candidate
             except DamagedCheckpoint as error:
-                logger.error("CHECKPOINT %d IS DAMAGED (%s); falling back to the one before.", candidate, error)
+                logger.error("CHECKPOINT %d IS DAMAGED (%s); falling back to the previous one.", candidate, error)
         if steps:
             raise UserError(f"All checkpoints in {self.folder} are damaged; restore a copy, or start a new workdir.")
         return ABSENT
@@ -212,16 +210,18 @@ class Checkpoints:
             self._retire()
 
     def _make_room(self, target: Path) -> None:
-        """Deletes what stands where a checkpoint goes: incomplete, or training would have resumed from there."""
+        """Deletes an existing folder at the place of a new checkpoint; it must be incomplete, or training would have
+        resumed from it.
+        """
         if not target.exists():
             return
         if foreign := _foreign_file(target):
-            raise UserError(f"{target} holds {foreign}, which is no part of a checkpoint; move it, and start again.")
+            raise UserError(f"{target} holds {foreign}, which is not part of a checkpoint; move it, and start again.")
         logger.warning("Deleting %s, where the new checkpoint goes: training resumed from before it.", target)
         _delete(target)
 
     def _retire(self) -> None:
-        """Deletes what is neither among the newest nor a multiple of keep_every, and what was never completed."""
+        """Deletes checkpoints that `retained_steps` leaves out, and those that were never completed."""
         steps = checkpoint_steps(self.folder)
         for step in set(steps) - retained_steps(steps, self.keep, self.keep_every):
             _delete(self.folder / str(step))
@@ -236,45 +236,41 @@ class Checkpoints:
 
 
 def retained_steps(steps: Sequence[int], keep: int, keep_every: int) -> set[int]:
-    """The steps, of these (oldest first), whose checkpoints stay: the newest ones, and multiples of keep_every."""
+    """The subset of these steps (oldest first) whose checkpoints are kept: the newest, and multiples of keep_every."""
     return {*steps[-keep:], *(step for step in steps if keep_every and step % keep_every == 0)}
 
 
 def seal(checkpoint: Path) -> None:
-    """Adds the checksums, in the format of sha256sum, whole or not at all."""
+    """Adds the checksums atomically, in the format of sha256sum."""
     lines = []
-    for path in _files(checkpoint):
-        sync(path)  # The older ones may go once this one is sealed.
-        lines.append(f"{sha256(path)}  {path.relative_to(checkpoint)}\n")
+    for path in sorted(checkpoint.rglob("*")):
+        if path.is_file() and path != checkpoint / SEAL:
+            sync(path)  # Older checkpoints may be deleted once this one is sealed.
+            lines.append(f"{sha256(path)}  {path.relative_to(checkpoint)}\n")
     with staged(checkpoint / SEAL) as partial:
         partial.write_text("".join(lines))
 
 
 def verify(checkpoint: Path, item: str | None = None) -> None:
-    """Raises DamagedCheckpoint unless every file that was sealed is there, byte for byte.
+    """Raises DamagedCheckpoint unless every sealed file exists and is unchanged.
 
-    item: look only at the files of this item, such as "ema", and at those that belong to no item.
+    item: verify only the files of this item, such as "ema", and those that belong to no item.
     """
     try:
         lines = (checkpoint / SEAL).read_text().splitlines()
         sealed = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
     except (OSError, ValueError) as error:
         raise DamagedCheckpoint(f"{SEAL} cannot be read: {error}") from error
-    wanted = {name: digest for name, digest in sealed.items() if item is None or _item_of(name) in (item, "")}
-    if not any(item is None or _item_of(name) == item for name in wanted):
+    if not any(name.startswith(f"{item}/" if item else "") for name in sealed):
         raise DamagedCheckpoint(f"{SEAL} names no files" + (f" of {item}" if item else ""))
-    for name, digest in wanted.items():
+    for name, digest in sealed.items():
+        if item and "/" in name and not name.startswith(f"{item}/"):
+            continue
         path = checkpoint / name
         if not path.is_file():
             raise DamagedCheckpoint(f"{name} is missing")
         if sha256(path) != digest:
             raise DamagedCheckpoint(f"{name} has changed")
-
-
-def _item_of(name: str) -> str:
-    """The item that a file of a checkpoint belongs to; empty for files of the whole."""
-    item, slash, _ = name.partition("/")
-    return item if slash else ""
 
 
 def _foreign_file(checkpoint: Path) -> str | None:
@@ -287,11 +283,7 @@ def _is_ours(name: str) -> bool:
     return name in {*ORBAX_NAMES, SEAL} or name.startswith(f".{SEAL}.")
 
 
-def _files(checkpoint: Path) -> Iterator[Path]:
-    return (path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path != checkpoint / SEAL)
-
-
 def _delete(checkpoint: Path) -> None:
-    """Unseals first, so that a deletion cut short leaves nothing that passes for a checkpoint."""
+    """Removes the seal first, so that an interrupted deletion leaves no valid checkpoint."""
     (checkpoint / SEAL).unlink(missing_ok=True)
     shutil.rmtree(checkpoint, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The optimizer: clip by global norm, then Adam or AdamW, with a learning rate that warms up and may fall again."""
+"""The optimizer: clipping by global norm, then Adam or AdamW, with a learning rate that warms up and may decay."""
 
 from collections.abc import Callable
 
@@ -12,8 +12,8 @@ LearningRate = Callable[[jax.typing.ArrayLike], jax.Array]
 
 
 def learning_rate(config: Optimizer, steps: int) -> LearningRate:
-    """The rate of update number n, counted from 0: a linear rise over `warmup` updates, then constant or half a cosine
-    that reaches 0 at `steps`.
+    """The learning rate of update n, counted from 0: linear over `warmup` updates, then constant or half a cosine that
+    reaches 0 at `steps`.
     """
 
     def rate(n: jax.typing.ArrayLike) -> jax.Array:
@@ -28,10 +28,8 @@ def learning_rate(config: Optimizer, steps: int) -> LearningRate:
 
 
 def build_optimizer(config: Optimizer, steps: int) -> optax.GradientTransformation:
-    """The chain that turns gradients into updates; its state counts the updates made."""
-    rate = learning_rate(config, steps)
-    if config.name == "adamw":
-        update = optax.adamw(rate, config.beta1, config.beta2, config.eps, weight_decay=config.weight_decay)
-    else:
-        update = optax.adam(rate, config.beta1, config.beta2, config.eps)
+    """The transformation of gradients into updates; its state counts the updates."""
+    adam = (learning_rate(config, steps), config.beta1, config.beta2, config.eps)
+    decay = config.weight_decay
+    update = optax.adamw(*adam, weight_decay=decay) if config.name == "adamw" else optax.adam(*adam)
     return optax.chain(optax.clip_by_global_norm(config.clip), update) if config.clip else update

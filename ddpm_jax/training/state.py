@@ -1,4 +1,4 @@
-"""TrainState: all that training changes, and all that a checkpoint holds."""
+"""TrainState: everything that training changes, and that a checkpoint holds."""
 
 import jax
 import jax.numpy as jnp
@@ -15,15 +15,15 @@ from ddpm_jax.training.ema import start_ema
 class TrainState:
     """params, ema and opt_state are trees of float32; the counters are int32 scalars.
 
-    All fields are typed as trees, since JAX also builds such a state with shapes or shardings for leaves.
+    All fields are typed as trees, since JAX also builds states with shapes or shardings as leaves.
     """
 
     step: PyTree
-    """Batches seen."""
+    """Number of batches so far."""
     skipped: PyTree
-    """Batches that changed nothing, since their loss or gradient was not finite."""
+    """Number of batches that were skipped because their loss or gradient was not finite."""
     bad_streak: PyTree
-    """Such batches in a row, up to now."""
+    """Number of skipped batches in a row, up to now."""
     params: PyTree
     ema: PyTree
     opt_state: PyTree
@@ -37,16 +37,14 @@ def init_state(
 
 
 def first_state(params: PyTree, optimizer: optax.GradientTransformation, ema: PyTree | None = None) -> TrainState:
-    """The state before the first step, from these parameters; ema: their EMA, where there is one."""
-    # One buffer each: a shared one cannot be donated.
-    zero = [jnp.zeros((), jnp.int32) for _ in range(3)]
-    return TrainState(
-        *zero, params=params, ema=start_ema(params) if ema is None else ema, opt_state=optimizer.init(params)
-    )
+    """The state before the first step, from these parameters; ema: their EMA, by default a copy."""
+    zeros = [jnp.zeros((), jnp.int32) for _ in range(3)]  # Shared buffers cannot be donated.
+    ema = start_ema(params) if ema is None else ema
+    return TrainState(*zeros, params=params, ema=ema, opt_state=optimizer.init(params))
 
 
 def is_finite(state: TrainState) -> bool:
-    """Whether no parameter, EMA or moment is infinite or NaN; waits for the device."""
+    """Whether all parameters, EMA parameters and optimizer moments are finite; waits for the device."""
     return bool(_all_finite((state.params, state.ema, state.opt_state)))
 
 

@@ -1,7 +1,7 @@
 """One training step, as a pure function: (state, metrics, batch) -> (state, metrics, bad streak).
 
 uint8 images -> [-1, 1] -> q_sample at a random t -> U-Net -> loss -> gradients -> optimizer -> EMA. `train.py` compiles
-it with the state donated. The metrics are running sums on the device, so that reading them never holds up a step.
+it with the state donated. The metrics are running sums on the device, so that reading them never delays a step.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from ddpm_jax.diffusion.schedule import Schedule
 from ddpm_jax.network.bind import apply_unet, drop_labels, label_vectors
 from ddpm_jax.network.unet import UNet
 from ddpm_jax.runtime.devices import replicated
-from ddpm_jax.shapes import Labels, OneKey, PerImage, Pixels, Steps
+from ddpm_jax.shapes import Images, Labels, LabelVectors, OneKey, PerImage, Pixels, Steps
 from ddpm_jax.training.ema import update_ema
 from ddpm_jax.training.optimizer import LearningRate
 from ddpm_jax.training.state import TrainState
@@ -38,7 +38,7 @@ METRICS = ("loss", *(f"loss_t_{quarter}_quarter" for quarter in QUARTERS), "grad
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Learner:
-    """The parts of a training step that stay the same throughout a run."""
+    """The parts of a training step that are constant throughout a run."""
 
     unet: UNet
     schedule: Schedule
@@ -52,7 +52,7 @@ class Learner:
 
 
 def empty_metrics() -> Metrics:
-    """Means of nothing."""
+    """Means over no values yet."""
     return {name: Average.empty() for name in METRICS}
 
 
@@ -62,14 +62,14 @@ def metrics_to_json(metrics: Metrics) -> dict[str, list[float | int]]:
 
 
 def metrics_from_json(saved: Mapping[str, Sequence[float | int]]) -> Metrics:
-    """The metrics that `metrics_to_json` wrote, exactly; means of nothing for those that are missing."""
+    """The metrics that `metrics_to_json` wrote, exactly; empty means for those that are missing."""
     return {name: _sum_and_count(*map(jnp.asarray, saved.get(name, (0.0, 0)))) for name in METRICS}
 
 
 def train_step(
     learner: Learner, state: TrainState, metrics: Metrics, batch: Batch
 ) -> tuple[TrainState, Metrics, Int[Array, ""]]:
-    """The state after one batch, whose microbatches are computed one after the other and their gradients averaged.
+    """The state after one batch; its microbatches are computed one after the other, and their gradients averaged.
 
     A batch whose loss or gradient is not finite changes only the counters.
     """
@@ -97,15 +97,18 @@ def train_step(
         ema=keep(ema, state.ema),
         opt_state=keep(opt_state, state.opt_state),
     )
-    new = {**_loss_metrics(learner.schedule, loss, t), "gradient_norm": _mean(norm), "learning_rate": _mean(rate)}
-    return new_state, keep({name: metrics[name].merge(value) for name, value in new.items()}, metrics), streak
+    quarter = quarter_of(learner.schedule, t)
+    by_quarter = (_mean(loss, quarter == q) for q in range(len(QUARTERS)))
+    means = (_mean(loss), *by_quarter, _mean(norm), _mean(rate))
+    merged = {name: metrics[name].merge(mean) for name, mean in zip(METRICS, means, strict=True)}
+    return new_state, keep(merged, metrics), streak
 
 
 def _accumulated_gradient(
     learner: Learner, params: PyTree, batch: Batch, key: OneKey
 ) -> tuple[PyTree, PerImage, Steps]:
-    """Mean gradient over the microbatches of a batch, with the loss and the t of each image."""
-    # Under FSDP this gathers the parameters, once for all microbatches; otherwise it changes nothing.
+    """Mean gradient over the microbatches of a batch, with the loss and t of each image."""
+    # Under FSDP this gathers the parameters once for all microbatches; otherwise it has no effect.
     params = jax.lax.with_sharding_constraint(params, replicated(learner.mesh))
     differentiate = jax.grad(_microbatch_loss, argnums=1, has_aux=True)
     microbatches = batch.images.shape[0]
@@ -114,14 +117,14 @@ def _accumulated_gradient(
         gradient, aux = differentiate(learner, params, *microbatch)
         return jax.tree.map(jnp.add, total, gradient), aux
 
-    zero = jax.tree.map(jnp.zeros_like, params)
+    zeros = jax.tree.map(jnp.zeros_like, params)
     inputs = (batch, jax.random.split(key, microbatches))
     if microbatches == 1:
         gradient, (loss, t) = differentiate(learner, params, *jax.tree.map(lambda x: x[0], inputs))
         return gradient, loss, t
-    # XLA compiles the weight gradient of a convolution inside a loop to naive code on CPU (a hundred times slower):
-    # there the microbatches are laid out one after the other.
-    total, (loss, t) = jax.lax.scan(add, zero, inputs, unroll=jax.default_backend() == "cpu")
+    # Inside a loop, XLA on CPU compiles the weight gradient of a convolution to naive code, a hundred times slower:
+    # there the loop over microbatches is unrolled.
+    total, (loss, t) = jax.lax.scan(add, zeros, inputs, unroll=jax.default_backend() == "cpu")
     return jax.tree.map(lambda g: g / microbatches, total), loss.reshape(-1), t.reshape(-1)
 
 
@@ -134,17 +137,22 @@ def _microbatch_loss(
     noise = jax.random.normal(noise_key, x0.shape)
     labels = label_vectors(batch.labels, learner.unet.labels)
     labels = drop_labels(labels, jax.random.bernoulli(label_key, learner.label_dropout, t.shape))
-    x_t = q_sample(learner.schedule, x0, t, noise)
-    output = apply_unet(learner.unet, params, x_t, t, labels, dropout_key=dropout_key)
-    loss = losses(learner.objective, learner.schedule, output, x0, x_t, t, noise)
+    loss = _losses(learner, params, x0, labels, t, noise, dropout_key)
     return jnp.mean(loss), (loss, t)
 
 
-def _loss_metrics(schedule: Schedule, loss: PerImage, t: Steps) -> Metrics:
-    """The mean loss, over all images and over those whose t lies in each quarter of 1..T."""
-    quarter = quarter_of(schedule, t)
-    by_quarter = {f"loss_t_{name}_quarter": _mean(loss, quarter == q) for q, name in enumerate(QUARTERS)}
-    return {"loss": _mean(loss), **by_quarter}
+def _losses(
+    learner: Learner,
+    params: PyTree,
+    x0: Images,
+    labels: LabelVectors,
+    t: Steps,
+    noise: Images,
+    dropout_key: OneKey | None = None,
+) -> PerImage:
+    x_t = q_sample(learner.schedule, x0, t, noise)
+    output = apply_unet(learner.unet, params, x_t, t, labels, dropout_key=dropout_key)
+    return losses(learner.objective, learner.schedule, output, x0, x_t, t, noise)
 
 
 def _mean(values: Array, mask: Array | bool = True) -> Average:
@@ -154,34 +162,26 @@ def _mean(values: Array, mask: Array | bool = True) -> Average:
 
 
 def _sum_and_count(total: Array, count: Array) -> Average:
-    """A mean that can be merged with others."""
     # pyright does not know the fields of clu's dataclasses.
     return Average(total=total.astype(jnp.float32), count=count.astype(jnp.int32))  # pyright: ignore
 
 
 def validation_losses(
-    learner: Learner,
-    params: PyTree,
-    images: Pixels,
-    labels: Labels,
-    index: Int[Array, "batch"],
-    count: int,
+    learner: Learner, params: PyTree, images: Pixels, labels: Labels, index: Int[Array, "batch"], count: int
 ) -> PerImage:
-    """The loss of held-out images, each with its own fixed noise and t, whatever the step or the batch.
+    """The loss of held-out images, each with fixed noise and t, independent of the step and the batch.
 
-    index: of each image among the `count` held-out ones; their t are spread evenly over 1..T.
+    index: the index of each image among the `count` held-out ones; their t are spread evenly over 1..T.
     """
     key = purpose_key(learner.seed, Purpose.VALIDATION)
     x0 = from_pixels(images)
     t = 1 + index * learner.schedule.steps // count
     noise = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), x0.shape[1:]))(index)
-    x_t = q_sample(learner.schedule, x0, t, noise)
-    output = apply_unet(learner.unet, params, x_t, t, label_vectors(labels, learner.unet.labels))
-    return losses(learner.objective, learner.schedule, output, x0, x_t, t, noise)
+    return _losses(learner, params, x0, label_vectors(labels, learner.unet.labels), t, noise)
 
 
 def lower_step(learner: Learner, state: TrainState, batch: Batch) -> jax.stages.Lowered:
-    """The training step for these arrays (or shapes), the state donated and laid out as it came; to be compiled."""
+    """Lowers the training step for these arrays (or shapes); the state is donated and keeps its sharding."""
     layout = jax.tree.map(lambda x: x.sharding, state)
     jitted = jax.jit(partial(train_step, learner), donate_argnums=0, out_shardings=(layout, None, None))
     return jitted.lower(state, empty_metrics(), batch)

@@ -1,4 +1,4 @@
-"""The loss on held-out images with fixed t and noise, so that its curve moves only when the model does."""
+"""The loss on held-out images with fixed t and noise, so that its curve changes only with the model."""
 
 from collections.abc import Callable
 
@@ -17,17 +17,16 @@ from ddpm_jax.training.step import Learner, validation_losses
 def build_validation(
     learner: Learner, dataset: Dataset, held: Int[np.ndarray, "held"], batch_size: int
 ) -> Callable[[PyTree], float]:
-    """A function from parameters to the mean loss on the held-out rows; batch_size must divide among the devices."""
+    """A function from parameters to the mean loss on the held-out rows; batch_size: a multiple of the devices."""
     count = len(held)
 
-    def total(params: PyTree, images: Pixels, labels: Labels, index: Array, counts: Array) -> Array:
-        return jnp.sum(validation_losses(learner, params, images, labels, index, count) * counts)
+    def total(params: PyTree, images: Pixels, labels: Labels, index: Array, weights: Array) -> Array:
+        return jnp.sum(validation_losses(learner, params, images, labels, index, count) * weights)
 
     evaluate = jax.jit(total, out_shardings=replicated(learner.mesh))
-    # The last batch is filled up with repeats, which do not count.
+    # The last batch is padded with repeated images of weight 0.
     places = np.arange(-(-count // batch_size) * batch_size).reshape(-1, batch_size)
-    share = batch_size // jax.process_count()
-    mine = places[:, jax.process_index() * share :][:, :share]
+    mine = np.split(places, jax.process_count(), axis=1)[jax.process_index()]
 
     def validate(params: PyTree) -> float:
         totals = []

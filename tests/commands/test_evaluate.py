@@ -101,7 +101,7 @@ def test_an_interrupted_evaluation_resumes_with_the_same_result(workdir, monkeyp
     assert evaluate(workdir, *flags) == 130
     monkeypatch.undo()
     assert evaluate(workdir, *flags) == 0
-    assert "Going on after 24 images" in capsys.readouterr().err
+    assert "Resuming after 24 images" in capsys.readouterr().err
     assert json.loads(path.read_text())[name] == expected
 
 

@@ -7,7 +7,7 @@ from ddpm_jax.diffusion.process import q_sample, v_from_x0_eps
 
 
 @pytest.mark.parametrize("kind", ["eps", "x0", "v"])
-def test_the_true_target_is_read_as_the_true_image_and_noise(linear, draw, kind):
+def test_the_true_target_converts_to_the_true_image_and_noise(linear, draw, kind):
     x0 = draw.uniform(-1, 1, (3, 4, 4, 1)).astype(np.float32)
     eps = draw.standard_normal(x0.shape).astype(np.float32)
     t = jnp.array([50, 300, 700])

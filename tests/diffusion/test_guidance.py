@@ -1,4 +1,4 @@
-"""Guidance on a mixture of two Gaussians, whose scores and classes are known in closed form."""
+"""Guidance on a mixture of two Gaussians, whose scores and class probabilities are known in closed form."""
 
 import jax
 import jax.numpy as jnp
@@ -36,27 +36,27 @@ def mixture_denoiser(schedule, x_t, t):
 
 @pytest.fixture
 def given(linear, draw):
-    """x_t, t, and what is predicted of x_t with the second class and without."""
+    """x_t, t, and the predictions for x_t with the second class and without."""
     t = jnp.array([1, 200, 400, 600, 1000])
     x_t = jnp.asarray(draw.normal(size=(5, *PIXELS)) * 0.3, jnp.float32)
     return x_t, t, gaussian_denoiser(linear, MEANS[1], STD)(x_t, t), mixture_denoiser(linear, x_t, t)
 
 
 @pytest.mark.parametrize("scale", [0.5, 2.0, 7.5])
-def test_the_guided_score_adds_that_of_the_class(linear, given, scale):
+def test_the_guided_score_adds_the_scaled_score_of_the_class(linear, given, scale):
     x_t, t, _, unconditional = given
 
     def log_class(x):
         return jnp.sum(class_log_odds(linear, x, t)[1])
 
-    # Away from t = 1, where the class is certain and float32 divides by a noise of 0.01.
+    # Without t = 1, where the class is certain and float32 divides by a noise of 0.01.
     guided = guide(Guidance(scale), linear, *given)
     score, free = (-prediction.eps / per_image(linear.noise_rate, t, x_t) for prediction in (guided, unconditional))
     np.testing.assert_allclose(score[1:], (free + scale * jax.grad(log_class)(x_t))[1:], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 3.0])
-def test_x0_and_eps_add_up_to_x_t_and_the_ends_are_the_models(linear, given, scale):
+def test_x0_and_eps_add_up_to_x_t_and_scales_0_and_1_give_the_two_models(linear, given, scale):
     x_t, t, conditional, unconditional = given
     guided = guide(Guidance(scale), linear, *given)
     rebuilt = per_image(linear.signal_rate, t, x_t) * guided.x0 + per_image(linear.noise_rate, t, x_t) * guided.eps
@@ -67,7 +67,7 @@ def test_x0_and_eps_add_up_to_x_t_and_the_ends_are_the_models(linear, given, sca
         np.testing.assert_allclose(guided.eps, expected.eps, atol=1e-5)
 
 
-def test_without_guidance_the_conditional_model_is_left_alone(linear, given):
+def test_without_guidance_the_conditional_model_is_unchanged(linear, given):
     guided = guide(UNGUIDED, linear, *given)
     np.testing.assert_allclose(guided.x0, given[2].x0, atol=1e-6)
 
@@ -81,7 +81,7 @@ def test_outside_the_interval_it_is_exactly_the_conditional_model(linear, given,
         np.testing.assert_array_equal(ours[1:3], without_interval[1:3])
 
 
-def test_rescaling_gives_back_the_contrast_of_the_conditional_x0(linear, given):
+def test_rescaling_restores_the_contrast_of_the_conditional_x0(linear, given):
     x_t, t, conditional, _ = given
 
     def contrast(prediction):
@@ -95,7 +95,7 @@ def test_rescaling_gives_back_the_contrast_of_the_conditional_x0(linear, given):
     assert np.abs(contrast(none) / contrast(conditional) - 1.0).max() > 0.05
 
 
-def test_flat_images_are_rescaled_to_something_finite(linear, given):
+def test_rescaled_flat_images_are_finite(linear, given):
     x_t, t, *_ = given
     flat = Prediction(jnp.zeros_like(x_t), jnp.ones_like(x_t))
     assert np.isfinite(guide(Guidance(2.0, None, 1.0), linear, x_t, t, flat, flat).x0).all()

@@ -40,7 +40,7 @@ def test_the_probabilities_of_all_grey_levels_sum_to_one(mean, std):
     np.testing.assert_allclose(jnp.exp(log_p).sum(), 1.0, atol=1e-4)
 
 
-def test_kl_is_that_of_float64_and_zero_for_equal_gaussians():
+def test_kl_equals_its_float64_value_and_is_zero_for_equal_gaussians():
     m1, v1, m2, v2 = 0.3, 0.5, -0.2, 0.8
     images = [jnp.full((1, 1, 1, 1), value) for value in (m1, np.log(v1), m2, np.log(v2))]
     exact = 0.5 * (np.log(v2 / v1) + (v1 + (m1 - m2) ** 2) / v2 - 1.0)
@@ -48,7 +48,7 @@ def test_kl_is_that_of_float64_and_zero_for_equal_gaussians():
     np.testing.assert_array_equal(gaussian_kl(images[0], images[1], images[0], images[1]), 0.0)
 
 
-def test_knowing_the_image_leaves_no_kl(linear, draw):
+def test_the_kl_is_zero_if_the_image_is_known(linear, draw):
     x0 = draw.uniform(-1, 1, (3, 4, 4, 1)).astype(np.float32)
     eps, t = draw.standard_normal(x0.shape).astype(np.float32), jnp.array([2, 500, 1000])
     x_t = q_sample(linear, x0, t, eps)
@@ -72,7 +72,7 @@ def test_the_bound_of_the_exact_model_is_just_above_the_entropy(draw):
     assert entropy - 0.05 < total.mean() < entropy + 0.4
 
 
-def test_learned_variance_needs_a_prediction_of_it(linear):
+def test_learned_variance_needs_a_predicted_variance(linear):
     x = jnp.zeros((1, 2, 2, 1))
     with pytest.raises(ValueError, match="predicts none"):
         bound_term(linear, "learned", Prediction(x, x), x, x, jnp.array([5]))
@@ -91,7 +91,7 @@ def gaussian_grid(points: int = 24) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 @pytest.mark.parametrize("t", [2, 10, 100, 500, 1000])
 def test_each_term_of_the_exact_gaussian_model_has_its_closed_form(linear, t):
-    """KL = c_0^2 Var(x_0 | x_t) / (2 posterior variance), since the exact model errs by the spread of x_0 alone."""
+    """KL = c_0^2 Var(x_0 | x_t) / (2 posterior variance), as the exact model errs only by the spread of x_0."""
     x0, eps, weights = gaussian_grid()
     steps = jnp.full(len(x0), t)
     x_t = q_sample(linear, x0, steps, eps)
@@ -116,7 +116,7 @@ def test_the_prior_of_gaussian_data_has_its_closed_form(linear):
 
 @pytest.mark.parametrize("level", [0, 1, 128, 165, 254, 255])
 def test_the_decoder_equals_quadrature(linear, level):
-    """-log of the mass that p(x_0 | x_1) puts on a grey level, averaged over the noise of x_1."""
+    """-log of the probability of a grey level under p(x_0 | x_1), averaged over the noise of x_1."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(40)
     x0 = np.full((40, 1, 1, 1), level / 127.5 - 1.0, np.float32)
     steps = jnp.ones(40, int)

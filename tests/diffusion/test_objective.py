@@ -41,7 +41,7 @@ def test_only_the_true_target_has_no_loss(linear, example, prediction, distance,
 
 
 @pytest.mark.parametrize("weighting", [min_snr(5.0), p2(0.5, 1.0)])
-def test_a_weighting_means_the_same_whatever_is_predicted(linear, example, weighting):
+def test_a_weighting_gives_the_same_loss_for_any_prediction(linear, example, weighting):
     x0, x_t, t, noise = example
     guess = 0.9 * x0
     eps = eps_from_x0(linear, x_t, t, guess)
@@ -72,7 +72,7 @@ def test_huber_is_half_the_square_below_delta_and_linear_above():
     np.testing.assert_allclose(huber(1e3)(error, zero), 0.5 * squared_error(error, zero), rtol=1e-6)
 
 
-def test_the_bound_trains_the_variance_and_leaves_the_mean_alone(linear, example, draw):
+def test_the_bound_trains_only_the_variance(linear, example, draw):
     x0, x_t, t, noise = example
     mean = draw.standard_normal(x0.shape).astype(np.float32)
     hybrid = Objective(learned_variance=True)

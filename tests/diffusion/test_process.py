@@ -39,14 +39,14 @@ def test_each_conversion_undoes_its_inverse(linear, images):
     x0, eps, t = images
     x_t = q_sample(linear, x0, t, eps)
     v = v_from_x0_eps(linear, t, x0, eps)
-    # Dividing by a small signal or noise enlarges float32's rounding.
+    # Dividing by a small signal or noise amplifies float32 rounding.
     np.testing.assert_allclose(x0_from_eps(linear, x_t, t, eps), x0, atol=2e-4)
     np.testing.assert_allclose(eps_from_x0(linear, x_t, t, x0), eps, atol=2e-4)
     np.testing.assert_allclose(x0_from_v(linear, x_t, t, v), x0, atol=1e-6)
     np.testing.assert_allclose(eps_from_v(linear, x_t, t, v), eps, atol=1e-6)
 
 
-def test_v_inverts_where_no_signal_is_left(images):
+def test_v_is_invertible_without_signal(images):
     schedule = schedule_of_betas(linear_betas(1000), zero_terminal_snr=True)
     x0, eps, _ = images
     t = jnp.full(6, 1000)
@@ -85,5 +85,5 @@ def test_steps_that_do_not_go_back_are_refused(linear, t, s):
 def test_per_image_reads_a_float64_table_as_float32_rows(linear):
     rows = per_image(linear.noise_rate, jnp.array([1, 1000]), jnp.zeros((2, 8, 8, 3)))
     assert rows.shape == (2, 1, 1, 1) and rows.dtype == jnp.float32
-    # Formed in float32, 1 - alpha_bar would be off by 1.7e-4 here.
+    # Computed in float32, 1 - alpha_bar would be off by 1.7e-4 here.
     np.testing.assert_allclose(rows[0].item() ** 2, 1e-4, rtol=1e-6)

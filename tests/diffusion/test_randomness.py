@@ -8,7 +8,7 @@ COUNT = 300
 
 
 def test_no_two_purposes_share_a_key():
-    """Neither their keys, nor those folded from them by step or image, nor those folded from these once more."""
+    """Also not the keys folded from them by step or image index, nor those folded from these again."""
     numbers, fold = np.arange(COUNT), jax.vmap(jax.random.fold_in, in_axes=(None, 0))
     keys = []
     for seed in (0, 1):
@@ -17,9 +17,3 @@ def test_no_two_purposes_share_a_key():
             keys += [purpose_key(seed, purpose)[None], of_images, *(fold(key, numbers) for key in of_images[:5])]
     data = np.concatenate([np.asarray(jax.random.key_data(each)) for each in keys])
     assert len(np.unique(data, axis=0)) == len(data) == 2 * len(Purpose) * (1 + 6 * COUNT)
-
-
-def test_images_are_sampled_with_keys_of_their_own():
-    data = [jax.random.key_data(purpose_key(0, purpose)) for purpose in Purpose]
-    sampled = jax.random.key_data(image_keys(0, np.arange(COUNT)))
-    assert len(np.unique(np.concatenate([data, sampled]), axis=0)) == len(Purpose) + COUNT

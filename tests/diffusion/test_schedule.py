@@ -20,7 +20,7 @@ def test_tables_equal_the_reference(name, request, reference):
 
 @pytest.mark.parametrize("name", BETAS)
 @pytest.mark.parametrize("steps", [2, 10, 250, 1000, 4000])
-def test_any_schedule_of_any_length_goes_from_signal_to_noise(name, steps):
+def test_schedules_of_any_length_go_from_signal_to_noise(name, steps):
     schedule = schedule_of_betas(BETAS[name](steps))
     assert schedule.steps == steps
     assert schedule.alpha_bar.shape == (steps + 1,) and schedule.alpha_bar.dtype == np.float64
@@ -37,7 +37,7 @@ def test_betas_stay_within_bounds(name):
         assert betas.shape == (steps,) and np.all(betas > 0) and np.all(betas <= MAX_BETA)
 
 
-def test_linear_schedules_of_other_lengths_end_at_about_the_same_noise():
+def test_linear_schedules_of_all_lengths_end_at_about_the_same_noise():
     ends = [schedule_of_betas(linear_betas(steps)).log_snr[-1] for steps in (500, 1000, 4000)]
     np.testing.assert_allclose(ends, ends[1], atol=0.2)
 
@@ -50,6 +50,6 @@ def test_zero_terminal_snr_equals_the_reference(reference):
 
 
 @pytest.mark.parametrize("alpha_bar", [[0.9, 0.5], [1.0, 0.5, 0.5], [1.0, 0.5, -0.1]])
-def test_a_table_that_is_no_schedule_is_refused(alpha_bar):
+def test_invalid_tables_are_refused(alpha_bar):
     with pytest.raises(ValueError, match="start at 1 and fall"):
         Schedule(np.array(alpha_bar))

@@ -12,7 +12,7 @@ def chosen(kind, label):
     return choose_labels(config_of({"model": {kind: 3}, "sample": {"label": label}}), NAMES, np.arange(4))
 
 
-def test_without_a_label_classes_take_turns_and_attributes_are_unknown():
+def test_without_a_label_classes_take_turns_and_attributes_have_none():
     np.testing.assert_array_equal(chosen("classes", None), [0, 1, 2, 0])
     assert chosen("attributes", None) is None
     assert choose_labels(config_of({}), (), np.arange(4)) is None

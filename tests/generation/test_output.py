@@ -1,4 +1,4 @@
-"""Generated images on disk: resumed after an interruption at any moment, and complete or not there."""
+"""Generated images on disk: resumed after an interruption at any time, and published only when complete."""
 
 import json
 import pathlib
@@ -13,8 +13,8 @@ from tests.commands.sampled import newest, sample, sampled
 pytestmark = pytest.mark.xdist_group("sampled")  # They share a run.
 
 
-def leave_a_broken_call(workdir, monkeypatch, **options):
-    """Interrupts a call once it has sampled 8 images; returns the folder that it leaves."""
+def interrupt_a_call(workdir, monkeypatch, **options):
+    """Interrupts a call after 8 images; returns its unfinished folder."""
     append = PixelFile.append
 
     def interrupted(self, images):
@@ -29,7 +29,7 @@ def leave_a_broken_call(workdir, monkeypatch, **options):
     return folder
 
 
-def test_an_interrupted_call_goes_on_and_ends_with_the_same_images(workdir, monkeypatch, capsys):
+def test_an_interrupted_call_resumes_and_ends_with_the_same_images(workdir, monkeypatch, capsys):
     assert sample(workdir, count=11, batch_size=4, seed=3) == 0
     whole, folder = sampled(workdir), newest(workdir)
     names = ["denoising.gif", "grid.png", "images", "samples.npz", "strip.png"]
@@ -37,32 +37,32 @@ def test_an_interrupted_call_goes_on_and_ends_with_the_same_images(workdir, monk
     pictures = {name: (folder / name).read_bytes() for name in ("grid.png", "strip.png", "denoising.gif")}
     (folder / "grid.png").unlink()
 
-    leave_a_broken_call(workdir, monkeypatch, count=11, batch_size=4, seed=3)
+    interrupt_a_call(workdir, monkeypatch, count=11, batch_size=4, seed=3)
     assert sample(workdir, count=11, batch_size=4, seed=3) == 0
-    assert "Going on after 8 images that were sampled before" in capsys.readouterr().err
+    assert "Resuming after 8 images" in capsys.readouterr().err
     np.testing.assert_array_equal(sampled(workdir), whole)
     assert newest(workdir) == folder and {name: (folder / name).read_bytes() for name in pictures} == pictures
     assert [p for p in (workdir / "samples").iterdir() if p.name.startswith(".")] == []
 
 
-def test_another_batch_size_goes_on_after_whole_batches_of_its_own(workdir, monkeypatch, capsys):
+def test_another_batch_size_resumes_after_a_whole_number_of_its_batches(workdir, monkeypatch, capsys):
     assert sample(workdir, count=11, batch_size=4, seed=5) == 0
     whole = sampled(workdir)
-    leave_a_broken_call(workdir, monkeypatch, count=11, batch_size=4, seed=5)
+    interrupt_a_call(workdir, monkeypatch, count=11, batch_size=4, seed=5)
     assert sample(workdir, count=11, batch_size=3, seed=5) == 0
-    assert "Going on after 6 images" in capsys.readouterr().err
+    assert "Resuming after 6 images" in capsys.readouterr().err
     assert np.abs(sampled(workdir).astype(int) - whole).max() <= 1 and len(sampled(workdir)) == 11
 
 
 def test_images_of_other_parameters_are_discarded(workdir, monkeypatch, capsys):
-    folder = leave_a_broken_call(workdir, monkeypatch, count=11, batch_size=4, seed=6)
+    folder = interrupt_a_call(workdir, monkeypatch, count=11, batch_size=4, seed=6)
     request = json.loads((folder / "request.json").read_text())
     (folder / "request.json").write_text(json.dumps(request | {"inputs": request["inputs"] + 1}, sort_keys=True))
     assert sample(workdir, count=11, batch_size=4, seed=6) == 0
-    assert "Going on" not in capsys.readouterr().err
+    assert "Resuming" not in capsys.readouterr().err
 
 
-def test_one_job_at_a_time_samples_into_a_folder(workdir, monkeypatch, capsys):
+def test_only_one_job_at_a_time_samples_into_a_folder(workdir, monkeypatch, capsys):
     codes = []
 
     def meanwhile(self, images):
@@ -77,8 +77,8 @@ def test_one_job_at_a_time_samples_into_a_folder(workdir, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("moment", ["a PNG file", "the array", "the folder's name"])
-def test_a_stop_while_pictures_are_written_discards_no_image(workdir, monkeypatch, capsys, moment):
-    """Also where a folder of that name was complete before: it stays until its successor is."""
+def test_an_interruption_while_files_are_written_loses_no_image(workdir, monkeypatch, capsys, moment):
+    """Also if a folder of that name was complete before: it stays until the new one is complete."""
     options = {"count": 5, "batch_size": 5, "seed": 20}
     assert sample(workdir, **options) == 0
     folder, before = newest(workdir), sampled(workdir)

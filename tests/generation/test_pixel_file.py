@@ -1,11 +1,9 @@
-"""Images that are appended to a file, and survive an interrupted write."""
-
 import numpy as np
 
 from ddpm_jax.generation.pixel_file import PixelFile
 
 
-def test_images_come_back_in_order_and_what_was_cut_short_is_dropped(tmp_path, draw):
+def test_images_are_read_in_order_and_an_incomplete_one_is_dropped(tmp_path, draw):
     images = draw.integers(0, 256, (7, 3, 4, 2), np.uint8)
     store = PixelFile(tmp_path / "pixels", (3, 4, 2))
     store.append(images[:4])

@@ -1,4 +1,4 @@
-"""Samplers that are iterated step by step: the same images, as many at once as one likes, until the loop is left."""
+"""Samplers that are iterated step by step: the images of `sample`, concurrent iterations, stopping early."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from ddpm_jax.diffusion.pixels import to_pixels
 from ddpm_jax.generation.steps import StepSampler
 from ddpm_jax.runtime.devices import data_mesh
 
-pytestmark = pytest.mark.xdist_group("steps")  # They share what is compiled.
+pytestmark = pytest.mark.xdist_group("steps")  # They share compiled steps.
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def digits():
         {"sampler": "unipc", "steps": 4, "spacing": "linspace_open"},
     ],
 )
-def test_the_steps_are_those_of_sample(digits, options):
+def test_iterated_steps_end_with_the_images_of_sample(digits, options):
     *steps, last = digits.iter_steps(3, seed=2, label=3, guidance=2, **options)
     assert [step.done for step in steps] == list(range(options["steps"])) == list(range(last.done))
     assert [step.t for step in steps] == sorted({step.t for step in steps}, reverse=True)
@@ -41,7 +41,7 @@ def test_the_steps_are_those_of_sample(digits, options):
     np.testing.assert_array_equal(last.x_t, last.x0)
 
 
-def test_leaving_the_loop_ends_the_work(digits, monkeypatch):
+def test_leaving_the_loop_stops_sampling(digits, monkeypatch):
     done, compiled = [], StepSampler._compile
 
     def counting(self, *arguments):
@@ -56,7 +56,7 @@ def test_leaving_the_loop_ends_the_work(digits, monkeypatch):
     assert len(list(digits.iter_steps(2, seed=1, steps=200))) == 201 and len(done) == 204
 
 
-def test_several_iterations_may_share_a_sampler(digits):
+def test_concurrent_iterations_of_a_sampler_are_independent(digits):
     separate = [[step.x_t for step in digits.iter_steps(2, seed=seed, steps=20)] for seed in (1, 2)]
     together = zip(digits.iter_steps(2, seed=1, steps=20), digits.iter_steps(2, seed=2, steps=20), strict=True)
     for steps, expected in zip(together, zip(*separate, strict=True), strict=True):
@@ -64,14 +64,14 @@ def test_several_iterations_may_share_a_sampler(digits):
     assert (separate[0][-1] != separate[1][-1]).any()
 
 
-def test_seconds_leave_out_the_compilation(digits, monkeypatch):
+def test_seconds_exclude_compilation(digits, monkeypatch):
     times = iter([100.0, *range(101, 200)])
     monkeypatch.setattr("ddpm_jax.generation.steps.time.monotonic", lambda: next(times))
     assert [step.seconds for step in digits.iter_steps(1, steps=3)] == [1, 2, 3, 4]
 
 
-def test_a_number_of_images_that_devices_do_not_divide_is_padded(digits):
-    """A mesh of four is made of the one device that is here, so that only the padding is new."""
+def test_a_count_that_is_not_a_multiple_of_the_devices_is_padded(digits):
+    """A mesh that claims four devices on one, so that only the padding differs."""
 
     class Mesh:
         size = 4
@@ -84,7 +84,7 @@ def test_a_number_of_images_that_devices_do_not_divide_is_padded(digits):
     assert last.x_t.shape == (3, 8, 8, 1)
 
 
-def test_inpainting_samples_where_the_mask_is_open_and_nowhere_else(digits):
+def test_inpainting_changes_only_pixels_under_the_mask(digits):
     images = digits.sample(2, seed=7)
     mask = np.arange(64).reshape(8, 8) % 3 == 0
     *steps, last = digits.inpaint(images, mask, count=5, steps=8, resamples=2, jump=4, label=3)
@@ -95,7 +95,7 @@ def test_inpainting_samples_where_the_mask_is_open_and_nowhere_else(digits):
     assert (other.x_t[:, mask] != last.x_t[:, mask]).any()
 
 
-def test_mistakes_in_inpainting_are_named(digits):
+def test_mistakes_in_inpainting_are_reported(digits):
     images, mask = digits.sample(2), np.eye(8)
     with pytest.raises(UserError, match=r"images are uint8 \[2, 8, 8\]; expected uint8 \[N, 8, 8, 1\]"):
         digits.inpaint(images[..., 0], mask)

@@ -65,7 +65,7 @@ def test_only_pretrained_models_of_the_package_can_be_loaded_by_name(tmp_path):
     with pytest.raises(UserError, match="pretrained:digit does not come with the package; did you mean digits?"):
         load_run("pretrained:digit")
     for asked in {"ema": False}, {"step": 3}:
-        with pytest.raises(UserError, match="holds the averaged parameters of step 3000 alone"):
+        with pytest.raises(UserError, match="holds only the EMA parameters of step 3000"):
             load_run("pretrained:digits", **asked)
     done = script("main.py", "--mode=sample", "--workdir=pretrained:digits")
     assert done.returncode == 2 and "scripts/import_safetensors.py pretrained:digits runs/imported" in done.stderr
@@ -109,7 +109,7 @@ def test_names_that_do_not_match_the_labels_are_refused(tmp_path):
     params, path = random_params(settings), tmp_path / "model.safetensors"
     for names, words in (
         (list("abcd"), "names 4 labels; expected 3"),
-        (["a", "b", "\ud800"], "a name that is no text"),
+        (["a", "b", "\ud800"], "surrogates not allowed"),
     ):
         write_file(path, settings, params, params, names=[], step=3)
         file = load_file(path)

@@ -46,7 +46,7 @@ def test_only_images_without_a_label_have_the_zero_vector():
 
 
 @pytest.mark.parametrize("labels", [LABELS, NO_ATTRIBUTE])
-def test_the_network_tells_every_label_from_no_label(linear, params, x_t, labels):
+def test_every_label_changes_the_prediction(linear, params, x_t, labels):
     t = jnp.array([10, 500])
     given, none = (bind(UNET, params, linear, "eps", condition)(x_t, t).eps for condition in (labels, None))
     assert (np.abs(given - none).max(axis=(1, 2, 3)) > 1e-4).all()

@@ -16,7 +16,7 @@ def plain(x, kernel):
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 5), (7, 4)])
 @pytest.mark.parametrize(("inputs", "outputs"), [(3, 8), (FEW_CHANNELS, 80), (72, FEW_CHANNELS)])
-def test_its_gradients_are_those_of_the_plain_convolution(draw, size, inputs, outputs):
+def test_gradients_equal_those_of_the_plain_convolution(draw, size, inputs, outputs):
     x, kernel, weights = (
         jnp.asarray(draw.normal(size=shape), jnp.float32)
         for shape in ((3, *size, inputs), (3, 3, inputs, outputs), (3, *size, outputs))
@@ -30,7 +30,7 @@ def test_its_gradients_are_those_of_the_plain_convolution(draw, size, inputs, ou
     np.testing.assert_array_equal(conv3x3_on_cpu(x, kernel), plain(x, kernel))
 
 
-def test_the_unet_uses_it_on_a_cpu():
+def test_layers_use_the_cpu_convolutions_on_a_cpu():
     assert conv3x3(4, jnp.float32, "conv").conv_general_dilated is same_size_on_cpu
     assert doubling_conv3x3(4, jnp.float32, "conv").conv_general_dilated is twice_the_size_on_cpu
     for hook in (same_size_on_cpu, twice_the_size_on_cpu):
@@ -38,7 +38,7 @@ def test_the_unet_uses_it_on_a_cpu():
             hook(jnp.zeros((1, 4, 4, 3)), jnp.zeros((3, 3, 3, 4)), (2, 2), "SAME")
 
 
-def test_parameters_have_the_same_names_wherever_they_are_made(monkeypatch):
+def test_parameters_have_the_same_names_on_every_platform(monkeypatch):
     unet = UNet(out_channels=1, channels=4, multipliers=(1, 2), blocks=1, attention_resolutions=(), norm_groups=2)
 
     def names() -> set[str]:

@@ -9,7 +9,7 @@ from tests.network.test_convolution import plain
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("size", [(1, 1), (2, 5), (7, 4)])
-def test_doubling_and_convolving_at_once_is_one_after_the_other(draw, size, dtype):
+def test_the_doubling_convolution_equals_upsampling_then_convolving(draw, size, dtype):
     height, width = size
     x, kernel, weights = (
         jnp.asarray(draw.normal(size=shape), dtype)

@@ -13,12 +13,12 @@ def test_time_embedding_equals_the_reference(reference):
         np.testing.assert_allclose(time_embedding(jnp.array([int(n)]), 128).sum(), total, rtol=1e-4)
 
 
-def test_time_embedding_starts_with_sines_of_nothing():
+def test_time_embedding_of_zero_is_sines_then_cosines():
     np.testing.assert_array_equal(time_embedding(jnp.array([0]), 8), [[0.0] * 4 + [1.0] * 4])
 
 
 @pytest.mark.parametrize("groups", [1, 4, 8])
-def test_group_norm_is_that_of_flax(draw, groups):
+def test_group_norm_equals_that_of_flax(draw, groups):
     x = jnp.asarray(draw.normal(3.0, 2.0, (2, 5, 6, 8)), jnp.float32)
     params = {"params": {"scale": jnp.asarray(draw.normal(size=8), jnp.float32), "bias": jnp.arange(8.0)}}
     ours, flax = GroupNorm(groups, 1e-6), nn.GroupNorm(groups, epsilon=1e-6)
@@ -31,7 +31,7 @@ def test_group_norm_is_that_of_flax(draw, groups):
     np.testing.assert_allclose(gradients[0], gradients[1], atol=2e-2, rtol=1e-3)
 
 
-def test_group_norm_keeps_the_type_but_not_its_precision(draw):
+def test_group_norm_returns_bfloat16_but_computes_in_float32(draw):
     x = jnp.asarray(draw.normal(100.0, 0.5, (1, 8, 8, 4)), jnp.bfloat16)
     module = GroupNorm(2, 1e-6)
     out = module.apply(module.init(jax.random.key(0), x), x)
@@ -39,14 +39,14 @@ def test_group_norm_keeps_the_type_but_not_its_precision(draw):
     np.testing.assert_allclose(out.astype(jnp.float32).std(), 1.0, atol=0.05)
 
 
-def test_upsample_repeats_and_downsample_takes_it_back(draw):
+def test_downsample_undoes_upsample_which_is_nearest_neighbour(draw):
     x = jnp.asarray(draw.normal(size=(2, 3, 4, 5)), jnp.float32)
     np.testing.assert_array_equal(upsample(x), jax.image.resize(x, (2, 6, 8, 5), "nearest"))
     np.testing.assert_allclose(downsample(upsample(x)), x, atol=1e-6)
 
 
 @pytest.mark.parametrize("resample", ["none", "down", "up"])
-def test_a_fresh_block_passes_its_input_through(draw, resample):
+def test_an_untrained_block_is_the_identity(draw, resample):
     """The last layer of every residual branch starts at zero."""
     x = jnp.asarray(draw.normal(size=(2, 4, 4, 8)), jnp.float32)
     block = ResidualBlock(8, 4, 1e-6, 0.0, False, jnp.float32, resample)
@@ -55,7 +55,7 @@ def test_a_fresh_block_passes_its_input_through(draw, resample):
     np.testing.assert_array_equal(out, expected)
 
 
-def test_attention_does_not_care_where_pixels_are(draw):
+def test_attention_is_equivariant_to_permutations_of_pixels(draw):
     x = jnp.asarray(draw.normal(size=(1, 3, 4, 8)), jnp.float32)
     attention = SelfAttention(2, 4, 1e-6, jnp.float32)
     params = attention.init(jax.random.key(0), x)

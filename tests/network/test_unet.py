@@ -31,7 +31,7 @@ COUNTS = {
 
 
 def random_params(unet, draw, image_size=8, channels=1):
-    """Parameters without zeros, so that every path counts; the fan-in keeps activations near 1."""
+    """Parameters without zeros, so that every path contributes; scaling by fan-in keeps activations near 1."""
     shapes = jax.eval_shape(lambda: init_params(unet, jax.random.key(0), image_size, channels))
 
     def fill(leaf):
@@ -59,7 +59,7 @@ def test_parameter_counts_equal_the_published_ones(name, reference):
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(shapes))
 
 
-def test_a_fresh_network_predicts_zero(inputs):
+def test_an_untrained_network_predicts_zero(inputs):
     params = jax.jit(lambda: init_params(SMALL, jax.random.key(0), 8, 1))()
     np.testing.assert_array_equal(forward(SMALL, params, *inputs), 0.0)
 
@@ -105,7 +105,7 @@ def shapes_of(params):
         {"multipliers": (1, 2, 3), "blocks": 2, "attention_resolutions": (8, 2)},
     ],
 )
-def test_every_parameter_counts(draw, inputs, options):
+def test_every_parameter_has_a_gradient(draw, inputs, options):
     unet = dataclasses.replace(SMALL, **options)
     params, (x, n) = random_params(unet, draw), inputs
     labels = jnp.eye(3)[:2] if unet.labels else None
@@ -117,25 +117,25 @@ def test_every_parameter_counts(draw, inputs, options):
         return jnp.sum(weights * unet.apply({"params": params}, x, n, labels))
 
     for path, leaf in jax.tree.leaves_with_path(gradient(params)):
-        # Softmax does not see what is added to all logits of a row.
+        # Softmax is invariant to a constant added to all logits of a row.
         if not jax.tree_util.keystr(path).endswith("['k']['bias']"):
             assert np.abs(leaf).max() > 1e-6, path
 
 
-def test_images_of_a_batch_do_not_see_each_other(draw, inputs):
+def test_images_of_a_batch_are_independent(draw, inputs):
     params = random_params(SMALL, draw)
     x, n = inputs
     both = forward(SMALL, params, x, n)
     np.testing.assert_allclose(forward(SMALL, params, x[1:], n[1:]), both[1:], atol=1e-5)
 
 
-def test_odd_sizes_pass_where_the_stages_halve_them_evenly(draw):
+def test_sizes_that_the_stages_halve_evenly_are_accepted(draw):
     unet = dataclasses.replace(SMALL, multipliers=(1, 1, 2), attention_resolutions=(7,))
     params = random_params(unet, np.random.default_rng(0), 28)
     assert forward(unet, params, jnp.zeros((1, 28, 28, 1)), jnp.array([0])).shape == (1, 28, 28, 1)
 
 
-def test_no_label_is_the_null_label_and_others_differ(draw, inputs):
+def test_no_label_is_the_null_label_and_other_labels_differ(draw, inputs):
     unet = dataclasses.replace(SMALL, labels=3)
     params = random_params(unet, draw)
     none = forward(unet, params, *inputs)
@@ -143,7 +143,7 @@ def test_no_label_is_the_null_label_and_others_differ(draw, inputs):
     assert np.abs(forward(unet, params, *inputs, jnp.eye(3)[:2]) - none).max() > 1e-4
 
 
-def test_dropout_only_while_training(draw, inputs):
+def test_dropout_is_applied_only_while_training(draw, inputs):
     unet = dataclasses.replace(SMALL, dropout=0.5)
     params = random_params(unet, draw)
     x, n = inputs

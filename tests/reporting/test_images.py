@@ -15,7 +15,7 @@ def test_a_grid_holds_each_image_in_its_place(draw, count, columns, rows):
         np.testing.assert_array_equal(picture[top : top + 64, left : left + 64], images[i])
 
 
-def test_small_images_are_enlarged_so_that_one_can_see_them():
+def test_small_images_are_enlarged():
     assert grid(np.zeros((1, 8, 8, 1), np.uint8)).shape == (64 + 2 * GAP, 64 + 2 * GAP, 1)
 
 
@@ -27,7 +27,7 @@ def test_a_strip_shows_each_image_from_noise_to_image():
     assert picture.shape[0] == 2 * (64 + GAP) + GAP
 
 
-def test_files_hold_the_pictures(tmp_path, draw):
+def test_saved_files_hold_the_pictures(tmp_path, draw):
     colour, grey = draw.integers(0, 255, (9, 9, 3), np.uint8), draw.integers(0, 255, (9, 9, 1), np.uint8)
     for picture, mode in ((colour, "RGB"), (grey, "L")):
         save_png(picture, tmp_path / "a.png")

@@ -5,7 +5,7 @@ from ddpm_jax.reporting.profile import Profile
 
 
 @pytest.mark.parametrize(("steps", "traced"), [((2, 3), [2, 3]), ((4, 9), [4, 5]), ((), []), ((7, 8), [])])
-def test_a_profile_is_a_trace_of_the_steps_asked_for(tmp_path, steps, traced):
+def test_a_profile_traces_the_configured_steps(tmp_path, steps, traced):
     profile, seen = Profile(tmp_path, steps), []
     for number in range(1, 6):
         with profile.step(number):

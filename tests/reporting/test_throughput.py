@@ -5,7 +5,7 @@ import pytest
 from ddpm_jax.reporting.throughput import Throughput
 
 
-def test_throughput_counts_batches_and_leaves_pauses_out(monkeypatch):
+def test_throughput_counts_images_and_excludes_pauses(monkeypatch):
     clock = [50.0]
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
 

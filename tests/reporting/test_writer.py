@@ -7,7 +7,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.reporting.writer import BestSoFar, ByImagesSeen, TensorBoard, WeightsAndBiases, Writers
 
 
-def test_tensorboard_reads_what_was_written_and_a_resumed_run_hides_what_came_after(tmp_path, draw):
+def test_tensorboard_reads_the_points_and_a_resumed_run_hides_later_ones(tmp_path, draw):
     first = Writers([TensorBoard(tmp_path, start=0)])
     for step in range(1, 6):
         first.scalars(step, {"train/loss": step / 10})
@@ -22,7 +22,7 @@ def test_tensorboard_reads_what_was_written_and_a_resumed_run_hides_what_came_af
     assert steps == pytest.approx({1: 0.1, 2: 0.2, 3: 0.3, 4: 9.0})
 
 
-def test_hyperparameters_and_charts_are_where_tensorboard_looks_for_them(tmp_path):
+def test_tensorboard_finds_hyperparameters_and_charts(tmp_path):
     values = {"optimizer.learning_rate": 2e-4, "model.multipliers": "(1, 2)", "data.flip": True}
     TensorBoard(tmp_path / "run", 0, values).close()
     plugins = EventAccumulator(str(tmp_path / "run")).Reload().summary_metadata
@@ -34,7 +34,7 @@ def test_hyperparameters_and_charts_are_where_tensorboard_looks_for_them(tmp_pat
         assert name.encode() in layout.string_val[0]
 
 
-def test_curves_over_the_images_seen_survive_a_resumption(tmp_path):
+def test_curves_over_images_seen_continue_in_a_resumed_run(tmp_path):
     for start in (0, 3):
         curves = ByImagesSeen(TensorBoard(tmp_path, start * 16), 16)
         for step in range(start + 1, start + 6):
@@ -46,13 +46,13 @@ def test_curves_over_the_images_seen_survive_a_resumption(tmp_path):
     assert seen == {16: 1, 32: 2, 48: 3, 64: 7, 80: 8, 96: 9, 112: 10, 128: 11}
 
 
-def test_wandb_missing_gives_the_remedy(tmp_path, monkeypatch):
+def test_without_wandb_the_message_gives_the_remedy(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
     with pytest.raises(UserError, match="pip install -r requirements-wandb.txt"):
         WeightsAndBiases(tmp_path, "project", {}, "0123abcd")
 
 
-def test_wandb_gets_the_same_calls(tmp_path, monkeypatch):
+def test_wandb_receives_the_same_reports(tmp_path, monkeypatch):
     """A stand-in records what the adapter sends; the real service needs an account."""
     calls = []
 
@@ -86,7 +86,7 @@ def test_wandb_gets_the_same_calls(tmp_path, monkeypatch):
     assert (options["resume"], options["config"]) == ("allow", {"seed": 1})
 
 
-def test_the_lowest_point_of_a_curve_is_remembered():
+def test_the_lowest_point_of_a_curve_is_kept():
     best = BestSoFar()
     for step, value in enumerate([float("nan"), 3.0, 1.0, 1.0, 2.0, float("inf")]):
         best.scalars(step, {"train/loss": value, "other": -value})
@@ -94,15 +94,15 @@ def test_the_lowest_point_of_a_curve_is_remembered():
 
 
 @pytest.mark.parametrize("resumed_at", range(1, 7))
-def test_after_a_resumption_the_lowest_point_is_that_of_the_steps_that_count(resumed_at):
+def test_a_resumed_run_keeps_only_lowest_points_up_to_its_step(resumed_at):
     losses = [5.0, 3.0, 4.0, 1.0, 2.0, 0.5]
     first = BestSoFar()
     for step, loss in enumerate(losses, start=1):
         first.scalars(step, {"train/loss": loss})
-    resumed, undisturbed = BestSoFar(first.lows, until=resumed_at), BestSoFar()
+    resumed, uninterrupted = BestSoFar(first.lows, until=resumed_at), BestSoFar()
     for step, loss in enumerate(losses[:resumed_at], start=1):
-        undisturbed.scalars(step, {"train/loss": loss})
-    assert resumed.lowest() == undisturbed.lowest()
-    for best in (resumed, undisturbed):
+        uninterrupted.scalars(step, {"train/loss": loss})
+    assert resumed.lowest() == uninterrupted.lowest()
+    for best in (resumed, uninterrupted):
         best.scalars(resumed_at + 1, {"train/loss": 2.5})
-    assert resumed.lowest() == undisturbed.lowest()
+    assert resumed.lowest() == uninterrupted.lowest()

@@ -1,4 +1,4 @@
-"""The samplers with their options, and exact results for Gaussian data, which the tests of each of them share."""
+"""The samplers with their options, and exact results for Gaussian data, shared by the tests of the samplers."""
 
 from functools import partial
 
@@ -54,7 +54,7 @@ def gaussian_chain(schedule, pairs, variance, added):
 
 
 def assert_normal(images, mean, std):
-    """Whether independent pixels have these moments, within their sampling error."""
+    """Asserts that independent pixels have these moments, within their sampling error."""
     np.testing.assert_allclose(images.std(), std, rtol=0.01)
     np.testing.assert_allclose(images.mean(), mean, atol=4 * std / np.sqrt(images.size))
 
@@ -70,7 +70,7 @@ def diffusers_test_denoiser(schedule, kind):
 
 
 def even_in_log_snr(steps: int) -> Schedule:
-    """A schedule whose t = 1..steps + 1 are as far apart in log-SNR as the ends of the linear one, so t is no time."""
+    """A schedule whose t = 1..steps + 1 are evenly spaced in log-SNR, between about the ends of the linear one."""
     log_snr = np.linspace(9.2, -10.1, steps + 1)
     return Schedule(np.insert(1.0 / (1.0 + np.exp(-log_snr)), 0, 1.0))
 
@@ -95,7 +95,7 @@ def exact_solution(schedule, x_t, t, s):
 
 
 def convergence_orders(draw, solver):
-    """The order at which a solver's error falls, each time the number of steps is doubled."""
+    """The order at which the error of a solver falls, for each doubling of the number of steps."""
     with jax.enable_x64(True):
         x_T, errors = jnp.asarray(draw.normal(size=(4, 2, 2, 1))), []
         for steps in (20, 40, 80, 160):

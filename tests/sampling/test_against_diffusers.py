@@ -1,6 +1,6 @@
 """The same model, noise and steps in diffusers' schedulers and here: two independent implementations, one trajectory.
 
-Needs requirements-peers.txt, and is skipped without it. The model is made up and far from any data: agreement on it is
+Needs requirements-peers.txt, and is skipped without it. The model is arbitrary, far from any data: agreement on it is
 agreement of the arithmetic. diffusers counts steps from 0 and holds its tables in float32, ours from 1 in float64.
 """
 

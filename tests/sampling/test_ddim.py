@@ -12,7 +12,7 @@ from tests.sampling.samplers import MEAN, STD, assert_normal, diffusers_test_den
 
 @pytest.mark.parametrize("steps", [10, 50, 1000])
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-def test_gaussian_data_come_out_as_the_analytic_chain_says(linear, eta, steps):
+def test_images_of_gaussian_data_have_the_moments_of_the_analytic_chain(linear, eta, steps):
     pairs = step_pairs("leading", 1000, steps)
     variance = eta**2 * posterior(linear, *pairs.T).variance
     x_T, keys = start(16, (64, 64, 1))
@@ -28,7 +28,7 @@ def test_the_analytic_chain_equals_the_reference(linear, reference):
 
 
 @pytest.mark.parametrize(("kind", "name"), [("eps", "ddim_eta0"), ("v", "ddim_eta0_v_prediction")])
-def test_ddim_equals_the_loop_of_diffusers_own_tests(linear, reference, kind, name):
+def test_ddim_equals_the_loop_in_the_tests_of_diffusers(linear, reference, kind, name):
     denoiser, x_T = diffusers_test_denoiser(linear, kind)
     clipped, keys = constrain(denoiser, linear, clip), image_keys(0, np.arange(4))
     images = ddim(clipped, linear, x_T, keys, step_pairs("leading", 1000, 10)).images
@@ -40,6 +40,6 @@ def test_ddim_equals_the_loop_of_diffusers_own_tests(linear, reference, kind, na
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_a_ddim_step_equals_the_reference(linear, reference, eta):
     expected = reference["linear"]["ddim_step_501_to_481_x_1_eps_0.5"][str(eta)]
-    rows = ddim_coefficients(linear, np.array([[501, 481]]), eta)
-    np.testing.assert_allclose(rows.sigma, expected["sigma"], rtol=1e-6)
-    np.testing.assert_allclose(rows.x0 * expected["x0"] + rows.eps * 0.5, expected["mean"], rtol=1e-6)
+    _, signal, noise, sigma = ddim_coefficients(linear, np.array([[501, 481]]), eta)
+    np.testing.assert_allclose(sigma, expected["sigma"], rtol=1e-6)
+    np.testing.assert_allclose(signal * expected["x0"] + noise * 0.5, expected["mean"], rtol=1e-6)

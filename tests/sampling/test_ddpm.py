@@ -17,7 +17,7 @@ def added_noise(coefficients, pairs, variance):
 
 @pytest.mark.parametrize("steps", [10, 50, 1000])
 @pytest.mark.parametrize("variance", ["fixed_small", "fixed_large", "learned"])
-def test_gaussian_data_come_out_as_the_analytic_chain_says(linear, variance, steps):
+def test_images_of_gaussian_data_have_the_moments_of_the_analytic_chain(linear, variance, steps):
     pairs = step_pairs("leading", 1000, steps)
     coefficients = posterior(linear, *pairs.T)
     expected = gaussian_chain(linear, pairs, coefficients.variance, added_noise(coefficients, pairs, variance))

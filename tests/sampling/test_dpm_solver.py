@@ -38,7 +38,7 @@ def test_order_1_is_ddim(linear, final):
     np.testing.assert_allclose(ours, ddim(denoiser, linear, x_T, KEYS, pairs).images, atol=1e-5)
 
 
-def test_dpm_solver_equals_the_loop_of_diffusers_own_tests(linear, reference):
+def test_dpm_solver_equals_the_loop_in_the_tests_of_diffusers(linear, reference):
     denoiser, x_T = diffusers_test_denoiser(linear, "eps")
     pairs = step_pairs("linspace_open", 1000, 10, "sigma_min")
     images = dpm_solver(constrain(denoiser, linear, clip), linear, x_T, KEYS, pairs, lower_order_final="never").images
@@ -49,7 +49,7 @@ def test_dpm_solver_equals_the_loop_of_diffusers_own_tests(linear, reference):
 
 
 @pytest.mark.parametrize("h", [1e-2, 0.5, 3.0, 40.0])
-def test_the_integrals_are_those_of_the_exponential(h):
+def test_phi_equals_quadrature_of_the_integrals(h):
     u, weight = np.polynomial.legendre.leggauss(200)
     u, weight = (u + 1) * h / 2, weight * h / 2
     for j, value in enumerate(phi(h)):
@@ -58,7 +58,7 @@ def test_the_integrals_are_those_of_the_exponential(h):
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
-def test_weights_of_an_endless_step_are_the_limits_of_long_ones(order):
+def test_weights_of_an_infinite_step_are_the_limits_of_long_steps(order):
     exact = solver_weights(SIGNAL, NOISE, order, "always")
     long = solver_weights(np.clip(SIGNAL, 1e-300, 1.0), np.clip(NOISE, 1e-300, 1.0), order, "always")
     assert all(np.isfinite(part).all() for part in exact)
@@ -82,7 +82,7 @@ def test_an_order_that_does_not_exist_is_refused(linear, order):
         dpm_solver(gaussian_denoiser(linear, MEAN, STD), linear, x_T, KEYS, pairs, order=order)
 
 
-def test_steps_that_do_not_follow_each_other_are_refused(linear):
+def test_pairs_with_a_gap_are_refused(linear):
     x_T = draw_noise(KEYS, 0, (4, 4, 1))
     with pytest.raises(ValueError, match="must start where the one before it ended"):
         dpm_solver(gaussian_denoiser(linear, MEAN, STD), linear, x_T, KEYS, np.array([[900, 500], [400, 0]]))

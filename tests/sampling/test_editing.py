@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ddpm_jax.diffusion.denoiser import Prediction
 from ddpm_jax.sampling.ddim import ddim
 from ddpm_jax.sampling.editing import inpaint, invert, noised, resampled, slerp
 from ddpm_jax.sampling.noise import draw_noise, image_keys
@@ -20,7 +21,7 @@ def keys():
     return image_keys(0, np.arange(6))
 
 
-def test_ddim_turns_an_inverted_image_back_the_better_the_more_steps(linear, keys):
+def test_ddim_undoes_inversion_with_an_error_that_falls_with_the_steps(linear, keys):
     denoiser = gaussian_denoiser(linear, MEAN, STD)
     x0 = MEAN + STD * draw_noise(keys, 5, SHAPE)
     errors = []
@@ -38,7 +39,7 @@ def test_inverted_gaussian_images_are_standard_noise(linear):
     np.testing.assert_allclose([x_T.mean(), x_T.std()], [0.0, 1.0], atol=0.03)
 
 
-def test_slerp_starts_and_ends_at_its_ends_and_keeps_the_length_of_noise(keys):
+def test_slerp_goes_from_a_to_b_and_keeps_the_length_of_noise(keys):
     a, b = draw_noise(keys, 1, SHAPE), draw_noise(keys, 2, SHAPE)
     np.testing.assert_allclose(slerp(a, b, jnp.zeros(6)), a, atol=1e-6)
     np.testing.assert_allclose(slerp(a, b, jnp.ones(6)), b, atol=1e-6)
@@ -67,39 +68,37 @@ def test_noised_images_have_the_marginals_of_the_forward_process(linear):
     np.testing.assert_allclose(x_t.std(), linear.noise_rate[400], rtol=0.02)
 
 
-def test_resampling_walks_every_block_as_often_as_asked_and_joins_up():
+def test_resampling_repeats_each_block_and_each_step_starts_where_the_last_one_ended():
     pairs = step_pairs("leading", 100, 7)
-    walked, back = resampled(pairs, jump=3, resamples=2)
-    assert walked[:, 0].tolist() == [85, 71, 57, 85, 71, 57, 43, 29, 15, 43, 29, 15, 1, 1]
+    taken, back = resampled(pairs, jump=3, resamples=2)
+    assert taken[:, 0].tolist() == [85, 71, 57, 85, 71, 57, 43, 29, 15, 43, 29, 15, 1, 1]
     assert back.tolist() == [71, 57, 85, 71, 57, 43, 29, 15, 43, 29, 15, 1, 1, 0]
-    np.testing.assert_array_equal(back[:-1], walked[1:, 0])
+    np.testing.assert_array_equal(back[:-1], taken[1:, 0])
     plain, down = resampled(pairs, jump=10, resamples=1)
     np.testing.assert_array_equal(plain, pairs)
     np.testing.assert_array_equal(down, pairs[:, 1])
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_inpainting_keeps_known_pixels_to_the_last_bit(linear, keys, channels):
+def test_inpainting_keeps_known_pixels_bit_for_bit(linear, keys, channels):
     known = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (6, 8, 8, channels)).astype(np.float32))
     mask = jnp.zeros((6, 8, 8, 1)).at[:, 2:5, 3:7].set(1.0)
     x_T = draw_noise(keys, 0, (8, 8, channels))
-    drawn = inpaint(
-        point_denoiser(linear, 0.1), linear, x_T, keys, step_pairs("leading", 1000, 10), known, mask, resamples=2
-    )
+    pairs = step_pairs("leading", 1000, 10)
+    painted = inpaint(point_denoiser(linear, 0.1), linear, x_T, keys, pairs, known, mask, resamples=2).images
     inside = np.broadcast_to(np.asarray(mask) > 0.5, known.shape)
-    np.testing.assert_array_equal(np.asarray(drawn.images)[~inside], np.asarray(known)[~inside])
-    np.testing.assert_allclose(np.asarray(drawn.images)[inside], 0.1, atol=1e-5)
+    np.testing.assert_array_equal(np.asarray(painted)[~inside], np.asarray(known)[~inside])
+    np.testing.assert_allclose(np.asarray(painted)[inside], 0.1, atol=1e-5)
 
 
 def test_inpainted_pixels_follow_the_known_ones(linear):
-    """Images of one grey, N(0.3, 0.25^2): one known pixel tells the others, and resampling makes them agree better."""
+    """Each image has one grey level, N(0.3, 0.25^2): a known pixel fixes the others, and resampling improves that."""
     keys = image_keys(0, np.arange(256))
     signal, noise = (jnp.asarray(table, jnp.float32) for table in (linear.signal_rate, linear.noise_rate))
     known = jnp.broadcast_to((MEAN + STD * jax.random.normal(jax.random.key(3), (256, 1, 1, 1))), (256, 2, 1, 1))
     mask = jnp.asarray([0.0, 1.0]).reshape(1, 2, 1, 1)
 
     def denoiser(x_t, t):
-        from ddpm_jax.diffusion.denoiser import Prediction
 
         a, n = signal[t].reshape(-1, 1, 1, 1), noise[t].reshape(-1, 1, 1, 1)
         total = jnp.sum(x_t, axis=(1, 2, 3), keepdims=True)
@@ -109,11 +108,9 @@ def test_inpainted_pixels_follow_the_known_ones(linear):
         return Prediction(x0, (x_t - a * x0) / n)
 
     x_T = draw_noise(keys, 0, (2, 1, 1))
-    pairs = step_pairs("leading", 1000, 50)
+    pairs, masks = step_pairs("leading", 1000, 50), jnp.broadcast_to(mask, known.shape)
     errors = {}
     for resamples in (1, 5):
-        images = inpaint(
-            denoiser, linear, x_T, keys, pairs, known, jnp.broadcast_to(mask, known.shape), jump=1, resamples=resamples
-        ).images
+        images = inpaint(denoiser, linear, x_T, keys, pairs, known, masks, jump=1, resamples=resamples).images
         errors[resamples] = float(jnp.sqrt(jnp.mean((images[:, 1] - images[:, 0]) ** 2)))
     assert errors[5] < 0.3 * errors[1] and errors[5] < 0.02

@@ -1,4 +1,4 @@
-"""Laws of the loop that every sampler runs in."""
+"""Laws that hold for every sampler in its loop."""
 
 from functools import partial
 
@@ -26,7 +26,7 @@ def test_an_ideal_denoiser_recovers_a_point_mass(linear, name, steps):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_compiled_and_interpreted_agree(linear, name):
-    """Of Gaussian data the image depends on every coefficient, which of a point mass it does not."""
+    """For Gaussian data, unlike for a point mass, images depend on every coefficient."""
     x_T, keys = start(2, (4, 4, 1))
     call = partial(SAMPLERS[name], gaussian_denoiser(linear, MEAN, STD), linear, pairs=step_pairs("leading", 1000, 5))
     with jax.disable_jit():
@@ -35,26 +35,26 @@ def test_compiled_and_interpreted_agree(linear, name):
 
 
 @pytest.mark.parametrize("name", ["ddpm", "ddim-eta", "dpm_solver-3", "unipc-2"])
-def test_an_image_depends_on_its_seed_and_number_alone(linear, name):
+def test_an_image_depends_only_on_its_seed_and_index(linear, name):
     pairs, denoiser = step_pairs("leading", 1000, 10), gaussian_denoiser(linear, MEAN, STD)
 
     @jax.jit
-    def draw(indices):
+    def sample(indices):
         keys = image_keys(7, indices)
         x_T = draw_noise(keys, 0, (4, 4, 1))
         return x_T, SAMPLERS[name](denoiser, linear, x_T, keys, pairs).images
 
-    noise, images = draw(np.arange(64))
+    noise, images = sample(np.arange(64))
     for batch in (1, 7):
         for first in (0, 64 - batch):
-            part_noise, part_images = draw(np.arange(first, first + batch))
-            np.testing.assert_array_equal(part_noise, noise[first : first + batch])
+            batch_noise, batch_images = sample(np.arange(first, first + batch))
+            np.testing.assert_array_equal(batch_noise, noise[first : first + batch])
             # One grey level of 256 over [-1, 1].
-            np.testing.assert_allclose(part_images, images[first : first + batch], atol=1 / 127.5)
+            np.testing.assert_allclose(batch_images, images[first : first + batch], atol=1 / 127.5)
     assert np.abs(images[0] - images[1]).max() > 0.01
 
 
-def test_frames_run_from_noise_to_image_whatever_their_number(linear):
+def test_any_number_of_frames_runs_from_noise_to_image(linear):
     x_T, keys = start(3, (4, 4, 1))
     pairs, denoiser = step_pairs("leading", 1000, 10), gaussian_denoiser(linear, MEAN, STD)
     whole = ddim(denoiser, linear, x_T, keys, pairs, loop=scan_loop(FrameSpec(11, 2)))
@@ -84,7 +84,7 @@ def test_memory_does_not_grow_with_the_steps(linear, name):
 
 @pytest.mark.parametrize("final", ["zero", "sigma_min"])
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_no_signal_at_all_is_a_start_like_any_other(name, final):
+def test_sampling_may_start_from_zero_signal(name, final):
     schedule = schedule_of_betas(linear_betas(1000), zero_terminal_snr=True)
     assert schedule.signal_rate[-1] == 0.0
     x_T, keys = start(64, (8, 8, 1))

@@ -27,7 +27,7 @@ def test_dynamic_thresholding_divides_each_image_by_its_own_percentile(draw):
 
 
 @pytest.mark.parametrize("threshold", [clip, dynamic(0.9)])
-def test_eps_stays_as_it_was_or_adds_up_to_x_t(linear, x_t, threshold):
+def test_eps_is_kept_or_adds_up_to_x_t(linear, x_t, threshold):
     t, free = jnp.array([1, 500, 1000]), point_denoiser(linear, 1.5)
     kept = constrain(free, linear, threshold, keep_eps=True)(x_t, t)
     rederived = constrain(free, linear, threshold)(x_t, t)
@@ -42,7 +42,7 @@ def test_eps_stays_as_it_was_or_adds_up_to_x_t(linear, x_t, threshold):
 
 
 @pytest.mark.parametrize("sampler", [ddpm, ddim])
-def test_constrained_images_stay_in_range_and_free_ones_need_not(linear, sampler):
+def test_constrained_images_stay_in_range_and_unconstrained_ones_need_not(linear, sampler):
     keys = image_keys(0, np.arange(2))
     pairs, free = step_pairs("leading", 1000, 10), point_denoiser(linear, 1.5)
 

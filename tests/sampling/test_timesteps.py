@@ -25,7 +25,7 @@ def test_the_configuration_names_every_spacing():
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("final", ["zero", "sigma_min"])
 @pytest.mark.parametrize(("total", "steps"), [(1000, 2), (1000, 10), (1000, 37), (1000, 1000), (8, 5), (50, 50)])
-def test_pairs_fall_strictly_within_the_steps_and_end_where_they_should(spacing, final, total, steps):
+def test_pairs_fall_strictly_within_1_to_T_and_end_at_the_final_step(spacing, final, total, steps):
     pairs = step_pairs(spacing, total, steps, final)
     assert 1 <= len(pairs) <= steps
     assert pairs[0, 0] <= total and pairs[-1, 1] == {"zero": 0, "sigma_min": 1}[final]
@@ -34,7 +34,7 @@ def test_pairs_fall_strictly_within_the_steps_and_end_where_they_should(spacing,
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)
-def test_one_step_starts_in_the_noise_or_wherever_the_spacing_has_its_only_step(spacing):
+def test_a_single_step_starts_where_its_spacing_puts_it(spacing):
     first = {"leading": 1, "leading_open": 501, "quadratic_80": 801}.get(spacing, 1000)
     assert step_pairs(spacing, 1000, 1).tolist() == [[first, 0]]
 
@@ -49,7 +49,7 @@ def test_ten_of_a_thousand(spacing):
     assert step_pairs(spacing, 1000, 10)[:, 0].tolist() == TEN[spacing]
 
 
-def test_an_end_at_the_least_noise_leaves_no_empty_step():
+def test_sigma_min_leaves_no_empty_step():
     assert step_pairs("leading", 1000, 10, "sigma_min").tolist()[-1] == [101, 1]
     assert step_pairs("trailing", 1000, 10, "sigma_min").tolist()[-1] == [100, 1]
     assert listed_pairs([7, 3, 1], 10, "sigma_min").tolist() == [[7, 3], [3, 1]]
@@ -70,12 +70,12 @@ def test_listed_steps_are_taken_as_they_are():
 
 
 @pytest.mark.parametrize("listed", [[], [3, 3, 1], [1, 2], [1001, 5], [5, 0], [5, -1]])
-def test_lists_that_are_no_descent_are_refused(listed):
+def test_lists_that_do_not_fall_within_1_to_T_are_refused(listed):
     with pytest.raises(ValueError, match="expected falling whole numbers from 1000 to 1"):
         listed_pairs(listed, 1000)
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1001])
-def test_a_number_of_steps_that_cannot_be_is_refused(steps):
+def test_an_impossible_number_of_steps_is_refused(steps):
     with pytest.raises(ValueError, match="expected 1 to 1000"):
         step_pairs("leading", 1000, steps)

@@ -22,7 +22,7 @@ def test_the_corrector_raises_the_order_by_one(draw, options, lowest, highest):
 
 
 @pytest.mark.parametrize("order", [1, 2])
-def test_weights_of_an_endless_step_are_the_limits_of_long_ones(order):
+def test_weights_of_an_infinite_step_are_the_limits_of_long_steps(order):
     signal = np.array([0.0, 0.2, 0.5, 0.8, 1.0])
     noise = np.sqrt(1.0 - signal**2)
     exact = corrector_weights(signal, noise, order, "always")
@@ -32,13 +32,9 @@ def test_weights_of_an_endless_step_are_the_limits_of_long_ones(order):
     np.testing.assert_allclose(corrected_integral(2, 0.7, np.inf), corrected_integral(2, 0.7, 1e12), atol=1e-9)
 
 
-def test_an_order_that_does_not_exist_is_refused(linear):
-    x_T, pairs = draw_noise(KEYS, 0, (4, 4, 1)), step_pairs("leading", 1000, 5)
+def test_an_unknown_order_and_pairs_with_a_gap_are_refused(linear):
+    x_T, denoiser = draw_noise(KEYS, 0, (4, 4, 1)), gaussian_denoiser(linear, MEAN, STD)
     with pytest.raises(ValueError, match="order is 3; expected 1 or 2"):
-        unipc(gaussian_denoiser(linear, MEAN, STD), linear, x_T, KEYS, pairs, order=3)
-
-
-def test_steps_that_do_not_follow_each_other_are_refused(linear):
-    x_T = draw_noise(KEYS, 0, (4, 4, 1))
+        unipc(denoiser, linear, x_T, KEYS, step_pairs("leading", 1000, 5), order=3)
     with pytest.raises(ValueError, match="must start where the one before it ended"):
-        unipc(gaussian_denoiser(linear, MEAN, STD), linear, x_T, KEYS, np.array([[900, 500], [400, 0]]))
+        unipc(denoiser, linear, x_T, KEYS, np.array([[900, 500], [400, 0]]))

@@ -47,12 +47,12 @@ def restored(folder, step=None):
         return checkpoints.restore(state_at(0), step)
 
 
-def test_what_was_saved_comes_back_bit_for_bit(saved):
+def test_a_saved_state_is_restored_bit_for_bit(saved):
     assert_same(restored(saved), state_at(3))
     assert_same(restored(saved, step=1), state_at(1))
 
 
-def test_parameters_or_their_ema_come_back_alone(saved):
+def test_parameters_or_their_ema_are_restored_alone(saved):
     with Checkpoints(saved) as checkpoints:
         for ema in (True, False):
             params, step = checkpoints.restore_params(state_at(0).params, ema=ema)
@@ -60,7 +60,7 @@ def test_parameters_or_their_ema_come_back_alone(saved):
             assert_same(params, state_at(3).ema if ema else state_at(3).params)
 
 
-def test_an_empty_folder_holds_nothing(folder):
+def test_a_missing_folder_has_no_checkpoints(folder):
     assert restored(folder) is None
     with Checkpoints(folder) as checkpoints:
         assert checkpoint_steps(folder) == []
@@ -68,7 +68,7 @@ def test_an_empty_folder_holds_nothing(folder):
     assert not folder.exists()
 
 
-def test_the_newest_and_the_milestones_are_kept(folder):
+def test_the_newest_checkpoints_and_multiples_of_keep_every_are_kept(folder):
     with Checkpoints(folder, keep=2, keep_every=4) as checkpoints:
         for step in range(1, 11):
             checkpoints.save(state_at(step), {})
@@ -77,7 +77,7 @@ def test_the_newest_and_the_milestones_are_kept(folder):
     assert sorted(p.name for p in folder.iterdir()) == ["10", "4", "8", "9"]
 
 
-def test_one_that_was_never_completed_does_not_count_and_is_deleted_with_a_warning(saved, package_log):
+def test_an_incomplete_checkpoint_is_ignored_and_deleted_with_a_warning(saved, package_log):
     (saved / "3" / SEAL).unlink()
     (saved / "4.orbax-checkpoint-tmp").mkdir()
     assert_same(restored(saved), state_at(2))
@@ -89,7 +89,7 @@ def test_one_that_was_never_completed_does_not_count_and_is_deleted_with_a_warni
     assert warnings == [f"Deleting {saved / '3'}: a checkpoint that was never completed (it has no {SEAL})."]
 
 
-def test_one_that_was_never_completed_makes_room_for_its_successor(saved, package_log):
+def test_an_incomplete_checkpoint_is_replaced_by_a_new_one(saved, package_log):
     (saved / "3" / SEAL).unlink()
     with Checkpoints(saved) as checkpoints:
         checkpoints.save(state_at(3), {})
@@ -106,7 +106,7 @@ def test_a_folder_with_files_of_the_user_is_never_deleted(saved):
         checkpoints.save(state_at(4), {})
         checkpoints.wait()
         assert sorted(p.name for p in saved.iterdir()) == ["4", "7", "8"]
-        with pytest.raises(UserError, match="8 holds notes.txt, which is no part of a checkpoint; move it"):
+        with pytest.raises(UserError, match="8 holds notes.txt, which is not part of a checkpoint; move it"):
             checkpoints.save(state_at(8), {})
     assert (saved / "8" / "notes.txt").read_text() == "mine"
 
@@ -122,7 +122,7 @@ def damage(path, how):
 
 
 @pytest.mark.parametrize("how", ["missing", "truncated", "flipped"])
-def test_any_damage_is_noticed_and_the_one_before_is_used(saved, how, caplog):
+def test_any_damage_is_detected_and_the_previous_checkpoint_is_used(saved, how, caplog):
     logging.getLogger("ddpm_jax").propagate = True
     files = [path for path in sorted((saved / "3").rglob("*")) if path.is_file() and path.stat().st_size > 1]
     assert len(files) > 10
@@ -144,7 +144,7 @@ def test_any_damage_is_noticed_and_the_one_before_is_used(saved, how, caplog):
         restored(saved, step=3)
 
 
-def test_a_damaged_one_makes_room_for_its_successor(saved):
+def test_a_damaged_checkpoint_is_replaced_by_a_new_one(saved):
     damage(saved / "3" / "config" / "metadata", "flipped")
     with Checkpoints(saved, keep=2) as checkpoints:
         assert int(checkpoints.restore(state_at(0)).step) == 2
@@ -156,21 +156,21 @@ def test_a_damaged_one_makes_room_for_its_successor(saved):
     assert (saved / "3.damaged").is_dir()
 
 
-def test_what_is_not_a_checkpoint_is_left_alone(saved):
+def test_folders_that_are_not_checkpoints_are_kept(saved):
     (saved / "backup" / "1").mkdir(parents=True)
     with Checkpoints(saved) as checkpoints:
         checkpoints.save(state_at(4), {})
     assert (saved / "backup" / "1").is_dir()
 
 
-def test_when_all_are_damaged_nothing_is_restored(saved):
+def test_if_all_checkpoints_are_damaged_restoring_is_refused(saved):
     for step in (1, 2, 3):
         damage(saved / str(step) / "config" / "metadata", "flipped")
     with pytest.raises(UserError, match="All checkpoints .* are damaged"):
         restored(saved)
 
 
-def test_a_step_that_is_not_kept_is_refused_with_those_that_are(saved):
+def test_a_missing_step_is_refused_and_the_existing_ones_are_listed(saved):
     with pytest.raises(UserError, match="keeps no checkpoint of step 7; it keeps 1, 2, 3"):
         restored(saved, step=7)
 
@@ -179,30 +179,29 @@ def test_a_step_that_is_not_kept_is_refused_with_those_that_are(saved):
     "error",
     [
         OSError(28, "No space left on device"),
-        ValueError("RESOURCE_EXHAUSTED: Error writing local file [os_error_code='28']"),  # as TensorStore says it
+        ValueError("RESOURCE_EXHAUSTED: Error writing local file [os_error_code='28']"),  # as TensorStore reports it
     ],
 )
-def test_a_full_disk_is_one_line_and_leaves_the_others(saved, monkeypatch, error):
+def test_a_full_disk_gives_one_line_and_earlier_checkpoints_remain(saved, monkeypatch, error):
     def full(path):
         raise error
 
     monkeypatch.setattr("ddpm_jax.training.checkpoint.seal", full)
-    checkpoints = Checkpoints(saved)
-    checkpoints.save(state_at(4), {})
-    with pytest.raises(UserError, match="could not be written .*No space left on device") as caught:
-        checkpoints.wait()
+    with Checkpoints(saved) as checkpoints:
+        checkpoints.save(state_at(4), {})
+        with pytest.raises(UserError, match="could not be written .*No space left on device") as caught:
+            checkpoints.wait()
     assert "\n" not in str(caught.value)
-    checkpoints.close()
     assert_same(restored(saved), state_at(3))
 
 
-def test_the_seal_can_be_checked_with_sha256sum(saved):
+def test_the_seal_has_the_format_of_sha256sum(saved):
     lines = (saved / "3" / SEAL).read_text().splitlines()
     assert all(len(line.split("  ")[0]) == 64 for line in lines)
     assert any(line.endswith("config/metadata") for line in lines)
 
 
-def test_parameters_need_no_sound_optimizer_state_and_training_does(saved):
+def test_restoring_parameters_verifies_only_their_item(saved):
     damage(next((saved / "3" / "training").rglob("d/*")), "flipped")
     damage(next((saved / "2" / "ema").rglob("d/*")), "flipped")
     with Checkpoints(saved) as checkpoints:
@@ -216,34 +215,34 @@ def test_parameters_need_no_sound_optimizer_state_and_training_does(saved):
         assert_same(checkpoints.restore(state_at(0)), state_at(1))
 
 
-def test_all_processes_read_what_the_first_one_chose(saved, monkeypatch):
+def test_all_processes_restore_the_step_chosen_by_the_first(saved, monkeypatch):
     answers = []
     monkeypatch.setattr(checkpoint, "agreed_by_all", lambda own: answers.append(own) or 2)
     assert_same(restored(saved), state_at(2))
     assert answers == [3]
     monkeypatch.setattr(checkpoint, "agreed_by_all", lambda own: checkpoint.REFUSED)
-    with pytest.raises(UserError, match="has no checkpoint that can be read; the first process says why"):
+    with pytest.raises(UserError, match="has no checkpoint that can be read; see the message of the first process"):
         restored(saved)
 
 
-def test_only_the_first_process_reads_the_checksums(saved, monkeypatch):
-    told = []
+def test_only_the_first_process_verifies_checksums(saved, monkeypatch):
+    sent = []
     monkeypatch.setattr(checkpoint, "verify", lambda *_: pytest.fail("read on another process"))
-    monkeypatch.setattr(checkpoint, "agreed_by_all", lambda own: told.append(own) or 1)
+    monkeypatch.setattr(checkpoint, "agreed_by_all", lambda own: sent.append(own) or 1)
     with Checkpoints(saved) as checkpoints, monkeypatch.context() as patch:
         patch.setattr(jax, "process_index", lambda: 1)
-        assert checkpoints._chosen_by_all(None, None) == 1
-    assert told == [checkpoint.ABSENT]
+        assert checkpoints._agreed_step(None, None) == 1
+    assert sent == [checkpoint.ABSENT]
 
 
-def test_metrics_come_back_exactly_and_are_empty_where_none_were_saved(saved):
+def test_metrics_are_restored_exactly_and_are_empty_if_none_were_saved(saved):
     metrics = {"loss": [0.1 + 0.2, 7], "gradient_norm": [float(np.float32(1 / 3)), 2]}
     with Checkpoints(saved) as checkpoints:
         checkpoints.save(state_at(4), {}, metrics)
         checkpoints.wait()
         assert checkpoints.restore_metrics(4) == metrics
         assert checkpoints.restore_metrics(3) == {}
-        shutil.rmtree(saved / "2" / "metrics")  # As versions before saved it.
+        shutil.rmtree(saved / "2" / "metrics")  # As earlier versions saved it.
         assert checkpoints.restore_metrics(2) == {}
 
 

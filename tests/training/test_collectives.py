@@ -1,5 +1,5 @@
-"""What devices say to each other in a step, read in the compiled program: gradients are summed over all of them, and
-under FSDP parameters are gathered; nothing else but scalars is sent.
+"""The communication between devices in a compiled step: gradients are summed over all devices, and under FSDP
+parameters are gathered; besides these, only scalars are sent.
 """
 
 import json
@@ -27,12 +27,12 @@ MODEL = {"channels": 32, "multipliers": (1,), "attention_resolutions": (), "norm
 
 
 def bytes_here(state: TrainState) -> int:
-    """Of a state, on the first device."""
+    """Bytes of a state on the first device."""
     return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
 
 
 def print_facts() -> None:
-    """The sizes of what goes through each kind of collective on this process's devices, and those of the parameters."""
+    """The sizes of the operands of each kind of collective on the devices of this process, and of the parameters."""
     facts = {}
     for sharding in ("replicated", "fsdp"):
         config, mesh = config_with(train={"sharding": sharding}, model=MODEL), data_mesh()
@@ -60,7 +60,7 @@ DEVICES = 4
 
 @pytest.fixture(scope="module")
 def facts() -> dict:
-    """Those of a process with four devices."""
+    """The facts of a process with four devices."""
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={DEVICES}"
     command = [sys.executable, "-c", f"from {__name__} import print_facts; print_facts()"]
     root, environment = Path(__file__).parents[2], {**os.environ, "XLA_FLAGS": flags}
@@ -68,23 +68,23 @@ def facts() -> dict:
     return json.loads(done.stdout)
 
 
-def test_replicated_parameters_need_their_gradients_summed_and_nothing_else(facts):
+def test_with_replicated_parameters_only_gradients_are_summed(facts):
     found = facts["replicated"]
     assert not found["divided"] and set(found["sent"]) == {"all-reduce"}
     assert sorted(found["sent"]["all-reduce"]) == sorted(found["params"])
 
 
-def test_divided_parameters_are_gathered_once_and_their_gradients_summed(facts):
+def test_under_fsdp_parameters_are_gathered_once_and_gradients_summed(facts):
     found = facts["fsdp"]
     assert found["divided"] and sorted(found["sent"].pop("all-gather")) == sorted(found["divided"])
-    # Where a backend scatters a sum, a result is a quarter of it; CPUs sum all of it and keep a part.
+    # The result of a reduce-scatter is a quarter of the sum; CPUs sum everything and keep a part.
     scattered = [DEVICES * size for size in found["sent"].pop("reduce-scatter", [])]
     assert sorted(found["sent"].pop("all-reduce") + scattered) == sorted(found["params"])
     assert not found["sent"]
 
 
 @pytest.mark.parametrize("sharding", ["replicated", "fsdp"])
-def test_a_state_takes_on_each_device_what_was_planned(facts, sharding):
+def test_the_planned_size_of_a_state_is_its_size_on_each_device(facts, sharding):
     config = config_with(model=MODEL)
     learner = build_learner(config, data_mesh())
     state = jax.eval_shape(partial(init_state, learner.unet, learner.optimizer, config.seed, 8, 1))
@@ -92,6 +92,6 @@ def test_a_state_takes_on_each_device_what_was_planned(facts, sharding):
 
 
 @pytest.mark.parametrize("sharding", ["replicated", "fsdp"])
-def test_arithmetic_is_that_of_all_devices(facts, sharding):
-    # Each device updates all of the parameters, or its part.
+def test_the_counted_arithmetic_is_that_of_all_devices(facts, sharding):
+    # Each device updates all parameters, or its share.
     assert facts[sharding]["flops"] == pytest.approx(facts[sharding]["as_written"], rel=0.1)

@@ -4,7 +4,7 @@ from ddpm_jax.training.feedback import STEPS_AHEAD, Feedback
 from ddpm_jax.training.step import METRICS, empty_metrics
 
 
-def test_feedback_comes_some_steps_late_and_in_full():
+def test_outcomes_are_read_some_steps_late_and_none_is_lost():
     bad, reports = [], []
     feedback = Feedback(lambda *args: bad.append(args), lambda *args: reports.append(args))
     metrics = empty_metrics()
@@ -15,7 +15,7 @@ def test_feedback_comes_some_steps_late_and_in_full():
         feedback.push(step, jnp.asarray(0), None)
     assert not bad and not reports
     feedback.push(STEPS_AHEAD + 1, jnp.asarray(0), None)
-    # Means of nothing are left out.
+    # Empty means are left out.
     assert reports == [(1, {"loss": 1.5})]
     feedback.drain()
     assert bad == [(2, 1)] and len(METRICS) == 7

@@ -14,7 +14,7 @@ def state(**options):
     return first_state(PARAMS, build_optimizer(Optimizer(), 10), **options)
 
 
-def test_the_first_state_has_seen_nothing_and_starts_its_ema_from_the_parameters():
+def test_the_counters_start_at_zero_and_the_ema_at_the_parameters():
     first = state()
     assert (int(first.step), int(first.skipped), int(first.bad_streak)) == (0, 0, 0)
     jax.tree.map(np.testing.assert_array_equal, first.ema, PARAMS)
@@ -30,7 +30,7 @@ def test_no_two_arrays_of_a_state_share_a_buffer():
 
 @pytest.mark.parametrize("field", ["params", "ema", "opt_state"])
 @pytest.mark.parametrize("value", [jnp.nan, jnp.inf])
-def test_one_number_that_is_not_finite_is_found(field, value):
+def test_a_single_non_finite_number_is_detected(field, value):
     first = state()
     assert is_finite(first)
     leaves, structure = jax.tree.flatten(getattr(first, field))

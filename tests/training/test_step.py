@@ -20,7 +20,7 @@ def leaves_equal(a, b) -> bool:
     return jax.tree.all(jax.tree.map(lambda x, y: bool((x == y).all()), a, b))
 
 
-def test_training_lowers_the_loss_and_counts_what_it_saw():
+def test_training_lowers_the_loss_and_counts_steps_and_images():
     config = config_with(data={"batch_size": 32}, optimizer={"learning_rate": 3e-3})
     state, early, streaks = run(config, steps=3)
     state, late, _ = run(config, steps=60, state=state)
@@ -54,12 +54,11 @@ def test_a_model_with_every_option_trains():
     assert is_finite(state) and np.isfinite(metrics["loss"].compute())
 
 
-def test_a_step_that_is_not_finite_changes_only_the_counters(monkeypatch):
-    honest = step_module.from_pixels
+def test_a_non_finite_step_changes_only_the_counters(monkeypatch):
+    original = step_module.from_pixels
 
     def poisoned(pixels):
-        images = honest(pixels)
-        return jnp.where(pixels.max() == 77, jnp.nan, images)
+        return jnp.where(pixels.max() == 77, jnp.nan, original(pixels))
 
     monkeypatch.setattr(step_module, "from_pixels", poisoned)
 
@@ -79,8 +78,8 @@ def test_a_step_that_is_not_finite_changes_only_the_counters(monkeypatch):
     assert not is_finite(state.replace(ema=jax.tree.map(lambda x: x * jnp.inf, state.ema)))
 
 
-def test_the_update_is_that_of_optax_on_the_same_gradient():
-    """Adam's first update has size learning_rate in every coordinate that has a gradient."""
+def test_the_first_update_of_adam_has_the_size_of_the_learning_rate():
+    """In every coordinate that has a gradient; and the EMA follows the new parameters."""
     config = config_with(optimizer={"clip": 0.0, "learning_rate": 1e-2})
     before = learner_and_step(config)[1]
     after, _, _ = run(config, 1, before)
@@ -92,7 +91,7 @@ def test_the_update_is_that_of_optax_on_the_same_gradient():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), after.ema, expected)
 
 
-def test_metrics_are_kept_exactly_on_their_way_through_json():
+def test_metrics_survive_json_exactly():
     _, metrics, _ = run(CONFIG, steps=3)
     saved = json.loads(json.dumps(metrics_to_json(metrics)))
     restored = metrics_from_json(saved)
@@ -102,13 +101,13 @@ def test_metrics_are_kept_exactly_on_their_way_through_json():
     assert leaves_equal(metrics_from_json({}), empty_metrics())
 
 
-def test_metrics_of_other_versions_are_left_out():
+def test_unknown_metrics_of_other_versions_are_ignored():
     saved = {"loss": [3.0, 2], "of_another_version": [1.0, 1]}
     restored = metrics_from_json(saved)
     assert tuple(restored) == METRICS and restored["loss"].compute() == 1.5
 
 
-def test_the_mean_loss_is_made_up_of_those_of_the_quarters():
+def test_the_losses_of_the_quarters_sum_to_the_whole_loss():
     _, metrics, _ = run(CONFIG, steps=3)
     quarters = [metrics[f"loss_t_{quarter}_quarter"] for quarter in ("1st", "2nd", "3rd", "4th")]
     np.testing.assert_allclose(sum(q.total for q in quarters), metrics["loss"].total, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""The smallest training that has every part: a few steps take milliseconds once compiled."""
+"""The smallest complete training: a few steps take milliseconds once compiled."""
 
 import dataclasses
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def learner_and_step(config: Config) -> tuple[Learner, TrainState, Callable]:
 
 
 def on_the_mesh(tree):
-    """Laid out as a step leaves it; else the next step would be compiled anew."""
+    """The tree with the sharding that a step gives it; otherwise the next step would be compiled again."""
     return jax.device_put(tree, replicated(data_mesh()))
 
 

@@ -1,0 +1,26 @@
+import sys
+
+import pytest
+
+from ddpm_jax.errors import abbreviated, nearest, printable, program
+
+
+def test_an_unknown_name_gets_similar_names_or_else_all():
+    assert nearest("ddpn", ["unipc", "ddpm"]) == "did you mean ddpm?"
+    assert nearest("heun", ["unipc", "ddpm"]) == "expected one of ddpm, unipc."
+
+
+def test_long_lists_of_names_are_abbreviated():
+    assert abbreviated("abcde") == "a, b, c, d, e"
+    assert abbreviated("abcdefg", shown=2) == "a, b and 5 more"
+
+
+def test_names_that_are_not_utf8_can_be_printed():
+    assert printable("Bäume") == "Bäume"
+    assert printable(b"\xff.png".decode(errors="surrogateescape")).isascii()
+
+
+@pytest.mark.parametrize(("argument", "command"), [("/usr/bin/ddpm-jax", "ddpm-jax"), ("main.py", "python main.py")])
+def test_messages_name_the_command_that_was_used(monkeypatch, argument, command):
+    monkeypatch.setattr(sys, "argv", [argument])
+    assert program() == command
