@@ -1,8 +1,11 @@
 """python main.py --config=configs/digits.py --workdir=runs/digits (see --help)."""
 
+import signal
 import sys
 
 if __name__ == "__main__":
+    # Until the command takes the signal over: a Ctrl-C during the imports ends without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     # Processes that decode images import this file too, and need nothing of the rest.
     from ddpm_jax.commands.cli import main
 

@@ -65,8 +65,8 @@ def _load_pretrained(name: str, step: int | None, ema: bool) -> "Run":
 class Run:
     """A trained model. Compiled samplers are cached, so that a second call with the same options is fast."""
 
-    config: Config
-    params: PyTree
+    config: Config = dataclasses.field(repr=False)
+    params: PyTree = dataclasses.field(repr=False)
     step: int
     """Training step of the parameters."""
     names: tuple[str, ...]
@@ -186,7 +186,9 @@ class Run:
                 options[name] = float(value)
             elif kinds[name] is tuple:
                 options[name] = tuple(np.asarray(value).tolist())
-        options |= {"label": str(options["label"])} if "label" in options else {}
+        if "label" in options:
+            several = isinstance(options["label"], (list, tuple, np.ndarray))
+            options["label"] = ",".join(map(str, options["label"])) if several else str(options["label"])
         settings = only_images(for_sampler(self.config.sample, options.get("sampler", self.config.sample.sampler)))
         settings = dataclasses.replace(settings, task=task, count=operator.index(count), **options)
         return checked(dataclasses.replace(self.config, sample=settings))

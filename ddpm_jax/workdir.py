@@ -117,8 +117,8 @@ def _refuse_other_data(workdir: Path, now: Traits) -> None:
     if (images, read_label_names(workdir), crc32) != (now.images, now.names, now.crc32):
         change = f"{images:,} images, now {now.images:,}" if images != now.images else "other images or labels"
         raise UserError(
-            f"{workdir} was trained on other data ({change}); restore the data of data.path, or choose another "
-            "--workdir."
+            f"{workdir} was trained on other data ({change}); restore what data.path held, give the "
+            "data.path of the original images, or choose another --workdir."
         )
 
 

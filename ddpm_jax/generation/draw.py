@@ -79,13 +79,13 @@ def run_batches(
 ) -> Iterator[tuple[Any, int]]:
     """The outputs of each batch, in host memory, and the number of its images; the last batch is padded.
 
-    batches: range(0, number of images, batch size); start: the first image to compute, a multiple of the batch size;
+    batches: range(0, number of images, batch size); start: the first image to compute;
     labels, inputs: for all images. progress_label: None for no progress bar.
     """
-    count, size, done = batches.stop, batches.step, start // batches.step
-    remaining = batches[done:]
+    count, size = batches.stop, batches.step
+    remaining, done = range(start, count, size), start // size
     if progress_label is not None:
-        remaining = progress(remaining, progress_label, total=len(batches), done=done)
+        remaining = progress(remaining, progress_label, total=done + len(remaining), done=done)
     for first in remaining:
         raise_if_stopped()
         indices = np.arange(first, first + size)

@@ -20,7 +20,7 @@ from jaxtyping import PyTree
 from ddpm_jax.config import Config
 from ddpm_jax.diffusion.pixels import to_pixels
 from ddpm_jax.errors import UserError
-from ddpm_jax.generation.draw import batches_of, compile_sampler, sample_batches
+from ddpm_jax.generation.draw import compile_sampler, sample_batches
 from ddpm_jax.generation.pixel_file import PixelFile
 from ddpm_jax.reporting.images import Picture, evenly_spaced, grid, save_gif, save_png, strip
 from ddpm_jax.runtime.devices import agreed_by_all, data_mesh
@@ -34,6 +34,8 @@ from ddpm_jax.shapes import Labels, Pixels
 GRID_IMAGES = 100
 STRIP_IMAGES = 8
 GIF_IMAGES = 36
+FILES = {"grid.png", "strip.png", "denoising.gif", "interpolation.gif", "images", "samples.npz"}
+"""All that a folder of samples holds."""
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +50,15 @@ def unfinished_folder(target: Path, *, wait: bool = False) -> Iterator[Path]:
     with ExitStack() as held:
         if jax.process_index() == 0:
             held.enter_context(exclusive_lock(target.with_name(f".{target.name}.lock"), refusal))
+            _refuse_files_of_the_user(target)
         yield target.with_name(f".{target.name}.unfinished")
+
+
+def _refuse_files_of_the_user(target: Path) -> None:
+    """A folder of samples is replaced as a whole, so nothing else may lie in it."""
+    for path in sorted(target.iterdir()) if target.is_dir() else ():
+        if path.name not in FILES:
+            raise UserError(f"{target} holds {path.name}, which sampling did not write and would remove; move it away.")
 
 
 def sample_to_disk(
@@ -59,11 +69,9 @@ def sample_to_disk(
     Raises UserError if the images are not finite.
     """
     mesh = data_mesh()
-    sampler, size = compile_sampler(config, mesh, frames), batches_of(config, mesh).step
+    sampler = compile_sampler(config, mesh, frames)
     store = _open_store(folder, config, params, labels) if jax.process_index() == 0 else None
-    done = agreed_by_all(store.count // size * size if store else 0)
-    if store:
-        store.truncate(done)
+    done = agreed_by_all(store.count if store else 0)
     if done:
         logger.info("Resuming after %d images", done)
     batches = sample_batches(config, sampler, params, labels, mesh, start=done, progress_label="Sampling")

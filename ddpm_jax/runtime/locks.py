@@ -47,9 +47,9 @@ def exclusive_lock(path: Path, refusal: str | None) -> Iterator[None]:
     reported = -math.inf
     while (lock := _acquire(path)) is None:
         if refusal is not None:
-            raise UserError(f"{refusal} {_holder(path)}.")
+            raise UserError(f"{refusal} {_holder(path)}")
         if time.monotonic() - reported >= REPORT_S:
-            logger.info("Another job is working on this; waiting for it. %s.", _holder(path))
+            logger.info("Another job is working on this; waiting for it. %s", _holder(path))
             reported = time.monotonic()
         raise_if_stopped()
         time.sleep(POLL_S)

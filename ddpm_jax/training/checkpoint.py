@@ -13,6 +13,7 @@ This is the only module that uses Orbax.
 import logging
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -153,11 +154,21 @@ class Checkpoints:
         while (found := self._agreed_step(step, verified)) is not None:
             try:
                 return self._orbax.restore(self.folder / str(found), args=args), found
-            except (OSError, ValueError, KeyError):
+            except (OSError, ValueError, KeyError) as error:
+                if not isinstance(error, OSError) and (self.folder / str(found) / SEAL).is_file():
+                    raise self._mismatch(found, error) from error
                 if jax.process_count() > 1 or (self.folder / str(found) / SEAL).is_file():
                     raise
                 logger.info("Checkpoint %d was deleted while it was read, since newer ones were saved", found)
         return None
+
+    def _mismatch(self, step: int, error: Exception) -> UserError:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        saved, current = self.folder / str(step) / "config" / "metadata", self.folder.parent / "config.json"
+        return UserError(
+            f"Checkpoint {step} in {self.folder} does not hold the arrays that {current} describes ({reason}). "
+            f"If that file was changed, restore it: {shlex.join(['cp', str(saved), str(current)])}"
+        )
 
     def set_aside_after(self, step: int) -> None:
         """Renames checkpoints after the step from which a run resumes: they must be damaged, or it would use them."""

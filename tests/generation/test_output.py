@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -45,12 +47,12 @@ def test_an_interrupted_call_resumes_and_ends_with_the_same_images(workdir, monk
     assert [p for p in (workdir / "samples").iterdir() if p.name.startswith(".")] == []
 
 
-def test_another_batch_size_resumes_after_a_whole_number_of_its_batches(workdir, monkeypatch, capsys):
+def test_another_batch_size_keeps_all_images(workdir, monkeypatch, capsys):
     assert sample(workdir, count=11, batch_size=4, seed=5) == 0
     whole = sampled(workdir)
     interrupt_a_call(workdir, monkeypatch, count=11, batch_size=4, seed=5)
     assert sample(workdir, count=11, batch_size=3, seed=5) == 0
-    assert "Resuming after 6 images" in capsys.readouterr().err
+    assert "Resuming after 8 images" in capsys.readouterr().err
     assert np.abs(sampled(workdir).astype(int) - whole).max() <= 1 and len(sampled(workdir)) == 11
 
 
@@ -109,3 +111,24 @@ def test_an_interruption_while_files_are_written_loses_no_image(workdir, monkeyp
     assert sample(workdir, **options) == 0
     np.testing.assert_array_equal(sampled(workdir), before)
     assert [path for path in (workdir / "samples").iterdir() if path.name.startswith(".")] == []
+
+
+def test_files_of_the_user_in_a_folder_of_samples_are_never_removed(workdir, capsys):
+    assert sample(workdir, count=2, seed=30) == 0
+    (newest(workdir) / "notes.txt").write_text("mine")
+    assert sample(workdir, count=2, seed=30) == 2
+    assert "holds notes.txt, which sampling did not write" in capsys.readouterr().err
+    (newest(workdir) / "notes.txt").unlink()
+    assert sample(workdir, count=2, seed=30) == 0
+
+
+def test_a_configuration_that_does_not_fit_the_checkpoint_is_one_line_with_the_remedy(workdir, tmp_path, capsys):
+    copy = shutil.copytree(workdir, tmp_path / "run")
+    config = json.loads((copy / "config.json").read_text())
+    config["model"]["blocks"] += 1
+    (copy / "config.json").write_text(json.dumps(config))
+    assert sample(copy, count=2) == 2
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert "does not hold the arrays that" in line and "Traceback" not in line
+    subprocess.run(line[line.index("cp ") :], shell=True, check=True)
+    assert sample(copy, count=2) == 0
