@@ -6,7 +6,6 @@ Where another job's signature stands there, one sees first whether it still chan
 import json
 import logging
 import os
-import signal
 import socket
 import threading
 import time
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpm_jax.errors import UserError
-from ddpm_jax.runtime.signals import raise_if_stopped
+from ddpm_jax.runtime.signals import raise_if_stopped, request_stop
 from ddpm_jax.runtime.store import Store
 
 HEARTBEAT_S = 10.0
@@ -170,7 +169,7 @@ def _go_on_signing(record: RemoteLockRecord, token: str, ended: threading.Event)
             other = record.read()
             if other and other.get("token") != token:
                 logger.error("%s is of another job now, on %s; this one stops.", record.name, other.get("host"))
-                os.kill(os.getpid(), signal.SIGTERM)  # mirror.py refuses to push without the lease.
+                request_stop()  # mirror.py refuses to push without the lease.
                 return
             if other:
                 record.write(_signature(token, beat))
