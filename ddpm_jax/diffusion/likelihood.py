@@ -47,11 +47,16 @@ def log_variance(schedule: Schedule, variance: Variance, prediction: Prediction,
     small, large = log_variance_bounds(schedule)
     low = per_image(small, t, prediction.x0)
     if variance == "learned":
-        weight = prediction.variance_weight
-        if weight is None:
-            raise ValueError("variance is 'learned', but the denoiser predicts none.")
-        return per_image(large, t, prediction.x0) * weight + low * (1.0 - weight)
+        return learned_log_variance(prediction, low, per_image(large, t, prediction.x0))
     return low if variance == "fixed_small" else per_image(np.append(small[:2], large[2:]), t, prediction.x0)
+
+
+def learned_log_variance(prediction: Prediction, small: Array, large: Array) -> Float[Array, "..."]:
+    """The predicted log-variance between its bounds, Nichol & Dhariwal 2021, Eq. 15."""
+    weight = prediction.variance_weight
+    if weight is None:
+        raise ValueError("variance is 'learned', but the denoiser predicts none.")
+    return weight * large + (1.0 - weight) * small
 
 
 def gaussian_kl(mean: Images, log_var: Array, other_mean: Images, other_log_var: Array) -> Images:

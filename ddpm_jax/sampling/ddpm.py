@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ddpm_jax.diffusion.denoiser import Denoiser, Prediction
-from ddpm_jax.diffusion.likelihood import Variance
+from ddpm_jax.diffusion.likelihood import Variance, learned_log_variance
 from ddpm_jax.diffusion.process import posterior
 from ddpm_jax.diffusion.schedule import Schedule
 from ddpm_jax.sampling.loop import SCAN, Loop, float32
@@ -45,8 +45,7 @@ def ancestral_step(c: StepCoefficients, prediction: Prediction, x: Images, noise
     """x_s from the posterior: its mean plus standard normal noise, scaled."""
     log_variance = c.log_small if variance == "fixed_small" else c.log_large
     if variance == "learned":
-        assert prediction.variance_weight is not None
-        log_variance = prediction.variance_weight * c.log_large + (1.0 - prediction.variance_weight) * c.log_small
+        log_variance = learned_log_variance(prediction, c.log_small, c.log_large)
     return c.x0 * prediction.x0 + c.x_t * x + jnp.exp(0.5 * log_variance) * c.noisy * noise
 
 
