@@ -53,9 +53,9 @@ def log_variance(schedule: Schedule, variance: Variance, prediction: Prediction,
 
 def learned_log_variance(prediction: Prediction, small: Array, large: Array) -> Float[Array, "..."]:
     """The predicted log-variance between its bounds, Nichol & Dhariwal 2021, Eq. 15."""
-    weight = prediction.variance_weight
-    if weight is None:
+    if prediction.variance_weight is None:
         raise ValueError("variance is 'learned', but the denoiser predicts none.")
+    weight = jnp.asarray(prediction.variance_weight)
     return weight * large + (1.0 - weight) * small
 
 
