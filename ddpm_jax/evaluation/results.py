@@ -152,8 +152,8 @@ def _label(row: Row, varied: str) -> str:
 
 
 def _without(protocol: dict[str, Any], varied: str) -> dict[str, Any]:
-    """A protocol without the varied number; a checkpoint's parameters vary with its step."""
-    varying = {varied, "parameters_crc32"} if varied == "training_step" else {varied}
+    """A protocol without the varied number and the checksum that varies with it: of the parameters, of the steps."""
+    varying = {varied, {"training_step": "parameters_crc32", "steps": "steps_crc32"}[varied]}
     drawn = protocol.get("drawn", {})
     kept = {key: value for key, value in protocol.items() if key not in varying}
     return {**kept, "drawn": {key: value for key, value in drawn.items() if key not in varying}}

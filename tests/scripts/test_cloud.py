@@ -96,7 +96,7 @@ def test_a_slurm_job_saves_on_sigterm_and_is_requeued(tmp_path):
     assert job.wait(timeout=60) == 143, [path.read_text() for path in logs]
     assert (tmp_path / "scontrol-args").read_text() == f"requeue {number}\n"
     saved = max(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir())
-    assert f"saving step {saved}," in logs[0].read_text()
+    assert f"step {saved} is saved," in logs[0].read_text()
     assert int(final_state(tmp_path / "run").step) == saved
 
 
