@@ -1,7 +1,9 @@
 """Builds the parts that a Config names: the only place where names become functions."""
 
 import dataclasses
+import logging
 from collections.abc import Callable
+from functools import cache
 from inspect import signature
 from typing import Any
 
@@ -13,6 +15,7 @@ from jaxtyping import PyTree
 
 from ddpm_jax.config import Config
 from ddpm_jax.config.fields import fields_where
+from ddpm_jax.config.sections import Sample
 from ddpm_jax.data.batches import Batch, Batches
 from ddpm_jax.data.dataset import Dataset
 from ddpm_jax.diffusion.denoiser import Denoiser
@@ -35,6 +38,8 @@ from ddpm_jax.sampling.unipc import unipc
 from ddpm_jax.shapes import ImageKeys, Images
 from ddpm_jax.training.optimizer import build_optimizer, learning_rate
 from ddpm_jax.training.step import Learner
+
+logger = logging.getLogger(__name__)
 
 
 def build_schedule(config: Config) -> Schedule:
@@ -84,12 +89,15 @@ def param_shapes(config: Config) -> PyTree:
 
 DEFAULT_STEPS = {"ddim": 50, "dpm_solver": 20, "unipc": 20}
 """Numbers of steps above which images hardly improve; DDPM takes all steps."""
-DEFAULT_SPACINGS = {"dpm_solver": "quadratic", "unipc": "quadratic"}
-"""Solvers that extrapolate need steps whose length in log-SNR grows slowly. With 20 steps and an exact denoiser, pixels
-(near -0.5 or 0.5) end 0.003 from the true solution with "quadratic", 0.03 with "linspace_open" and 0.14 with "leading",
-whose step to t = 1 is by far the longest; with DDIM, which does not extrapolate, 0.02 with "leading"
-(tests/test_builders.py).
+DEFAULT_SPACINGS = {"ddpm": "trailing", "ddim": "trailing", "dpm_solver": "quadratic", "unipc": "quadratic"}
+"""All of them start at T for any number of steps, as "leading", the spacing of Song et al.'s code, does not: with 501
+steps of 1000 it starts at t = 501 (docs/sampling.md has the measured table). Solvers that extrapolate also need steps
+whose length in log-SNR grows slowly. With 20 steps and an exact denoiser, pixels (near -0.5 or 0.5) end 0.003 from the
+true solution with "quadratic", 0.03 with "linspace_open" and 0.14 with "leading", whose step to t = 1 is by far the
+longest; with DDIM, which does not extrapolate, 0.02 with "leading" (tests/test_builders.py).
 """
+MAX_START_SIGNAL = 0.2
+"""Largest signal rate of a first step without a warning: up to here digits are as good as from T (docs/sampling.md)."""
 INPAINTING_STEPS = 250
 """As in Lugmayr et al. 2022, before steps are repeated."""
 
@@ -102,10 +110,34 @@ def build_pairs(config: Config) -> Pairs:
     try:
         if sample.timesteps:
             return listed_pairs(sample.timesteps, total, sample.final)
-        spacing = sample.spacing or DEFAULT_SPACINGS.get(sample.sampler, "leading")
-        return step_pairs(spacing, total, steps, sample.final)
+        return step_pairs(sampling_spacing(sample), total, steps, sample.final)
     except ValueError as error:
         raise UserError(f"sample.steps={steps} with {sample.final=}: {error}") from error
+
+
+def sampling_spacing(sample: Sample) -> str:
+    """The spacing of the sampler's steps, unless they are listed."""
+    return sample.spacing or DEFAULT_SPACINGS[sample.sampler]
+
+
+def build_pairs_from_noise(config: Config) -> Pairs:
+    """The steps of a sampler that starts from pure noise; warns if its first step is for images that hold signal."""
+    pairs, rates = build_pairs(config), build_schedule(config).signal_rate
+    first, total = int(pairs[0, 0]), config.diffusion.steps
+    if rates[first] > MAX_START_SIGNAL and first < total:
+        what = "sample.timesteps" if config.sample.timesteps else f"sample.spacing={sampling_spacing(config.sample)!r}"
+        remedy = f"start sample.timesteps at {total}" if config.sample.timesteps else "use sample.spacing='trailing'"
+        _warn_of_signal(what, first, total, float(rates[first]), remedy)
+    return pairs
+
+
+@cache  # Warns once, however often the steps are built.
+def _warn_of_signal(what: str, first: int, total: int, rate: float, remedy: str) -> None:
+    logger.warning(
+        "With %s the first step is t = %d of %d, whose images hold signal (sqrt(alpha_bar) = %.2f), but sampling "
+        "starts from pure noise, so that samples will be poor; %s.",
+        *(what, first, total, rate, remedy),
+    )
 
 
 def build_guidance(config: Config) -> Guidance:
@@ -152,7 +184,7 @@ def sampling_variance(config: Config) -> Variance:
 
 def build_inpainting(config: Config) -> Callable[..., Any]:
     """Inpainting with its options set: (denoiser, x0, keys, mask, loop=SCAN) -> the result of the loop."""
-    settings, schedule, pairs = config.sample, build_schedule(config), build_pairs(config)
+    settings, schedule, pairs = config.sample, build_schedule(config), build_pairs_from_noise(config)
     constraint, variance = build_constraint(config), sampling_variance(config)
 
     def paint(denoiser: Denoiser, x0: Images, keys: ImageKeys, mask: Mask | PixelMask, loop: Loop = SCAN) -> Any:

@@ -117,7 +117,7 @@ def test_mistakes_are_reported(run, tmp_path):
     with pytest.raises(UserError, match="sample.sampler='dpm' does not exist"):
         run.sample(2, sampler="dpm")
     with pytest.raises(UserError, match="The only step is t = 1"):
-        run.sample(2, sampler="ddim", steps=1, final="sigma_min")
+        run.sample(2, sampler="ddim", steps=1, spacing="leading", final="sigma_min")
     with pytest.raises(UserError, match="no effect with sample.sampler='ddpm'; set the sampler to 'ddim'"):
         run.sample(2, eta=0.5)
     with pytest.raises(UserError, match="sample.timesteps=.* has the wrong type"):

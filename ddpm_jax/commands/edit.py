@@ -17,7 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree, UInt8
 
-from ddpm_jax.builders import build_inpainting, build_pairs, build_sampler, build_schedule
+from ddpm_jax.builders import (
+    build_inpainting,
+    build_pairs,
+    build_pairs_from_noise,
+    build_sampler,
+    build_schedule,
+)
 from ddpm_jax.config import Config, split_names
 from ddpm_jax.config.sections import Sample
 from ddpm_jax.data.decode import UNREADABLE, CropError, Decoding, decode, decoding_of, size_of
@@ -43,6 +49,7 @@ from ddpm_jax.runtime.files import staged
 from ddpm_jax.sampling.ddim import ddim
 from ddpm_jax.sampling.editing import PixelMask, invert, noised, slerp
 from ddpm_jax.sampling.noise import draw_noise, image_keys
+from ddpm_jax.sampling.timesteps import Pairs
 from ddpm_jax.shapes import ImageKeys, Images, Pixels
 
 COMPARED_IMAGES = 8
@@ -58,7 +65,7 @@ def reconstruct(config: Config, workdir: Path) -> Path:
     originals = read_images(config)
     params, step = load_params(config, workdir, data_mesh())
     x_T = run_edit(config, workdir, params, inversion(config), from_pixels(originals))
-    images = to_pixels(run_edit(config, workdir, params, deterministic(config), x_T))
+    images = to_pixels(run_edit(config, workdir, params, deterministic(config, build_pairs(config)), x_T))
     errors = np.mean((images.astype(float) - originals) ** 2, axis=(1, 2, 3))
     decibels = 10 * np.log10(255**2 / np.maximum(errors, 1e-12))
     logger.info("PSNR %.2f dB, mean over %d images", decibels.mean(), len(images))
@@ -75,12 +82,13 @@ def interpolate(config: Config, workdir: Path) -> Path:
     if ends is None:
         seeds = (settings.seed, settings.other_seed)
         noise = [draw_noise(image_keys(seed, np.zeros(1, int)), 0, config.image_shape) for seed in seeds]
-        x_T = jnp.concatenate(noise)
+        x_T, pairs = jnp.concatenate(noise), build_pairs_from_noise(config)
     else:
+        pairs = build_pairs(config)
         x_T = run_edit(config, workdir, params, inversion(config), from_pixels(ends))
     first, last = (jnp.repeat(end[None], settings.count, axis=0) for end in x_T)
     between = slerp(first, last, jnp.linspace(0.0, 1.0, settings.count))
-    images = to_pixels(run_edit(config, workdir, params, deterministic(config), between))
+    images = to_pixels(run_edit(config, workdir, params, deterministic(config, pairs), between))
     frames = [grid(image[None]) for image in [*images, *images[::-1]]]
     inputs = b"" if ends is None else ends.tobytes()
     picture = grid(images, columns=min(settings.count, COLUMNS))
@@ -93,9 +101,9 @@ def inversion(config: Config) -> Work:
     return lambda denoiser, keys, x0: invert(denoiser, schedule, x0, pairs).images
 
 
-def deterministic(config: Config) -> Work:
+def deterministic(config: Config, pairs: Pairs) -> Work:
     """Work from x_T to x_0 by DDIM, without a threshold, which inversion could not undo."""
-    schedule, pairs = build_schedule(config), build_pairs(config)
+    schedule = build_schedule(config)
     return lambda denoiser, keys, x_T: ddim(denoiser, schedule, x_T, keys, pairs).images
 
 

@@ -232,7 +232,7 @@ class Sample:
         Literal["leading", "leading_open", "trailing", "linspace", "linspace_open", "quadratic", "quadratic_80"] | None
     ) = option(
         None,
-        'Spacing of the sampling steps (see `sampling/timesteps.py`); None for "leading" with DDPM and DDIM, '
+        'Spacing of the sampling steps (see `sampling/timesteps.py`); None for "trailing" with DDPM and DDIM, '
         '"quadratic" with DPM-Solver++ and UniPC.',
         per_sampler=True,
         preview=True,

@@ -14,7 +14,14 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
-from ddpm_jax.builders import build_guidance, build_pairs, build_sampler, build_schedule, build_unet, param_shapes
+from ddpm_jax.builders import (
+    build_guidance,
+    build_pairs_from_noise,
+    build_sampler,
+    build_schedule,
+    build_unet,
+    param_shapes,
+)
 from ddpm_jax.config import Config
 from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.guidance import Guidance
@@ -104,7 +111,7 @@ def batches_of(config: Config, mesh: Mesh, count: int | None = None) -> range:
 
 def compile_sampler(config: Config, mesh: Mesh, frames: FrameSpec = NO_FRAMES) -> Compiled:
     """The configured sampler as a function (params, seed, indices, labels) -> Samples."""
-    sampler, pairs, shape = build_sampler(config), build_pairs(config), config.image_shape
+    sampler, pairs, shape = build_sampler(config), build_pairs_from_noise(config), config.image_shape
 
     def work(denoiser: Denoiser, keys: ImageKeys, _: None) -> Samples:
         return sampler(denoiser, draw_noise(keys, 0, shape), keys, pairs, loop=scan_loop(frames))

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from ddpm_jax.builders import build_pairs
 from ddpm_jax.config import Config
 from ddpm_jax.diffusion.pixels import to_pixels
 from ddpm_jax.errors import UserError
@@ -90,7 +91,8 @@ def sample_to_disk(
 
 def _open_store(folder: Path, config: Config, params: PyTree, labels: Labels | None) -> PixelFile:
     """The images of an interrupted call with the same request, parameters and labels; otherwise an empty file."""
-    wanted = {**dataclasses.asdict(config.sample), "batch_size": None, "inputs": checksum((params, labels))}
+    inputs = {"inputs": checksum((params, labels)), "visited": checksum(build_pairs(config))}
+    wanted = {**dataclasses.asdict(config.sample), "batch_size": None, **inputs}
     request, path = json.dumps(wanted, sort_keys=True), folder / "request.json"
     if not path.is_file() or path.read_text() != request:
         shutil.rmtree(folder, ignore_errors=True)

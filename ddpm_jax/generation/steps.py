@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from ddpm_jax.builders import build_inpainting, build_pairs, build_sampler
+from ddpm_jax.builders import build_inpainting, build_pairs, build_pairs_from_noise, build_sampler
 from ddpm_jax.config import Config
 from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.pixels import from_pixels, to_pixels
@@ -99,5 +99,5 @@ def _under_any_loop(config: Config) -> Callable[[Denoiser, ImageKeys, Any, Loop]
     if config.sample.task == "inpaint":
         paint = build_inpainting(config)
         return lambda denoiser, keys, known, loop: paint(denoiser, from_pixels(known[0]), keys, known[1], loop)
-    sampler, pairs, shape = build_sampler(config), build_pairs(config), config.image_shape
+    sampler, pairs, shape = build_sampler(config), build_pairs_from_noise(config), config.image_shape
     return lambda denoiser, keys, _, loop: sampler(denoiser, draw_noise(keys, 0, shape), keys, pairs, loop)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_jax.builders import sampling_variance
+from ddpm_jax.builders import DEFAULT_SPACINGS, sampling_spacing, sampling_variance
 from ddpm_jax.config import Config
 from ddpm_jax.config.sections import Sample
 from ddpm_jax.diffusion.schedule import BETAS, MAX_BETA
@@ -32,14 +32,14 @@ VARIANCES = {
     "learned_range": "learned",
 }
 SCHEDULES = {"linear": "linear", "scaled_linear": "quadratic", "squaredcos_cap_v2": "cosine"}
-SPACINGS = {"leading": "leading", "trailing": "trailing", "linspace": "linspace"}
+SPACINGS = ("leading", "trailing", "linspace")
 SUPPORTED: dict[str, tuple[Any, ...]] = {
     "clip_sample_range": (1.0,),
     "steps_offset": (0,),
     "set_alpha_to_one": (True,),
     "prediction_type": tuple(PREDICTIONS),
     "variance_type": tuple(VARIANCES),
-    "timestep_spacing": tuple(SPACINGS),
+    "timestep_spacing": SPACINGS,
 }
 """Options of which only these values are supported."""
 DEFAULTS: dict[str, Any] = {
@@ -157,11 +157,11 @@ def _variance(name: str, options: Mapping[str, Any], where: str, learned: bool) 
 
 
 def _sampling_of(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    spacing = SPACINGS[options["timestep_spacing"]]
+    spacing = options["timestep_spacing"]
     threshold = "dynamic" if options["thresholding"] else "clip" if options["clip_sample"] else "none"
     fields = {
         "sample.sampler": SAMPLERS[name],
-        "sample.spacing": None if spacing == "leading" else spacing,
+        "sample.spacing": None if spacing == DEFAULT_SPACINGS[SAMPLERS[name]] else spacing,
         "sample.threshold": threshold,
         "sample.keep_eps": name == "DDIMScheduler" and threshold != "none",
     }
@@ -174,7 +174,7 @@ def _sampling_of(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 def scheduler_of(config: Config) -> dict[str, Any]:
     """The scheduler_config.json of the DDPMScheduler that is equivalent to a configuration, with all steps."""
-    diffusion, sample = config.diffusion, config.sample
+    diffusion, sample, spacing = config.diffusion, config.sample, sampling_spacing(config.sample)
     theirs = {ours: name for name, ours in SCHEDULES.items()}
     prediction = {ours: name for name, ours in PREDICTIONS.items()}[diffusion.prediction]
     options = DEFAULTS | {
@@ -186,7 +186,7 @@ def scheduler_of(config: Config) -> dict[str, Any]:
         "thresholding": sample.threshold == "dynamic",
         "dynamic_thresholding_ratio": sample.percentile,
         "sample_max_value": (sample.percentile_max or UNBOUNDED) if sample.threshold == "dynamic" else 1.0,
-        "timestep_spacing": sample.spacing if sample.spacing in SPACINGS else "leading",
+        "timestep_spacing": spacing if spacing in SPACINGS else "trailing",
         "rescale_betas_zero_snr": diffusion.zero_terminal_snr,
     }
     ends = (diffusion.beta_start, diffusion.beta_end) if diffusion.schedule in WITH_ENDS else ()
