@@ -25,6 +25,10 @@ class Collection:
     """Returns the bytes or pixels of an image by its number; picklable. Raises one of decode.UNREADABLE."""
     stamp: Callable[[int], str]
     """Returns a string that changes whenever the image does, by its number."""
+    content: Callable[[int], str]
+    """Returns what is known of an image by its number without reading it, wherever it lies: its size, a checksum."""
+    basis: str
+    """What `content` returns, in words."""
     annotations: Annotations
     scan: Callable[[], Annotations] | None = None
     """Reads the annotations from all images, which is slow and so only called when they are needed."""
@@ -42,4 +46,4 @@ def in_memory(
 ) -> Collection:
     """A collection whose pixels are in memory."""
     names = [f"image {i}" for i in range(len(images))]
-    return Collection(origin, names, images.__getitem__, str, annotations, decoded=images)
+    return Collection(origin, names, images.__getitem__, str, str, "numbers", annotations, decoded=images)

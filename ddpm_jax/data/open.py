@@ -44,8 +44,8 @@ def open_dataset(config: Config, *, labelled: bool = False) -> Dataset:
     how = decoding_of(config.data)
     if config.data.stream:
         return Dataset(Streamed(collection, rows, how), labels, names)
-    images, kept = load_images(collection, rows, how, open_cache(config.data.cache))
-    return Dataset(images, labels[kept], names)
+    entry = load_images(collection, rows, how, open_cache(config.data.cache))
+    return Dataset(entry.images, labels[entry.numbers], names, entry.contents)
 
 
 def count_images(config: Config) -> tuple[int, bool]:

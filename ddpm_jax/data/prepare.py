@@ -19,7 +19,7 @@ import numpy as np
 import PIL
 from jaxtyping import Int, UInt8
 
-from ddpm_jax.data.cache import Cache, Row, cached, key_of
+from ddpm_jax.data.cache import Cache, Entry, Row, cached, key_of
 from ddpm_jax.data.collection import Collection
 from ddpm_jax.data.decode import UNREADABLE, CropError, Decoding, Raw, decode
 from ddpm_jax.errors import UserError, abbreviated, printable
@@ -52,20 +52,18 @@ Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
 
-def load_images(
-    collection: Collection, rows: Int[np.ndarray, "M"], how: Decoding, cache: Cache
-) -> tuple[UInt8[np.ndarray, "K size size channels"], Int[np.ndarray, "K"]]:
-    """The pixels of some rows of a collection, from the cache if possible, and the indices of the readable rows.
+def load_images(collection: Collection, rows: Int[np.ndarray, "M"], how: Decoding, cache: Cache) -> Entry:
+    """The pixels of some rows of a collection, from the cache if possible; its numbers are the readable rows' indices.
 
     Unreadable images are named in the log and left out; more than 1% of them is an error.
     """
     key = key_of([repr(how), PIL.__version__, *map(collection.stamp, rows.tolist())])
     shape = (how.image_size, how.image_size, how.channels)
-    images, kept = cached(cache, key, shape, lambda: decode_all(collection, rows, how))
-    if len(kept) < len(rows):  # Warn at every start, since cached images are not read again.
-        lost = [collection.names[int(row)] for row in np.delete(rows, kept)]
+    entry = cached(cache, key, shape, lambda: decode_all(collection, rows, how))
+    if len(entry.numbers) < len(rows):  # Warn at every start, since cached images are not read again.
+        lost = [collection.names[int(row)] for row in np.delete(rows, entry.numbers)]
         logger.warning("%d of %d images cannot be read and are left out: %s", len(lost), len(rows), abbreviated(lost))
-    return images, kept
+    return entry
 
 
 def decode_all(collection: Collection, rows: Int[np.ndarray, "M"], how: Decoding) -> Iterator[Row]:

@@ -39,7 +39,7 @@ def open_celeba(data: Data) -> Collection:
     names = _of_split(names, data.split, texts)
     annotations = Annotations(np.zeros(len(names), np.int32), (), *_attributes(names, texts))
     reader = TreeReader(tree, names)
-    return Collection(f"data.path={place}", names, reader, reader.stamp, annotations)
+    return Collection(f"data.path={place}", names, reader, reader.stamp, reader.content, tree.basis, annotations)
 
 
 def is_celeba(place: Path) -> bool:

@@ -36,7 +36,7 @@ def open_folder(data: Data) -> Collection:
     order = np.argsort(annotations.classes, kind="stable")
     names = [names[i] for i in order]
     reader = TreeReader(tree, names)
-    return Collection(origin, names, reader, reader.stamp, annotations.take(order))
+    return Collection(origin, names, reader, reader.stamp, reader.content, tree.basis, annotations.take(order))
 
 
 def _common_level(images: list[str]) -> int:

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from typing import ClassVar
 
 from ddpm_jax.errors import UserError, abbreviated
 
@@ -36,6 +37,7 @@ def open_tree(path: str | Path) -> "Tree":
 class Folder:
     """The files below a folder, at any depth."""
 
+    basis: ClassVar[str] = "file sizes"
     root: str
     names: Sequence[str] = dataclasses.field(init=False, repr=False)
     """Sorted paths relative to the root, with slashes, without hidden files."""
@@ -69,11 +71,19 @@ class Folder:
             return f"{error.strerror}"
         return f"{os.path.realpath(self.root)}:{status.st_size}:{status.st_mtime_ns}"
 
+    def content(self, name: str) -> str:
+        """The size of a file, which a copy shares."""
+        try:
+            return str(os.stat(os.path.join(self.root, name)).st_size)
+        except OSError as error:
+            return f"{error.strerror}"
+
 
 @dataclasses.dataclass(frozen=True)
 class Zip:
     """The entries of a zip, at any depth."""
 
+    basis: ClassVar[str] = "checksums in the zip"
     root: str
     names: Sequence[str] = dataclasses.field(init=False, repr=False)
     entry_of: Mapping[str, str] = dataclasses.field(init=False, repr=False)
@@ -108,9 +118,11 @@ class Zip:
             raise OSError(f"the entry cannot be unpacked: {error}") from error
 
     def stamp(self, name: str) -> str:
-        """A string that changes whenever the entry does."""
+        """A string that changes whenever the entry does: its size and checksum."""
         entry = self.archive.getinfo(self.entry_of[name])
         return f"{entry.file_size}:{entry.CRC}"
+
+    content = stamp
 
 
 Tree = Folder | Zip
@@ -129,6 +141,10 @@ class TreeReader:
     def stamp(self, number: int) -> str:
         """A string that changes whenever the image or its name does."""
         return f"{self.names[number]}:{self.tree.stamp(self.names[number])}"
+
+    def content(self, number: int) -> str:
+        """What is known of the image without reading it."""
+        return self.tree.content(self.names[number])
 
 
 UNPACKING = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError)
