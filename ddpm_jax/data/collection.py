@@ -4,7 +4,7 @@ source -> Collection -> select.py (which images) -> cache.py or stream.py (their
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import UInt8
@@ -36,6 +36,8 @@ class Collection:
     """Whether `read` is fast and uses memory of this process, so that threads decode better than processes."""
     decoded: UInt8[np.ndarray, "N height width channels"] | None = None
     """All pixels, if they are in memory."""
+    left_out: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    """Names of the source's files that are not among its images, by reason."""
 
     def __post_init__(self) -> None:
         assert len(self.annotations) == len(self.names)

@@ -4,6 +4,8 @@ The array is usually memory-mapped, so a Dataset takes no memory until its rows 
 """
 
 import zlib
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +30,8 @@ class Dataset(NamedTuple):
     """Names of the classes or of the attributes, in order."""
     contents: Contents | None = None
     """Checksums of the images, if the cache knows them."""
+    left_out: Mapping[str, Sequence[str]] = MappingProxyType({})
+    """Names of the source's files that are not among its images, by reason."""
 
 
 class Traits(NamedTuple):
@@ -76,7 +80,8 @@ def difference(before: Identity, now: Identity) -> str | None:
     if count != count_now:
         return f"{count:,} images, now {count_now:,}"
     if names != names_now:
-        return f"labels named {abbreviated(names) or 'nothing'}, now {abbreviated(names_now) or 'nothing'}"
+        listed = [abbreviated(some) or "nothing" for some in (names, names_now)]
+        return f"labels named {listed[0]}, now {listed[1]}"
     old, new = before.contents, now.contents
     if old is None or new is None or old.basis != new.basis:
         return "other images or labels" if spots != spots_now else None
