@@ -5,10 +5,11 @@ program wrote (runs, samples, cached images, exported models) are passed over, u
 """
 
 import json
+import logging
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath
+from posixpath import splitext
 
 from ddpm_jax.data.annotations import TABLES
 from ddpm_jax.data.decode import SUFFIXES
@@ -35,13 +36,14 @@ WITHIN = {
     "a run": ("checkpoints/", "evaluation/", "samples/", "wandb/"),
 }
 """What is passed over if data.path itself is such a folder."""
-
 SHOWN = 10
 """Reasons in a message."""
 
+logger = logging.getLogger(__name__)
+
 
 def find_images(tree: Tree) -> tuple[list[str], LeftOut]:
-    """The names of the images, sorted, and the names of other files by reason, the most first.
+    """The names of the images, sorted, and the names of other files by reason, the most first; logs their numbers.
 
     Of the folders that this program wrote, only images are listed.
     """
@@ -53,7 +55,10 @@ def find_images(tree: Tree) -> tuple[list[str], LeftOut]:
         for prefix, kind in written.items():
             inside = [name for name in tree.names if name.startswith(prefix) and _suffix(name) in SUFFIXES]
             left_out[f"in {prefix.rstrip('/')} ({kind})"] = inside
-    return images, dict(sorted(((reason, names) for reason, names in left_out.items() if names), key=_most_first))
+    found = dict(sorted(((reason, names) for reason, names in left_out.items() if names), key=_most_first))
+    if images and found:
+        logger.info("data.path=%s: left out %s", tree.root, summary(found))
+    return images, found
 
 
 def summary(left_out: LeftOut) -> str:
@@ -75,7 +80,7 @@ def _told_apart(tree: Tree, passed_over: tuple[str, ...]) -> tuple[list[str], di
 
 
 def _suffix(name: str) -> str:
-    return PurePosixPath(name).suffix.lower()
+    return splitext(name)[1].lower()
 
 
 def _most_first(item: tuple[str, list[str]]) -> int:

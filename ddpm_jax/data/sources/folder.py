@@ -27,12 +27,10 @@ def open_folder(data: Data) -> Collection:
         raise UserError("data.path is not set; give a folder or zip of images, such as --config.data.path=photos/.")
     tree = open_tree(data.path)
     images, left_out = find_images(tree)
-    origin, counts = f"data.path={tree.root}", summary(left_out)
+    origin = f"data.path={tree.root}"
     if not images:
-        found = f"only {counts} files" if counts else "no files"
+        found = f"only {summary(left_out)} files" if left_out else "no files"
         raise UserError(f"{origin} contains no images, {found}; expected {FORMAT_NAMES}, at any depth.")
-    if counts:
-        logger.info("%s: left out %s", origin, counts)
     level = _common_level(images)
     names, splits = _choose_split(images, level, data.split, origin)
     annotations = _annotations(tree, names, level, splits, origin)
