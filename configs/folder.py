@@ -1,4 +1,4 @@
-"""Your own images: any folder or zip of PNG, JPEG, BMP, GIF or WebP files, cropped to squares of 64 pixels.
+"""Your own images: any folder or zip of image files, cropped to squares of 64 pixels.
 
     python main.py --config=configs/folder.py --config.data.path=photos/ --workdir=runs/mine
 

@@ -26,14 +26,25 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for an unknown name: similar names, or all known names."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=3)
-    return f"did you mean {' or '.join(near)}?" if near else f"expected one of {', '.join(known)}."
+    return f"did you mean {' or '.join(quoted(near))}?" if near else f"expected one of {', '.join(quoted(known))}."
+
+
+def quoted(names: Iterable[str]) -> list[str]:
+    """The names, in quotes if one of them contains a comma, so that they can be told apart in a list."""
+    names = list(names)
+    return [repr(name) for name in names] if any("," in name for name in names) else names
 
 
 def abbreviated(names: Iterable[str], shown: int = 5) -> str:
     """The first few names, and the number of further ones."""
-    names = [printable(name) for name in names]
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
+    return shortened(quoted(map(printable, names)), shown)
+
+
+def shortened(phrases: Iterable[str], shown: int = 5) -> str:
+    """The first few phrases, and the number of further ones."""
+    phrases = list(phrases)
+    more = f" and {len(phrases) - shown} more" if len(phrases) > shown else ""
+    return ", ".join(phrases[:shown]) + more
 
 
 def printable(name: str) -> str:

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 
 from ddpm_jax.config import Config, changes, differences, fields_fixed_by, from_json, to_json
-from ddpm_jax.data.dataset import Traits
+from ddpm_jax.data.contents import Contents
+from ddpm_jax.data.dataset import Dataset, Identity, Traits, difference, identity
 from ddpm_jax.errors import UserError, program
 from ddpm_jax.runtime.devices import wait_for_all
 from ddpm_jax.runtime.files import staged
@@ -68,6 +69,8 @@ def refuse_another_run(workdir: Path, config: Config) -> None:
     if changed:
         listed = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changed.items())
         raise UserError(f"{workdir} holds a run with another configuration ({listed}); {remedy}")
+    if (workdir / "data.json").exists():
+        _read_identity(workdir)  # Damage is refused before anything else is prepared.
 
 
 def _refuse_checkpoints_without_config(workdir: Path) -> None:
@@ -81,19 +84,19 @@ def _refuse_checkpoints_without_config(workdir: Path) -> None:
 
 
 @contextmanager
-def acquired(workdir: Path, config: Config, data: Traits) -> Iterator[None]:
+def acquired(workdir: Path, config: Config, dataset: Dataset) -> Iterator[None]:
     """Locks the workdir for this job while it trains, and calls `acquire`; other processes wait until that is done."""
     refusal = f"Another job is training in {workdir}; wait for it, or choose another --workdir."
     with ExitStack() as held:
         if jax.process_index() == 0:
             held.enter_context(exclusive_lock(workdir / ".train.lock", refusal))
-            acquire(workdir, config, data)
+            acquire(workdir, config, identity(dataset))
         wait_for_all("acquired")
         yield
 
 
-def acquire(workdir: Path, config: Config, data: Traits) -> None:
-    """Writes the configuration and the traits of the data, and logs changed fields; refuses other data."""
+def acquire(workdir: Path, config: Config, data: Identity) -> None:
+    """Writes the configuration and the identity of the data, and logs changed fields; refuses other data."""
     workdir.mkdir(parents=True, exist_ok=True)
     if (workdir / "data.json").exists():
         _refuse_other_data(workdir, data)
@@ -101,8 +104,9 @@ def acquire(workdir: Path, config: Config, data: Traits) -> None:
         for name, (before, now) in changes(read_config(workdir), config).items():
             follows = "; the learning-rate schedule follows the new length" if name == "train.steps" else ""
             logger.info("%s was %r and is now %r%s", name, before, now, follows)
-    write_config(workdir, config, data.names)
-    _write(workdir / "data.json", {"images": data.images, "crc32": data.crc32})
+    write_config(workdir, config, data.traits.names)
+    table = {"images": data.traits.images, "crc32": data.traits.crc32, "labels": data.labels}
+    _write(workdir / "data.json", table | (data.contents._asdict() if data.contents else {}))
 
 
 def write_config(workdir: Path, config: Config, names: Sequence[str]) -> None:
@@ -112,14 +116,15 @@ def write_config(workdir: Path, config: Config, names: Sequence[str]) -> None:
     _write(workdir / "labels.json", names)
 
 
-def _refuse_other_data(workdir: Path, now: Traits) -> None:
-    images, crc32 = _read_traits(workdir)
-    if (images, read_label_names(workdir), crc32) != (now.images, now.names, now.crc32):
-        change = f"{images:,} images, now {now.images:,}" if images != now.images else "other images or labels"
+def _refuse_other_data(workdir: Path, now: Identity) -> None:
+    before = _read_identity(workdir)
+    if changed := difference(before, now):
         raise UserError(
-            f"{workdir} was trained on other data ({change}); restore what data.path held, give the "
+            f"{workdir} was trained on other data ({changed}); restore what data.path held, give the "
             "data.path of the original images, or choose another --workdir."
         )
+    if before.contents is None:
+        logger.info("%s covered few of the images; from now on it covers all of them", workdir / "data.json")
 
 
 def read_label_names(workdir: Path) -> tuple[str, ...]:
@@ -187,13 +192,23 @@ def wandb_id(workdir: Path) -> str:
 
 def images_trained_on(workdir: Path) -> int | None:
     """The number of images in the data set of a run; None before its first training."""
-    return _read_traits(workdir)[0] if (workdir / "data.json").exists() else None
+    return _read_data(workdir, ()).traits.images if (workdir / "data.json").exists() else None
 
 
-def _read_traits(workdir: Path) -> tuple[int, int]:
-    def parse(text: str) -> tuple[int, int]:
+def _read_identity(workdir: Path) -> Identity:
+    return _read_data(workdir, read_label_names(workdir))
+
+
+def _read_data(workdir: Path, names: tuple[str, ...]) -> Identity:
+    """What data.json says of the data; names: of the labels, which it does not hold."""
+
+    def parse(text: str) -> Identity:
         table = json.loads(text)
-        return int(table["images"]), int(table["crc32"])
+        found = Traits(int(table["images"]), names, int(table["crc32"]))
+        if "basis" not in table:  # As older versions wrote it.
+            return Identity(found, 0, None)
+        contents = Contents(str(table["basis"]), int(table["ordered"]), int(table["unordered"]))
+        return Identity(found, int(table["labels"]), contents)
 
     return _read(workdir / "data.json", parse, "remove it if the data is unchanged.")
 
@@ -201,7 +216,7 @@ def _read_traits(workdir: Path) -> tuple[int, int]:
 def _read(path: Path, parse: Callable[[str], T], remedy: str) -> T:
     try:
         return parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error!r}); {remedy}") from error
 
 

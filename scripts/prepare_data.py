@@ -3,8 +3,8 @@
     python scripts/prepare_data.py --config=configs/celeba64.py --config.data.path=celeba/
     python scripts/prepare_data.py --config.data.path=photos/ --config.data.image_size=64 --sheet=photos.png
 
-Prints the number, size, classes, mean and standard deviation of the images, and writes a contact sheet of some of them.
-With --json, prints one JSON object instead.
+Prints the number, size, classes, mean and standard deviation of the images, and the files that were left out with the
+reasons, and writes a contact sheet of some of them. With --json, prints one JSON object instead, with all names.
 """
 
 import argparse
@@ -17,6 +17,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 SHOWN = 100
+LISTED = 20
+"""Names for each reason to leave files out."""
 CHUNK_BYTES = 2**24
 
 
@@ -24,7 +26,7 @@ def main() -> None:
     """Parses the flags, prepares the data, prints the summary."""
     from ddpm_jax.config import check_overrides, config_of, defaults, load_recipe, override
     from ddpm_jax.data.open import open_dataset
-    from ddpm_jax.errors import UserError
+    from ddpm_jax.errors import UserError, abbreviated, quoted
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -47,12 +49,17 @@ def main() -> None:
     summary = describe(dataset.images, dataset.labels, dataset.names)
     summary["seconds"] = round(time.perf_counter() - started, 2)
     summary |= write_sheet(dataset.images, flags.sheet)
+    summary["left_out"] = {reason: list(names) for reason, names in dataset.left_out.items()}
     if flags.json:
         print(json.dumps(summary))
         return
     for name, value in summary.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{key} {count:,}" for key, count in value.items()) or "none"
+        if name == "left_out":
+            listed = [f"{len(names):,} {reason}: {abbreviated(names, LISTED)}" for reason, names in value.items()]
+            value = f"\n{'':14}".join(listed) or "none"
+        elif isinstance(value, dict):
+            counts = zip(quoted(value), value.values(), strict=True)
+            value = ", ".join(f"{key} {count:,}" for key, count in counts) or "none"
         print(f"{name:14}{value}")
 
 

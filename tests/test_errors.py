@@ -8,11 +8,13 @@ from ddpm_jax.errors import abbreviated, nearest, printable, program
 def test_an_unknown_name_gets_similar_names_or_else_all():
     assert nearest("ddpn", ["unipc", "ddpm"]) == "did you mean ddpm?"
     assert nearest("heun", ["unipc", "ddpm"]) == "expected one of ddpm, unipc."
+    assert nearest("x", ["b, c", "a"]) == "expected one of 'a', 'b, c'."
 
 
 def test_long_lists_of_names_are_abbreviated():
     assert abbreviated("abcde") == "a, b, c, d, e"
     assert abbreviated("abcdefg", shown=2) == "a, b and 5 more"
+    assert abbreviated(["a, b", "c"]) == "'a, b', 'c'"
 
 
 def test_names_that_are_not_utf8_can_be_printed():

@@ -112,7 +112,10 @@ FILES = {
     "metadata.jsonl": (b'{"file_name": "a.png", "label": "cat"}\n{"file_name": "b.png", "young": true}\n', read_table),
     "model.safetensors": (save({"a": np.ones((2, 3), np.float32)}, {"format": "ddpm_jax"}), read_tensors),
     "config.json": (to_json(Config()).encode(), lambda path: read_config(path.parent)),
-    "data.json": (b'{"images": 9, "crc32": 7}', lambda path: images_trained_on(path.parent)),
+    "data.json": (
+        b'{"images": 9, "crc32": 7, "labels": 5, "basis": "pixels", "ordered": 3, "unordered": 4}',
+        lambda path: images_trained_on(path.parent),
+    ),
     ".train.lock": (b'{"machine": "a", "token": "b"}', lambda path: parse_signature(path.read_bytes()).get("token")),
     "labels.json": (b'["cat", "dog"]', lambda path: read_label_names(path.parent)),
     "statistics.npz": (arrays(**STATISTICS), lambda path: load_statistics(path, "pixels")),

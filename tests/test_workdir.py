@@ -1,11 +1,12 @@
 import dataclasses
+import json
 import logging
 
 import numpy as np
 import pytest
 
 from ddpm_jax.config import Config, to_json
-from ddpm_jax.data.dataset import Dataset, Traits, traits
+from ddpm_jax.data.dataset import Dataset, Identity, Traits, identity, traits
 from ddpm_jax.errors import UserError
 from ddpm_jax.workdir import (
     Progress,
@@ -18,7 +19,7 @@ from ddpm_jax.workdir import (
     write_progress,
 )
 
-DATA = Traits(4, (), 0)
+DATA = Identity(Traits(4, (), 0), 0, None)
 
 
 def with_steps(steps: int) -> Config:
@@ -26,7 +27,7 @@ def with_steps(steps: int) -> Config:
 
 
 def test_an_acquired_workdir_holds_its_configuration_and_label_names(tmp_path):
-    acquire(tmp_path / "a" / "b", with_steps(7), Traits(5, ("cat", "Katze ü"), 1))
+    acquire(tmp_path / "a" / "b", with_steps(7), Identity(Traits(5, ("cat", "Katze ü"), 1), 0, None))
     assert read_config(tmp_path / "a" / "b") == with_steps(7)
     assert read_label_names(tmp_path / "a" / "b") == ("cat", "Katze ü")
 
@@ -44,18 +45,18 @@ def test_the_length_may_change_and_the_change_is_logged(tmp_path, caplog):
 def test_a_run_does_not_continue_with_other_images(tmp_path):
     images = np.zeros((300, 2, 2, 1), np.uint8)
     labels = np.arange(300, dtype=np.int32) % 2
-    before = traits(Dataset(images, labels, ("a", "b")))
+    before = identity(Dataset(images, labels, ("a", "b")))
     acquire(tmp_path, Config(), before)
-    acquire(tmp_path, Config(), traits(Dataset(images.copy(), labels, ("a", "b"))))
+    acquire(tmp_path, Config(), identity(Dataset(images.copy(), labels, ("a", "b"))))
     changes = {
         "300 images, now 299": Dataset(images[1:], labels[1:], ("a", "b")),
-        "other images or labels": Dataset(images + np.uint8(1), labels, ("a", "b")),
-        r"\(other images or labels\); restore": Dataset(images, 1 - labels, ("a", "b")),
-        "was trained on other data": Dataset(images, labels, ("a", "c")),
+        "other images": Dataset(images + np.uint8(1), labels, ("a", "b")),
+        "other labels": Dataset(images, 1 - labels, ("a", "b")),
+        "labels named a, b, now a, c": Dataset(images, labels, ("a", "c")),
     }
     for words, changed in changes.items():
-        with pytest.raises(UserError, match=words):
-            acquire(tmp_path, Config(), traits(changed))
+        with pytest.raises(UserError, match=rf"was trained on other data \({words}\); restore .*data.path"):
+            acquire(tmp_path, Config(), identity(changed))
     (tmp_path / "data.json").write_text("{}")
     with pytest.raises(UserError, match="data.json cannot be read .*; remove it if the data is unchanged"):
         acquire(tmp_path, Config(), before)
@@ -103,12 +104,33 @@ def test_checkpoints_without_their_configuration_are_refused(tmp_path):
 def test_the_images_may_move_but_must_be_the_same(tmp_path, package_log):
     images, labels = np.arange(80, dtype=np.uint8).reshape(20, 2, 2, 1), np.zeros(20, np.int32)
     here, there = (dataclasses.replace(Config(), data=dataclasses.replace(Config().data, path=p)) for p in ("a", "b"))
-    acquire(tmp_path, here, traits(Dataset(images, labels, ())))
-    acquire(tmp_path, there, traits(Dataset(images.copy(), labels, ())))
+    acquire(tmp_path, here, identity(Dataset(images, labels, ())))
+    acquire(tmp_path, there, identity(Dataset(images.copy(), labels, ())))
     assert "data.path was 'a' and is now 'b'" in package_log.text
     with pytest.raises(UserError, match="was trained on other data"):
-        acquire(tmp_path, here, traits(Dataset(images[::-1].copy(), labels, ())))
+        acquire(tmp_path, here, identity(Dataset(images[::-1].copy(), labels, ())))
     assert read_config(tmp_path) == there
+
+
+def test_a_run_of_an_older_version_continues_by_what_it_recorded_and_then_records_all(tmp_path, package_log):
+    images, labels = np.arange(1600, dtype=np.uint16).astype(np.uint8).reshape(400, 2, 2, 1), np.zeros(400, np.int32)
+    dataset = Dataset(images, labels, ())
+    acquire(tmp_path, Config(), identity(dataset))
+    recorded = (tmp_path / "data.json").read_bytes()
+    (tmp_path / "data.json").write_text(json.dumps({"images": 400, "crc32": traits(dataset).crc32}))
+    with pytest.raises(UserError, match=r"other data \(other images or labels\)"):
+        acquire(tmp_path, Config(), identity(dataset._replace(images=images[::-1].copy())))
+    acquire(tmp_path, Config(), identity(dataset))
+    assert "data.json covered few of the images; from now on it covers all of them" in package_log.text
+    assert (tmp_path / "data.json").read_bytes() == recorded
+
+
+@pytest.mark.parametrize("name", ["data.json", "labels.json"])
+def test_damage_is_refused_before_anything_is_prepared(tmp_path, name):
+    acquire(tmp_path, Config(), DATA)
+    (tmp_path / name).write_text("{")
+    with pytest.raises(UserError, match=f"{name} cannot be read"):
+        refuse_another_run(tmp_path, Config())
 
 
 def test_progress_is_at_most_the_step_from_which_a_run_resumes(tmp_path):

@@ -10,6 +10,7 @@ compare        the same noise through several samplers, one row each
 import dataclasses
 import logging
 from collections.abc import Callable, Sequence
+from os.path import exists, expanduser
 from pathlib import Path
 
 import jax
@@ -26,8 +27,7 @@ from ddpm_jax.builders import (
 )
 from ddpm_jax.config import Config, split_names
 from ddpm_jax.config.sections import Sample
-from ddpm_jax.data.decode import UNREADABLE, CropError, Decoding, decode, decoding_of, size_of
-from ddpm_jax.data.sources.folder import SUFFIXES
+from ddpm_jax.data.decode import SUFFIXES, UNREADABLE, CropError, Decoding, decode, decoding_of, size_of
 from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.pixels import from_pixels, to_pixels
 from ddpm_jax.errors import UserError
@@ -227,12 +227,16 @@ def read_images(config: Config) -> Pixels:
             "commas."
         )
     files: list[Path] = []
-    for name in split_names(config.sample.images, "sample.images"):
+    for name in split_names(config.sample.images, "sample.images", lambda name: exists(expanduser(name))):
         path = Path(name).expanduser()
-        files += sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        files += _images_in(path) if path.is_dir() else [path]
     if not files:
         raise UserError(f"sample.images={config.sample.images!r} holds no image; expected PNG, JPEG or similar files.")
     return np.stack([_read(path, decoding_of(config.data), "sample.images") for path in files])
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
 
 
 def read_mask(config: Config) -> PixelMask:

@@ -24,7 +24,9 @@ from ddpm_jax.config import Config, checked, split_names
 from ddpm_jax.config.fields import fields_where
 from ddpm_jax.data.cache import key_of, open_cache, remembered
 from ddpm_jax.data.dataset import Dataset, hold_out, traits
+from ddpm_jax.data.dataset import checksum as data_checksum
 from ddpm_jax.data.open import open_dataset
+from ddpm_jax.data.stream import Streamed
 from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.guidance import UNGUIDED
 from ddpm_jax.diffusion.likelihood import bits_per_dim
@@ -172,6 +174,8 @@ def reference_statistics(config: Config, extractor: Extractor, dataset: Dataset 
     real = dataset.images
     # The name of a cache folder covers everything that determines its pixels, wherever the cache is.
     images = Path(str(real.filename)).parent.name if isinstance(real, np.memmap) else ""
+    if isinstance(real, Streamed):
+        images = repr(real.contents())
     parts = (extractor.name, extractor.weights or "", images, repr(traits(dataset)), str(settings.neighbours), VERSION)
     key = key_of(parts)
     arrays = remembered(
@@ -289,7 +293,7 @@ def evaluate_bound(config: Config, workdir: Path, step: int, params: PyTree, dat
     protocol = {
         "images": len(rows),
         "split": "held out",
-        "data_crc32": traits(dataset).crc32,
+        "data_crc32": data_checksum(dataset, rows),
         "training_step": step,
         "parameters_crc32": checksum(params),
         **{name: getattr(sample, name) for name in fields_where(sample, lambda meaning: meaning.bound)},

@@ -22,7 +22,7 @@ from ddpm_jax.commands.monitors import Monitors, build_monitors, comparison_conf
 from ddpm_jax.commands.reports import Reports, describe, open_writer, summarise
 from ddpm_jax.config import Config, to_tree
 from ddpm_jax.data.batches import Batch, prefetch
-from ddpm_jax.data.dataset import hold_out, traits
+from ddpm_jax.data.dataset import hold_out
 from ddpm_jax.data.open import open_dataset
 from ddpm_jax.errors import TrainingDiverged, UserError
 from ddpm_jax.reporting.profile import Profile
@@ -50,7 +50,7 @@ def train(config: Config, workdir: Path) -> None:
     learner, load = build_learner(config, mesh), build_loader(config, dataset, rows, mesh)
     folder = checkpoint_folder(workdir)
     with (
-        acquired(workdir, config, traits(dataset)),
+        acquired(workdir, config, dataset),
         Checkpoints(folder, keep=rules.keep, keep_every=rules.keep_every) as checkpoints,
     ):
         state = start_state(config, learner, checkpoints)

@@ -139,10 +139,10 @@ def _check_pixels(data: Data) -> None:
 
 def _check_labels(config: Config) -> None:
     chosen, classes, attributes = config.data.attributes, config.model.classes, config.model.attributes
-    count = attributes if chosen is None else len({name.strip() for name in chosen.split(",")})
-    if attributes != count:
+    most = attributes if chosen is None else len({name.strip() for name in chosen.split(",")})
+    if attributes > most or (most and not attributes):  # Fewer are known only with the data: names may hold commas.
         raise UserError(
-            f"data.attributes={chosen!r} chooses {count}, but model.attributes={attributes}; set it to {count}."
+            f"data.attributes={chosen!r} chooses {most}, but model.attributes={attributes}; set it to {most}."
         )
     if classes and attributes:
         raise UserError(f"model.classes={classes} and model.attributes={attributes} exclude each other; set one to 0.")

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import typing
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -142,9 +143,21 @@ def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     return {name: values for name, values in changes(old, new).items() if name not in free}
 
 
-def split_names(text: str, field: str) -> list[str]:
-    """The comma-separated names in a field's value; UserError for an empty name."""
-    names = [name.strip() for name in text.split(",")]
+MOST_COMMAS = 20
+"""Commas in a name that is still recognised."""
+
+
+def split_names(text: str, field: str, is_name: Callable[[str], bool] = lambda text: False) -> list[str]:
+    """The comma-separated names in a field's value; UserError for an empty name.
+
+    is_name: whether a text with commas is one name, such as "New York, NY"; the longest such name is taken.
+    """
+    pieces, names = text.split(","), []
+    while pieces:
+        longest = min(len(pieces), MOST_COMMAS + 1)
+        joined = (",".join(pieces[:count]).strip() for count in range(longest, 1, -1))
+        names.append(next(filter(is_name, joined), pieces[0].strip()))
+        del pieces[: names[-1].count(",") + 1]
     if not all(names):
         raise UserError(f"{field}={text!r} holds an empty name; leave out the comma.")
     return names

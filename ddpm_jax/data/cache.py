@@ -16,10 +16,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from ddpm_jax.data.contents import PIXELS, Contents, contents_of
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime.files import NO_ARRAYS, staged, user_cache
 from ddpm_jax.runtime.locks import exclusive_lock
@@ -33,6 +35,15 @@ CHUNK = 2**24
 Row = tuple[int, UInt8[np.ndarray, "height width channels"]]
 
 logger = logging.getLogger(__name__)
+
+
+class Entry(NamedTuple):
+    """The decoded images under a key."""
+
+    images: UInt8[np.ndarray, "N height width channels"]
+    numbers: Int[np.ndarray, "N"]
+    """The number of each image among those that were to be decoded."""
+    contents: Contents
 
 
 def key_of(parts: Iterable[str]) -> str:
@@ -103,10 +114,8 @@ def remembered(cache: Cache, key: str, compute: Callable[[], dict[str, np.ndarra
     return arrays
 
 
-def cached(
-    cache: Cache, key: str, shape: tuple[int, int, int], decode: Callable[[], Iterator[Row]]
-) -> tuple[UInt8[np.ndarray, "N height width channels"], Int[np.ndarray, "N"]]:
-    """The images under a key, and the number of each: from the cache, or from decode(), whose rows are stored there.
+def cached(cache: Cache, key: str, shape: tuple[int, int, int], decode: Callable[[], Iterator[Row]]) -> Entry:
+    """The images under a key: from the cache, or from decode(), whose rows are stored there.
 
     shape: of one image. If another job is preparing the same images, this one waits for it.
     """
@@ -145,13 +154,13 @@ def _disk_errors(folder: Path, failed: str = "filled", remedy: str = "free some 
 
 def _write(partial: Path, shape: tuple[int, int, int], rows: Iterator[Row]) -> None:
     """Writes images one at a time, so that memory use does not depend on their number."""
-    numbers, checksum = array("q"), 0
+    numbers, checksum, unordered = array("q"), 0, 0
     with _disk_errors(partial.parent):
         file = (partial / "images.u8").open("wb", buffering=CHUNK)
     try:
         for number, image in rows:
             pixels = image.tobytes()
-            checksum = zlib.crc32(pixels, checksum)
+            checksum, unordered = zlib.crc32(pixels, checksum), unordered + zlib.crc32(pixels)
             with _disk_errors(partial.parent):
                 file.write(pixels)
             numbers.append(number)
@@ -164,6 +173,7 @@ def _write(partial: Path, shape: tuple[int, int, int], rows: Iterator[Row]) -> N
         "version": VERSION,
         "shape": [len(numbers), *shape],
         "crc32": checksum,
+        "unordered": unordered,
         "numbers_crc32": zlib.crc32(np.array(numbers, np.int64).tobytes()),
         "changed": (partial / "images.u8").stat().st_mtime_ns,
     }
@@ -172,8 +182,8 @@ def _write(partial: Path, shape: tuple[int, int, int], rows: Iterator[Row]) -> N
         (partial / ABOUT).write_text(json.dumps(about) + "\n")
 
 
-def read_entry(entry: Path, *, quietly: bool = False) -> tuple[np.ndarray, np.ndarray] | None:
-    """The images and numbers of an entry; None, with a warning unless quietly, if it is missing or damaged."""
+def read_entry(entry: Path, *, quietly: bool = False) -> Entry | None:
+    """An entry of the cache; None, with a warning unless quietly, if it is missing or damaged."""
     if not entry.is_dir():
         return None
     file = entry / "images.u8"
@@ -193,6 +203,11 @@ def read_entry(entry: Path, *, quietly: bool = False) -> tuple[np.ndarray, np.nd
                 raise ValueError("its checksum is wrong")
             with suppress(OSError):  # If the time can be set, the next start need not check again.
                 os.utime(file, ns=(about["changed"], about["changed"]))
+        if "unordered" not in about:  # Older versions did not store it.
+            about["unordered"] = contents_of(PIXELS, images).unordered
+            with suppress(OSError), staged(entry / ABOUT) as partial:
+                partial.write_text(json.dumps(about) + "\n")
+        return Entry(images, numbers, Contents(PIXELS, about["crc32"], about["unordered"]))
     except (FileNotFoundError, *NO_ARRAYS) as error:
         if not quietly:
             logger.warning("The cached images in %s are damaged and will be prepared again: %s", entry, error)
@@ -201,7 +216,6 @@ def read_entry(entry: Path, *, quietly: bool = False) -> tuple[np.ndarray, np.nd
         raise UserError(
             f"data.cache={entry.parent} cannot be read ({error.strerror}); set data.cache to another folder."
         ) from error
-    return images, numbers
 
 
 def _checksum(path: Path) -> int:

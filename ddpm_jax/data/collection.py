@@ -4,7 +4,7 @@ source -> Collection -> select.py (which images) -> cache.py or stream.py (their
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import UInt8
@@ -25,6 +25,10 @@ class Collection:
     """Returns the bytes or pixels of an image by its number; picklable. Raises one of decode.UNREADABLE."""
     stamp: Callable[[int], str]
     """Returns a string that changes whenever the image does, by its number."""
+    content: Callable[[int], str]
+    """Returns what is known of an image by its number without reading it, wherever it lies: its size, a checksum."""
+    basis: str
+    """What `content` returns, in words."""
     annotations: Annotations
     scan: Callable[[], Annotations] | None = None
     """Reads the annotations from all images, which is slow and so only called when they are needed."""
@@ -32,6 +36,8 @@ class Collection:
     """Whether `read` is fast and uses memory of this process, so that threads decode better than processes."""
     decoded: UInt8[np.ndarray, "N height width channels"] | None = None
     """All pixels, if they are in memory."""
+    left_out: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    """Names of the source's files that are not among its images, by reason."""
 
     def __post_init__(self) -> None:
         assert len(self.annotations) == len(self.names)
@@ -42,4 +48,4 @@ def in_memory(
 ) -> Collection:
     """A collection whose pixels are in memory."""
     names = [f"image {i}" for i in range(len(images))]
-    return Collection(origin, names, images.__getitem__, str, annotations, decoded=images)
+    return Collection(origin, names, images.__getitem__, str, str, "numbers", annotations, decoded=images)

@@ -4,13 +4,16 @@ The array is usually memory-mapped, so a Dataset takes no memory until its rows 
 """
 
 import zlib
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from ddpm_jax.data.contents import PIXELS, Contents, contents_of
 from ddpm_jax.data.stream import Streamed
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, abbreviated
 
 Labels = Int[np.ndarray, "N"] | UInt8[np.ndarray, "N attributes"]
 MAX_HELD_OUT = 1024
@@ -25,10 +28,14 @@ class Dataset(NamedTuple):
     """Class numbers int32 [N], or attributes uint8 [N, attributes], 1 for yes and 0 for no."""
     names: tuple[str, ...]
     """Names of the classes or of the attributes, in order."""
+    contents: Contents | None = None
+    """Checksums of the images, if the cache knows them."""
+    left_out: Mapping[str, Sequence[str]] = MappingProxyType({})
+    """Names of the source's files that are not among its images, by reason."""
 
 
 class Traits(NamedTuple):
-    """A fingerprint of a dataset, so that a run does not resume with other images."""
+    """A quick fingerprint of a dataset."""
 
     images: int
     names: tuple[str, ...]
@@ -36,12 +43,54 @@ class Traits(NamedTuple):
     """Checksum of evenly spaced images and their labels."""
 
 
+class Identity(NamedTuple):
+    """All that training reads of a dataset, so that a run does not resume with other data."""
+
+    traits: Traits
+    labels: int
+    """CRC-32 of all labels, in order."""
+    contents: Contents | None
+    """None for runs of older versions, which recorded only the traits."""
+
+
 def traits(dataset: Dataset) -> Traits:
     """The fingerprint of a dataset."""
-    count = len(dataset.images)
-    rows = np.unique(np.linspace(0, count - 1, SPOT_CHECKS).astype(int))
-    checksum = zlib.crc32(dataset.labels[rows].tobytes(), zlib.crc32(dataset.images[rows].tobytes()))
-    return Traits(count, dataset.names, checksum)
+    spots = np.unique(np.linspace(0, len(dataset.images) - 1, SPOT_CHECKS).astype(int))
+    return Traits(len(dataset.images), dataset.names, checksum(dataset, spots))
+
+
+def identity(dataset: Dataset) -> Identity:
+    """The identity of a dataset; reads all pixels only if they are in memory."""
+    images = dataset.images
+    contents = images.contents() if isinstance(images, Streamed) else dataset.contents or contents_of(PIXELS, images)
+    return Identity(traits(dataset), zlib.crc32(dataset.labels.tobytes()), contents)
+
+
+def checksum(dataset: Dataset, rows: Int[np.ndarray, "M"]) -> int:
+    """CRC-32 of the pixels and labels of some rows."""
+    return zlib.crc32(dataset.labels[rows].tobytes(), zlib.crc32(dataset.images[rows].tobytes()))
+
+
+def difference(before: Identity, now: Identity) -> str | None:
+    """How a dataset differs from an earlier one, in words; None if it does not.
+
+    Where the contents cannot be compared, the traits must suffice.
+    """
+    (count, names, spots), (count_now, names_now, spots_now) = before.traits, now.traits
+    if count != count_now:
+        return f"{count:,} images, now {count_now:,}"
+    if names != names_now:
+        listed = [abbreviated(some) or "nothing" for some in (names, names_now)]
+        return f"labels named {listed[0]}, now {listed[1]}"
+    old, new = before.contents, now.contents
+    if old is None or new is None or old.basis != new.basis:
+        return "other images or labels" if spots != spots_now else None
+    found = ["other labels"] if before.labels != now.labels else []
+    if old.ordered != new.ordered:
+        found.append("other images" if old.unordered != new.unordered else "the images in another order")
+    if not found and spots != spots_now:  # Where file sizes stand for images, different ones may agree in them.
+        found.append("other images")
+    return " and ".join(found) or None
 
 
 def held_out(count: int, share: float) -> int:

@@ -23,8 +23,21 @@ FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "box": Image.Resampling.BOX,
 }
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
-"""Formats that Pillow may read; some of its others run external programs (EPS) or are rarely tested."""
+FORMATS = {
+    "PNG": (".png", ".apng"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "JPEG2000": (".jp2", ".j2k"),
+    "AVIF": (".avif",),
+}
+"""Formats that Pillow may read, whatever a file's suffix, and their suffixes; some of Pillow's others run external
+programs (EPS), are known by no signature (TGA), or are rarely tested."""
+SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+FORMAT_NAMES = "PNG, JPEG, BMP, GIF, WebP, TIFF, PPM, JPEG 2000 or AVIF"
 UNREADABLE = (
     OSError,
     ValueError,
@@ -34,6 +47,7 @@ UNREADABLE = (
     KeyError,
     TypeError,
     OverflowError,
+    RuntimeError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
@@ -115,12 +129,12 @@ def _open(raw: Raw) -> Image.Image:
     if not raw:
         raise ValueError("the file is empty")
     try:
-        # Up to twice its limit, Pillow only warns of decompression bombs; they are refused below.
+        # Pillow warns of odd metadata; and, up to twice its limit, of decompression bombs, which are refused below.
         with _FILTERING, warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(raw), formats=FORMATS)
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(raw), formats=tuple(FORMATS))
     except UnidentifiedImageError as error:
-        raise ValueError("not a PNG, JPEG, BMP, GIF or WebP image") from error
+        raise ValueError(f"not a {FORMAT_NAMES} image") from error
     pixels = image.width * image.height
     if Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS:
         raise ValueError(

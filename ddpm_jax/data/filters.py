@@ -20,8 +20,10 @@ MAX_DEPTH = 100
 def evaluate_filter(text: str, names: Collection[str], holds: Callable[[str], Mask]) -> Mask:
     """The images that match the expression; holds(name) returns those that match a single name.
 
-    Raises UserError for malformed expressions and unknown names.
+    A text that is a name as a whole needs no quotes. Raises UserError for malformed expressions and unknown names.
     """
+    if text.strip() in names:
+        return holds(text.strip())
     tokens = _tokens(text)
     place = 0
 

@@ -1,5 +1,6 @@
 """Opens the Dataset that config.data describes; the only place that lists the sources."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +22,9 @@ from ddpm_jax.data.sources.folder import open_folder
 from ddpm_jax.data.sources.synthetic import draw_discs
 from ddpm_jax.data.sources.tfds import data_dir, find_prepared, open_tfds
 from ddpm_jax.data.stream import Streamed
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, abbreviated
+
+logger = logging.getLogger(__name__)
 
 SYNTHETIC_IMAGES = 64
 FILES: dict[str, Callable[[Data], Collection]] = {
@@ -43,9 +46,14 @@ def open_dataset(config: Config, *, labelled: bool = False) -> Dataset:
         return Dataset(collection.decoded[rows], labels, names)
     how = decoding_of(config.data)
     if config.data.stream:
-        return Dataset(Streamed(collection, rows, how), labels, names)
-    images, kept = load_images(collection, rows, how, open_cache(config.data.cache))
-    return Dataset(images, labels[kept], names)
+        return Dataset(Streamed(collection, rows, how), labels, names, left_out=collection.left_out)
+    entry = load_images(collection, rows, how, open_cache(config.data.cache))
+    left_out = dict(collection.left_out)
+    if lost := [collection.names[int(row)] for row in np.delete(rows, entry.numbers)]:
+        # At every start, since cached images are not read again.
+        logger.warning("%d of %d images cannot be read and are left out: %s", len(lost), len(rows), abbreviated(lost))
+        left_out["unreadable"] = lost
+    return Dataset(entry.images, labels[entry.numbers], names, entry.contents, left_out)
 
 
 def count_images(config: Config) -> tuple[int, bool]:
@@ -68,8 +76,10 @@ def choose_images(config: Config, labelled: bool) -> tuple[Collection, np.ndarra
     elif source == "digits":
         collection = load_digits(data)
     else:
-        names = data.attributes.split(",") if data.attributes else [f"attribute {i}" for i in range(model.attributes)]
-        attributes = tuple(name.strip() for name in names)
+        names = [f"attribute {i}" for i in range(model.attributes)]
+        if data.attributes:  # All further commas belong to the last name.
+            names = [name.strip() for name in data.attributes.split(",", model.attributes - 1)]
+        attributes = tuple(names)
         collection = draw_discs(SYNTHETIC_IMAGES, data.image_size, data.channels, model.classes, attributes)
     annotations = collection.annotations
     if collection.scan and (labelled or data.classes or data.filter or model.classes or model.attributes):

@@ -19,10 +19,10 @@ import numpy as np
 import PIL
 from jaxtyping import Int, UInt8
 
-from ddpm_jax.data.cache import Cache, Row, cached, key_of
+from ddpm_jax.data.cache import Cache, Entry, Row, cached, key_of
 from ddpm_jax.data.collection import Collection
 from ddpm_jax.data.decode import UNREADABLE, CropError, Decoding, Raw, decode
-from ddpm_jax.errors import UserError, abbreviated, printable
+from ddpm_jax.errors import UserError, printable, shortened
 from ddpm_jax.runtime.progress import progress
 from ddpm_jax.runtime.signals import raise_if_stopped
 
@@ -52,20 +52,14 @@ Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
 
-def load_images(
-    collection: Collection, rows: Int[np.ndarray, "M"], how: Decoding, cache: Cache
-) -> tuple[UInt8[np.ndarray, "K size size channels"], Int[np.ndarray, "K"]]:
-    """The pixels of some rows of a collection, from the cache if possible, and the indices of the readable rows.
+def load_images(collection: Collection, rows: Int[np.ndarray, "M"], how: Decoding, cache: Cache) -> Entry:
+    """The pixels of some rows of a collection, from the cache if possible; its numbers are the readable rows' indices.
 
-    Unreadable images are named in the log and left out; more than 1% of them is an error.
+    Unreadable images are left out; more than 1% of them is an error.
     """
     key = key_of([repr(how), PIL.__version__, *map(collection.stamp, rows.tolist())])
     shape = (how.image_size, how.image_size, how.channels)
-    images, kept = cached(cache, key, shape, lambda: decode_all(collection, rows, how))
-    if len(kept) < len(rows):  # Warn at every start, since cached images are not read again.
-        lost = [collection.names[int(row)] for row in np.delete(rows, kept)]
-        logger.warning("%d of %d images cannot be read and are left out: %s", len(lost), len(rows), abbreviated(lost))
-    return images, kept
+    return cached(cache, key, shape, lambda: decode_all(collection, rows, how))
 
 
 def decode_all(collection: Collection, rows: Int[np.ndarray, "M"], how: Decoding) -> Iterator[Row]:
@@ -175,4 +169,4 @@ def _refuse_many(unreadable: Mapping[str, Failure], total: int, origin: str) -> 
 
 
 def _listed(unreadable: Mapping[str, Failure]) -> str:
-    return abbreviated([f"{name} ({failure.reason})" for name, failure in unreadable.items()])
+    return shortened(f"{name} ({failure.reason})" for name, failure in unreadable.items())

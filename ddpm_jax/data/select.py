@@ -5,7 +5,7 @@ import logging
 import numpy as np
 from jaxtyping import Bool, Int
 
-from ddpm_jax.config import Config
+from ddpm_jax.config import Config, split_names
 from ddpm_jax.config.sections import Data
 from ddpm_jax.data.annotations import Annotations
 from ddpm_jax.data.dataset import Labels
@@ -76,7 +76,7 @@ def named(text: str, names: tuple[str, ...], field: str, origin: str) -> list[in
     """The indices of comma-separated names; UserError for unknown ones."""
     if not names:
         raise UserError(f"{field}={text!r}: {origin} has no {field.rpartition('.')[2]}.")
-    wanted = [name.strip() for name in text.split(",")]
+    wanted = split_names(text, field, names.__contains__)
     for name in wanted:
         if name not in names:
             raise UserError(f"{field}={text!r}: there is no {name!r}; {nearest(name, names)}")

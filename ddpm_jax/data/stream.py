@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from ddpm_jax.data.collection import Collection
+from ddpm_jax.data.contents import Contents, contents_of
 from ddpm_jax.data.decode import UNREADABLE, CropError, Decoding, decode
 from ddpm_jax.data.prepare import read_with_retry, usable_cpus
 from ddpm_jax.errors import UserError, printable
@@ -32,6 +33,11 @@ class Streamed:
         for place, image in enumerate(self._pool.map(self._decode, index.ravel().tolist())):
             pixels[place] = image
         return pixels.reshape(*index.shape, *self.shape[1:])
+
+    def contents(self) -> Contents:
+        """Checksums of what the source knows of the rows without reading them."""
+        known = (self._collection.content(row).encode() for row in self._rows.tolist())
+        return contents_of(self._collection.basis, known)
 
     def _decode(self, place: int) -> UInt8[np.ndarray, "size size channels"]:
         row = int(self._rows[place])

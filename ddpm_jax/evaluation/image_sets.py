@@ -64,7 +64,7 @@ def open_set(path: Path, extractor: str, split: str | None) -> Any:
         entry = read_entry(path)
         if entry is None:
             raise UserError(f"{path} is not an intact folder of the cache; prepare it again.")
-        return entry[0]
+        return entry.images
     data = Data(path=str(path), split=split or "all")
     collection = FILES[kind_of(data)](data)
     return collection.decoded if collection.decoded is not None else ImageSet(collection)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from ddpm_jax.config import Config
+from ddpm_jax.config import Config, split_names
 from ddpm_jax.errors import UserError, nearest
 from ddpm_jax.shapes import Labels
 from ddpm_jax.workdir import read_label_names
@@ -31,7 +31,7 @@ def choose_labels(config: Config, names: Sequence[str], indices: Int[np.ndarray,
         return None if config.train.label_dropout else np.zeros((len(indices), width), np.uint8)
     if label is None:
         return (indices % width).astype(np.int32) if width else None
-    numbers = [_label_number(name.strip(), names, width) for name in label.split(",")]
+    numbers = [_label_number(name, names, width) for name in split_names(label, "sample.label", names.__contains__)]
     if config.model.attributes:
         return np.tile(np.isin(np.arange(width), numbers).astype(np.uint8), (len(indices), 1))
     if len(numbers) > 1:

@@ -447,7 +447,7 @@ def test_a_cache_at_an_address_spares_another_machine_the_work(tmp_path, monkeyp
         return cached(cache, "key", (2, 2, 3), decode), remembered(cache, "table", compute)
 
     use("a", lambda: enumerate(images), lambda: {"x": np.arange(3)})
-    (found, numbers), table = use("b", *[lambda: pytest.fail("done again")] * 2)
+    (found, numbers, _), table = use("b", *[lambda: pytest.fail("done again")] * 2)
     np.testing.assert_array_equal(found, images)
     assert numbers.tolist() == [0, 1] and table["x"].tolist() == [0, 1, 2]
     monkeypatch.setattr("ddpm_jax.data.cache._checksum", lambda entry: pytest.fail("summed again"))

@@ -95,3 +95,19 @@ def test_names_are_split_at_commas_and_none_may_be_empty():
     assert split_names("ddim:20, ddpm", "sample.compare") == ["ddim:20", "ddpm"]
     with pytest.raises(UserError, match="sample.compare='ddim,' holds an empty name"):
         split_names("ddim,", "sample.compare")
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("New York, NY", ["New York, NY"]),
+        ("New York, NY,Boston", ["New York, NY", "Boston"]),
+        ("Boston, New York, NY", ["Boston", "New York, NY"]),
+        ("New York,Boston", ["New York", "Boston"]),
+        ("a,b", ["a,b"]),
+        ("b, a", ["b", "a"]),
+    ],
+)
+def test_a_name_with_commas_is_one_name(text, names):
+    known = {"New York, NY", "Boston", "New York", "a", "b", "a,b"}
+    assert split_names(text, "data.classes", known.__contains__) == names

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from ddpm_jax.data.cache import Cache, cached, key_of
+from ddpm_jax.data.contents import PIXELS, contents_of
 from ddpm_jax.errors import UserError
 
 IMAGES = np.arange(3 * 2 * 2, dtype=np.uint8).reshape(3, 2, 2, 1)
@@ -24,7 +25,7 @@ def rows(numbers=(0, 2, 5)):
 
 
 def fill(folder: Path, key: str = "key", decode=rows):
-    return cached(Cache(folder), key, (2, 2, 1), decode)
+    return cached(Cache(folder), key, (2, 2, 1), decode)[:2]
 
 
 def not_called():
@@ -193,3 +194,13 @@ except UserError as error:
     if "ermission denied" in done.stderr or "not permitted" in done.stderr:
         pytest.skip("mounting a disk is not permitted here")
     assert words in done.stdout and done.stdout.strip().endswith("[]"), done
+
+
+def test_an_entry_holds_the_checksums_of_its_images_also_if_an_older_version_wrote_it(tmp_path):
+    expected = contents_of(PIXELS, IMAGES)
+    assert cached(Cache(tmp_path), "key", (2, 2, 1), rows).contents == expected
+    about = tmp_path / "key-v2" / "about.json"
+    whole = about.read_bytes()
+    about.write_text(json.dumps({name: value for name, value in json.loads(whole).items() if name != "unordered"}))
+    assert cached(Cache(tmp_path), "key", (2, 2, 1), not_called).contents == expected
+    assert json.loads(about.read_bytes()) == json.loads(whole)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ddpm_jax.data.dataset import MAX_HELD_OUT, Dataset, held_out, hold_out, traits
+from ddpm_jax.data.dataset import MAX_HELD_OUT, Dataset, difference, held_out, hold_out, identity, traits
 from ddpm_jax.errors import UserError
 from tests.data.test_batches import numbered
 
@@ -28,3 +28,33 @@ def test_traits_depend_on_count_pixels_labels_and_names():
         dataset._replace(names=("b",)),
     ]
     assert traits(dataset) == traits(numbered(9)) and traits(dataset) not in map(traits, others)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_any_change_of_what_training_reads_changes_the_identity_and_is_named(seed):
+    draw = np.random.default_rng(seed)
+    images, labels = draw.integers(0, 256, (400, 2, 2, 1), np.uint8), np.arange(400, dtype=np.int32) // 200
+    before = Dataset(images, labels, ("a", "b"))
+    replaced, turned, some = images.copy(), labels.copy(), draw.permutation(400)[:5]
+    replaced[some[0]] ^= 1
+    turned[some] = 1 - turned[some]
+    swapped = np.arange(400)
+    swapped[[3, 4]] = 4, 3
+    changes = {
+        None: Dataset(images.copy(), labels.copy(), ("a", "b")),
+        "other images": before._replace(images=replaced),
+        "other labels": before._replace(labels=turned),
+        "the images in another order": before._replace(images=images[swapped]),
+        "other labels and other images": Dataset(replaced, turned, ("a", "b")),
+        "400 images, now 399": Dataset(images[1:], labels[1:], ("a", "b")),
+        "labels named a, b, now nothing": before._replace(names=()),
+    }
+    for words, changed in changes.items():
+        assert difference(identity(before), identity(changed)) == words
+
+
+def test_attributes_belong_to_the_identity():
+    images, attributes = np.zeros((400, 2, 2, 1), np.uint8), np.zeros((400, 3), np.uint8)
+    before, attributes = identity(Dataset(images, attributes, ("a", "b", "c"))), attributes.copy()
+    attributes[5, 1] = 1
+    assert difference(before, identity(Dataset(images, attributes, ("a", "b", "c")))) == "other labels"

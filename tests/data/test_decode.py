@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm_jax.data.decode import FILTERS, UNREADABLE, CropError, Decoding, crop_box, decode
+from ddpm_jax.data.decode import FILTERS, FORMATS, UNREADABLE, CropError, Decoding, crop_box, decode
 from tests.data.pictures import encoded, noise
 
 
@@ -22,7 +22,9 @@ def file_of(image: Image.Image, kind: str = "PNG", **options) -> bytes:
 @pytest.mark.parametrize(
     ("mode", "kind"),
     [("RGB", "JPEG"), ("CMYK", "JPEG"), ("L", "JPEG"), ("RGB", "BMP"), ("P", "GIF"), ("RGB", "WEBP"), ("L", "PNG")]
-    + [("LA", "PNG"), ("RGBA", "PNG"), ("P", "PNG"), ("I;16", "PNG"), ("RGBA", "WEBP")],
+    + [("LA", "PNG"), ("RGBA", "PNG"), ("P", "PNG"), ("I;16", "PNG"), ("RGBA", "WEBP")]
+    + [("RGB", "TIFF"), ("CMYK", "TIFF"), ("I;16", "TIFF"), ("RGBA", "TIFF"), ("L", "PPM"), ("RGB", "JPEG2000")]
+    + [("RGB", "AVIF")],
 )
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_grey_image_is_the_same_grey_in_every_format(mode, kind, channels):
@@ -37,7 +39,8 @@ def test_a_grey_image_is_the_same_grey_in_every_format(mode, kind, channels):
 
 def test_lossless_formats_keep_colours_exactly(draw):
     pixels = noise(draw, 9, 9)
-    for kind, options in (("PNG", {}), ("BMP", {}), ("WEBP", {"lossless": True})):
+    lossless = {"PNG": {}, "BMP": {}, "WEBP": {"lossless": True}, "TIFF": {"compression": "tiff_lzw"}, "PPM": {}}
+    for kind, options in lossless.items():
         np.testing.assert_array_equal(decode(encoded(pixels, kind, **options), Decoding(9, 3)), pixels)
     indexed = Image.fromarray(pixels // 128 * 255).quantize(8)
     np.testing.assert_array_equal(decode(file_of(indexed), Decoding(9, 3)), np.asarray(indexed.convert("RGB")))
@@ -64,7 +67,8 @@ def test_transparent_pixels_show_the_background(background):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_the_exif_orientation_is_applied(orientation):
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_the_exif_orientation_is_applied(orientation, kind):
     upright = np.zeros((16, 16), np.uint8)
     upright[:8, :8] = 255
     # A camera in that orientation stores the inverse of the rotation in the tag.
@@ -80,7 +84,7 @@ def test_the_exif_orientation_is_applied(orientation):
     }[orientation](upright)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    pixels = decode(encoded(np.ascontiguousarray(stored), "JPEG", exif=exif, quality=95), Decoding(16, 1))
+    pixels = decode(encoded(np.ascontiguousarray(stored), kind, exif=exif, quality=95), Decoding(16, 1))
     np.testing.assert_allclose(pixels[..., 0].astype(int), upright, atol=60)
 
 
@@ -115,8 +119,9 @@ def test_a_crop_box_outside_the_image_is_refused():
         assert str(caught.value) == f"data.crop={crop} needs images of at least {needed}, got 20x10"
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Of damaged metadata.
 def test_damaged_images_raise_only_the_exceptions_of_unreadable_ones(draw):
-    whole = [encoded(noise(draw, 40, 40), kind) for kind in ("PNG", "JPEG", "BMP", "GIF", "WEBP")]
+    whole = [encoded(noise(draw, 40, 40), kind) for kind in FORMATS]
     for content in [b"", b"not an image", *(file[: len(file) // 2] for file in whole)]:
         with pytest.raises(UNREADABLE):
             decode(content, Decoding(8, 3))
@@ -129,6 +134,12 @@ def test_damaged_images_raise_only_the_exceptions_of_unreadable_ones(draw):
                 assert decode(bytes(damaged), Decoding(8, 3)).shape == (8, 8, 3)
             except UNREADABLE:
                 continue
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PDF", "TGA", "ICO"])
+def test_other_formats_are_never_opened_whatever_their_suffix(kind):
+    with pytest.raises(ValueError, match="not a PNG, JPEG"):
+        decode(encoded(np.zeros((8, 8, 3), np.uint8), kind), Decoding(8, 3))
 
 
 def test_gigapixel_images_are_refused_before_they_are_decoded(monkeypatch):

@@ -5,6 +5,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from ddpm_jax.data.dataset import identity
 from ddpm_jax.data.open import count_images, kind_of, open_dataset
 from ddpm_jax.errors import UserError
 from tests.data.pictures import config, data, write
@@ -38,6 +39,11 @@ def test_images_are_counted_without_decoding_them(photos):
     assert count_images(config(**DIGITS)) == (1797, False)
     with pytest.raises(UserError, match=r"data.name='mnist' has not been prepared in"):
         count_images(config(source="tfds", name="mnist", path=str(photos)))
+
+
+def test_the_cache_knows_the_checksums_of_its_images(photos):
+    dataset = open_dataset(config(path=str(photos)))
+    assert dataset.contents and identity(dataset) == identity(dataset._replace(contents=None))
 
 
 def test_images_in_memory_can_be_selected():

@@ -89,3 +89,23 @@ def test_attribute_labels_are_zeros_and_ones_in_the_configured_order():
         labels_of(attributes="odd,bigg", model={"attributes": 2})
     with pytest.raises(UserError, match=r"data.attributes='odd,big' chooses 2, but model.attributes=3"):
         labels_of(attributes="odd,big", model={"attributes": 3})
+    with pytest.raises(UserError, match=r"model.attributes=1, but the data has 2 \(odd, big\)"):
+        labels_of(attributes="odd,big", model={"attributes": 1})
+
+
+CITIES = annotate(4, ["Boston", "New York, NY"] * 2, {"big, old": [0, 1, 1, 0], "wet": [1, 1, 0, 0]})
+
+
+def test_names_may_hold_commas():
+    def rows(**options):
+        return select_rows(data(**options), CITIES, "here").tolist()
+
+    assert rows(classes="New York, NY") == rows(filter="New York, NY") == [1, 3]
+    assert rows(classes="New York, NY, Boston") == [0, 1, 2, 3]
+    labels, names = labels_of(CITIES, attributes="big, old", model={"attributes": 1})
+    assert names == ("big, old",) and labels.ravel().tolist() == [0, 1, 1, 0]
+    assert labels_of(CITIES, attributes="wet,big, old", model={"attributes": 2})[1] == ("wet", "big, old")
+    with pytest.raises(UserError, match=r"there is no 'New York'; did you mean 'New York, NY'\?"):
+        rows(classes="New York")
+    with pytest.raises(UserError, match=r"the data has 2 \('Boston', 'New York, NY'\)"):
+        labels_of(CITIES, model={"classes": 3})

@@ -1,11 +1,15 @@
 """Streamed images equal cached ones, and an unreadable image is an error."""
 
+import shutil
+
 import numpy as np
 import pytest
 
+from ddpm_jax.data.dataset import difference, identity
 from ddpm_jax.data.open import open_dataset
 from ddpm_jax.errors import UserError
-from tests.data.pictures import config, write
+from tests.data import shards
+from tests.data.pictures import config, encoded, noise, write, zipped
 
 
 def test_streamed_images_equal_cached_ones(photos):
@@ -31,3 +35,47 @@ def test_for_images_smaller_than_the_crop_the_remedy_is_a_smaller_crop(photos, s
     message = str(caught.value)
     assert "data.crop=(40,) needs images of at least 40x40, got 14x10" in message and "remove" not in message
     assert message.endswith("choose a smaller data.crop.")
+
+
+def identity_of(path, **options):
+    return identity(open_dataset(config(path=str(path), stream=True, **options)))
+
+
+@pytest.mark.parametrize("pack", [lambda folder: folder, zipped])
+def test_a_replaced_file_changes_the_identity_and_a_copy_does_not(photos, tmp_path, draw, monkeypatch, pack):
+    monkeypatch.setattr("ddpm_jax.data.dataset.SPOT_CHECKS", 2)  # None is at the replaced file.
+    shutil.copytree(photos, tmp_path / "copy")
+    before = identity_of(pack(photos))
+    assert difference(before, identity_of(pack(tmp_path / "copy"))) is None
+    write(tmp_path / "copy" / "cats" / "05.png", encoded(noise(draw, 11)))
+    assert difference(before, identity_of(pack(tmp_path / "copy"))) == "other images"
+
+
+def test_an_image_of_the_same_size_is_noticed_if_it_is_among_the_sampled(photos, monkeypatch):
+    for pixels, words in ((7, None), (9, "other images")):
+        write(photos / "cats" / "00.bmp", encoded(np.full((8, 8, 3), pixels, np.uint8), "BMP"))
+        before = identity_of(photos) if words is None else before
+        assert difference(before, identity_of(photos)) == words
+
+
+def test_a_folder_may_become_a_zip(photos, draw):
+    before = identity_of(photos)
+    assert difference(before, identity_of(zipped(photos))) is None
+    write(photos / "cats" / "01.png", encoded(noise(draw)))
+    assert difference(before, identity_of(zipped(photos))) == "other images or labels"
+
+
+def test_the_identity_of_shards_covers_every_record_and_label(tmp_path, draw, monkeypatch):
+    pytest.importorskip("array_record")
+    monkeypatch.setattr("ddpm_jax.data.dataset.SPOT_CHECKS", 2)
+    records, changed, turned = (shards.digits(np.random.default_rng(0), 40) for _ in range(3))
+    changed[7]["image"] = [encoded(noise(draw, 8, 8, 1)[..., 0], compress_level=0)]
+    turned[6]["label"] = [2]
+    digits = {"channels": 1, "cache": str(tmp_path / "cache")}
+    found = []
+    for name, of in (("a", records), ("b", records), ("c", changed), ("d", turned)):
+        place = shards.write_set(tmp_path / name, "tiny", {"train": of}, shards=2)
+        dataset = open_dataset(config({"classes": 3}, path=str(place), stream=True, **digits))
+        found.append(identity(dataset))
+    differences = [difference(found[0], other) for other in found]
+    assert differences[:3] == [None, None, "other images"] and "other labels" in str(differences[3])

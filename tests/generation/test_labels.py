@@ -30,3 +30,10 @@ def test_a_label_holds_for_every_image():
         chosen("classes", "a,b")
     with pytest.raises(UserError, match="sample.label='d' is not a label of this run"):
         chosen("attributes", "d")
+
+
+def test_a_label_may_hold_commas():
+    names = ("Boston", "New York, NY", "wet")
+    for kind, label, expected in (("classes", names[1], 1), ("attributes", "wet,New York, NY", [0, 1, 1])):
+        config = config_of({"model": {kind: 3}, "sample": {"label": label}})
+        assert choose_labels(config, names, np.arange(1)).tolist() == [expected]

@@ -22,9 +22,11 @@ def prepare(photos, *flags: str) -> subprocess.CompletedProcess:
 
 
 def test_a_folder_is_cached_with_its_statistics_and_a_contact_sheet(photos):
+    write(photos / "cats" / "a.heic", b"")
     done = prepare(photos, "--json")
     facts = json.loads(done.stdout)
-    files = sorted((photos / "cats").iterdir()) + sorted((photos / "dogs").iterdir())
+    files = sorted((photos / "cats").glob("*.png")) + sorted((photos / "dogs").iterdir())
+    assert facts["left_out"] == {".heic": ["cats/a.heic"]}
     pixels = np.stack([np.asarray(Image.open(file)) for file in files])
     assert (facts["images"], facts["shape"], facts["classes"]) == (9, [8, 8, 3], {"cats": 6, "dogs": 3})
     np.testing.assert_allclose(facts["mean"], (pixels / 255).mean(axis=(0, 1, 2)), atol=1e-4)
@@ -36,6 +38,7 @@ def test_a_folder_is_cached_with_its_statistics_and_a_contact_sheet(photos):
 
     again = prepare(photos, f"--sheet={photos.parent}/sheet.png")
     assert again.returncode == 0 and "cats 6, dogs 3" in again.stdout
+    assert again.stdout.splitlines()[-1] == "left_out      1 .heic: cats/a.heic"
     assert (photos.parent / "sheet.png").exists()
 
 

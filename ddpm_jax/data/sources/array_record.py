@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import re
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
@@ -32,6 +33,8 @@ from ddpm_jax.runtime.progress import progress
 
 IMAGE_KEYS = ("image", "image/encoded", "jpg", "jpeg", "png", "webp")
 ATTRIBUTE = "attributes/"
+END = 2**17
+"""Bytes at the end of a shard: its last 64 KiB block, and at least a part of the index before it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +61,11 @@ class RecordReader:
         except RuntimeError as error:  # A checksum inside the shard is wrong.
             raise OSError(f"the shard is damaged: {error}") from error
 
+    def content(self, number: int) -> str:
+        """A checksum of a record's shard, and the index of the record in it."""
+        shard, index = self.locate(number)
+        return f"{_checksum_of_end(self.shards[shard])}:{index}"
+
     def locate(self, number: int) -> tuple[int, int]:
         """The index of a record's shard, and its index in that shard."""
         shard = bisect.bisect_right(self.ends, number)
@@ -81,6 +89,8 @@ def open_array_record(data: Data) -> Collection:
         names=_Names(reader),
         read=reader,
         stamp=lambda number: f"{stamps[reader.locate(number)[0]]}:{number}",
+        content=reader.content,
+        basis="sizes and indices of the shards",
         annotations=annotate(reader.ends[-1]),
         scan=lambda: _annotations(reader, folder, key_of(["labels", *stamps]), data, origin),
     )
@@ -170,6 +180,16 @@ def _state(shard: str) -> str:
         return f"{os.stat(shard).st_size}:{os.stat(shard).st_mtime_ns}"
     status = path.stat()
     return f"{status.length}:{status.mtime}"
+
+
+@cache
+def _checksum_of_end(shard: str) -> str:
+    """The size of a shard and a CRC-32 of its end, which lists where its records lie."""
+    path = epath.Path(shard)
+    size = path.stat().length
+    with path.open("rb") as file:
+        file.seek(max(size - END, 0))
+        return f"{size}:{zlib.crc32(file.read())}"
 
 
 def _image_key(reader: RecordReader, origin: str) -> str:

@@ -80,6 +80,8 @@ def open_arrays(data: Data) -> Collection:
         names=[f"image {row} of {members[which].name or path.name}" for which, row in places],
         read=ArrayReader(members, places),
         stamp=lambda number: f"{version}:{members[places[number][0]].name}:{places[number][1]}",
+        content=lambda number: f"{path.stat().st_size}:{places[number].tolist()}",
+        basis="the file's size and the rows",
         annotations=annotations.take(order),
         shared=True,
     )

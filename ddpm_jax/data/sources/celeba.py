@@ -15,6 +15,7 @@ import numpy as np
 from ddpm_jax.config.sections import Data
 from ddpm_jax.data.annotations import Annotations
 from ddpm_jax.data.collection import Collection
+from ddpm_jax.data.sources.files import find_images
 from ddpm_jax.data.sources.splits import choose_split
 from ddpm_jax.data.sources.tree import Tree, TreeReader, open_tree
 from ddpm_jax.errors import UserError, abbreviated
@@ -33,13 +34,22 @@ def open_celeba(data: Data) -> Collection:
     if not data.path:
         raise UserError("data.path is not set; give the folder with img_align_celeba.zip, or the zip itself.")
     place = Path(data.path).expanduser()
-    tree = _find_images(place)
-    names = [name for name in tree.names if name.lower().endswith((".jpg", ".jpeg", ".png"))]
+    tree = _open_images(place)
+    names, left_out = find_images(tree)
     texts = place if place.is_dir() else place.parent
     names = _of_split(names, data.split, texts)
     annotations = Annotations(np.zeros(len(names), np.int32), (), *_attributes(names, texts))
     reader = TreeReader(tree, names)
-    return Collection(f"data.path={place}", names, reader, reader.stamp, annotations)
+    return Collection(
+        f"data.path={place}",
+        names,
+        reader,
+        reader.stamp,
+        reader.content,
+        tree.basis,
+        annotations,
+        left_out=left_out,
+    )
 
 
 def is_celeba(place: Path) -> bool:
@@ -53,7 +63,7 @@ def _places(folder: Path) -> list[Path]:
     return [path for path in found if path.is_dir() or path.suffix == ".zip"]
 
 
-def _find_images(place: Path) -> Tree:
+def _open_images(place: Path) -> Tree:
     if place.is_dir() and not place.name.startswith(IMAGES):
         places = _places(place)
         if not places and not any(place.glob("*.jpg")):

@@ -12,13 +12,13 @@ import numpy as np
 from ddpm_jax.config.sections import Data
 from ddpm_jax.data.annotations import TABLES, Annotations, annotate, annotations_of_table, read_table
 from ddpm_jax.data.collection import Collection
+from ddpm_jax.data.decode import FORMAT_NAMES
+from ddpm_jax.data.sources.files import find_images, summary
 from ddpm_jax.data.sources.splits import ALL, SPLITS, choose_split
 from ddpm_jax.data.sources.tree import Tree, TreeReader, open_tree
 from ddpm_jax.errors import UserError, abbreviated, printable
 
 logger = logging.getLogger(__name__)
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 
 
 def open_folder(data: Data) -> Collection:
@@ -26,17 +26,20 @@ def open_folder(data: Data) -> Collection:
     if not data.path:
         raise UserError("data.path is not set; give a folder or zip of images, such as --config.data.path=photos/.")
     tree = open_tree(data.path)
-    images = [name for name in tree.names if name.lower().endswith(SUFFIXES)]
+    images, left_out = find_images(tree)
     origin = f"data.path={tree.root}"
     if not images:
-        raise UserError(f"{origin} contains no images; expected PNG, JPEG, BMP, GIF or WebP files, at any depth.")
+        found = f"only {summary(left_out)} files" if left_out else "no files"
+        raise UserError(f"{origin} contains no images, {found}; expected {FORMAT_NAMES}, at any depth.")
     level = _common_level(images)
     names, splits = _choose_split(images, level, data.split, origin)
     annotations = _annotations(tree, names, level, splits, origin)
     order = np.argsort(annotations.classes, kind="stable")
     names = [names[i] for i in order]
     reader = TreeReader(tree, names)
-    return Collection(origin, names, reader, reader.stamp, annotations.take(order))
+    return Collection(
+        origin, names, reader, reader.stamp, reader.content, tree.basis, annotations.take(order), left_out=left_out
+    )
 
 
 def _common_level(images: list[str]) -> int:

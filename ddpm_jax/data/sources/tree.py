@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO, ClassVar
 
 from ddpm_jax.errors import UserError, abbreviated
 
@@ -18,6 +19,9 @@ logger = logging.getLogger(__name__)
 
 MAX_BYTES = 256 * 2**20
 """Larger files are refused, so that a zip bomb cannot exhaust the memory."""
+HEAD = 32
+"""Bytes by which a format is recognised."""
+ARCHIVES = re.compile(r"\.(tar|t[bglx]z2?|gz|bz2|xz|zst|lzma|7z|rar)(\.\d+)?$", re.IGNORECASE)
 
 
 def open_tree(path: str | Path) -> "Tree":
@@ -27,6 +31,8 @@ def open_tree(path: str | Path) -> "Tree":
         return Folder(str(path))
     if path.is_file() and zipfile.is_zipfile(path):
         return Zip(str(path))
+    if path.is_file() and ARCHIVES.search(path.name):
+        raise UserError(f"data.path={path} is an archive that cannot be read in place; unpack it, and give its folder.")
     if path.is_file():
         raise UserError(f"data.path={path} is not a complete zip (or is a web page); download it again.")
     raise UserError(f"data.path={path} does not exist; give a folder or a zip.")
@@ -36,30 +42,47 @@ def open_tree(path: str | Path) -> "Tree":
 class Folder:
     """The files below a folder, at any depth."""
 
+    basis: ClassVar[str] = "file sizes"
     root: str
     names: Sequence[str] = dataclasses.field(init=False, repr=False)
     """Sorted paths relative to the root, with slashes, without hidden files."""
+    hidden: Sequence[str] = dataclasses.field(init=False, repr=False)
+    """Hidden files, and hidden folders with a slash at the end."""
 
     def __post_init__(self) -> None:
-        found, visited = [], set()
+        found, hidden, visited = [], [], set()
         for folder, folders, files in os.walk(self.root, onerror=_warn_of_folder, followlinks=True):
             status = os.stat(folder)
             if (status.st_dev, status.st_ino) in visited:  # A link to a parent folder would never end.
                 folders.clear()
                 continue
             visited.add((status.st_dev, status.st_ino))
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
             below = PurePosixPath(Path(folder).relative_to(self.root))
-            found += [str(below / name) for name in files if not name.startswith(".")]
+            hidden += [f"{below / name}/" for name in folders if _hidden(name)]
+            folders[:] = sorted(name for name in folders if not _hidden(name))
+            for name in files:
+                (hidden if _hidden(name) else found).append(str(below / name))
         object.__setattr__(self, "names", sorted(found))
+        object.__setattr__(self, "hidden", sorted(hidden))
 
     def read(self, name: str) -> bytes:
         """The bytes of a file; raises OSError or ValueError."""
+        with self._open(name) as file:
+            return _read_limited(file.read)
+
+    def head(self, name: str) -> bytes:
+        """The first bytes of a file; none if it cannot be read."""
+        try:
+            with self._open(name) as file:
+                return file.read(HEAD)
+        except OSError:
+            return b""
+
+    def _open(self, name: str) -> BinaryIO:
         path = os.path.join(self.root, name)
         if not os.path.isfile(path) and os.path.exists(path):
             raise OSError("it is not a regular file")
-        with open(path, "rb") as file:
-            return _read_limited(file.read)
+        return open(path, "rb")
 
     def stamp(self, name: str) -> str:
         """A string that changes whenever the file does."""
@@ -69,13 +92,22 @@ class Folder:
             return f"{error.strerror}"
         return f"{os.path.realpath(self.root)}:{status.st_size}:{status.st_mtime_ns}"
 
+    def content(self, name: str) -> str:
+        """The size of a file, which a copy shares."""
+        try:
+            return str(os.stat(os.path.join(self.root, name)).st_size)
+        except OSError as error:
+            return f"{error.strerror}"
+
 
 @dataclasses.dataclass(frozen=True)
 class Zip:
     """The entries of a zip, at any depth."""
 
+    basis: ClassVar[str] = "checksums in the zip"
     root: str
     names: Sequence[str] = dataclasses.field(init=False, repr=False)
+    hidden: Sequence[str] = dataclasses.field(init=False, repr=False)
     entry_of: Mapping[str, str] = dataclasses.field(init=False, repr=False)
     """The zip's own name for each path."""
     version: int = dataclasses.field(init=False, repr=False)
@@ -93,6 +125,7 @@ class Zip:
         entry_of = {name.replace("\\", "/"): name for name in plain}  # Some programs write Windows separators.
         object.__setattr__(self, "entry_of", {name: entry_of[name] for name in entry_of if not _hidden(name)})
         object.__setattr__(self, "names", sorted(self.entry_of))
+        object.__setattr__(self, "hidden", sorted(entry_of.keys() - self.entry_of.keys()))
 
     @property
     def archive(self) -> zipfile.ZipFile:
@@ -107,10 +140,20 @@ class Zip:
         except UNPACKING as error:
             raise OSError(f"the entry cannot be unpacked: {error}") from error
 
+    def head(self, name: str) -> bytes:
+        """The first bytes of an entry; none if it cannot be unpacked."""
+        try:
+            with self.archive.open(self.entry_of[name]) as file:
+                return file.read(HEAD)
+        except (*UNPACKING, OSError):
+            return b""
+
     def stamp(self, name: str) -> str:
-        """A string that changes whenever the entry does."""
+        """A string that changes whenever the entry does: its size and checksum."""
         entry = self.archive.getinfo(self.entry_of[name])
         return f"{entry.file_size}:{entry.CRC}"
+
+    content = stamp
 
 
 Tree = Folder | Zip
@@ -129,6 +172,10 @@ class TreeReader:
     def stamp(self, number: int) -> str:
         """A string that changes whenever the image or its name does."""
         return f"{self.names[number]}:{self.tree.stamp(self.names[number])}"
+
+    def content(self, number: int) -> str:
+        """What is known of the image without reading it."""
+        return self.tree.content(self.names[number])
 
 
 UNPACKING = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError)

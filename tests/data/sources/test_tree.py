@@ -72,6 +72,15 @@ def test_damaged_entries_are_unreadable_files(photos):
             tree.read(name)
 
 
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.TGZ", "a.tar.zst", "a.7z", "a.7z.001", "a.rar"])
+def test_other_archives_are_to_be_unpacked(tmp_path, name):
+    write(tmp_path / name, b"")
+    with pytest.raises(UserError, match=f"{name} is an archive that cannot be read in place; unpack it"):
+        open_tree(tmp_path / name)
+    (tmp_path / "dir.tar").mkdir()
+    assert not open_tree(tmp_path / "dir.tar").names
+
+
 def test_a_truncated_zip_is_refused(photos):
     path = zipped(photos)
     path.write_bytes(path.read_bytes()[:2000])
