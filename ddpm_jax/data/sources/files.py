@@ -48,9 +48,9 @@ def find_images(tree: Tree) -> tuple[list[str], LeftOut]:
     Of the folders that this program wrote, only images are listed.
     """
     written = {prefix: kind for folder, kind in _outputs(tree).items() for prefix in _prefixes(folder, kind)}
-    images, left_out = _told_apart(tree, tuple(written))
+    images, left_out = _sort_out(tree, tuple(written))
     if not images:  # data.path was chosen for what this program wrote.
-        images, left_out = _told_apart(tree, ())
+        images, left_out = _sort_out(tree, ())
     else:
         for prefix, kind in written.items():
             inside = [name for name in tree.names if name.startswith(prefix) and _suffix(name) in SUFFIXES]
@@ -66,7 +66,7 @@ def summary(left_out: LeftOut) -> str:
     return shortened((f"{len(names):,} {reason}" for reason, names in left_out.items()), SHOWN)
 
 
-def _told_apart(tree: Tree, passed_over: tuple[str, ...]) -> tuple[list[str], dict[str, list[str]]]:
+def _sort_out(tree: Tree, passed_over: tuple[str, ...]) -> tuple[list[str], dict[str, list[str]]]:
     """The images, and all other files but tables of labels by reason; passed_over: beginnings of names."""
     images, left_out = [], defaultdict(list)
     for name in (name for name in tree.names if not name.startswith(passed_over)):
