@@ -16,7 +16,7 @@ import jax
 
 from ddpm_jax.config import Config, changes, differences, fields_fixed_by, from_json, to_json
 from ddpm_jax.data.dataset import Traits
-from ddpm_jax.errors import UserError, program
+from ddpm_jax.errors import UserError, shell_command
 from ddpm_jax.runtime.devices import wait_for_all
 from ddpm_jax.runtime.files import staged
 from ddpm_jax.runtime.locks import exclusive_lock
@@ -33,7 +33,11 @@ def checkpoint_folder(workdir: Path) -> Path:
 
 def no_checkpoint(workdir: Path) -> UserError:
     """The error for a run that has no checkpoint yet."""
-    return UserError(f"{workdir} holds no checkpoint yet; train first: {program()} --config=… --workdir={workdir}")
+    return UserError(f"{workdir} holds no checkpoint yet; train first: {_training_command(workdir)}")
+
+
+def _training_command(workdir: Path) -> str:
+    return shell_command("--config=FILE", f"--workdir={workdir}")
 
 
 def read_config(workdir: Path) -> Config:
@@ -42,9 +46,7 @@ def read_config(workdir: Path) -> Config:
     try:
         return from_json(path.read_text(), str(path))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(
-            f"{workdir} holds no run (no config.json); train one: {program()} --config=… --workdir={workdir}"
-        ) from error
+        raise UserError(f"{workdir} holds no run (no config.json); train one: {_training_command(workdir)}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not text ({error}); every checkpoint of the run holds a copy.") from error
 
@@ -76,7 +78,7 @@ def _refuse_checkpoints_without_config(workdir: Path) -> None:
     if steps := [int(step) for step in copies if step.isdecimal()]:
         raise UserError(
             f"{workdir} holds checkpoints, but its config.json is missing; restore it: "
-            f"cp {copies[str(max(steps))]} {workdir / 'config.json'}"
+            + shell_command("cp", copies[str(max(steps))], workdir / "config.json")
         )
 
 

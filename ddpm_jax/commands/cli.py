@@ -33,7 +33,7 @@ from ddpm_jax.config import (
     to_config_dict,
 )
 from ddpm_jax.config.recipes import RECIPES
-from ddpm_jax.errors import UserError, nearest, program
+from ddpm_jax.errors import UserError, nearest, program, shell_command
 from ddpm_jax.generation.requests import for_sampler
 from ddpm_jax.interop.safetensors_file import PRETRAINED
 from ddpm_jax.runtime.devices import is_distributed, join_cluster, wait_for_all
@@ -214,7 +214,7 @@ def _check_workdir(flags: Flags) -> None:
     if workdir and workdir.startswith(PRETRAINED):
         raise UserError(
             f"--workdir={workdir} is for load_run; convert it to a run first: "
-            f"python scripts/import_safetensors.py {workdir} runs/imported"
+            + shell_command("python", "scripts/import_safetensors.py", workdir, "runs/imported")
         )
     if is_url(workdir) and is_distributed():
         raise UserError(
