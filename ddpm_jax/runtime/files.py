@@ -55,7 +55,8 @@ def staged(target: Path, *, folder: bool = False) -> Iterator[Path]:
     if folder:
         partial.mkdir()
     try:
-        yield partial
+        with naming(target):
+            yield partial
         if folder:
             _sync_tree(partial)
             if os.path.lexists(target):  # A folder that holds files cannot be the target of a rename.
@@ -69,6 +70,18 @@ def staged(target: Path, *, folder: bool = False) -> Iterator[Path]:
     except BaseException:
         _restore(target, replaced)
         _remove(partial)
+        raise
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Adds a path to errors of the system that name none, as those of writing to an open file do not."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            # NumPy gives its errors one text, without a number.
+            error.strerror, error.filename = error.strerror or str(error), str(path)
         raise
 
 
