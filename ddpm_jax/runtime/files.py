@@ -1,6 +1,7 @@
 """Atomic writes of files and folders (`staged`), checksums, and the user's cache folder."""
 
 import hashlib
+import logging
 import lzma
 import os
 import shutil
@@ -11,7 +12,9 @@ import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
+from tempfile import gettempdir, mkdtemp
 
 from ddpm_jax.runtime.signals import raise_if_stopped
 
@@ -36,6 +39,8 @@ SYNCS_AT_ONCE = 16
 """Number of files that are synced at once, which takes file systems about as long as one."""
 SYNCS_BETWEEN_LOOKS = 512
 """Number of files that are synced before a stop is noticed."""
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -130,5 +135,35 @@ def sha256(path: Path) -> str:
 
 
 def user_cache(name: str) -> Path:
-    """The path of a folder for this user's cached files, under XDG_CACHE_HOME or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddpm_jax" / name
+    """The path of a folder for this user's cached files, under XDG_CACHE_HOME or ~/.cache.
+
+    A user without a home folder, or with one that cannot be written, as in many containers, gets a temporary folder.
+    """
+    if chosen := os.environ.get("XDG_CACHE_HOME"):
+        return Path(chosen) / "ddpm_jax" / name
+    try:
+        home = Path.home()
+    except RuntimeError:  # No HOME, and the user is not in the system's list.
+        return _temporary_cache("there is no home folder") / name
+    folder = home / ".cache" / "ddpm_jax" / name
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    # What exists and can only be read is still of use.
+    if nearest != folder and not os.access(nearest, os.W_OK):
+        return _temporary_cache(f"{nearest} cannot be written") / name
+    return folder
+
+
+@cache
+def _temporary_cache(reason: str) -> Path:
+    """A folder that only this user can read, the same for each command where possible; says so once."""
+    folder = Path(gettempdir()) / f"ddpm_jax-{os.getuid()}"
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():  # Another user's, who could change what is read.
+        folder = Path(mkdtemp(prefix="ddpm_jax-"))
+    logger.warning(
+        "%s, so prepared images and compiled code are kept in %s; set XDG_CACHE_HOME to a folder that lasts.",
+        reason[0].upper() + reason[1:],
+        folder,
+    )
+    return folder

@@ -40,7 +40,10 @@ def open_tfds(data: Data) -> Collection:
 
 def data_dir(path: str | None) -> Path:
     """The folder of prepared sets."""
-    return Path(path or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    try:
+        return Path(path or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    except RuntimeError as error:
+        raise UserError("data.path is not set, and there is no home folder; set it to the prepared sets.") from error
 
 
 def find_prepared(place: Path, name: str) -> Path | None:
