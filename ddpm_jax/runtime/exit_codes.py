@@ -4,7 +4,9 @@
 1      training diverged, or a bug, with its traceback
 2      an error that the user can fix
 3      a machine failed (another process of the job, a network disk): starting again may help
+129    stopped by SIGHUP
 130    stopped by SIGINT
+138    stopped by SIGUSR1 (158 on macOS)
 143    stopped by SIGTERM
 """
 
