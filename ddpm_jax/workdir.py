@@ -31,6 +31,12 @@ def checkpoint_folder(workdir: Path) -> Path:
     return workdir / "checkpoints"
 
 
+def output_folder(config: Config, workdir: Path) -> Path:
+    """The folder for samples, evaluations and their logs: the workdir, or another one with its name in sample.out."""
+    out = config.sample.out
+    return workdir if out is None else Path(out).expanduser().resolve() / workdir.name
+
+
 def no_checkpoint(workdir: Path) -> UserError:
     """The error for a run that has no checkpoint yet."""
     return UserError(f"{workdir} holds no checkpoint yet; train first: {_training_command(workdir)}")
@@ -62,7 +68,8 @@ def refuse_another_run(workdir: Path, config: Config) -> None:
     trained = (path.name for path in checkpoint_folder(workdir).glob("*") if path.name.isdecimal() and int(path.name))
     # Imported parameters have not been trained here yet, so only the fields that they depend on are fixed.
     if (workdir / "data.json").exists() or any(trained):
-        changed, remedy = differences(before, config), "choose another --workdir."
+        changed = differences(before, config)
+        remedy = _way_to_change(workdir, {name: now for name, (_, now) in changed.items()})
     else:
         fixed = fields_fixed_by("parameters", "optimizer")
         changed = {name: values for name, values in changes(before, config).items() if name in fixed}
@@ -70,6 +77,20 @@ def refuse_another_run(workdir: Path, config: Config) -> None:
     if changed:
         listed = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changed.items())
         raise UserError(f"{workdir} holds a run with another configuration ({listed}); {remedy}")
+
+
+def _way_to_change(workdir: Path, fields: Mapping[str, Any]) -> str:
+    """The remedy for fields that cannot change while a run resumes, by their new values."""
+    if fields.keys() & set(fields_fixed_by("parameters")):
+        return "choose another --workdir."
+    file, new = f"{workdir.name}.safetensors", workdir.with_name(f"{workdir.name}-2")
+    flags = [f"--config.{name}={value}" for name, value in fields.items()]
+    steps = (
+        shell_command("python", "scripts/export_safetensors.py", workdir, file),
+        shell_command("python", "scripts/import_safetensors.py", file, new, *flags),
+        shell_command(f"--workdir={new}"),
+    )
+    return f"to train its parameters on with these, from step 0 of a new workdir: {' && '.join(steps)}"
 
 
 def _refuse_checkpoints_without_config(workdir: Path) -> None:

@@ -91,6 +91,7 @@ def sample_to_disk(
 def _open_store(folder: Path, config: Config, params: PyTree, labels: Labels | None) -> PixelFile:
     """The images of an interrupted call with the same request, parameters and labels; otherwise an empty file."""
     wanted = {**dataclasses.asdict(config.sample), "batch_size": None, "inputs": checksum((params, labels))}
+    del wanted["out"]  # The folder may move.
     request, path = json.dumps(wanted, sort_keys=True), folder / "request.json"
     if not path.is_file() or path.read_text() != request:
         shutil.rmtree(folder, ignore_errors=True)
