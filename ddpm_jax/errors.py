@@ -4,6 +4,7 @@ UserError exits with 2, TrainingDiverged with 1.
 """
 
 import difflib
+import shlex
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +21,15 @@ class TrainingDiverged(Exception):
 def program() -> str:
     """The command that started this program, for messages that suggest the next command."""
     return "ddpm-jax" if Path(sys.argv[0]).name == "ddpm-jax" else "python main.py"
+
+
+def shell_command(*words: object) -> str:
+    """A command as a shell reads it, for messages: words that the shell would take apart are quoted.
+
+    Flags alone are those of this program: shell_command("--workdir=a b") is "python main.py '--workdir=a b'".
+    """
+    own = program().split() if str(words[0]).startswith("--") else []
+    return shlex.join([*own, *map(str, words)])
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

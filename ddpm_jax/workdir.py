@@ -17,7 +17,7 @@ import jax
 from ddpm_jax.config import Config, changes, differences, fields_fixed_by, from_json, to_json
 from ddpm_jax.data.contents import Contents
 from ddpm_jax.data.dataset import Dataset, Identity, Traits, difference, identity
-from ddpm_jax.errors import UserError, program
+from ddpm_jax.errors import UserError, shell_command
 from ddpm_jax.runtime.devices import wait_for_all
 from ddpm_jax.runtime.files import staged
 from ddpm_jax.runtime.locks import exclusive_lock
@@ -32,9 +32,19 @@ def checkpoint_folder(workdir: Path) -> Path:
     return workdir / "checkpoints"
 
 
+def output_folder(config: Config, workdir: Path) -> Path:
+    """The folder for samples, evaluations and their logs: the workdir, or another one with its name in sample.out."""
+    out = config.sample.out
+    return workdir if out is None else Path(out).expanduser().resolve() / workdir.name
+
+
 def no_checkpoint(workdir: Path) -> UserError:
     """The error for a run that has no checkpoint yet."""
-    return UserError(f"{workdir} holds no checkpoint yet; train first: {program()} --config=… --workdir={workdir}")
+    return UserError(f"{workdir} holds no checkpoint yet; train first: {_training_command(workdir)}")
+
+
+def _training_command(workdir: Path) -> str:
+    return shell_command("--config=FILE", f"--workdir={workdir}")
 
 
 def read_config(workdir: Path) -> Config:
@@ -43,9 +53,7 @@ def read_config(workdir: Path) -> Config:
     try:
         return from_json(path.read_text(), str(path))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(
-            f"{workdir} holds no run (no config.json); train one: {program()} --config=… --workdir={workdir}"
-        ) from error
+        raise UserError(f"{workdir} holds no run (no config.json); train one: {_training_command(workdir)}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not text ({error}); every checkpoint of the run holds a copy.") from error
 
@@ -61,7 +69,8 @@ def refuse_another_run(workdir: Path, config: Config) -> None:
     trained = (path.name for path in checkpoint_folder(workdir).glob("*") if path.name.isdecimal() and int(path.name))
     # Imported parameters have not been trained here yet, so only the fields that they depend on are fixed.
     if (workdir / "data.json").exists() or any(trained):
-        changed, remedy = differences(before, config), "choose another --workdir."
+        changed = differences(before, config)
+        remedy = _way_to_change(workdir, {name: now for name, (_, now) in changed.items()})
     else:
         fixed = fields_fixed_by("parameters", "optimizer")
         changed = {name: values for name, values in changes(before, config).items() if name in fixed}
@@ -73,13 +82,27 @@ def refuse_another_run(workdir: Path, config: Config) -> None:
         _read_identity(workdir)  # Damage is refused before anything else is prepared.
 
 
+def _way_to_change(workdir: Path, fields: Mapping[str, Any]) -> str:
+    """The remedy for fields that cannot change while a run resumes, by their new values."""
+    if fields.keys() & set(fields_fixed_by("parameters")):
+        return "choose another --workdir."
+    file, new = f"{workdir.name}.safetensors", workdir.with_name(f"{workdir.name}-2")
+    flags = [f"--config.{name}={value}" for name, value in fields.items()]
+    steps = (
+        shell_command("python", "scripts/export_safetensors.py", workdir, file),
+        shell_command("python", "scripts/import_safetensors.py", file, new, *flags),
+        shell_command(f"--workdir={new}"),
+    )
+    return f"to train its parameters on with these, from step 0 of a new workdir: {' && '.join(steps)}"
+
+
 def _refuse_checkpoints_without_config(workdir: Path) -> None:
     """Without the configuration, it is unknown whether the checkpoints belong to the requested run."""
     copies = {path.parts[-3]: path for path in checkpoint_folder(workdir).glob("*/config/metadata")}
     if steps := [int(step) for step in copies if step.isdecimal()]:
         raise UserError(
             f"{workdir} holds checkpoints, but its config.json is missing; restore it: "
-            f"cp {copies[str(max(steps))]} {workdir / 'config.json'}"
+            + shell_command("cp", copies[str(max(steps))], workdir / "config.json")
         )
 
 

@@ -2,12 +2,14 @@
 
 import ctypes
 import dataclasses
+import errno
 import importlib.util
 import logging
 import os
 import re
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,8 +34,9 @@ from ddpm_jax.config import (
     parse_section,
     to_config_dict,
 )
+from ddpm_jax.config.advice import before_sampling
 from ddpm_jax.config.recipes import RECIPES
-from ddpm_jax.errors import UserError, nearest, program
+from ddpm_jax.errors import UserError, nearest, program, shell_command
 from ddpm_jax.generation.requests import for_sampler
 from ddpm_jax.interop.safetensors_file import PRETRAINED
 from ddpm_jax.runtime.devices import is_distributed, join_cluster, wait_for_all
@@ -41,7 +44,7 @@ from ddpm_jax.runtime.exit_codes import exit_code, exit_without_barrier
 from ddpm_jax.runtime.files import user_cache
 from ddpm_jax.runtime.log import quieten_log, start_log
 from ddpm_jax.runtime.store import is_url
-from ddpm_jax.workdir import read_config
+from ddpm_jax.workdir import output_folder, read_config
 
 COMMANDS = {"train": train, "sample": sample, "evaluate": evaluate}
 MODES = (*COMMANDS, "plan")
@@ -147,15 +150,26 @@ def run_mode(flags: Flags, workdir: Path | None) -> None:
         return
     if flags.mode == "train":
         _create(workdir)
+        _run_logged(flags.mode, config, workdir, workdir)
+    else:
+        with _read_only_explained(workdir):
+            folder = output_folder(config, workdir)
+            folder.mkdir(parents=True, exist_ok=True)
+            _run_logged(flags.mode, config, workdir, folder)
+    wait_for_all("the end")  # Process 0 may still be writing.
+
+
+def _run_logged(mode: str, config: Config, workdir: Path, folder: Path) -> None:
+    """Runs a mode with its log in a folder."""
     if jax.process_index() == 0:
-        start_log(workdir / f"{flags.mode}.log")
+        start_log(folder / f"{mode}.log")
     else:
         quieten_log()
-    if flags.mode == "sample" and config.sample.task != "generate":
-        TASKS[config.sample.task](config, workdir)
-    else:
-        COMMANDS[flags.mode](config, workdir)
-    wait_for_all("the end")  # Process 0 may still be writing.
+    if mode != "train" and jax.process_index() == 0:
+        for line in before_sampling(config):
+            logger.warning("%s", line)
+    run = TASKS[config.sample.task] if mode == "sample" and config.sample.task != "generate" else COMMANDS[mode]
+    run(config, workdir)
 
 
 def resolve_config(flags: Flags, workdir: Path | None) -> Config:
@@ -214,7 +228,7 @@ def _check_workdir(flags: Flags) -> None:
     if workdir and workdir.startswith(PRETRAINED):
         raise UserError(
             f"--workdir={workdir} is for load_run; convert it to a run first: "
-            f"python scripts/import_safetensors.py {workdir} runs/imported"
+            + shell_command("python", "scripts/import_safetensors.py", workdir, "runs/imported")
         )
     if is_url(workdir) and is_distributed():
         raise UserError(
@@ -246,6 +260,21 @@ def _create(workdir: Path) -> None:
     except OSError as error:
         reason = "it is a file" if workdir.is_file() else error.strerror
         raise UserError(f"--workdir={workdir} cannot be created ({reason}); choose a writable folder.") from error
+
+
+@contextmanager
+def _read_only_explained(workdir: Path) -> Iterator[None]:
+    """Turns what the system denies in a workdir into one line with the field that avoids writing there."""
+    try:
+        yield
+    except OSError as error:
+        denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+        if not denied or not Path(str(error.filename)).is_relative_to(workdir):
+            raise
+        raise UserError(
+            f"{error.filename}: {error.strerror}; if the run can only be read, name a folder for the results: "
+            "--config.sample.out=FOLDER"
+        ) from error
 
 
 def _find_devices() -> None:

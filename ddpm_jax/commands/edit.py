@@ -51,6 +51,7 @@ from ddpm_jax.sampling.editing import PixelMask, invert, noised, slerp
 from ddpm_jax.sampling.noise import draw_noise, image_keys
 from ddpm_jax.sampling.timesteps import Pairs
 from ddpm_jax.shapes import ImageKeys, Images, Pixels
+from ddpm_jax.workdir import output_folder
 
 COMPARED_IMAGES = 8
 """Columns of a comparison."""
@@ -292,7 +293,7 @@ def write(
 
     inputs: the bytes of the original images and the mask, which the name's checksum covers; frames: those of a GIF.
     """
-    target = workdir / "samples" / sample_name(config, step, len(pixels), inputs)
+    target = output_folder(config, workdir) / "samples" / sample_name(config, step, len(pixels), inputs)
     if jax.process_index() == 0:
         with unfinished_folder(target, wait=True), staged(target, folder=True) as out:
             save_png(picture, out / "grid.png")

@@ -53,7 +53,7 @@ from ddpm_jax.runtime.devices import agreed_by_all, data_mesh, wait_for_all
 from ddpm_jax.runtime.files import sha256
 from ddpm_jax.shapes import ImageKeys, Labels, Pixels
 from ddpm_jax.training.checkpoint import checkpoint_steps
-from ddpm_jax.workdir import checkpoint_folder, no_checkpoint
+from ddpm_jax.workdir import checkpoint_folder, no_checkpoint, output_folder
 
 RANDOM_KEYS = 2
 """Version of how random keys follow from a seed; images of version 1 shared keys with training."""
@@ -66,7 +66,7 @@ logger = logging.getLogger(__name__)
 
 def evaluate(config: Config, workdir: Path) -> Path:
     """Measures every chosen checkpoint by config.evaluate; returns the folder with the results."""
-    settings, folder = config.evaluate, workdir / "evaluation"
+    settings, folder = config.evaluate, output_folder(config, workdir) / "evaluation"
     each, steps = sampler_configs(config), chosen_steps(config, workdir)
     dataset = open_needed_dataset(config)
     rows = held_out_rows(config, dataset) if settings.bound_images and dataset else np.arange(0)
@@ -204,7 +204,8 @@ def evaluate_sampler(
 ) -> str:
     """Samples images from a checkpoint's parameters, measures them, and adds a result to <step>.json; its name."""
     labels = labels_to_sample(config, workdir, dataset)
-    folder, name = workdir / "evaluation", sample_name(config, step, config.sample.count).partition("-")[2]
+    folder = output_folder(config, workdir) / "evaluation"
+    name = sample_name(config, step, config.sample.count).partition("-")[2]
     protocol = protocol_of(config, step, params, labels, setup) if setup else {}
     key = result_name(name, protocol)
     # If another job measures the same, this one waits and finds its result.
@@ -289,7 +290,7 @@ def held_out_rows(config: Config, dataset: Dataset) -> np.ndarray:
 
 def evaluate_bound(config: Config, workdir: Path, step: int, params: PyTree, dataset: Dataset, rows: np.ndarray) -> str:
     """Measures bits per dimension of held-out images, with all terms, and adds a result to <step>.json; its name."""
-    folder, sample = workdir / "evaluation", config.sample
+    folder, sample = output_folder(config, workdir) / "evaluation", config.sample
     protocol = {
         "images": len(rows),
         "split": "held out",

@@ -12,7 +12,7 @@ from jaxtyping import Array, Int
 
 from ddpm_jax.commands.cost import StepCost
 from ddpm_jax.config import Config, flatten, to_json
-from ddpm_jax.errors import TrainingDiverged, program
+from ddpm_jax.errors import TrainingDiverged, shell_command
 from ddpm_jax.reporting.memory import memory_in_use, size_in_words
 from ddpm_jax.reporting.profile import Profile
 from ddpm_jax.reporting.throughput import Throughput
@@ -121,7 +121,7 @@ def describe(
         "Parameters": f"{parameters:,}",
         "One step": cost_in_words(cost),
         "Steps": f"{start:,} to {config.train.steps:,} of {config.data.batch_size} images",
-        "Watch": f"tensorboard --logdir {workdir.parent}",
+        "Watch": shell_command("tensorboard", "--logdir", workdir.parent),
     }
     for name, value in lines.items():
         logger.info("%-11s %s", name, value)
@@ -135,8 +135,8 @@ def summarise(config: Config, workdir: Path, best: BestSoFar, steps: Sequence[in
     lines = {
         "Lowest": ", ".join(found) or "nothing was measured",
         "Checkpoints": f"{checkpoint_folder(workdir)} (steps {', '.join(map(str, steps))})",
-        "Watch": f"tensorboard --logdir {workdir.parent}",
-        "Next": f"{program()} --mode=sample --workdir={workdir}",
+        "Watch": shell_command("tensorboard", "--logdir", workdir.parent),
+        "Next": shell_command("--mode=sample", f"--workdir={workdir}"),
     }
     logger.info("Trained to step %d.", config.train.steps)
     for name, value in lines.items():

@@ -17,19 +17,20 @@ from ddpm_jax.generation.output import GIF_IMAGES, STRIP_IMAGES, publish_samples
 from ddpm_jax.generation.requests import sample_name
 from ddpm_jax.runtime.devices import data_mesh
 from ddpm_jax.sampling.loop import FrameSpec
+from ddpm_jax.workdir import output_folder
 
 logger = logging.getLogger(__name__)
 
 
 def sample(config: Config, workdir: Path) -> Path:
-    """Samples sample.count images and writes them to <workdir>/samples/<name>/, which it returns.
+    """Samples sample.count images and writes them to <workdir>/samples/<name>/ (or in sample.out), which it returns.
 
     Images are written batch by batch; after an interruption the same call resumes where it stopped.
     """
     settings = config.sample
     labels = choose_labels(config, label_names(config, workdir), np.arange(settings.count))
     params, step = load_params(config, workdir, data_mesh())
-    target = workdir / "samples" / sample_name(config, step, settings.count)
+    target = output_folder(config, workdir) / "samples" / sample_name(config, step, settings.count)
     logger.info("Sampling %d images, %s, from step %d", settings.count, target.name.split("-", 1)[1], step)
     frames = FrameSpec(max(settings.strip, settings.gif), max(STRIP_IMAGES, GIF_IMAGES), settings.frames == "x0")
     with unfinished_folder(target) as folder:

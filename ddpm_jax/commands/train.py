@@ -21,6 +21,7 @@ from ddpm_jax.commands.evaluate import light_config
 from ddpm_jax.commands.monitors import Monitors, build_monitors, comparison_configs
 from ddpm_jax.commands.reports import Reports, describe, open_writer, summarise
 from ddpm_jax.config import Config, to_tree
+from ddpm_jax.config.advice import after_divergence, before_training
 from ddpm_jax.data.batches import Batch, prefetch
 from ddpm_jax.data.dataset import hold_out
 from ddpm_jax.data.open import open_dataset
@@ -66,7 +67,9 @@ def train(config: Config, workdir: Path) -> None:
         throughput = Throughput(config.data.batch_size, start, ideal_rate(config, mesh, cost))
         with closing(open_writer(config, workdir, start, best)) as writer:
             profile = Profile(workdir, config.log.profile)
-            reports = Reports(config, writer, throughput, profile, metrics, skipped, partial(diverged, checkpoints))
+            reports = Reports(
+                config, writer, throughput, profile, metrics, skipped, partial(diverged, config, checkpoints)
+            )
             monitors = Monitors(
                 build_monitors(config, learner, dataset, held, writer, workdir),
                 last=config.train.steps,
@@ -132,6 +135,8 @@ def check_before_start(config: Config, workdir: Path, mesh: Mesh) -> None:
             f"train.steps={config.train.steps} is below step {reached}, which {workdir} has reached; raise it."
         )
     check_divisible(mesh, config.data.batch_size, config.train.accumulate, "data.batch_size")
+    for line in before_training(config) if jax.process_index() == 0 else ():
+        logger.warning("%s", line)
     if config.evaluate.every:
         light_config(config)
     if config.log.preview_every and config.log.preview_samplers:
@@ -174,17 +179,16 @@ def ideal_rate(config: Config, mesh: Mesh, cost: StepCost) -> float | None:
 def save(config: Config, checkpoints: Checkpoints, state: TrainState, metrics: Metrics, monitors: Monitors) -> None:
     """Starts to save a state and its metrics; raises TrainingDiverged if the state is not finite."""
     if not is_finite(state):
-        raise diverged(checkpoints, int(state.step), "a parameter, its EMA or a moment is no longer finite")
+        raise diverged(config, checkpoints, int(state.step), "a parameter, its EMA or a moment is no longer finite")
     monitors.remember()
     checkpoints.save(state, to_tree(config), metrics_to_json(metrics))
 
 
-def diverged(checkpoints: Checkpoints, step: int, reason: str) -> TrainingDiverged:
+def diverged(config: Config, checkpoints: Checkpoints, step: int, reason: str) -> TrainingDiverged:
     """The error that ends a run whose numbers are no longer finite."""
     checkpoints.wait()
     good = checkpoint_steps(checkpoints.folder)
     last = f"the last good checkpoint is step {good[-1]}" if good else "no checkpoint was saved yet"
     return TrainingDiverged(
-        f"Training stopped at step {step}: {reason}; {last}. Try a new --workdir with a lower "
-        "optimizer.learning_rate, a longer optimizer.warmup, a smaller optimizer.clip, or model.dtype=float32."
+        f"Training stopped at step {step}: {reason}; {last}. Try a new --workdir with {after_divergence(config)}."
     )

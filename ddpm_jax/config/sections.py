@@ -281,6 +281,11 @@ class Sample:
     )
     ema: bool = field(True, "Sample with the EMA parameters rather than the raw parameters.", pixels=True, bound=True)
     checkpoint: Natural | None = field(None, "Step of the checkpoint; None for the newest.")
+    out: str | None = field(
+        None,
+        "Folder for what --mode=sample and --mode=evaluate write, in a folder with the run's name; None for the "
+        "workdir. Needed where the workdir is read-only.",
+    )
     task: Literal["generate", "compare", "reconstruct", "interpolate", "inpaint", "vary"] = field(
         "generate", "New images, a comparison of samplers from the same noise, or edits of images (`commands/edit.py`)."
     )

@@ -108,7 +108,7 @@ def remembered(cache: Cache, key: str, compute: Callable[[], dict[str, np.ndarra
         with exclusive_lock(lock, None), staged(path) as partial, partial.open("wb") as file:
             np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
     except OSError as error:
-        logger.warning("%s cannot be written (%s); the next start will recompute it", path, error.strerror)
+        logger.warning("%s cannot be written (%s); the next start will recompute it", path, error.strerror or error)
     else:
         cache.push(path.name)
     return arrays
@@ -149,7 +149,7 @@ def _disk_errors(folder: Path, failed: str = "filled", remedy: str = "free some 
     try:
         yield
     except OSError as error:
-        raise UserError(f"data.cache={folder} cannot be {failed} ({error.strerror}); {remedy}.") from error
+        raise UserError(f"data.cache={folder} cannot be {failed} ({error.strerror or error}); {remedy}.") from error
 
 
 def _write(partial: Path, shape: tuple[int, int, int], rows: Iterator[Row]) -> None:
@@ -214,7 +214,7 @@ def read_entry(entry: Path, *, quietly: bool = False) -> Entry | None:
         return None
     except OSError as error:
         raise UserError(
-            f"data.cache={entry.parent} cannot be read ({error.strerror}); set data.cache to another folder."
+            f"data.cache={entry.parent} cannot be read ({error.strerror or error}); set data.cache to another folder."
         ) from error
 
 

@@ -24,7 +24,7 @@ from ddpm_jax.data.collection import Collection
 from ddpm_jax.data.decode import UNREADABLE, CropError, Decoding, Raw, decode
 from ddpm_jax.errors import UserError, printable, shortened
 from ddpm_jax.runtime.progress import progress
-from ddpm_jax.runtime.signals import raise_if_stopped
+from ddpm_jax.runtime.signals import SIGNALS, raise_if_stopped
 
 MAX_UNREADABLE = 0.01
 CHUNK = 32
@@ -143,10 +143,12 @@ def read_with_retry(read: Callable[[int], Raw], number: int) -> Raw:
 
 
 def _start_worker(decode_some: Callable[[list[int]], list[Decoded]]) -> None:
-    """Initializes a worker process: it ignores Ctrl-C, which its parent handles, and exits when its parent does."""
+    """Initializes a worker process: it ignores signals that its parent handles, and exits when its parent does."""
     global _task
     _task = decode_some  # Sent once rather than with every chunk, since it may hold the names of all images.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Not SIGTERM, by which a broken pool ends its other workers.
+    for number in SIGNALS:
+        if number != signal.SIGTERM:  # By which a broken pool ends its other workers.
+            signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()

@@ -93,6 +93,7 @@ def _open_store(folder: Path, config: Config, params: PyTree, labels: Labels | N
     """The images of an interrupted call with the same request, parameters and labels; otherwise an empty file."""
     inputs = {"inputs": checksum((params, labels)), "visited": checksum(build_pairs(config))}
     wanted = {**dataclasses.asdict(config.sample), "batch_size": None, **inputs}
+    del wanted["out"]  # The folder may move.
     request, path = json.dumps(wanted, sort_keys=True), folder / "request.json"
     if not path.is_file() or path.read_text() != request:
         shutil.rmtree(folder, ignore_errors=True)

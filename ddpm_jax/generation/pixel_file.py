@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
+from ddpm_jax.runtime.files import naming
+
 
 class PixelFile:
     """A growing array uint8 [N, height, width, channels] in a file, whose length determines N."""
@@ -19,7 +21,7 @@ class PixelFile:
 
     def append(self, images: UInt8[np.ndarray, "batch height width channels"]) -> None:
         """Adds images at the end."""
-        with self._path.open("ab") as file:
+        with naming(self._path), self._path.open("ab") as file:
             file.write(np.ascontiguousarray(images).tobytes())
             file.flush()
             os.fsync(file.fileno())  # Otherwise a power cut could leave the right length with wrong pixels.

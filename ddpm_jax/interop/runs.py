@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from ddpm_jax.config import Config, flatten, to_tree
-from ddpm_jax.errors import UserError, program
+from ddpm_jax.errors import UserError, shell_command
 from ddpm_jax.runtime.files import staged
 from ddpm_jax.runtime.locks import exclusive_lock
 from ddpm_jax.runtime.store import is_url
@@ -47,7 +47,7 @@ def start_run(
         with Checkpoints(checkpoint_folder(partial)) as checkpoints:
             checkpoints.save(state, to_tree(config))
         write_config(partial, config, names)
-    logger.info("Wrote %s. Next: %s --mode=sample --workdir=%s", workdir, program(), workdir)
+    logger.info("Wrote %s. Next: %s", workdir, shell_command("--mode=sample", f"--workdir={workdir}"))
 
 
 @contextmanager

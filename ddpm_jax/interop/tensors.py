@@ -14,7 +14,7 @@ from jaxtyping import PyTree
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, shell_command
 from ddpm_jax.runtime.files import staged
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -52,10 +52,13 @@ class TensorFile:
 def refuse_pickle(path: Path) -> None:
     """Raises UserError for pickles, which can run code when they are opened."""
     if path.suffix in PICKLED:
+        program = (
+            "import torch, safetensors.torch as s; "
+            f"s.save_file(torch.load({str(path)!r}, weights_only=True), {str(path.with_suffix('.safetensors'))!r})"
+        )
         raise UserError(
             f"{path} is a pickle, which can run code when it is opened, so it is not read. If you trust it, convert "
-            "it: python -c \"import torch, safetensors.torch as s; s.save_file(torch.load('"
-            f"{path}', weights_only=True), '{path.with_suffix('.safetensors')}')\""
+            f"it: {shell_command('python', '-c', program)}"
         )
 
 

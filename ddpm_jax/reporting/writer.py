@@ -1,8 +1,11 @@
 """Destinations of metrics and images while training: TensorBoard and Weights & Biases, through the same interface."""
 
+import logging
 import math
+import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[re
 
 from ddpm_jax.errors import UserError
 from ddpm_jax.reporting.images import Picture
+from ddpm_jax.runtime.files import naming
 
 GROUPS = {
     "optimizer": ("gradient_norm", "learning_rate", "skipped_steps"),
@@ -30,6 +34,10 @@ CHARTS = {
     }
 }
 """TensorBoard's page of custom scalars: curves that share a chart."""
+WANDB_STEP = "training_step"
+"""The metric over which W&B draws all others."""
+
+logger = logging.getLogger(__name__)
 
 
 def tag(name: str) -> str:
@@ -62,6 +70,7 @@ class TensorBoard(Writer):
 
     def __init__(self, folder: Path, start: int | None, hyperparameters: Mapping[str, Any] | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
         self._events = EventsWriter(str(folder / "events"), f".{start or 0}")
         first = 0 if start is None else start + 1
         self._events.write_event(Event(wall_time=time.time(), step=first, file_version="brain.Event:2"))
@@ -71,27 +80,26 @@ class TensorBoard(Writer):
             self._write(0, summary.custom_scalars(CHARTS))
         if hyperparameters:
             experiment, values, _ = summary.hparams(dict(hyperparameters), dict.fromkeys(JUDGED_BY))
-            self._write(0, experiment)
-            self._write(0, values)
+            self._write(0, experiment, values)
 
-    def _write(self, step: int, record: Any) -> None:
-        self._events.write_event(Event(wall_time=time.time(), step=step, summary=record))
+    def _write(self, step: int, *records: Any) -> None:
+        with naming(self._folder):
+            for record in records:
+                self._events.write_event(Event(wall_time=time.time(), step=step, summary=record))
+            self._events.flush()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self._write(step, summary.scalar(name, value))
-        self._events.flush()
+        self._write(step, *(summary.scalar(name, value) for name, value in values.items()))
 
     def picture(self, step: int, name: str, picture: Picture) -> None:
         self._write(step, summary.image(name, picture, dataformats="HWC"))
-        self._events.flush()
 
     def text(self, name: str, text: str) -> None:
         self._write(0, summary.text(name, text))
-        self._events.flush()
 
     def close(self) -> None:
-        self._events.close()
+        with naming(self._folder):
+            self._events.close()
 
 
 class ByImagesSeen(Writer):
@@ -135,30 +143,67 @@ class BestSoFar(Writer):
 
 
 class WeightsAndBiases(Writer):
-    """A run on wandb.ai; a resumed training continues the run with the same id."""
+    """A run on wandb.ai; a resumed training continues the run with the same id.
+
+    Nothing that goes wrong there ends training: one line says so, and the run goes on without it.
+    """
 
     def __init__(self, workdir: Path, project: str, config: Mapping[str, Any], run_id: str) -> None:
         try:
             import wandb  # pyright: ignore[reportMissingImports]
         except ModuleNotFoundError as error:
             raise UserError("log.wandb=True needs the wandb package: pip install -r requirements-wandb.txt") from error
-        self._wandb = wandb
-        self._run = wandb.init(
-            project=project, name=workdir.name, id=run_id, resume="allow", dir=workdir, config=dict(config)
-        )
+        self._wandb, self._run = wandb, None
+        names = {"project": _valid_at_wandb(project), "id": _valid_at_wandb(run_id), "name": workdir.name}
+        with self._never_fatal():
+            self._run = wandb.init(**names, resume="allow", dir=workdir, config=dict(config))
+            # W&B's own steps only ascend, while the metrics of a step may arrive after those of a later one.
+            self._run.define_metric(WANDB_STEP)
+            self._run.define_metric("*", step_metric=WANDB_STEP)
+
+    @contextmanager
+    def _never_fatal(self) -> Iterator[None]:
+        """Logs an error of W&B, or of the connection to it, and does without it from then on."""
+        try:
+            yield
+        except Exception as error:
+            if not isinstance(error, OSError) and not type(error).__module__.startswith("wandb"):
+                raise
+            self._run = None
+            logger.warning(
+                "Weights & Biases cannot be used (%s), so training continues without it; run wandb login, or set "
+                "WANDB_API_KEY, or WANDB_MODE=offline to upload later, and start again.",
+                " ".join(str(error).split()).rstrip("."),
+            )
+
+    def _log(self, step: int, values: dict[str, Any]) -> None:
+        if self._run is not None:
+            with self._never_fatal():
+                self._run.log({**values, WANDB_STEP: step})
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        self._run.log(dict(values), step=step)
+        self._log(step, dict(values))
 
     def picture(self, step: int, name: str, picture: Picture) -> None:
-        image = picture[..., 0] if picture.shape[-1] == 1 else picture
-        self._run.log({name: self._wandb.Image(image)}, step=step)
+        if self._run is not None:
+            with self._never_fatal():
+                image = self._wandb.Image(picture[..., 0] if picture.shape[-1] == 1 else picture)
+            self._log(step, {name: image})
 
     def text(self, name: str, text: str) -> None:
-        self._run.summary[name] = text
+        if self._run is not None:
+            with self._never_fatal():
+                self._run.summary[name] = text
 
     def close(self) -> None:
-        self._run.finish()
+        if self._run is not None:
+            with self._never_fatal():
+                self._run.finish()
+
+
+def _valid_at_wandb(name: str) -> str:
+    """A project or an id without the characters that W&B refuses, and no longer than it allows."""
+    return re.sub(r"[/\\#?%:;,']", "-", name)[:128]
 
 
 class Writers(Writer):

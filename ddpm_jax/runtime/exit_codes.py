@@ -4,7 +4,9 @@
 1      training diverged, or a bug, with its traceback
 2      an error that the user can fix
 3      a machine failed (another process of the job, a network disk): starting again may help
+129    stopped by SIGHUP
 130    stopped by SIGINT
+138    stopped by SIGUSR1 (158 on macOS)
 143    stopped by SIGTERM
 """
 
@@ -24,8 +26,14 @@ from ddpm_jax.errors import TrainingDiverged, UserError
 from ddpm_jax.runtime.log import start_log
 from ddpm_jax.runtime.signals import Stopped, stoppable
 
-DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
-DISK_TROUBLE |= {errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
+FULL = "free some space, or raise the limit on the size of files (ulimit -f)"
+REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space"),
+    **dict.fromkeys((errno.EFBIG, None), FULL),  # None: NumPy's short writes.
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit on open files (ulimit -n)"),
+    errno.ENOENT: "restore it, and start again",
+}
+"""By the number of an error of the system; for others: choose another place."""
 NETWORK_TROUBLE = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN}
 OTHERS_LOST = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "CANCELLED", "Gloo", "NCCL", "Connection", "heartbeat")
 """Words in JAX's errors when the processes of a job cannot reach each other."""
@@ -51,14 +59,11 @@ def exit_code(work: Callable[[], int | None]) -> int:
         logger.error("%s", error)
         return 1
     except OSError as error:
-        if error.errno in NETWORK_TROUBLE:
-            logger.error("%s: %s; start again when it is back.", error.filename or "A disk", error.strerror)
-            return 3
-        if error.errno not in DISK_TROUBLE:
-            raise
-        remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another place"
-        logger.error("%s: %s; %s.", error.filename or "Writing", error.strerror, remedy)
-        return 2
+        transient = error.errno in NETWORK_TROUBLE
+        remedy = "start again when it is back" if transient else REMEDIES.get(error.errno, "choose another place")
+        logger.error("%s: %s; %s.", error.filename or "A file", error.strerror or error, remedy)
+        logger.debug("Its traceback:", exc_info=error)  # For the log file.
+        return 3 if transient else 2
     except JaxRuntimeError as error:
         return _machine_failure(error)
     except (Stopped, KeyboardInterrupt) as stop:

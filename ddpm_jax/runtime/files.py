@@ -1,6 +1,7 @@
 """Atomic writes of files and folders (`staged`), checksums, and the user's cache folder."""
 
 import hashlib
+import logging
 import lzma
 import os
 import shutil
@@ -11,7 +12,9 @@ import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
+from tempfile import gettempdir, mkdtemp
 
 from ddpm_jax.runtime.signals import raise_if_stopped
 
@@ -37,6 +40,8 @@ SYNCS_AT_ONCE = 16
 SYNCS_BETWEEN_LOOKS = 512
 """Number of files that are synced before a stop is noticed."""
 
+logger = logging.getLogger(__name__)
+
 
 @contextmanager
 def staged(target: Path, *, folder: bool = False) -> Iterator[Path]:
@@ -55,7 +60,8 @@ def staged(target: Path, *, folder: bool = False) -> Iterator[Path]:
     if folder:
         partial.mkdir()
     try:
-        yield partial
+        with naming(target):
+            yield partial
         if folder:
             _sync_tree(partial)
             if os.path.lexists(target):  # A folder that holds files cannot be the target of a rename.
@@ -69,6 +75,18 @@ def staged(target: Path, *, folder: bool = False) -> Iterator[Path]:
     except BaseException:
         _restore(target, replaced)
         _remove(partial)
+        raise
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Adds a path to errors of the system that name none, as those of writing to an open file do not."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            # NumPy gives its errors one text, without a number.
+            error.strerror, error.filename = error.strerror or str(error), str(path)
         raise
 
 
@@ -117,5 +135,35 @@ def sha256(path: Path) -> str:
 
 
 def user_cache(name: str) -> Path:
-    """The path of a folder for this user's cached files, under XDG_CACHE_HOME or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddpm_jax" / name
+    """The path of a folder for this user's cached files, under XDG_CACHE_HOME or ~/.cache.
+
+    A user without a home folder, or with one that cannot be written, as in many containers, gets a temporary folder.
+    """
+    if chosen := os.environ.get("XDG_CACHE_HOME"):
+        return Path(chosen) / "ddpm_jax" / name
+    try:
+        home = Path.home()
+    except RuntimeError:  # No HOME, and the user is not in the system's list.
+        return _temporary_cache("there is no home folder") / name
+    folder = home / ".cache" / "ddpm_jax" / name
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    # What exists and can only be read is still of use.
+    if nearest != folder and not os.access(nearest, os.W_OK):
+        return _temporary_cache(f"{nearest} cannot be written") / name
+    return folder
+
+
+@cache
+def _temporary_cache(reason: str) -> Path:
+    """A folder that only this user can read, the same for each command where possible; says so once."""
+    folder = Path(gettempdir()) / f"ddpm_jax-{os.getuid()}"
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():  # Another user's, who could change what is read.
+        folder = Path(mkdtemp(prefix="ddpm_jax-"))
+    logger.warning(
+        "%s, so prepared images and compiled code are kept in %s; set XDG_CACHE_HOME to a folder that lasts.",
+        reason[0].upper() + reason[1:],
+        folder,
+    )
+    return folder

@@ -13,7 +13,6 @@ import json
 import logging
 import math
 import os
-import shlex
 import socket
 import time
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
-from ddpm_jax.errors import UserError, printable
+from ddpm_jax.errors import UserError, printable, shell_command
 from ddpm_jax.runtime.signals import raise_if_stopped
 
 POLL_S = 0.2
@@ -172,5 +171,5 @@ def _holder(path: Path) -> str:
         printable(" ".join(str(holder.get(key, "?")).split())) for key in ("process", "host", "since")
     )
     who = f"process {process} on {host} since {since}" if holder else "an unknown process"
-    remove = shlex.join(["rm", *(str(file) for file in files if file.exists())])
+    remove = shell_command("rm", *(file for file in files if file.exists()))
     return f"The lock is held by {who}; only if that has ended: {remove}"

@@ -27,7 +27,8 @@ class Terminal(logging.Handler):
     """Writes to standard error, above a progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
+        with suppress(OSError):  # A closed terminal.
+            tqdm.write(self.format(record), file=sys.stderr)
 
 
 class LogFile(logging.FileHandler):

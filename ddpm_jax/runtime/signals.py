@@ -1,6 +1,6 @@
-"""Stopping on SIGTERM (a preempted machine, a time limit) or SIGINT (Ctrl-C).
+"""Stopping on a signal: SIGTERM (a preempted machine), SIGINT (Ctrl-C), SIGHUP (a closed terminal), SIGUSR1 (Slurm).
 
-Inside `stoppable` the first signal sets a flag, and a second one ends the process at once.
+Inside `stoppable` the first signal sets a flag, and a second SIGTERM or SIGINT ends the process at once.
 - Long loops read the flag: `raise_if_stopped` raises Stopped between two items (progress.py does so for all its loops).
 - Work that must finish a unit first is `deferred`: nothing raises in it, and it reads `stop_requested` itself.
 - Outside of both, SIGINT raises KeyboardInterrupt as always in Python.
@@ -19,7 +19,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+URGENT = (signal.SIGTERM, signal.SIGINT)
+"""Signals of which a second one ends the process at once. The others may come twice for one reason: when a terminal is
+closed, the shell and the system both send SIGHUP.
+"""
+SIGNALS = (*URGENT, signal.SIGHUP, signal.SIGUSR1)
 GRACE_S = 20.0
 """Seconds between the signal and the end; schedulers kill after 30."""
 POLL_S = 0.2
@@ -93,7 +97,9 @@ def stoppable() -> Iterator[None]:
     watchdog = threading.Thread(target=_end_when_late, args=(arrived,), name="stopping", daemon=True)
     watchdog.start()
     previous_fd = signal.set_wakeup_fd(wakeup_fd, warn_on_full_buffer=False)
-    handlers = {number: signal.signal(number, _set_flag) for number in SIGNALS}
+    # nohup ignores SIGHUP.
+    ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set()
+    handlers = {number: signal.signal(number, _set_flag) for number in SIGNALS if number not in ignored}
     try:
         with _entered("stoppable"):
             yield
@@ -121,7 +127,9 @@ def _entered(kind: str) -> Iterator[None]:
 
 
 def _set_flag(number: int, _: FrameType | None) -> None:
-    for each in SIGNALS:
+    if _State.requested is not None:
+        return
+    for each in URGENT:
         signal.signal(each, signal.SIG_DFL)
     _State.requested = number
     if number == signal.SIGINT and not _State.polling and not _State.deferred:

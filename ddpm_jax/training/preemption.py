@@ -16,7 +16,7 @@ MOST_STEPS = 1000
 
 
 class Preemption(ExitStack):
-    """Within its with block a first SIGTERM or SIGINT only sets a flag, which `agreed` reads (signals.py)."""
+    """Within its with block a first signal to stop only sets a flag, which `agreed` reads (signals.py)."""
 
     requested: int | None = None
     """The number of the signal for which the processes agreed to stop, if any."""

@@ -97,7 +97,7 @@ def test_fields_that_change_pixels_change_the_name_of_the_samples_folder(name):
 
 def test_only_these_fields_of_sample_leave_pixels_unchanged():
     others = {name for name, meaning in meanings(Sample).items() if not meaning.pixels}
-    assert others == {"count", "batch_size", "checkpoint", "task"}
+    assert others == {"count", "batch_size", "checkpoint", "out", "task"}
 
 
 def test_a_resumed_run_may_change_only_fields_that_leave_its_result_unchanged():

@@ -1,13 +1,19 @@
 """An imported model becomes a run that samples and trains, in a folder that nothing else used."""
 
 import json
+import shlex
+import sys
 
+import jax
+import numpy as np
 import pytest
 
 from ddpm_jax import UserError, load_run
 from ddpm_jax.commands import cli
 from ddpm_jax.interop.diffusers_folder import write_folder
 from ddpm_jax.interop.runs import new_workdir, numbered, refuse_contradictions
+from scripts import export_safetensors, import_safetensors
+from tests.end_to_end.commands import ROOT
 from tests.interop.toy import config, imported, random_params, random_run
 
 
@@ -78,14 +84,28 @@ def test_an_imported_run_trains_with_new_data_but_keeps_the_model(tmp_path, caps
     assert cli.main([*command, "--config.optimizer.learning_rate=1e-2"]) == 2  # Training has begun.
 
 
-def test_a_run_that_has_trained_keeps_its_configuration_even_without_data_json(tmp_path, capsys):
-    workdir = tmp_path / "run"
+def test_a_run_that_has_trained_keeps_its_configuration_and_names_commands_that_train_on(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    workdir = tmp_path / "a run #1"
     random_run(workdir, log={"preview_every": 0, "validate_every": 0})
-    command = ["main.py", f"--workdir={workdir}", "--config.train.steps=2"]
-    assert cli.main(command) == 0
-    (workdir / "data.json").unlink()
-    assert cli.main([*command, "--config.optimizer.learning_rate=1e-2"]) == 2
-    assert "holds a run with another configuration" in capsys.readouterr().err
+    train = ["main.py", f"--workdir={workdir}", "--config.train.steps=2"]
+    assert cli.main(train) == 0
+    (workdir / "data.json").unlink()  # Its checkpoints suffice.
+    capsys.readouterr()
+    assert cli.main([*train, "--config.optimizer.learning_rate=1e-05", "--config.optimizer.clip=0"]) == 2
+    (message,) = capsys.readouterr().err.splitlines()
+    assert "holds a run with another configuration" in message
+    export, start, following = (shlex.split(part) for part in message.partition("new workdir: ")[2].split(" && "))
+    trained = load_run(workdir, ema=False).params
+    for (_, name, *argv), module in ((export, export_safetensors), (start, import_safetensors)):
+        assert (ROOT / name).samefile(str(module.__file__))
+        monkeypatch.setattr(sys, "argv", [name, *argv])
+        module.main()
+    new = load_run(following[-1].removeprefix("--workdir="), ema=False)
+    jax.tree.map(np.testing.assert_array_equal, new.params, trained)
+    assert (new.step, new.config.optimizer.learning_rate, new.config.optimizer.clip) == (0, 1e-5, 0.0)
+    assert cli.main([*train, "--config.model.channels=16"]) == 2
+    assert capsys.readouterr().err.rstrip().endswith("(model.channels was 8, now 16); choose another --workdir.")
 
 
 def test_another_sampler_resets_the_settings_of_an_imported_ddim(tmp_path):

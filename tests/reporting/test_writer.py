@@ -4,7 +4,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from ddpm_jax.errors import UserError
-from ddpm_jax.reporting.writer import BestSoFar, ByImagesSeen, TensorBoard, WeightsAndBiases, Writers
+from ddpm_jax.reporting.writer import WANDB_STEP, BestSoFar, ByImagesSeen, TensorBoard, WeightsAndBiases, Writers
 
 
 def test_tensorboard_reads_the_points_and_a_resumed_run_hides_later_ones(tmp_path, draw):
@@ -52,38 +52,104 @@ def test_without_wandb_the_message_gives_the_remedy(tmp_path, monkeypatch):
         WeightsAndBiases(tmp_path, "project", {}, "0123abcd")
 
 
-def test_wandb_receives_the_same_reports(tmp_path, monkeypatch):
-    """A stand-in records what the adapter sends; the real service needs an account."""
-    calls = []
+class RefusedByWandb(Exception):
+    """An error of W&B's package."""
+
+    __module__ = "wandb.errors.errors"
+
+
+@pytest.fixture
+def wandb(monkeypatch):
+    """A stand-in with the rules of W&B, which needs an account; `points` are those that it accepted."""
 
     class Run:
         summary: dict = {}
 
-        def log(self, values, step):
-            calls.append((step, sorted(values)))
+        def __init__(self):
+            self.points, self.metrics, self.latest, self.broken = [], {}, 0, False
+
+        def define_metric(self, name, step_metric=None):
+            self.metrics[name] = step_metric
+
+        def log(self, values, step=None):
+            if self.broken:
+                raise ConnectionResetError("Connection lost")
+            if step is not None and step < self.latest:
+                return  # With a warning that this step is not monotonic.
+            self.latest = step or self.latest + 1
+            self.points.append(values)
 
         def finish(self):
-            calls.append("finish")
+            self.log({"finished": True})
 
     class Wandb:
-        @staticmethod
-        def init(**options):
-            calls.append(options)
-            return Run()
+        run, options, missing = Run(), {}, False
+
+        @classmethod
+        def init(cls, **options):
+            cls.options = options
+            if cls.missing:
+                raise RefusedByWandb("No API key configured. Use `wandb login` to log in.")
+            if set(options["id"]) & set(":;,#?/'") or set(options["project"]) & set("/\\#?%:"):
+                raise RefusedByWandb("Run ID cannot contain the characters: :;,#?/'")
+            return cls.run
 
         @staticmethod
         def Image(array):
             return array.shape
 
     monkeypatch.setitem(__import__("sys").modules, "wandb", Wandb)
+    return Wandb
+
+
+def test_wandb_receives_the_same_reports(tmp_path, wandb):
     writer = WeightsAndBiases(tmp_path / "runs" / "x", "faces", {"seed": 1}, "0123abcd")
     writer.scalars(3, {"train/loss": 0.5})
     writer.picture(3, "preview/grid", np.zeros((4, 4, 1), np.uint8))
     writer.close()
-    options, *reports = calls
-    assert reports == [(3, ["train/loss"]), (3, ["preview/grid"]), "finish"]
+    reports = [{"train/loss": 0.5, WANDB_STEP: 3}, {"preview/grid": (4, 4), WANDB_STEP: 3}, {"finished": True}]
+    assert wandb.run.points == reports
+    options = wandb.options
     assert (options["project"], options["name"], options["id"]) == ("faces", "x", "0123abcd")
     assert (options["resume"], options["config"]) == ("allow", {"seed": 1})
+
+
+def test_wandb_keeps_metrics_that_arrive_after_those_of_later_steps(tmp_path, wandb):
+    writer = WeightsAndBiases(tmp_path, "faces", {}, "0123abcd")
+    reports = [(8, "validation/loss_ema"), (5, "train/loss"), (16, "validation/loss_ema"), (10, "train/loss")]
+    for step, name in reports:
+        writer.scalars(step, {name: 0.5})
+    assert [(point[WANDB_STEP], *(point.keys() - {WANDB_STEP})) for point in wandb.run.points] == reports
+    assert wandb.run.metrics == {WANDB_STEP: None, "*": WANDB_STEP}
+
+
+def test_names_are_made_valid_for_wandb(tmp_path, wandb, package_log):
+    WeightsAndBiases(tmp_path / "lr: 1e-4", "faces/64", {}, "lr: 1e-4, #2")
+    assert (wandb.options["id"], wandb.options["project"]) == ("lr- 1e-4- -2", "faces-64")
+    assert not package_log.messages
+
+
+def test_wandb_never_ends_training(tmp_path, wandb, package_log):
+    wandb.missing = True
+    writer = WeightsAndBiases(tmp_path, "faces", {}, "0123abcd")
+    (message,) = package_log.messages
+    assert "No API key configured" in message and "run wandb login" in message and "\n" not in message
+    wandb.missing = False
+    connected = WeightsAndBiases(tmp_path, "faces", {}, "0123abcd")
+    wandb.run.broken = True
+    for each in (writer, connected):
+        each.scalars(3, {"train/loss": 0.5})
+        each.picture(3, "preview/grid", np.zeros((4, 4, 1), np.uint8))
+        each.text("config", "seed: 0")
+        each.close()
+    assert ["Connection lost" in line for line in package_log.messages] == [False, True]
+
+
+def test_a_bug_is_not_taken_for_an_error_of_wandb(tmp_path, wandb):
+    writer = WeightsAndBiases(tmp_path, "faces", {}, "0123abcd")
+    wandb.Image = None
+    with pytest.raises(TypeError):
+        writer.picture(3, "preview/grid", np.zeros((4, 4, 1), np.uint8))
 
 
 def test_the_lowest_point_of_a_curve_is_kept():

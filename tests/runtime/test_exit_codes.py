@@ -3,6 +3,8 @@
 import errno
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 from jax.errors import JaxRuntimeError
@@ -19,6 +21,10 @@ from ddpm_jax.runtime.signals import Stopped
         (UserError("Set another seed."), 2),
         (TrainingDiverged("Training stopped at step 3."), 1),
         (OSError(errno.ENOSPC, "No space left on device", "/full"), 2),
+        (OSError(errno.EFBIG, "File too large", "/limited"), 2),
+        (OSError(errno.EBADF, "Bad file descriptor", "/closed"), 2),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "/gone"), 2),
+        (OSError("9216 requested and 3968 written"), 2),
         (OSError(errno.ESTALE, "Stale file handle", "/shared"), 3),
         (JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"), 2),
         (Stopped(signal.SIGTERM), 143),
@@ -30,7 +36,8 @@ def test_an_expected_error_is_one_line_with_its_exit_code(error, code, capsys):
         raise error
 
     assert exit_code(fail) == code
-    assert len(capsys.readouterr().err.splitlines()) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "None" not in line and str(getattr(error, "filename", None) or "") in line
 
 
 def test_a_lost_process_is_distinguished_from_a_bug(monkeypatch, capsys):
@@ -46,13 +53,42 @@ def test_a_lost_process_is_distinguished_from_a_bug(monkeypatch, capsys):
         exit_code(fail)
 
 
-@pytest.mark.parametrize("error", [OSError(errno.EBADF, "a bug"), JaxRuntimeError("UNAVAILABLE: a bug")])
+@pytest.mark.parametrize("error", [ValueError("a bug"), JaxRuntimeError("UNAVAILABLE: a bug")])
 def test_a_bug_keeps_its_traceback(error):
     def fail():
         raise error
 
     with pytest.raises(type(error), match="a bug"):
         exit_code(fail)
+
+
+LIMITED = """
+import resource, sys
+import numpy as np
+from pathlib import Path
+from ddpm_jax.generation.pixel_file import PixelFile
+from ddpm_jax.reporting.writer import TensorBoard
+from ddpm_jax.runtime.exit_codes import exit_code
+from ddpm_jax.runtime.files import staged
+folder, zeros = Path(sys.argv[1]), np.zeros((1, 64, 64, 1), np.uint8)
+def array():
+    with staged(folder / "array.npy") as partial, partial.open("wb") as file:
+        np.save(file, zeros)
+def pixels():
+    PixelFile(folder / "pixels.u8", (64, 64, 1)).append(zeros)
+def events():
+    TensorBoard(folder / "events", 0).text("long", "x" * 4096)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1024, resource.RLIM_INFINITY))
+sys.exit(str([exit_code(work) for work in (array, pixels, events)]))
+"""
+
+
+def test_a_limit_on_the_size_of_files_is_one_line_with_the_path(tmp_path):
+    done = subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True)
+    *lines, codes = done.stderr.splitlines()
+    assert codes == "[2, 2, 2]" and len(lines) == 3, done.stderr
+    for name, line in zip(("array.npy", "pixels.u8", "events"), lines, strict=True):
+        assert line.startswith(f"{tmp_path / name}: ") and "ulimit -f" in line
 
 
 @pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (3, 3)])

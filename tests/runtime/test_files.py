@@ -1,5 +1,6 @@
 """A staged file or folder appears complete or not at all, whatever interrupts the writing."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -111,3 +112,43 @@ def test_the_users_cache_follows_the_environment(monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/me")
     assert user_cache("xla") == Path("/home/me/.cache/ddpm_jax/xla")
+
+
+@pytest.fixture
+def no_home(tmp_path, monkeypatch):
+    """A user whom the system does not know; the folder for temporary files."""
+
+    def unknown() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", unknown)
+    monkeypatch.setattr(files, "gettempdir", lambda: str(tmp_path))
+    files._temporary_cache.cache_clear()
+    yield tmp_path
+    files._temporary_cache.cache_clear()
+
+
+def test_without_a_home_folder_the_cache_is_temporary_and_says_so_once(no_home, package_log):
+    folder = no_home / f"ddpm_jax-{os.getuid()}"
+    assert (user_cache("data"), user_cache("xla")) == (folder / "data", folder / "xla")
+    assert folder.stat().st_mode & 0o777 == 0o700
+    (message,) = package_log.messages
+    assert message.startswith("There is no home folder") and str(folder) in message
+    files._temporary_cache.cache_clear()
+    assert user_cache("data") == folder / "data"  # As the next command finds it.
+
+
+def test_a_temporary_cache_is_never_that_of_another_user(no_home, monkeypatch):
+    (no_home / "elsewhere").mkdir()
+    (no_home / f"ddpm_jax-{os.getuid()}").symlink_to(no_home / "elsewhere")
+    monkeypatch.setattr(files, "mkdtemp", lambda prefix: str(no_home / "own"))
+    assert user_cache("data") == no_home / "own" / "data"
+
+
+def test_a_home_folder_that_cannot_be_written_is_only_read(no_home, monkeypatch):
+    monkeypatch.setattr(Path, "home", lambda: no_home / "home")
+    (no_home / "home" / ".cache" / "ddpm_jax" / "data").mkdir(parents=True)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert user_cache("data") == no_home / "home" / ".cache" / "ddpm_jax" / "data"
+    assert user_cache("xla") == no_home / f"ddpm_jax-{os.getuid()}" / "xla"

@@ -1,5 +1,7 @@
 """Where log lines go; a full disk writes nothing to the terminal."""
 
+import errno
+import io
 import logging
 import subprocess
 import sys
@@ -33,6 +35,17 @@ def test_an_unwritable_log_file_writes_nothing_to_the_terminal(capsys):
     logger.info("hello")
     start_log()
     assert capsys.readouterr().err == "hello\n"
+
+
+def test_a_closed_terminal_does_not_end_the_work(tmp_path, monkeypatch):
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(sys, "stderr", Closed())
+    start_log(tmp_path / "train.log")
+    logger.info("hello")
+    assert "INFO hello" in (tmp_path / "train.log").read_text()
 
 
 def test_importing_the_package_leaves_logging_as_it_is():

@@ -10,9 +10,18 @@ import time
 import pytest
 
 from ddpm_jax.runtime.progress import progress
-from ddpm_jax.runtime.signals import SIGNALS, Stopped, deferred, polling, raise_if_stopped, stop_requested, stoppable
+from ddpm_jax.runtime.signals import (
+    SIGNALS,
+    URGENT,
+    Stopped,
+    deferred,
+    polling,
+    raise_if_stopped,
+    stop_requested,
+    stoppable,
+)
 
-BOTH = pytest.mark.parametrize("number", SIGNALS)
+EACH = pytest.mark.parametrize("number", SIGNALS)
 HANGS = """
 import ctypes, sys
 from ddpm_jax.runtime import signals
@@ -51,11 +60,11 @@ def interrupt(number: signal.Signals) -> None:
     time.sleep(0.01)
 
 
-def run(program: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+def run(program: str, *argv: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", program, *argv], capture_output=True, text=True, timeout=60)
 
 
-@BOTH
+@EACH
 def test_a_loop_ends_between_two_items(number):
     seen = []
     with pytest.raises(Stopped) as caught, stoppable():
@@ -73,7 +82,7 @@ def test_a_signal_before_a_loop_stops_it_at_its_start():
             raise AssertionError("The first item was yielded.")
 
 
-@BOTH
+@EACH
 def test_deferred_work_is_never_interrupted_and_can_read_the_flag(number):
     with stoppable():
         with deferred():
@@ -93,21 +102,43 @@ def test_ctrl_c_raises_at_once_outside_of_polling_loops():
         time.sleep(5)
 
 
-@BOTH
-@pytest.mark.parametrize("first", SIGNALS)
-def test_a_second_signal_ends_the_process_at_once(first, number):
-    program = f"""
-import os, time
-from ddpm_jax.runtime.signals import deferred, stoppable
+TWO_SIGNALS = """
+import os, sys, time
+from ddpm_jax.runtime.signals import deferred, stop_requested, stoppable
+first, second = map(int, sys.argv[1:])
 with stoppable(), deferred():
-    os.kill(os.getpid(), {first:d})
+    os.kill(os.getpid(), first)
     time.sleep(0.1)
     print("continues", flush=True)
-    os.kill(os.getpid(), {number:d})
-    print("not reached", flush=True)
+    os.kill(os.getpid(), second)
+    time.sleep(0.1)
+    print("saves after", stop_requested())
+"""
+
+
+@EACH
+@pytest.mark.parametrize("first", SIGNALS)
+def test_a_second_urgent_signal_ends_the_process_at_once(first, number):
+    done = run(TWO_SIGNALS, str(first.value), str(number.value))
+    if number in URGENT:
+        assert done.returncode == -number and done.stdout == "continues\n", done.stderr
+    else:
+        assert done.returncode == 0 and done.stdout == f"continues\nsaves after {first.value}\n", done.stderr
+
+
+def test_a_process_started_by_nohup_survives_the_closed_terminal():
+    program = """
+import os, signal, time
+from ddpm_jax.runtime.signals import raise_if_stopped, stoppable
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+with stoppable():
+    os.kill(os.getpid(), signal.SIGHUP)
+    time.sleep(0.1)
+    raise_if_stopped()
+print(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN)
 """
     done = run(program)
-    assert done.returncode == -number and done.stdout == "continues\n", done.stderr
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
 
 
 def test_blocks_in_other_threads_do_nothing():
@@ -159,7 +190,7 @@ def test_a_block_restores_handlers_and_threads_with_and_without_a_signal():
         assert stop_requested() is None
 
 
-@BOTH
+@pytest.mark.parametrize("number", URGENT)
 @pytest.mark.parametrize("program", [HANGS, COMPILES], ids=["hangs", "compiles"])
 def test_a_process_that_runs_no_python_code_ends_with_the_same_exit_code(program, number):
     environment = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "0"}

@@ -17,7 +17,7 @@ from pathlib import Path
 from ddpm_jax.config.sections import Data
 from ddpm_jax.data.collection import Collection
 from ddpm_jax.data.sources.array_record import open_array_record
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, shell_command
 from ddpm_jax.runtime.signals import POLL_S, raise_if_stopped
 
 PREPARE = "ddpm_jax.data.sources.prepare_tfds"
@@ -40,7 +40,10 @@ def open_tfds(data: Data) -> Collection:
 
 def data_dir(path: str | None) -> Path:
     """The folder of prepared sets."""
-    return Path(path or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    try:
+        return Path(path or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    except RuntimeError as error:
+        raise UserError("data.path is not set, and there is no home folder; set it to the prepared sets.") from error
 
 
 def find_prepared(place: Path, name: str) -> Path | None:
@@ -65,19 +68,19 @@ def find_prepared(place: Path, name: str) -> Path | None:
 
 def _prepare(place: Path, name: str) -> None:
     """Runs prepare_tfds.py, whose last line of output is the reason for a failure."""
-    command = f"python -m {PREPARE} {name} --data_dir {place}"
+    suggested = shell_command("python", "-m", PREPARE, name, "--data_dir", place)
     missing = [package for package in NEEDED if importlib.util.find_spec(package) is None]
     if missing:
         raise UserError(
             f"data.name={name!r} is not prepared in {place}, and {missing[0]} is not installed to prepare it; pip "
-            f"install -r requirements-tfds.txt (in a separate environment if you like, running {command} there), or "
+            f"install -r requirements-tfds.txt (in a separate environment if you like, running {suggested} there), or "
             "set data.path to the images."
         )
     code, printed = _run([sys.executable, "-m", PREPARE, name, "--data_dir", str(place)])
     if code:
         raise_if_stopped()  # A signal to the whole process group ends that process, too.
         lines = printed.decode("utf-8", "replace").strip().splitlines()
-        raise UserError(f"data.name={name!r}: {lines[-1] if lines else f'{command} failed, see above'}")
+        raise UserError(f"data.name={name!r}: {lines[-1] if lines else f'{suggested} failed, see above'}")
 
 
 def _run(command: list[str]) -> tuple[int, bytes]:

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from ddpm_jax.data.sources import tfds
-from ddpm_jax.data.sources.tfds import find_prepared, open_tfds
+from ddpm_jax.data.sources.tfds import data_dir, find_prepared, open_tfds
 from ddpm_jax.errors import UserError
 from tests.data.pictures import data
 from tests.data.shards import digits, write_set
@@ -54,3 +54,11 @@ def test_the_reason_for_a_failed_preparation_is_the_last_line_of_its_output(tmp_
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     with pytest.raises(UserError, match="^data.name='mnist': no network$"):
         open_tfds(options(tmp_path, path=str(tmp_path), name="mnist"))
+
+
+def test_without_a_home_folder_the_place_of_the_sets_must_be_given(monkeypatch):
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 2**31 - 7)  # No user of the system.
+    with pytest.raises(UserError, match="data.path is not set, and there is no home folder"):
+        data_dir(None)

@@ -1,0 +1,42 @@
+"""Advice on configurations that are valid, but unlikely to be meant: one line each, logged as a warning."""
+
+from ddpm_jax.config.sections import Config
+
+
+def before_training(config: Config) -> list[str]:
+    """Warnings when training starts."""
+    optimizer, steps = config.optimizer, config.train.steps
+    lines = before_sampling(config)
+    if optimizer.warmup > steps:
+        lines.append(
+            f"optimizer.warmup={optimizer.warmup} is longer than train.steps={steps}, so the learning rate stays below "
+            f"optimizer.learning_rate={optimizer.learning_rate}; lower the warm-up."
+        )
+    # With its warm-up, the decay (1 + step) / (10 + step) averages over a tenth of the steps so far, at most.
+    if not optimizer.ema_warmup and (1.0 - optimizer.ema_decay) * steps < 1.0:
+        lines.append(
+            f"optimizer.ema_decay={optimizer.ema_decay} averages over about {1.0 / (1.0 - optimizer.ema_decay):,.0f} "
+            f"steps, more than train.steps={steps}, so the EMA keeps much of the initial parameters; set "
+            "optimizer.ema_warmup=True, or lower the decay."
+        )
+    return lines
+
+
+def before_sampling(config: Config) -> list[str]:
+    """Warnings when images are sampled."""
+    if config.sample.guidance == 1.0 or not config.label_width or config.train.label_dropout:
+        return []
+    return [
+        f"sample.guidance={config.sample.guidance} compares predictions with and without the label, but with "
+        "train.label_dropout=0 the model never learns to predict without it; leave out the guidance, or train with "
+        "train.label_dropout=0.1."
+    ]
+
+
+def after_divergence(config: Config) -> str:
+    """What to change in a configuration whose training has diverged."""
+    changes = ["a lower optimizer.learning_rate", "a longer optimizer.warmup"]
+    changes.append("a smaller optimizer.clip" if config.optimizer.clip else "optimizer.clip=1")
+    if config.model.dtype != "float32":
+        changes.append("model.dtype=float32")
+    return f"{', '.join(changes[:-1])} or {changes[-1]}"
