@@ -4,6 +4,7 @@ All operate on [batch, height, width, channels]; parameters are float32, activat
 the statistics of norms and the softmax are always float32.
 """
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -33,7 +34,7 @@ def time_embedding(n: Int[Array, "batch"], dim: int, shift: int = 1) -> Float[Ar
     frequency is slightly above 1 / 10000.
     """
     half = dim // 2
-    frequencies = jnp.exp(-jnp.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / (half - shift))
+    frequencies = jnp.exp(-math.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / (half - shift))
     angles = n.astype(jnp.float32).reshape(-1, 1) * frequencies.reshape(1, -1)
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
