@@ -119,8 +119,11 @@ class GroupNorm(nn.Module):
             return jnp.broadcast_to(means, (batch, self.groups, channels // self.groups)).reshape(batch, channels)
 
         mean = group_mean(jnp.mean(pixels, axis=(1, 2)))
-        variance = jnp.maximum(group_mean(jnp.mean(pixels**2, axis=(1, 2))) - mean**2, 0.0)
-        scale = jax.lax.rsqrt(variance + self.eps) * gamma.reshape(1, -1)
+        # The variance is the mean of (x - s)^2 minus (mean - s)^2 for any s, which needs no derivative. With s = 0 the
+        # difference would lose a variance that is small beside the mean; s = mean would need one more pass over x.
+        s = jax.lax.stop_gradient(group_mean(pixels[:, 0, 0, :]))
+        variance = group_mean(jnp.mean((pixels - over_pixels(s)) ** 2, axis=(1, 2))) - (mean - s) ** 2
+        scale = jax.lax.rsqrt(jnp.maximum(variance, 0.0) + self.eps) * gamma.reshape(1, -1)
         shift = beta.reshape(1, -1) - mean * scale
         return (pixels * over_pixels(scale) + over_pixels(shift)).astype(x.dtype)
 
