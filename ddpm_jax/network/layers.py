@@ -112,7 +112,7 @@ class GroupNorm(nn.Module):
         batch, _, _, channels = x.shape
         gamma = self.param("scale", nn.initializers.ones_init(), (channels,), jnp.float32)
         beta = self.param("bias", nn.initializers.zeros_init(), (channels,), jnp.float32)
-        pixels = x.astype(jnp.float32)
+        pixels = jnp.asarray(x, jnp.float32)
 
         def group_mean(per_channel: Float[Array, "batch channels"]) -> Float[Array, "batch channels"]:
             means = per_channel.reshape(batch, self.groups, -1).mean(axis=-1, keepdims=True)
