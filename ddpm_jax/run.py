@@ -30,6 +30,7 @@ from ddpm_jax.generation.requests import for_sampler, only_images, options_of
 from ddpm_jax.generation.steps import SamplingStep, StepSampler
 from ddpm_jax.interop.safetensors_file import PRETRAINED, find_file, read_file
 from ddpm_jax.network.bind import bind
+from ddpm_jax.runtime.compilation import jit
 from ddpm_jax.runtime.devices import data_mesh, replicated
 from ddpm_jax.sampling.noise import draw_noise, image_keys
 from ddpm_jax.shapes import Images, Labels, Pixels, Steps
@@ -200,7 +201,7 @@ class Run:
         def denoise(params: PyTree, x_t: Images, t: Steps, labels: Labels | None) -> Prediction:
             return bind(unet, params, schedule, kind, labels)(x_t, t)
 
-        return jax.jit(denoise)
+        return jit(denoise)
 
 
 def _kind(config: Config, **same: Any) -> Config:

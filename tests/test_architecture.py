@@ -101,6 +101,11 @@ def test_packages_know_few_others():
     assert 50 < len(arrows()) <= 120
 
 
+def test_one_module_compiles():
+    """So that every compiled function has the settings of our own."""
+    assert [p.name for p in MODULES if "jax.jit" in p.read_text() or "jax.jit" in imports(p)] == ["compilation.py"]
+
+
 def test_one_module_knows_orbax():
     assert [p.name for p in MODULES if any(n.startswith("orbax") for n in imports(p))] == ["checkpoint.py"]
 

@@ -12,6 +12,7 @@ from jax.stages import Compiled, Lowered
 from jax.typing import DTypeLike
 from jaxtyping import Array, PyTree
 
+from ddpm_jax.runtime.compilation import jit
 from ddpm_jax.runtime.devices import state_sharding
 from ddpm_jax.training.state import TrainState
 
@@ -47,7 +48,7 @@ def matrix_rate(dtype: DTypeLike, rounds: int = 5) -> float:
     side, products = PRODUCTS.get(jax.default_backend(), (4096, 8))
     matrix = jnp.full((side, side), 1.0 / side, dtype)
 
-    @jax.jit
+    @jit
     def multiply(a: Array, b: Array) -> Array:
         for _ in range(products):
             a = a @ b

@@ -88,7 +88,7 @@ def interpolate(config: Config, workdir: Path) -> Path:
         pairs = build_pairs(config)
         x_T = run_edit(config, workdir, params, inversion(config), from_pixels(ends))
     first, last = (jnp.repeat(end[None], settings.count, axis=0) for end in x_T)
-    between = slerp(first, last, jnp.linspace(0.0, 1.0, settings.count))
+    between = slerp(first, last, jnp.linspace(0.0, 1.0, settings.count, dtype=jnp.float32))
     images = to_pixels(run_edit(config, workdir, params, deterministic(config, pairs), between))
     frames = [grid(image[None]) for image in [*images, *images[::-1]]]
     inputs = b"" if ends is None else ends.tobytes()

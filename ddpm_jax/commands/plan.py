@@ -30,6 +30,7 @@ from ddpm_jax.data.dataset import held_out
 from ddpm_jax.data.open import count_images
 from ddpm_jax.errors import UserError
 from ddpm_jax.reporting.memory import device_limit, size_in_words
+from ddpm_jax.runtime.compilation import jit, own_settings
 from ddpm_jax.runtime.devices import abstract_mesh, check_divisible, data_mesh, replicated, to_devices
 from ddpm_jax.training.cadence import due
 from ddpm_jax.training.checkpoint import checkpoint_steps, retained_steps
@@ -106,11 +107,11 @@ class OneDevice:
 
     def seconds(self, step: Compiled, images: int) -> float:
         """Duration of a step: the median of a few steps after the first."""
-        state = jax.jit(self.fresh, compiler_options={"xla_backend_optimization_level": 0})()
-        batch, seconds = self.batch(images), []
+        state = jit(self.fresh, compiler_options={"xla_backend_optimization_level": 0})()
+        batch, run, seconds = self.batch(images), own_settings()(step), []
         while len(seconds) <= TIMED_STEPS or sum(seconds[1:]) < QUICK_S:
             start = time.perf_counter()
-            state, *_ = step(state, empty_metrics(), batch)
+            state, *_ = run(state, empty_metrics(), batch)
             jax.block_until_ready(state)
             seconds.append(time.perf_counter() - start)
         return statistics.median(seconds[1:])

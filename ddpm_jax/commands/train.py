@@ -29,6 +29,7 @@ from ddpm_jax.errors import TrainingDiverged, UserError
 from ddpm_jax.reporting.profile import Profile
 from ddpm_jax.reporting.throughput import Throughput
 from ddpm_jax.reporting.writer import BestSoFar
+from ddpm_jax.runtime.compilation import jit, own_settings
 from ddpm_jax.runtime.devices import agreed_by_all, check_divisible, data_mesh, state_sharding
 from ddpm_jax.runtime.progress import progress
 from ddpm_jax.runtime.signals import Stopped, stop_requested
@@ -146,7 +147,7 @@ def check_before_start(config: Config, workdir: Path, mesh: Mesh) -> None:
 def start_state(config: Config, learner: Learner, checkpoints: Checkpoints) -> TrainState:
     """The newest sound checkpoint, or a fresh state, laid out over the devices."""
 
-    @jax.jit  # Traced once for the shapes and for the values.
+    @jit  # Traced once for the shapes and for the values.
     def fresh() -> TrainState:
         return init_state(learner.unet, learner.optimizer, config.seed, config.data.image_size, config.data.channels)
 
@@ -159,7 +160,7 @@ def start_state(config: Config, learner: Learner, checkpoints: Checkpoints) -> T
         checkpoints.set_aside_after(int(restored.step))
         return restored
     # This only draws random numbers, once: optimised code would take longer to compile than it saves.
-    return jax.jit(fresh, out_shardings=shardings, compiler_options={"xla_backend_optimization_level": 0})()
+    return jit(fresh, out_shardings=shardings, compiler_options={"xla_backend_optimization_level": 0})()
 
 
 def compile_step(config: Config, learner: Learner, state: TrainState, batch: Batch) -> tuple[TrainStep, StepCost]:
@@ -167,7 +168,8 @@ def compile_step(config: Config, learner: Learner, state: TrainState, batch: Bat
     logger.info("Compiling the training step …")
     lowered = lower_step(learner, state, batch)
     compiled = lowered.compile()
-    return compiled, step_cost(lowered, compiled, microbatches=config.train.accumulate, devices=learner.mesh.size)
+    cost = step_cost(lowered, compiled, microbatches=config.train.accumulate, devices=learner.mesh.size)
+    return own_settings()(compiled), cost
 
 
 def ideal_rate(config: Config, mesh: Mesh, cost: StepCost) -> float | None:

@@ -6,6 +6,7 @@ L_{t-1} = KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t))             (bound_term,
 L_0     = -log p(x_0 | x_1), a Gaussian integrated over each of the 256 grey levels   (bound_term, t = 1)
 """
 
+import math
 from typing import Literal
 
 import jax
@@ -15,6 +16,7 @@ from jaxtyping import Array, Float
 
 from ddpm_jax.diffusion.denoiser import Denoiser, Prediction
 from ddpm_jax.diffusion.process import per_image, posterior_tables, q_sample
+from ddpm_jax.diffusion.randomness import draw_normal
 from ddpm_jax.diffusion.schedule import Schedule
 from ddpm_jax.shapes import ImageKeys, Images, PerImage, Steps, Table
 
@@ -98,9 +100,9 @@ def bound_term(
 
 def prior_bits(schedule: Schedule, x0: Images) -> PerImage:
     """L_T = KL(q(x_T | x_0) || N(0, I)) in bits per dimension."""
-    abar = schedule.alpha_bar[-1]
+    abar = float(schedule.alpha_bar[-1])
     # The term without x_0 is about abar^2 / 4, which float32 would round to 0.
-    constant = 0.5 * (-np.log1p(-abar) - abar)
+    constant = 0.5 * (-math.log1p(-abar) - abar)
     return (constant + 0.5 * abar * mean_over_pixels(x0**2)) / LOG2
 
 
@@ -115,7 +117,7 @@ def bits_per_dim(
 
     def term(_: None, step: Array) -> tuple[None, PerImage]:
         t = jnp.full(x0.shape[:1], step)
-        noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, step), x0.shape[1:]))(keys)
+        noise = jax.vmap(lambda key: draw_normal(jax.random.fold_in(key, step), x0.shape[1:]))(keys)
         x_t = q_sample(schedule, x0, t, noise)
         return None, bound_term(schedule, variance, denoiser(x_t, t), x0, x_t, t)
 

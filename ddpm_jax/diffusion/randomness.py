@@ -8,7 +8,8 @@ The order of the data is random on the host, by NumPy's generators (data/batches
 import enum
 
 import jax
-from jaxtyping import Array, Int
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from ddpm_jax.shapes import OneKey
 
@@ -30,4 +31,12 @@ class Purpose(enum.IntEnum):
 
 def purpose_key(seed: int | Int[Array, ""], purpose: Purpose) -> OneKey:
     """The random key of a seed for one purpose."""
-    return jax.random.fold_in(jax.random.key(seed), int(purpose))
+    # The key of jax.random.key(seed, impl="threefry2x32"), which jax_random_seed_offset would change.
+    key = jax.random.wrap_key_data(jnp.asarray([0, seed], jnp.uint32), impl="threefry2x32")
+    return jax.random.fold_in(key, int(purpose))
+
+
+def draw_normal(key: OneKey, shape: tuple[int, ...]) -> Float[Array, "..."]:
+    """Standard normal numbers in float32, the same under any global settings of JAX."""
+    with jax.threefry_partitionable(True):
+        return jax.random.normal(key, shape, jnp.float32)

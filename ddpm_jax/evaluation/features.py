@@ -17,6 +17,7 @@ from ddpm_jax.config.checks import MOST_PIXELS
 from ddpm_jax.errors import UserError, nearest
 from ddpm_jax.evaluation.inception import HIGHEST, Inception, Layer, preprocess
 from ddpm_jax.evaluation.weights import has_classifier, read_weights, safe_file
+from ddpm_jax.runtime.compilation import jit
 from ddpm_jax.runtime.devices import along_batch, replicated
 from ddpm_jax.runtime.files import sha256
 from ddpm_jax.runtime.progress import progress
@@ -81,7 +82,7 @@ def open_extractor(name: str, weights: Path | None, *, grey: bool = False) -> Ex
         logits = jnp.matmul(features, params["fc"]["kernel"], precision=HIGHEST) if classifies else None
         return features, logits
 
-    compiled = jax.jit(extract, in_shardings=(replicated(mesh), along_batch(mesh)), out_shardings=replicated(mesh))
+    compiled = jit(extract, in_shardings=(replicated(mesh), along_batch(mesh)), out_shardings=replicated(mesh))
     return Extractor(full_name(name), sha256(weights), int(layer), lambda pixels: compiled(params, pixels))
 
 

@@ -28,6 +28,7 @@ from ddpm_jax.diffusion.guidance import Guidance
 from ddpm_jax.diffusion.pixels import to_pixels
 from ddpm_jax.diffusion.randomness import Purpose
 from ddpm_jax.network.bind import bind
+from ddpm_jax.runtime.compilation import jit
 from ddpm_jax.runtime.devices import along_batch, replicated
 from ddpm_jax.runtime.progress import progress
 from ddpm_jax.runtime.signals import raise_if_stopped
@@ -70,7 +71,7 @@ def compile_work(
         indices, labels, inputs = jax.lax.with_sharding_constraint((indices, labels, inputs), along_batch(mesh))
         return work(bind(unet, params, schedule, kind, labels, guidance), image_keys(seed, indices, purpose), inputs)
 
-    return jax.jit(batch, out_shardings=replicated(mesh))
+    return jit(batch, out_shardings=replicated(mesh))
 
 
 def run_batches(

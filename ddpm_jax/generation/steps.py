@@ -14,6 +14,7 @@ from ddpm_jax.config import Config
 from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.pixels import from_pixels, to_pixels
 from ddpm_jax.generation.draw import Compiled, compile_work
+from ddpm_jax.runtime.compilation import own_settings
 from ddpm_jax.sampling.editing import resampled
 from ddpm_jax.sampling.loop import Loop, first_state, step_loop
 from ddpm_jax.sampling.noise import draw_noise
@@ -90,7 +91,7 @@ class StepSampler:
         leaves, structure = jax.tree.flatten(arguments)
         types = (structure, *((jax.typeof(leaf), getattr(leaf, "sharding", None)) for leaf in leaves))
         if types not in self._ahead_of_time:
-            self._ahead_of_time[types] = self._step.lower(*arguments).compile()
+            self._ahead_of_time[types] = own_settings()(self._step.lower(*arguments).compile())
         return self._ahead_of_time[types]
 
 

@@ -4,6 +4,7 @@ All operate on [batch, height, width, channels]; parameters are float32, activat
 the statistics of norms and the softmax are always float32.
 """
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -33,7 +34,7 @@ def time_embedding(n: Int[Array, "batch"], dim: int, shift: int = 1) -> Float[Ar
     frequency is slightly above 1 / 10000.
     """
     half = dim // 2
-    frequencies = jnp.exp(-jnp.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / (half - shift))
+    frequencies = jnp.exp(-math.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / (half - shift))
     angles = n.astype(jnp.float32).reshape(-1, 1) * frequencies.reshape(1, -1)
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
@@ -111,15 +112,18 @@ class GroupNorm(nn.Module):
         batch, _, _, channels = x.shape
         gamma = self.param("scale", nn.initializers.ones_init(), (channels,), jnp.float32)
         beta = self.param("bias", nn.initializers.zeros_init(), (channels,), jnp.float32)
-        pixels = x.astype(jnp.float32)
+        pixels = jnp.asarray(x, jnp.float32)
 
         def group_mean(per_channel: Float[Array, "batch channels"]) -> Float[Array, "batch channels"]:
             means = per_channel.reshape(batch, self.groups, -1).mean(axis=-1, keepdims=True)
             return jnp.broadcast_to(means, (batch, self.groups, channels // self.groups)).reshape(batch, channels)
 
         mean = group_mean(jnp.mean(pixels, axis=(1, 2)))
-        variance = jnp.maximum(group_mean(jnp.mean(pixels**2, axis=(1, 2))) - mean**2, 0.0)
-        scale = jax.lax.rsqrt(variance + self.eps) * gamma.reshape(1, -1)
+        # The variance is the mean of (x - s)^2 minus (mean - s)^2 for any s, which needs no derivative. With s = 0 the
+        # difference would lose a variance that is small beside the mean; s = mean would need one more pass over x.
+        s = jax.lax.stop_gradient(group_mean(pixels[:, 0, 0, :]))
+        variance = group_mean(jnp.mean((pixels - over_pixels(s)) ** 2, axis=(1, 2))) - (mean - s) ** 2
+        scale = jax.lax.rsqrt(jnp.maximum(variance, 0.0) + self.eps) * gamma.reshape(1, -1)
         shift = beta.reshape(1, -1) - mean * scale
         return (pixels * over_pixels(scale) + over_pixels(shift)).astype(x.dtype)
 

@@ -145,5 +145,5 @@ class UNet(nn.Module):
 
 def init_params(unet: UNet, key: Array, image_size: int, image_channels: int) -> PyTree:
     """Initial float32 parameters for square images; call it under jit, which removes the forward pass."""
-    images = jnp.zeros((1, image_size, image_size, image_channels))
+    images = jnp.zeros((1, image_size, image_size, image_channels), jnp.float32)
     return unet.init(key, images, jnp.zeros((1,), jnp.int32))["params"]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from ddpm_jax.diffusion.randomness import Purpose, purpose_key
+from ddpm_jax.diffusion.randomness import Purpose, draw_normal, purpose_key
 from ddpm_jax.shapes import ImageKeys, Images
 
 
@@ -19,4 +19,4 @@ def image_keys(
 
 def draw_noise(keys: ImageKeys, t: int | Int[Array, ""], shape: tuple[int, ...]) -> Images:
     """Standard normal noise [batch, *shape] for step t of each image; t = 0 gives the x_T where sampling starts."""
-    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, t), shape))(keys)
+    return jax.vmap(lambda key: draw_normal(jax.random.fold_in(key, t), shape))(keys)

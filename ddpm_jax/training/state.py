@@ -8,6 +8,7 @@ from jaxtyping import Array, PyTree
 
 from ddpm_jax.diffusion.randomness import Purpose, purpose_key
 from ddpm_jax.network.unet import UNet, init_params
+from ddpm_jax.runtime.compilation import jit
 from ddpm_jax.training.ema import start_ema
 
 
@@ -48,6 +49,6 @@ def is_finite(state: TrainState) -> bool:
     return bool(_all_finite((state.params, state.ema, state.opt_state)))
 
 
-@jax.jit
+@jit
 def _all_finite(tree: PyTree) -> Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))

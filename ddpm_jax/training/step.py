@@ -20,10 +20,11 @@ from ddpm_jax.data.batches import Batch
 from ddpm_jax.diffusion.objective import Objective, losses, quarter_of
 from ddpm_jax.diffusion.pixels import from_pixels
 from ddpm_jax.diffusion.process import q_sample
-from ddpm_jax.diffusion.randomness import Purpose, purpose_key
+from ddpm_jax.diffusion.randomness import Purpose, draw_normal, purpose_key
 from ddpm_jax.diffusion.schedule import Schedule
 from ddpm_jax.network.bind import apply_unet, drop_labels, label_vectors
 from ddpm_jax.network.unet import UNet
+from ddpm_jax.runtime.compilation import jit
 from ddpm_jax.runtime.devices import replicated
 from ddpm_jax.shapes import Images, Labels, LabelVectors, OneKey, PerImage, Pixels, Steps
 from ddpm_jax.training.ema import update_ema
@@ -134,7 +135,7 @@ def _microbatch_loss(
     time_key, noise_key, dropout_key, label_key = jax.random.split(key, 4)
     x0 = from_pixels(batch.images)
     t = jax.random.randint(time_key, x0.shape[:1], 1, learner.schedule.steps + 1)
-    noise = jax.random.normal(noise_key, x0.shape)
+    noise = draw_normal(noise_key, x0.shape)
     labels = label_vectors(batch.labels, learner.unet.labels)
     labels = drop_labels(labels, jax.random.bernoulli(label_key, learner.label_dropout, t.shape))
     loss = _losses(learner, params, x0, labels, t, noise, dropout_key)
@@ -176,12 +177,12 @@ def validation_losses(
     key = purpose_key(learner.seed, Purpose.VALIDATION)
     x0 = from_pixels(images)
     t = 1 + index * learner.schedule.steps // count
-    noise = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), x0.shape[1:]))(index)
+    noise = jax.vmap(lambda i: draw_normal(jax.random.fold_in(key, i), x0.shape[1:]))(index)
     return _losses(learner, params, x0, label_vectors(labels, learner.unet.labels), t, noise)
 
 
 def lower_step(learner: Learner, state: TrainState, batch: Batch) -> jax.stages.Lowered:
     """Lowers the training step for these arrays (or shapes); the state is donated and keeps its sharding."""
     layout = jax.tree.map(lambda x: x.sharding, state)
-    jitted = jax.jit(partial(train_step, learner), donate_argnums=0, out_shardings=(layout, None, None))
+    jitted = jit(partial(train_step, learner), donate_argnums=0, out_shardings=(layout, None, None))
     return jitted.lower(state, empty_metrics(), batch)

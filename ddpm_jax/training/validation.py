@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Int, PyTree
 
 from ddpm_jax.data.dataset import Dataset
+from ddpm_jax.runtime.compilation import jit
 from ddpm_jax.runtime.devices import replicated, to_devices
 from ddpm_jax.runtime.signals import raise_if_stopped
 from ddpm_jax.shapes import Labels, Pixels
@@ -23,7 +24,7 @@ def build_validation(
     def total(params: PyTree, images: Pixels, labels: Labels, index: Array, weights: Array) -> Array:
         return jnp.sum(validation_losses(learner, params, images, labels, index, count) * weights)
 
-    evaluate = jax.jit(total, out_shardings=replicated(learner.mesh))
+    evaluate = jit(total, out_shardings=replicated(learner.mesh))
     # The last batch is padded with repeated images of weight 0.
     places = np.arange(-(-count // batch_size) * batch_size).reshape(-1, batch_size)
     mine = np.split(places, jax.process_count(), axis=1)[jax.process_index()]

@@ -31,6 +31,31 @@ def test_group_norm_equals_that_of_flax(draw, groups):
     np.testing.assert_allclose(gradients[0], gradients[1], atol=2e-2, rtol=1e-3)
 
 
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (100.0, 0.01), (-1000.0, 0.1), (1e4, 1.0)])
+def test_group_norm_of_a_large_mean_is_that_of_float64(draw, mean, std):
+    """Within 32 roundings of the mean, in units of the standard deviation: 0.04 at 100 and 0.01."""
+    x = draw.normal(mean, std, (2, 8, 8, 8)).astype(np.float32)
+    groups = x.astype(np.float64).reshape(2, 64, 4, 2)
+    centred = groups - groups.mean((1, 3), keepdims=True)
+    expected = centred / np.sqrt(groups.var((1, 3), keepdims=True) + 1e-6)
+    params = {"params": {"scale": jnp.ones(8, jnp.float32), "bias": jnp.zeros(8, jnp.float32)}}
+    out = jax.jit(GroupNorm(4, 1e-6).apply)(params, x)
+    bound = 32 * np.finfo(np.float32).eps * (abs(mean) / std + 1)
+    np.testing.assert_allclose(out, expected.reshape(x.shape), atol=bound, rtol=0)
+
+
+def test_group_norm_has_the_second_derivatives_of_flax(draw):
+    x, v = (jnp.asarray(draw.normal(size=(1, 2, 2, 4)), jnp.float32) for _ in range(2))
+    params = {"params": {"scale": jnp.ones(4, jnp.float32), "bias": jnp.zeros(4, jnp.float32)}}
+
+    def slope(x, module):
+        return jnp.vdot(jax.grad(lambda x: (module.apply(params, x) ** 3).sum())(x), v)
+
+    curvature = jax.jit(jax.grad(slope), static_argnums=1)
+    ours, flax = (curvature(x, module) for module in (GroupNorm(2, 1e-6), nn.GroupNorm(2, epsilon=1e-6)))
+    np.testing.assert_allclose(ours, flax, atol=2e-3, rtol=2e-3)
+
+
 def test_group_norm_returns_bfloat16_but_computes_in_float32(draw):
     x = jnp.asarray(draw.normal(100.0, 0.5, (1, 8, 8, 4)), jnp.bfloat16)
     module = GroupNorm(2, 1e-6)
