@@ -91,13 +91,12 @@ def measure(flags: argparse.Namespace) -> Iterator[Row]:
     from ddpm_jax import load_run
     from ddpm_jax.builders import build_pairs, build_schedule
     from ddpm_jax.evaluation.features import open_extractor
+    from ddpm_jax.evaluation.frechet import frechet_distance
     from ddpm_jax.evaluation.statistics import measure as statistics
 
     run, (real, classes) = load_run("pretrained:digits"), real_digits()
     extractor = open_extractor("pixels", None)
-    from ddpm_jax.evaluation.frechet import frechet_distance
-
-    moments = statistics(extractor, real, "Digits", limit=None).moments
+    moments = statistics(extractor, real, "Digits", limit=1).moments
     labels = np.arange(flags.images) % 10
     for total in flags.total:
         for sampler in flags.samplers:
@@ -110,7 +109,7 @@ def measure(flags: argparse.Namespace) -> Iterator[Row]:
                     )
                     pixels = sample(run, config, labels)
                     first = int(build_pairs(config)[0, 0])
-                    distance = frechet_distance(statistics(extractor, pixels, "Samples", limit=None).moments, moments)
+                    distance = frechet_distance(statistics(extractor, pixels, "Samples", limit=1).moments, moments)
                     signal = float(build_schedule(config).signal_rate[first])
                     share = agreement(pixels, labels, real, classes)
                     yield Row(total, sampler, steps, spacing, first, signal, share, distance)
@@ -127,13 +126,14 @@ def real_digits() -> tuple[Any, Any]:
 
 def sample(run: Any, config: Any, labels: Any) -> Any:
     """The samples of a configuration whose T may differ from that of the run, uint8."""
-    import jax
+    import jax.numpy as jnp
     import numpy as np
 
     from ddpm_jax.builders import build_pairs, build_sampler, build_schedule, build_unet
     from ddpm_jax.diffusion.denoiser import prediction_of_output
     from ddpm_jax.diffusion.pixels import to_pixels
     from ddpm_jax.network.bind import apply_unet, label_vectors
+    from ddpm_jax.runtime.compilation import jit
     from ddpm_jax.sampling.noise import draw_noise, image_keys
 
     unet, kind, sampler = build_unet(config), config.diffusion.prediction, build_sampler(config)
@@ -141,10 +141,10 @@ def sample(run: Any, config: Any, labels: Any) -> Any:
     gaps = np.abs(trained.log_snr[None, 1:] - schedule.log_snr[1:, None])
     known = np.append(0, 1 + gaps.argmin(axis=1)).astype(np.int32)
 
-    @jax.jit
+    @jit
     def work(params: Any, keys: Any) -> Any:
         def denoiser(x_t: Any, t: Any) -> Any:
-            output = apply_unet(unet, params, x_t, jax.numpy.asarray(known)[t], label_vectors(labels, unet.labels))
+            output = apply_unet(unet, params, x_t, jnp.asarray(known)[t], label_vectors(labels, unet.labels))
             return prediction_of_output(schedule, kind, output, x_t, t)
 
         return sampler(denoiser, draw_noise(keys, 0, config.image_shape), keys, build_pairs(config)).images

@@ -178,5 +178,5 @@ def test_commands_give_the_same_bits_in_any_environment(workdir, tmp_path):
     assert_same(final_state(tmp_path / "new"), expected)
     assert_same(final_state(resumed), expected)
     assert cli.main(["main.py", "--mode=sample", f"--workdir={plain}", *INTERPOLATION]) == 0
-    (images,), (others,) = (folder.glob("samples/*/samples.npz") for folder in (plain, resumed))
+    (images,), (others,) = (folder.glob("samples/*-interpolate-*/samples.npz") for folder in (plain, resumed))
     assert_same(np.load(others)["arr_0"], np.load(images)["arr_0"])

@@ -20,7 +20,7 @@ def test_skipped_steps_are_counted_and_many_in_a_row_name_the_last_good_checkpoi
     writer = TensorBoard(tmp_path / "run", 0)
     with Checkpoints(tmp_path) as checkpoints:
         services = writer, Throughput(8, 0), Profile(tmp_path, ())
-        reports = Reports(config, *services, empty_metrics(), 4, partial(diverged, checkpoints))
+        reports = Reports(config, *services, empty_metrics(), 4, partial(diverged, config, checkpoints))
         for step, streak in enumerate([0, 1, 2, 0, 1], start=1):
             reports.push(step, jnp.asarray(streak))
         reports.drain()

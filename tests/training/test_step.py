@@ -40,7 +40,7 @@ def test_a_step_is_a_function_of_state_and_batch():
 def test_the_gradient_of_a_batch_is_the_mean_of_its_microbatches(monkeypatch):
     """With t and noise fixed, two microbatches of four images give the step that eight images give."""
     monkeypatch.setattr(jax.random, "randint", lambda key, shape, low, high: jnp.full(shape, 30))
-    monkeypatch.setattr(jax.random, "normal", lambda key, shape: jnp.full(shape, 0.5))
+    monkeypatch.setattr(jax.random, "normal", lambda key, shape, dtype: jnp.full(shape, 0.5))
     state = learner_and_step(CONFIG)[1]
     # Other seeds, so that no step compiled with real noise is used.
     whole, divided = (run(dataclasses.replace(c, seed=9), 1, state) for c in (CONFIG, ACCUMULATING))
