@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ddpm_jax import builders
 from ddpm_jax.builders import SAMPLERS, build_pairs, build_pairs_from_noise, build_sampler
 from ddpm_jax.config import checked, config_of
 from ddpm_jax.sampling.ddim import ddim
@@ -15,6 +16,12 @@ from tests.analytic import gaussian_denoiser, two_values_denoiser
 from tests.sampling.samplers import MEAN, STD, exact_solution, gaussian_chain
 
 KEYS = image_keys(0, np.arange(4))
+
+
+@pytest.fixture(autouse=True)
+def warnings_again():
+    """Warnings are given once in a process."""
+    builders._warn_of_signal.cache_clear()
 
 
 @pytest.mark.parametrize("sampler", ["dpm_solver", "unipc"])

@@ -96,6 +96,8 @@ def _open_store(folder: Path, config: Config, params: PyTree, labels: Labels | N
     del wanted["out"]  # The folder may move.
     request, path = json.dumps(wanted, sort_keys=True), folder / "request.json"
     if not path.is_file() or path.read_text() != request:
+        if path.is_file():
+            logger.info("The images of an interrupted call with other settings or parameters are discarded")
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         path.write_text(request)

@@ -4,7 +4,7 @@ import dataclasses
 import re
 import zlib
 
-from ddpm_jax.builders import build_pairs
+from ddpm_jax.builders import build_pairs, sampling_spacing
 from ddpm_jax.config import Config, checked
 from ddpm_jax.config.fields import fields_where, meanings
 from ddpm_jax.config.sections import Sample
@@ -12,7 +12,7 @@ from ddpm_jax.errors import UserError
 
 LONGEST_NAME = 180
 """Maximum number of characters of a folder name; file systems allow about 250."""
-ALWAYS_NAMED = ("sampler", "steps", "timesteps", "seed")
+ALWAYS_NAMED = ("sampler", "steps", "timesteps", "spacing", "seed")
 """Fields with their own format in a folder name."""
 
 
@@ -81,7 +81,9 @@ def sample_name(config: Config, step: int, count: int, given: bytes = b"") -> st
     s = config.sample
     # A comparison uses these settings only in the row of this sampler, if there is one.
     names_sampler = s.task != "compare" or s != reset(s, *sampler_fields(s))
-    sampler = [s.sampler, f"{len(build_pairs(config))}steps"] if names_sampler else []
+    steps = len(build_pairs(config))
+    spacing = [] if s.timesteps or steps == config.diffusion.steps else [sampling_spacing(s)]
+    sampler = [s.sampler, f"{steps}steps", *spacing] if names_sampler else []
     task = [] if s.task == "generate" else [s.task]
     parts = [str(step), *task, *sampler, f"seed{s.seed}", f"n{count}"]
     if s.timesteps:  # A list may be longer than a file name.

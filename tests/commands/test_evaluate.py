@@ -44,7 +44,10 @@ def test_each_sampler_is_measured_once_on_the_images_that_mode_sample_generates(
     assert evaluate(workdir, "--config.evaluate.samplers=ddim:2,ddim:4") == 0
     folder = workdir / "evaluation"
     results = json.loads((folder / "4.json").read_text())
-    assert [name.rpartition("-")[0] for name in results] == ["ddim-2steps-seed0-n40", "ddim-4steps-seed0-n40"]
+    assert [name.rpartition("-")[0] for name in results] == [
+        "ddim-2steps-trailing-seed0-n40",
+        "ddim-4steps-trailing-seed0-n40",
+    ]
     result = next(iter(results.values()))
     drawn = result["protocol"]["drawn"]
     assert (drawn["images"], drawn["steps"], drawn["training_step"], drawn["ema"]) == (40, 2, 4, True)
@@ -67,7 +70,7 @@ def test_each_sampler_is_measured_once_on_the_images_that_mode_sample_generates(
     )
     assert compare(real, fake)["fid"] == pytest.approx(result["fid"], rel=1e-9)
     assert evaluate(workdir, "--config.evaluate.samplers=ddim:2") == 0
-    assert "ddim-2steps-seed0-n40 of step 4 was measured before" in capsys.readouterr().err
+    assert "ddim-2steps-trailing-seed0-n40 of step 4 was measured before" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["classes", "attributes"])
@@ -113,8 +116,8 @@ def test_all_checkpoints_are_measured_and_the_terms_of_the_bound_add_up(workdir)
     assert steps == [2, 4] and (folder / "fid-by-training-steps.png").exists()
     results = json.loads((folder / "2.json").read_text())
     bound = next(result for name, result in results.items() if name.startswith("bound"))
-    (curve,) = (folder / "tensorboard").glob("ddim-2steps-seed0-n40-*")
-    assert list(scalars(curve, "evaluation-ddim-2steps-seed0-n40/FID-pixels")) == [2, 4]
+    (curve,) = (folder / "tensorboard").glob("ddim-2steps-trailing-seed0-n40-*")
+    assert list(scalars(curve, "evaluation-ddim-2steps-trailing-seed0-n40/FID-pixels")) == [2, 4]
     assert len(bound["L_by_t"]) == 8 and bound["L_by_t"][0] == bound["L_0"]
     total = bound["L_0"] + bound["L_1_to_T-1"] + bound["L_T"]
     assert bound["bits_per_dim"] == pytest.approx(total, rel=1e-6) and len(list(folder.glob("2-bound-*.png"))) == 1

@@ -59,7 +59,7 @@ OTHER = {
     "timesteps": ((900, 5), {}),
     "order": (1, {"sampler": "unipc"}),
     "eta": (0.5, {"sampler": "ddim"}),
-    "spacing": ("trailing", {}),
+    "spacing": ("linspace", {"steps": 7}),
     "final": ("sigma_min", {}),
     "variance": ("fixed_small", {}),
     "threshold": ("none", {}),

@@ -31,4 +31,4 @@ def test_folder_names_differ_with_every_setting_and_are_short():
     names = [sample_name(config, 12, 4) for config in configs]
     names += [sample_name(CONFIG, 13, 4), sample_name(CONFIG, 12, 5), sample_name(CONFIG, 12, 4, b"image")]
     assert len(set(names)) == len(names) and all(len(name) < LONGEST_NAME + 10 for name in names)
-    assert names[0].startswith("12-dpm_solver-7steps-seed5-n4")
+    assert names[0].startswith("12-dpm_solver-7steps-quadratic-seed5-n4")
