@@ -63,7 +63,7 @@ def summary(left_out: LeftOut) -> str:
 
 
 def _classify(tree: Tree, outputs: Mapping[str, str]) -> tuple[list[str], dict[str, list[str]]]:
-    """The images, and by reason all other files but tables of labels, and but files in outputs that are no images."""
+    """The images, and the other files by reason, without tables of labels; of outputs, only images are listed."""
     images, left_out = [], defaultdict(list)
     for name in tree.names:
         suffix = splitext(name)[1].lower()
