@@ -4,10 +4,14 @@ UserError exits with 2, TrainingDiverged with 1.
 """
 
 import difflib
+import re
 import shlex
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+
+CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""Characters that end lines, command terminals, or cannot be written as UTF-8."""
 
 
 class UserError(Exception):
@@ -58,5 +62,5 @@ def shortened(phrases: Iterable[str], shown: int = 5) -> str:
 
 
 def printable(name: str) -> str:
-    """A file name in which bytes that are not UTF-8 are written as escapes."""
-    return name.encode("utf-8", "backslashreplace").decode()
+    """A name on one line: control characters, and bytes that are not UTF-8, are written as escapes."""
+    return CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), name)

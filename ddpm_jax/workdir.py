@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 
 from ddpm_jax.config import Config, changes, differences, fields_fixed_by, from_json, to_json
-from ddpm_jax.data.contents import Contents
 from ddpm_jax.data.dataset import Dataset, Identity, Traits, difference, identity
+from ddpm_jax.data.fingerprints import Fingerprints
 from ddpm_jax.errors import UserError, shell_command
 from ddpm_jax.runtime.devices import wait_for_all
 from ddpm_jax.runtime.files import staged
@@ -129,7 +129,7 @@ def acquire(workdir: Path, config: Config, data: Identity) -> None:
             logger.info("%s was %r and is now %r%s", name, before, now, follows)
     write_config(workdir, config, data.traits.names)
     table = {"images": data.traits.images, "crc32": data.traits.crc32, "labels": data.labels}
-    _write(workdir / "data.json", table | (data.contents._asdict() if data.contents else {}))
+    _write(workdir / "data.json", table | (data.fingerprints._asdict() if data.fingerprints else {}))
 
 
 def write_config(workdir: Path, config: Config, names: Sequence[str]) -> None:
@@ -146,7 +146,7 @@ def _refuse_other_data(workdir: Path, now: Identity) -> None:
             f"{workdir} was trained on other data ({changed}); restore what data.path held, give the "
             "data.path of the original images, or choose another --workdir."
         )
-    if before.contents is None:
+    if before.fingerprints is None:
         logger.info("%s covered few of the images; from now on it covers all of them", workdir / "data.json")
 
 
@@ -223,15 +223,17 @@ def _read_identity(workdir: Path) -> Identity:
 
 
 def _read_data(workdir: Path, names: tuple[str, ...]) -> Identity:
-    """What data.json says of the data; names: of the labels, which it does not hold."""
+    """The identity in data.json; names: of the labels, which it does not hold."""
 
     def parse(text: str) -> Identity:
         table = json.loads(text)
         found = Traits(int(table["images"]), names, int(table["crc32"]))
-        if "basis" not in table:  # As older versions wrote it.
+        if "ordered" not in table:  # As older versions wrote it.
             return Identity(found, 0, None)
-        contents = Contents(str(table["basis"]), int(table["ordered"]), int(table["unordered"]))
-        return Identity(found, int(table["labels"]), contents)
+        kind = table["kind"] if "kind" in table else table["basis"]  # Its name for a while.
+        unordered = table["unordered"]
+        known = Fingerprints(str(kind), int(table["ordered"]), None if unordered is None else int(unordered))
+        return Identity(found, int(table["labels"]), known)
 
     return _read(workdir / "data.json", parse, "remove it if the data is unchanged.")
 

@@ -26,7 +26,7 @@ def main() -> None:
     """Parses the flags, prepares the data, prints the summary."""
     from ddpm_jax.config import check_overrides, config_of, defaults, load_recipe, override
     from ddpm_jax.data.open import open_dataset
-    from ddpm_jax.errors import UserError, abbreviated, quoted
+    from ddpm_jax.errors import UserError, abbreviated, printable, quoted
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -58,7 +58,7 @@ def main() -> None:
             listed = [f"{len(names):,} {reason}: {abbreviated(names, LISTED)}" for reason, names in value.items()]
             value = f"\n{'':14}".join(listed) or "none"
         elif isinstance(value, dict):
-            counts = zip(quoted(value), value.values(), strict=True)
+            counts = zip(quoted(map(printable, value)), value.values(), strict=True)
             value = ", ".join(f"{key} {count:,}" for key, count in counts) or "none"
         print(f"{name:14}{value}")
 

@@ -22,6 +22,11 @@ def test_names_that_are_not_utf8_can_be_printed():
     assert printable(b"\xff.png".decode(errors="surrogateescape")).isascii()
 
 
+def test_a_printed_name_is_one_line_and_no_command_to_the_terminal():
+    assert printable("a\nb\x1b[31m\x9b\u2028\x7f") == r"a\nb\x1b[31m\x9b\u2028\x7f"
+    assert printable("Katze\u202fü 👩‍🚀") == "Katze\u202fü 👩‍🚀"
+
+
 @pytest.mark.parametrize(("argument", "command"), [("/usr/bin/ddpm-jax", "ddpm-jax"), ("main.py", "python main.py")])
 def test_messages_name_the_command_that_was_used(monkeypatch, argument, command):
     monkeypatch.setattr(sys, "argv", [argument])

@@ -113,7 +113,7 @@ FILES = {
     "model.safetensors": (save({"a": np.ones((2, 3), np.float32)}, {"format": "ddpm_jax"}), read_tensors),
     "config.json": (to_json(Config()).encode(), lambda path: read_config(path.parent)),
     "data.json": (
-        b'{"images": 9, "crc32": 7, "labels": 5, "basis": "pixels", "ordered": 3, "unordered": 4}',
+        b'{"images": 9, "crc32": 7, "labels": 5, "kind": "pixels", "ordered": 3, "unordered": 4}',
         lambda path: images_trained_on(path.parent),
     ),
     ".train.lock": (b'{"machine": "a", "token": "b"}', lambda path: parse_signature(path.read_bytes()).get("token")),

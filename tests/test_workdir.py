@@ -7,6 +7,7 @@ import pytest
 
 from ddpm_jax.config import Config, to_json
 from ddpm_jax.data.dataset import Dataset, Identity, Traits, identity, traits
+from ddpm_jax.data.fingerprints import Fingerprints
 from ddpm_jax.errors import UserError
 from ddpm_jax.workdir import (
     Progress,
@@ -123,6 +124,17 @@ def test_a_run_of_an_older_version_continues_by_what_it_recorded_and_then_record
     acquire(tmp_path, Config(), identity(dataset))
     assert "data.json covered few of the images; from now on it covers all of them" in package_log.text
     assert (tmp_path / "data.json").read_bytes() == recorded
+
+
+def test_the_identity_is_read_back_also_under_its_former_name_and_from_an_older_cache(tmp_path):
+    for unordered in (4, None):
+        data = DATA._replace(fingerprints=Fingerprints("pixels", 3, unordered))
+        acquire(tmp_path, Config(), data)
+        file = tmp_path / "data.json"
+        file.write_text(file.read_text().replace('"kind"', '"basis"'))
+        acquire(tmp_path, Config(), data)
+        with pytest.raises(UserError, match="trained on other data"):
+            acquire(tmp_path, Config(), DATA._replace(fingerprints=Fingerprints("pixels", 5, unordered)))
 
 
 @pytest.mark.parametrize("name", ["data.json", "labels.json"])

@@ -9,8 +9,8 @@ compare        the same noise through several samplers, one row each
 
 import dataclasses
 import logging
+import os
 from collections.abc import Callable, Sequence
-from os.path import exists, expanduser
 from pathlib import Path
 
 import jax
@@ -228,12 +228,16 @@ def read_images(config: Config) -> Pixels:
             "commas."
         )
     files: list[Path] = []
-    for name in split_names(config.sample.images, "sample.images", lambda name: exists(expanduser(name))):
+    for name in split_names(config.sample.images, "sample.images", _exists):
         path = Path(name).expanduser()
         files += _images_in(path) if path.is_dir() else [path]
     if not files:
         raise UserError(f"sample.images={config.sample.images!r} holds no image; expected PNG, JPEG or similar files.")
     return np.stack([_read(path, decoding_of(config.data), "sample.images") for path in files])
+
+
+def _exists(name: str) -> bool:
+    return os.path.exists(Path(name).expanduser())  # Path.exists raises for long lists, which are no names.
 
 
 def _images_in(folder: Path) -> list[Path]:

@@ -175,7 +175,7 @@ def reference_statistics(config: Config, extractor: Extractor, dataset: Dataset 
     # The name of a cache folder covers everything that determines its pixels, wherever the cache is.
     images = Path(str(real.filename)).parent.name if isinstance(real, np.memmap) else ""
     if isinstance(real, Streamed):
-        images = repr(real.contents())
+        images = repr(real.fingerprints)
     parts = (extractor.name, extractor.weights or "", images, repr(traits(dataset)), str(settings.neighbours), VERSION)
     key = key_of(parts)
     arrays = remembered(

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from ddpm_jax.data.contents import PIXELS, Contents, contents_of
+from ddpm_jax.data.fingerprints import PIXELS, Fingerprints
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime.files import NO_ARRAYS, staged, user_cache
 from ddpm_jax.runtime.locks import exclusive_lock
@@ -43,7 +43,7 @@ class Entry(NamedTuple):
     images: UInt8[np.ndarray, "N height width channels"]
     numbers: Int[np.ndarray, "N"]
     """The number of each image among those that were to be decoded."""
-    contents: Contents
+    fingerprints: Fingerprints
 
 
 def key_of(parts: Iterable[str]) -> str:
@@ -203,11 +203,8 @@ def read_entry(entry: Path, *, quietly: bool = False) -> Entry | None:
                 raise ValueError("its checksum is wrong")
             with suppress(OSError):  # If the time can be set, the next start need not check again.
                 os.utime(file, ns=(about["changed"], about["changed"]))
-        if "unordered" not in about:  # Older versions did not store it.
-            about["unordered"] = contents_of(PIXELS, images).unordered
-            with suppress(OSError), staged(entry / ABOUT) as partial:
-                partial.write_text(json.dumps(about) + "\n")
-        return Entry(images, numbers, Contents(PIXELS, about["crc32"], about["unordered"]))
+        # Older versions stored no "unordered", which only words a refusal: not worth reading all pixels.
+        return Entry(images, numbers, Fingerprints(PIXELS, about["crc32"], about.get("unordered")))
     except (FileNotFoundError, *NO_ARRAYS) as error:
         if not quietly:
             logger.warning("The cached images in %s are damaged and will be prepared again: %s", entry, error)

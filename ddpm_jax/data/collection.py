@@ -13,7 +13,7 @@ from ddpm_jax.data.annotations import Annotations
 from ddpm_jax.data.decode import Raw
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Collection:
     """Images that can be read one at a time, in any order, by any process."""
 
@@ -25,10 +25,10 @@ class Collection:
     """Returns the bytes or pixels of an image by its number; picklable. Raises one of decode.UNREADABLE."""
     stamp: Callable[[int], str]
     """Returns a string that changes whenever the image does, by its number."""
-    content: Callable[[int], str]
-    """Returns what is known of an image by its number without reading it, wherever it lies: its size, a checksum."""
-    basis: str
-    """What `content` returns, in words."""
+    fingerprint: Callable[[int], str]
+    """Returns the size or checksum of an image by its number, without reading it; a copy elsewhere has the same."""
+    fingerprint_kind: str
+    """Name of the property that `fingerprint` returns."""
     annotations: Annotations
     scan: Callable[[], Annotations] | None = None
     """Reads the annotations from all images, which is slow and so only called when they are needed."""
@@ -48,4 +48,13 @@ def in_memory(
 ) -> Collection:
     """A collection whose pixels are in memory."""
     names = [f"image {i}" for i in range(len(images))]
-    return Collection(origin, names, images.__getitem__, str, str, "numbers", annotations, decoded=images)
+    return Collection(
+        origin=origin,
+        names=names,
+        read=images.__getitem__,
+        stamp=str,
+        fingerprint=str,
+        fingerprint_kind="numbers",
+        annotations=annotations,
+        decoded=images,
+    )

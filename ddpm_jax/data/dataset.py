@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from ddpm_jax.data.contents import PIXELS, Contents, contents_of
+from ddpm_jax.data.fingerprints import PIXELS, Fingerprints, fingerprints_of
 from ddpm_jax.data.stream import Streamed
 from ddpm_jax.errors import UserError, abbreviated
 
@@ -28,14 +28,14 @@ class Dataset(NamedTuple):
     """Class numbers int32 [N], or attributes uint8 [N, attributes], 1 for yes and 0 for no."""
     names: tuple[str, ...]
     """Names of the classes or of the attributes, in order."""
-    contents: Contents | None = None
-    """Checksums of the images, if the cache knows them."""
+    fingerprints: Fingerprints | None = None
+    """Those of the images, if the cache knows them."""
     left_out: Mapping[str, Sequence[str]] = MappingProxyType({})
     """Names of the source's files that are not among its images, by reason."""
 
 
 class Traits(NamedTuple):
-    """A quick fingerprint of a dataset."""
+    """A few properties of a dataset, which are quick to compare."""
 
     images: int
     names: tuple[str, ...]
@@ -49,21 +49,22 @@ class Identity(NamedTuple):
     traits: Traits
     labels: int
     """CRC-32 of all labels, in order."""
-    contents: Contents | None
+    fingerprints: Fingerprints | None
     """None for runs of older versions, which recorded only the traits."""
 
 
 def traits(dataset: Dataset) -> Traits:
-    """The fingerprint of a dataset."""
+    """The traits of a dataset."""
     spots = np.unique(np.linspace(0, len(dataset.images) - 1, SPOT_CHECKS).astype(int))
     return Traits(len(dataset.images), dataset.names, checksum(dataset, spots))
 
 
 def identity(dataset: Dataset) -> Identity:
-    """The identity of a dataset; reads all pixels only if they are in memory."""
-    images = dataset.images
-    contents = images.contents() if isinstance(images, Streamed) else dataset.contents or contents_of(PIXELS, images)
-    return Identity(traits(dataset), zlib.crc32(dataset.labels.tobytes()), contents)
+    """The identity of a dataset; reads all pixels only if they are in memory, and is slow once if they are streamed."""
+    images, known = dataset.images, dataset.fingerprints
+    if known is None:
+        known = images.fingerprints if isinstance(images, Streamed) else fingerprints_of(PIXELS, images)
+    return Identity(traits(dataset), zlib.crc32(dataset.labels.tobytes()), known)
 
 
 def checksum(dataset: Dataset, rows: Int[np.ndarray, "M"]) -> int:
@@ -74,7 +75,7 @@ def checksum(dataset: Dataset, rows: Int[np.ndarray, "M"]) -> int:
 def difference(before: Identity, now: Identity) -> str | None:
     """How a dataset differs from an earlier one, in words; None if it does not.
 
-    Where the contents cannot be compared, the traits must suffice.
+    Where the fingerprints cannot be compared, the traits must suffice.
     """
     (count, names, spots), (count_now, names_now, spots_now) = before.traits, now.traits
     if count != count_now:
@@ -82,12 +83,15 @@ def difference(before: Identity, now: Identity) -> str | None:
     if names != names_now:
         listed = [abbreviated(some) or "nothing" for some in (names, names_now)]
         return f"labels named {listed[0]}, now {listed[1]}"
-    old, new = before.contents, now.contents
-    if old is None or new is None or old.basis != new.basis:
+    old, new = before.fingerprints, now.fingerprints
+    if old is None or new is None or old.kind != new.kind:
         return "other images or labels" if spots != spots_now else None
     found = ["other labels"] if before.labels != now.labels else []
     if old.ordered != new.ordered:
-        found.append("other images" if old.unordered != new.unordered else "the images in another order")
+        if None in (old.unordered, new.unordered):
+            found.append("other images or another order")
+        else:
+            found.append("other images" if old.unordered != new.unordered else "the images in another order")
     if not found and spots != spots_now:  # Where file sizes stand for images, different ones may agree in them.
         found.append("other images")
     return " and ".join(found) or None

@@ -13,6 +13,7 @@ import zlib
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 
 from ddpm_jax.config.sections import Data
 
@@ -94,7 +95,7 @@ def decode_whole(raw: Raw) -> UInt8[np.ndarray, "height width 3"]:
 def _flat(raw: Raw, channels: int, background: tuple[int, ...]) -> Image.Image:
     """Upright, 8 bits per channel, without transparency, in grey or colour."""
     image = _open(raw)
-    if image.mode.startswith(("I", "F")):
+    if image.mode.startswith("I"):
         image = _eight_bit(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -140,11 +141,20 @@ def _open(raw: Raw) -> Image.Image:
         raise ValueError(
             f"{pixels / 1e6:.0f} megapixels, more than Pillow's limit of {Image.MAX_IMAGE_PIXELS / 1e6:.0f}"
         )
+    _check_range(image)
     return ImageOps.exif_transpose(image)
+
+
+def _check_range(image: Image.Image) -> None:
+    """Raises ValueError for grey whose black and white are unknown; for mode I, formats but TIFF use 16 bits of 32."""
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no standard range")
+    if isinstance(image, TiffImageFile) and image.mode.startswith("I"):
+        bits = image.tag_v2.get(BITSPERSAMPLE)
+        if image.mode == "I" or bits != (16,):
+            raise ValueError("grey of neither 8 nor unsigned 16 bits has no standard range")
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
     """16-bit grey scaled to 8 bits; Pillow's own conversion would clip it."""
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no standard range")
     return Image.fromarray(np.round(np.clip(np.asarray(image, np.float64), 0, 65535) / 257).astype(np.uint8))

@@ -53,7 +53,7 @@ def open_dataset(config: Config, *, labelled: bool = False) -> Dataset:
         # At every start, since cached images are not read again.
         logger.warning("%d of %d images cannot be read and are left out: %s", len(lost), len(rows), abbreviated(lost))
         left_out["unreadable"] = lost
-    return Dataset(entry.images, labels[entry.numbers], names, entry.contents, left_out)
+    return Dataset(entry.images, labels[entry.numbers], names, entry.fingerprints, left_out)
 
 
 def count_images(config: Config) -> tuple[int, bool]:

@@ -29,6 +29,10 @@ from ddpm_jax.runtime.signals import SIGNALS, raise_if_stopped
 MAX_UNREADABLE = 0.01
 CHUNK = 32
 """Images per task of a worker."""
+ASKED = 128
+"""Files per task of a thread that only asks for their sizes and times."""
+ASKING = 16
+"""Such threads; they wait for the disk rather than use a core."""
 FEW = 500
 """Up to this many images, decoding takes less time than starting processes."""
 AHEAD = 4
@@ -57,9 +61,24 @@ def load_images(collection: Collection, rows: Int[np.ndarray, "M"], how: Decodin
 
     Unreadable images are left out; more than 1% of them is an error.
     """
-    key = key_of([repr(how), PIL.__version__, *map(collection.stamp, rows.tolist())])
+    stamps = ask_of_each(collection.stamp, rows, f"Listing {collection.origin}")
+    key = key_of([repr(how), PIL.__version__, *stamps])
     shape = (how.image_size, how.image_size, how.channels)
     return cached(cache, key, shape, lambda: decode_all(collection, rows, how))
+
+
+def ask_of_each(ask: Callable[[int], str], rows: Int[np.ndarray, "M"], label: str) -> Iterator[str]:
+    """The answers for some rows of a collection, in order, with progress: a disk on a network takes a while for each.
+
+    ask: Collection.stamp or Collection.fingerprint.
+    """
+    if len(rows) <= FEW:
+        yield from map(ask, rows.tolist())
+        return
+    chunks = (rows[start : start + ASKED].tolist() for start in range(0, len(rows), ASKED))
+    with ThreadPoolExecutor(ASKING) as pool:
+        answers = map_ahead(partial(pool.submit, lambda chunk: list(map(ask, chunk))), chunks, 2 * ASKING)
+        yield from progress((answer for chunk in answers for answer in chunk), label, total=len(rows))
 
 
 def decode_all(collection: Collection, rows: Int[np.ndarray, "M"], how: Decoding) -> Iterator[Row]:

@@ -4,14 +4,15 @@ They are indexed like the cache's memory-mapped array, so batches are the same e
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
 from ddpm_jax.data.collection import Collection
-from ddpm_jax.data.contents import Contents, contents_of
 from ddpm_jax.data.decode import UNREADABLE, CropError, Decoding, decode
-from ddpm_jax.data.prepare import read_with_retry, usable_cpus
+from ddpm_jax.data.fingerprints import Fingerprints, fingerprints_of
+from ddpm_jax.data.prepare import ask_of_each, read_with_retry, usable_cpus
 from ddpm_jax.errors import UserError, printable
 
 
@@ -34,10 +35,12 @@ class Streamed:
             pixels[place] = image
         return pixels.reshape(*index.shape, *self.shape[1:])
 
-    def contents(self) -> Contents:
-        """Checksums of what the source knows of the rows without reading them."""
-        known = (self._collection.content(row).encode() for row in self._rows.tolist())
-        return contents_of(self._collection.basis, known)
+    @cached_property
+    def fingerprints(self) -> Fingerprints:
+        """Those that the source has of the rows without reading them; asked for once, with progress."""
+        source = self._collection
+        found = ask_of_each(source.fingerprint, self._rows, f"Comparing {source.origin}")
+        return fingerprints_of(source.fingerprint_kind, (text.encode() for text in found))
 
     def _decode(self, place: int) -> UInt8[np.ndarray, "size size channels"]:
         row = int(self._rows[place])

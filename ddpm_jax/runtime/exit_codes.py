@@ -26,10 +26,10 @@ from ddpm_jax.errors import TrainingDiverged, UserError
 from ddpm_jax.runtime.log import start_log
 from ddpm_jax.runtime.signals import Stopped, stoppable
 
-FULL = "free some space, or raise the limit on the size of files (ulimit -f)"
+FREE_SPACE = "free some space, or raise the limit on the size of files (ulimit -f)"
 REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space"),
-    **dict.fromkeys((errno.EFBIG, None), FULL),  # None: NumPy's short writes.
+    **dict.fromkeys((errno.EFBIG, None), FREE_SPACE),  # None: NumPy's short writes.
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit on open files (ulimit -n)"),
     errno.ENOENT: "restore it, and start again",
 }

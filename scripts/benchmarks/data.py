@@ -46,10 +46,10 @@ def read_rate(folder: Path, count: int, rounds: int) -> dict[str, float]:
 
     draw = np.random.default_rng(0)
     blocks = draw.integers(0, 256, (64, SIDE, SIDE, 3), np.uint8)
-    images, numbers, contents = cached(
+    images, numbers, fingerprints = cached(
         Cache(folder), f"{count}", (SIDE, SIDE, 3), lambda: ((i, blocks[i % 64]) for i in range(count))
     )
-    dataset = Dataset(images, numbers.astype(np.int32), (), contents)
+    dataset = Dataset(images, numbers.astype(np.int32), (), fingerprints)
     batches, mesh = Batches(dataset, np.arange(count), BATCH, seed=0, flip=True), data_mesh()
     steps = max(count // BATCH, 1)
     before = memory_in_use().get("host_memory_mebibytes", math.nan)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from ddpm_jax.data.dataset import MAX_HELD_OUT, Dataset, difference, held_out, hold_out, identity, traits
+from ddpm_jax.data.fingerprints import PIXELS, fingerprints_of
 from ddpm_jax.errors import UserError
 from tests.data.test_batches import numbered
 
@@ -58,3 +59,15 @@ def test_attributes_belong_to_the_identity():
     before, attributes = identity(Dataset(images, attributes, ("a", "b", "c"))), attributes.copy()
     attributes[5, 1] = 1
     assert difference(before, identity(Dataset(images, attributes, ("a", "b", "c")))) == "other labels"
+
+
+def test_fingerprints_of_older_caches_still_tell_other_images():
+    images = np.random.default_rng(0).integers(0, 256, (400, 2, 2, 1), np.uint8)
+    found = []
+    for pixels in (images, images, images ^ np.uint8(1)):
+        known = fingerprints_of(PIXELS, pixels)
+        found.append(identity(Dataset(pixels, np.zeros(400, np.int32), (), known)))
+    older = found[0]._replace(fingerprints=found[0].fingerprints._replace(unordered=None))
+    for before, now in ((older, found[1]), (found[1], older), (older, older)):
+        assert difference(before, now) is None
+    assert difference(older, found[2]) == "other images or another order"

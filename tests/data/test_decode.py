@@ -1,6 +1,7 @@
 """Every kind of image file is decoded to the right uint8 pixels, and damaged files raise known exceptions."""
 
 import io
+import struct
 import subprocess
 import sys
 import warnings
@@ -50,6 +51,20 @@ def test_16_bit_grey_is_scaled_and_not_clipped():
     ramp = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
     expected = np.round(ramp / 257)[..., None]
     np.testing.assert_array_equal(decode(file_of(Image.fromarray(ramp)), Decoding(8, 1)), expected)
+
+
+def test_grey_of_other_integers_than_8_and_16_bits_is_refused():
+    for dtype in (np.int32, np.int16):
+        content = file_of(Image.fromarray(np.arange(64, dtype=dtype).reshape(8, 8) * dtype(4)), "TIFF")
+        with pytest.raises(ValueError, match="neither 8 nor unsigned 16 bits"):
+            decode(content, Decoding(8, 1))
+    twelve = bytearray(file_of(Image.fromarray(np.full((8, 8), 4095, np.uint16)), "TIFF"))
+    entry = twelve.index(struct.pack("<HHI", 258, 3, 1))  # The tag BitsPerSample.
+    twelve[entry + 8 : entry + 10] = struct.pack("<H", 12)
+    with pytest.raises(ValueError, match="neither 8 nor unsigned 16 bits"):
+        decode(bytes(twelve), Decoding(8, 1))
+    pgm = b"P5 8 8 65535\n" + np.full((8, 8), 120 * 257, ">u2").tobytes()
+    assert np.all(decode(pgm, Decoding(8, 1)) == 120)
 
 
 @pytest.mark.parametrize("background", [(255, 255, 255), (0, 0, 0), (10, 200, 30)])

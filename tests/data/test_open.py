@@ -43,7 +43,7 @@ def test_images_are_counted_without_decoding_them(photos):
 
 def test_the_cache_knows_the_checksums_of_its_images(photos):
     dataset = open_dataset(config(path=str(photos)))
-    assert dataset.contents and identity(dataset) == identity(dataset._replace(contents=None))
+    assert dataset.fingerprints and identity(dataset) == identity(dataset._replace(fingerprints=None))
 
 
 def test_images_in_memory_can_be_selected():

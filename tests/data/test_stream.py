@@ -1,13 +1,17 @@
 """Streamed images equal cached ones, and an unreadable image is an error."""
 
 import shutil
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ddpm_jax.data.dataset import difference, identity
 from ddpm_jax.data.open import open_dataset
+from ddpm_jax.data.sources.tree import Folder
 from ddpm_jax.errors import UserError
+from ddpm_jax.runtime.signals import Stopped
 from tests.data import shards
 from tests.data.pictures import config, encoded, noise, write, zipped
 
@@ -79,3 +83,43 @@ def test_the_identity_of_shards_covers_every_record_and_label(tmp_path, draw, mo
         found.append(identity(dataset))
     differences = [difference(found[0], other) for other in found]
     assert differences[:3] == [None, None, "other images"] and "other labels" in str(differences[3])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_many_files_are_asked_for_once_by_several_threads_and_a_signal_stops_that(photos, monkeypatch, stream):
+    monkeypatch.setattr("ddpm_jax.data.prepare.FEW", 4)
+    monkeypatch.setattr("ddpm_jax.data.prepare.ASKED", 2)
+    expected, asked = identity_of(photos), []
+    for name in ("stamp", "fingerprint"):
+        ask = getattr(Folder, name)
+        recorded = lambda self, name, ask=ask: asked.append(threading.current_thread()) or ask(self, name)  # noqa: E731
+        monkeypatch.setattr(Folder, name, recorded)
+    dataset = open_dataset(config(path=str(photos), stream=stream))
+    if stream:
+        assert identity(dataset) == identity(dataset) == expected
+    assert len(asked) == 12 and threading.current_thread() not in asked
+
+    def stop():
+        raise Stopped(15)
+
+    monkeypatch.setattr("ddpm_jax.runtime.progress.raise_if_stopped", stop)
+    with pytest.raises(Stopped):
+        identity(open_dataset(config(path=str(photos), stream=stream)))
+
+
+def test_replaced_arrays_of_the_same_size_change_the_identity_of_an_npz(tmp_path, draw, monkeypatch):
+    monkeypatch.setattr("ddpm_jax.data.dataset.SPOT_CHECKS", 2)  # None is at the replaced image.
+    images, found = np.stack([noise(draw, 8, 8) for _ in range(9)]), []
+    for name, changed in (("a", False), ("b", False), ("c", True)):
+        images[4] ^= np.uint8(changed)
+        np.savez(tmp_path / f"{name}.npz", images=images, labels=np.arange(9) % 3)
+        found.append(identity_of(tmp_path / f"{name}.npz"))
+    assert [difference(found[0], other) for other in found[1:]] == [None, "other images"]
+
+
+def test_the_size_of_an_npy_is_asked_for_once(tmp_path, draw, monkeypatch):
+    np.save(tmp_path / "a.npy", np.stack([noise(draw, 8, 8) for _ in range(9)]))
+    dataset, stats, stat = open_dataset(config(path=str(tmp_path / "a.npy"), stream=True)), [], Path.stat
+    monkeypatch.setattr(Path, "stat", lambda path, **options: stats.append(path) or stat(path, **options))
+    identity(dataset)
+    assert not stats

@@ -12,9 +12,11 @@ import itertools
 import json
 import os
 import re
+import threading
 import zlib
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import PurePath
 from typing import Any
@@ -35,6 +37,10 @@ IMAGE_KEYS = ("image", "image/encoded", "jpg", "jpeg", "png", "webp")
 ATTRIBUTE = "attributes/"
 END = 2**17
 """Bytes at the end of a shard: its last 64 KiB block, and at least a part of the index before it."""
+THREADS = 16
+"""Threads that read from a disk or bucket, for which they mostly wait."""
+_READING_ENDS = threading.Lock()
+"""Of several threads that need them, one reads."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,10 +67,12 @@ class RecordReader:
         except RuntimeError as error:  # A checksum inside the shard is wrong.
             raise OSError(f"the shard is damaged: {error}") from error
 
-    def content(self, number: int) -> str:
-        """A checksum of a record's shard, and the index of the record in it."""
+    def fingerprint(self, number: int) -> str:
+        """A checksum of a record's shard, and the index of the record in it; the first call reads all shards' ends."""
         shard, index = self.locate(number)
-        return f"{_checksum_of_end(self.shards[shard])}:{index}"
+        with _READING_ENDS:
+            ends = _checksums_of_ends(self.shards)
+        return f"{ends[shard]}:{index}"
 
     def locate(self, number: int) -> tuple[int, int]:
         """The index of a record's shard, and its index in that shard."""
@@ -89,8 +97,8 @@ def open_array_record(data: Data) -> Collection:
         names=_Names(reader),
         read=reader,
         stamp=lambda number: f"{stamps[reader.locate(number)[0]]}:{number}",
-        content=reader.content,
-        basis="sizes and indices of the shards",
+        fingerprint=reader.fingerprint,
+        fingerprint_kind="sizes and indices of the shards",
         annotations=annotate(reader.ends[-1]),
         scan=lambda: _annotations(reader, folder, key_of(["labels", *stamps]), data, origin),
     )
@@ -183,6 +191,11 @@ def _state(shard: str) -> str:
 
 
 @cache
+def _checksums_of_ends(shards: tuple[str, ...]) -> list[str]:
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(progress(pool.map(_checksum_of_end, shards), "Comparing the shards", total=len(shards)))
+
+
 def _checksum_of_end(shard: str) -> str:
     """The size of a shard and a CRC-32 of its end, which lists where its records lie."""
     path = epath.Path(shard)

@@ -9,7 +9,7 @@ import dataclasses
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -75,13 +75,14 @@ def open_arrays(data: Data) -> Collection:
     order = np.argsort(annotations.classes, kind="stable")
     members, places = tuple(images for images, _ in pairs), places[order]
     version = f"{path.resolve()}:{path.stat().st_size}:{path.stat().st_mtime_ns}"
+    sums = _fingerprints(path, members)
     return Collection(
         origin=origin,
         names=[f"image {row} of {members[which].name or path.name}" for which, row in places],
         read=ArrayReader(members, places),
         stamp=lambda number: f"{version}:{members[places[number][0]].name}:{places[number][1]}",
-        content=lambda number: f"{path.stat().st_size}:{places[number].tolist()}",
-        basis="the file's size and the rows",
+        fingerprint=lambda number: f"{sums[places[number][0]]}:{places[number].tolist()}",
+        fingerprint_kind="the file's size and the rows" if members[0].name is None else "checksums in the .npz, rows",
         annotations=annotations.take(order),
         shared=True,
     )
@@ -114,6 +115,14 @@ def _npz_pairs(path: Path, wanted: str | None, origin: str) -> list[tuple[Member
         return [found[""]]
     split = choose_split(wanted, sorted(found), origin)
     return list(found.values()) if split == "all" else [found[split]]
+
+
+def _fingerprints(path: Path, members: Sequence[Member]) -> list[str]:
+    """The CRC-32 of each array in an .npz, which its directory lists; the size of an .npy, which may be huge."""
+    if members[0].name is None:
+        return [str(path.stat().st_size)]
+    with zipfile.ZipFile(path) as archive:
+        return [str(archive.getinfo(f"{member.name}.npy").CRC) for member in members]
 
 
 def _member(path: Path, name: str | None) -> Member:

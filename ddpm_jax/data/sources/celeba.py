@@ -41,13 +41,13 @@ def open_celeba(data: Data) -> Collection:
     annotations = Annotations(np.zeros(len(names), np.int32), (), *_attributes(names, texts))
     reader = TreeReader(tree, names)
     return Collection(
-        f"data.path={place}",
-        names,
-        reader,
-        reader.stamp,
-        reader.content,
-        tree.basis,
-        annotations,
+        origin=f"data.path={place}",
+        names=names,
+        read=reader,
+        stamp=reader.stamp,
+        fingerprint=reader.fingerprint,
+        fingerprint_kind=tree.fingerprint_kind,
+        annotations=annotations,
         left_out=left_out,
     )
 

@@ -9,12 +9,13 @@ import logging
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from posixpath import splitext
 
 from ddpm_jax.data.annotations import TABLES
 from ddpm_jax.data.decode import SUFFIXES
 from ddpm_jax.data.sources.tree import Tree
-from ddpm_jax.errors import shortened
+from ddpm_jax.errors import printable, shortened
 
 LeftOut = Mapping[str, Sequence[str]]
 """Names of files, or of hidden folders, by the reason why they are no images to train on."""
@@ -28,14 +29,14 @@ OUTPUTS = {
     "an exported model": {"model_index.json", "grid.png"},
     "a run": {"config.json"},
 }
-"""What this program writes into a folder of its own, and files by which such a folder is known."""
-RUN = {"data", "model", "diffusion", "train"}
+"""Files by which the folders that this program writes are known, by kind."""
+RUN_SECTIONS = {"data", "model", "diffusion", "train"}
 """Sections of a run's config.json; other programs write files of that name, too."""
-WITHIN = {
+OUTPUTS_IN_ROOT = {
     "samples": ("grid.png", "strip.png", "denoising.gif", "interpolation.gif"),
     "a run": ("checkpoints/", "evaluation/", "samples/", "wandb/"),
 }
-"""What is passed over if data.path itself is such a folder."""
+"""Files and folders that are passed over if data.path itself is such a folder."""
 SHOWN = 10
 """Reasons in a message."""
 
@@ -47,15 +48,10 @@ def find_images(tree: Tree) -> tuple[list[str], LeftOut]:
 
     Of the folders that this program wrote, only images are listed.
     """
-    written = {prefix: kind for folder, kind in _outputs(tree).items() for prefix in _prefixes(folder, kind)}
-    images, left_out = _sort_out(tree, tuple(written))
+    images, left_out = _classify(tree, _outputs(tree))
     if not images:  # data.path was chosen for what this program wrote.
-        images, left_out = _sort_out(tree, ())
-    else:
-        for prefix, kind in written.items():
-            inside = [name for name in tree.names if name.startswith(prefix) and _suffix(name) in SUFFIXES]
-            left_out[f"in {prefix.rstrip('/')} ({kind})"] = inside
-    found = dict(sorted(((reason, names) for reason, names in left_out.items() if names), key=_most_first))
+        images, left_out = _classify(tree, {})
+    found = dict(sorted(left_out.items(), key=lambda item: -len(item[1])))
     if images and found:
         logger.info("data.path=%s: left out %s", tree.root, summary(found))
     return images, found
@@ -66,41 +62,42 @@ def summary(left_out: LeftOut) -> str:
     return shortened((f"{len(names):,} {reason}" for reason, names in left_out.items()), SHOWN)
 
 
-def _sort_out(tree: Tree, passed_over: tuple[str, ...]) -> tuple[list[str], dict[str, list[str]]]:
-    """The images, and all other files but tables of labels by reason; passed_over: beginnings of names."""
+def _classify(tree: Tree, outputs: Mapping[str, str]) -> tuple[list[str], dict[str, list[str]]]:
+    """The images, and the other files by reason, without tables of labels; of outputs, only images are listed."""
     images, left_out = [], defaultdict(list)
-    for name in (name for name in tree.names if not name.startswith(passed_over)):
-        suffix = _suffix(name)
-        if suffix in SUFFIXES or (not suffix and SIGNATURES.match(tree.head(name))):
+    for name in tree.names:
+        suffix = splitext(name)[1].lower()
+        if output := _output_of(name, outputs):
+            if suffix in SUFFIXES:
+                left_out[printable(f"in {output.rstrip('/')} ({outputs[output]})")].append(name)
+        elif suffix in SUFFIXES or (not suffix and SIGNATURES.match(tree.head(name))):
             images.append(name)
         elif name.rpartition("/")[2] not in TABLES:
-            left_out[suffix or "without suffix"].append(name)
-    left_out["hidden"] = [name for name in tree.hidden if not name.startswith(passed_over)]
+            left_out[printable(suffix) or "without suffix"].append(name)
+    if hidden := [name for name in tree.hidden if not _output_of(name, outputs)]:
+        left_out["hidden"] = hidden
     return images, left_out
 
 
-def _suffix(name: str) -> str:
-    return splitext(name)[1].lower()
-
-
-def _most_first(item: tuple[str, list[str]]) -> int:
-    return -len(item[1])
+def _output_of(name: str, outputs: Mapping[str, str]) -> str | None:
+    """The outermost output that a file is or lies in."""
+    folders = accumulate(f"{part}/" for part in name.split("/")[:-1]) if outputs else ()
+    return next((place for place in (*folders, name) if place in outputs), None)
 
 
 def _outputs(tree: Tree) -> dict[str, str]:
-    """The outermost folders that this program wrote, and what they are; "" is the root."""
+    """The kind of each file and folder, the latter with a slash at the end, that this program wrote."""
     found: dict[str, set[str]] = defaultdict(set)
-    marks = set().union(*OUTPUTS.values())
+    telling = set().union(*OUTPUTS.values())
     for name in tree.names:
         folder, _, file = name.rpartition("/")
-        if file in marks:
+        if file in telling:
             found[folder].add(file)
     outputs: dict[str, str] = {}
-    for folder in sorted(found):
-        kind = next((kind for kind, files in OUTPUTS.items() if files <= found[folder]), None)
-        inside = any(folder.startswith(f"{outer}/") for outer in outputs if outer)
-        if kind and not inside and (kind != "a run" or _is_run(tree, folder)):
-            outputs[folder] = kind
+    for folder, files in found.items():
+        kind = next((kind for kind, needed in OUTPUTS.items() if needed <= files), None)
+        if kind and (kind != "a run" or _is_run(tree, folder)):
+            outputs |= dict.fromkeys((f"{folder}/",) if folder else OUTPUTS_IN_ROOT.get(kind, ()), kind)
     return outputs
 
 
@@ -109,8 +106,4 @@ def _is_run(tree: Tree, folder: str) -> bool:
         table = json.loads(tree.read(f"{folder}/config.json".lstrip("/")))
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(table, dict) and table.keys() >= RUN
-
-
-def _prefixes(folder: str, kind: str) -> tuple[str, ...]:
-    return (f"{folder}/",) if folder else WITHIN.get(kind, ())
+    return isinstance(table, dict) and table.keys() >= RUN_SECTIONS

@@ -38,7 +38,14 @@ def open_folder(data: Data) -> Collection:
     names = [names[i] for i in order]
     reader = TreeReader(tree, names)
     return Collection(
-        origin, names, reader, reader.stamp, reader.content, tree.basis, annotations.take(order), left_out=left_out
+        origin=origin,
+        names=names,
+        read=reader,
+        stamp=reader.stamp,
+        fingerprint=reader.fingerprint,
+        fingerprint_kind=tree.fingerprint_kind,
+        annotations=annotations.take(order),
+        left_out=left_out,
     )
 
 

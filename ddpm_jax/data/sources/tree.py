@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, ClassVar
 
-from ddpm_jax.errors import UserError, abbreviated
+from ddpm_jax.errors import UserError, abbreviated, printable
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +42,10 @@ def open_tree(path: str | Path) -> "Tree":
 class Folder:
     """The files below a folder, at any depth."""
 
-    basis: ClassVar[str] = "file sizes"
+    fingerprint_kind: ClassVar[str] = "file sizes"
     root: str
+    real_root: str = dataclasses.field(init=False, repr=False)
+    """Absolute path of the root without links."""
     names: Sequence[str] = dataclasses.field(init=False, repr=False)
     """Sorted paths relative to the root, with slashes, without hidden files."""
     hidden: Sequence[str] = dataclasses.field(init=False, repr=False)
@@ -62,6 +64,7 @@ class Folder:
             folders[:] = sorted(name for name in folders if not _hidden(name))
             for name in files:
                 (hidden if _hidden(name) else found).append(str(below / name))
+        object.__setattr__(self, "real_root", os.path.realpath(self.root))
         object.__setattr__(self, "names", sorted(found))
         object.__setattr__(self, "hidden", sorted(hidden))
 
@@ -90,9 +93,9 @@ class Folder:
             status = os.stat(os.path.join(self.root, name))
         except OSError as error:  # A broken link; `read` will raise.
             return f"{error.strerror}"
-        return f"{os.path.realpath(self.root)}:{status.st_size}:{status.st_mtime_ns}"
+        return f"{self.real_root}:{status.st_size}:{status.st_mtime_ns}"
 
-    def content(self, name: str) -> str:
+    def fingerprint(self, name: str) -> str:
         """The size of a file, which a copy shares."""
         try:
             return str(os.stat(os.path.join(self.root, name)).st_size)
@@ -104,7 +107,7 @@ class Folder:
 class Zip:
     """The entries of a zip, at any depth."""
 
-    basis: ClassVar[str] = "checksums in the zip"
+    fingerprint_kind: ClassVar[str] = "checksums in the zip"
     root: str
     names: Sequence[str] = dataclasses.field(init=False, repr=False)
     hidden: Sequence[str] = dataclasses.field(init=False, repr=False)
@@ -153,7 +156,7 @@ class Zip:
         entry = self.archive.getinfo(self.entry_of[name])
         return f"{entry.file_size}:{entry.CRC}"
 
-    content = stamp
+    fingerprint = stamp
 
 
 Tree = Folder | Zip
@@ -173,9 +176,9 @@ class TreeReader:
         """A string that changes whenever the image or its name does."""
         return f"{self.names[number]}:{self.tree.stamp(self.names[number])}"
 
-    def content(self, number: int) -> str:
-        """What is known of the image without reading it."""
-        return self.tree.content(self.names[number])
+    def fingerprint(self, number: int) -> str:
+        """The size or checksum of the image, without reading it."""
+        return self.tree.fingerprint(self.names[number])
 
 
 UNPACKING = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError)
@@ -204,4 +207,4 @@ def _read_limited(read: Callable[[int], bytes]) -> bytes:
 
 
 def _warn_of_folder(error: OSError) -> None:
-    logger.warning("Skipping the folder %s: %s", error.filename, error.strerror)
+    logger.warning("Skipping the folder %s: %s", printable(str(error.filename)), error.strerror)

@@ -1,6 +1,8 @@
 """Which files of a folder or zip are images to train on, and that none is left out without a word."""
 
 import json
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,7 @@ EITHER = pytest.mark.parametrize("pack", [lambda folder: folder, zipped], ids=["
 
 
 def write_run(workdir: Path) -> None:
-    """What training, sampling and a preparation leave in a workdir."""
+    """Writes the files of a run, with samples and results of an evaluation."""
     workdir.mkdir(parents=True)
     write_config(workdir, Config(), ())
     write(workdir / "checkpoints" / "1" / "config" / "metadata", b"{}")
@@ -119,3 +121,23 @@ def test_a_dataset_lists_what_was_left_out_unreadable_images_included(photos, mo
     left_out = open_dataset(config(path=str(photos))).left_out
     assert left_out == {".mp4": ["cats/film.mp4"], "unreadable": ["cats/00.png"]}
     assert open_dataset(config(path=str(photos), stream=True)).left_out == {".mp4": ["cats/film.mp4"]}
+
+
+def test_names_from_disk_neither_end_a_line_of_the_log_nor_command_the_terminal(photos, package_log):
+    (photos / os.fsdecode(b"x.\xff\xfe\nERROR fake \x1b[31mline")).write_bytes(b"")
+    write_samples(photos / "a\nb")
+    open_folder(data(path=str(photos)))
+    (line,) = [line for line in package_log.text.splitlines() if "left out" in line]
+    assert "1 .\\udcff\\udcfe\\nerror fake \\x1b[31mline" in line and "5 in a\\nb (samples)" in line
+
+
+def test_thousands_of_sample_folders_take_no_longer_than_their_files(tmp_path):
+    tree = open_tree(tmp_path)
+    names = ["own.png"]
+    for i in range(1500):
+        names += [f"s{i}/{name}" for name in ("samples.npz", "grid.png", *(f"images/{j}.png" for j in range(20)))]
+    object.__setattr__(tree, "names", sorted(names))
+    start = time.process_time()
+    images, left_out = find_images(tree)
+    assert images == ["own.png"] and left_out["in s7 (samples)"][-1] == "s7/images/9.png"
+    assert time.process_time() - start < 1.5
