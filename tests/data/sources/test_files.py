@@ -22,7 +22,7 @@ EITHER = pytest.mark.parametrize("pack", [lambda folder: folder, zipped], ids=["
 
 
 def write_run(workdir: Path) -> None:
-    """What training, sampling and a preparation leave in a workdir."""
+    """Writes the files that training, sampling and a preparation leave in a workdir."""
     workdir.mkdir(parents=True)
     write_config(workdir, Config(), ())
     write(workdir / "checkpoints" / "1" / "config" / "metadata", b"{}")
