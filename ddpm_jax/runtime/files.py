@@ -78,12 +78,9 @@ def staged(target: Path, *, folder: bool = False) -> Iterator[Path]:
     try:
         with with_path(target):
             yield partial
-        if folder:
-            _sync_tree(partial)
-            if os.path.lexists(target):  # A folder that holds files cannot be the target of a rename.
-                target.rename(replaced)
-        else:
-            sync(partial)
+            (_sync_tree if folder else sync)(partial)
+        if folder and os.path.lexists(target):  # A folder that holds files cannot be the target of a rename.
+            target.rename(replaced)
         partial.rename(target)
         with suppress(OSError):  # Some network disks refuse to sync folders.
             sync(target.parent)  # Otherwise a power cut could undo the rename.
