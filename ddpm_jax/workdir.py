@@ -32,12 +32,6 @@ def checkpoint_folder(workdir: Path) -> Path:
     return workdir / "checkpoints"
 
 
-def output_folder(config: Config, workdir: Path) -> Path:
-    """The folder for samples, evaluations and their logs: the workdir, or another one with its name in sample.out."""
-    out = config.sample.out
-    return workdir if out is None else Path(out).expanduser().resolve() / workdir.name
-
-
 def no_checkpoint(workdir: Path) -> UserError:
     """The error for a run that has no checkpoint yet."""
     return UserError(f"{workdir} holds no checkpoint yet; train first: {_training_command(workdir)}")
@@ -60,17 +54,24 @@ def read_config(workdir: Path) -> Config:
 
 def refuse_another_run(workdir: Path, config: Config) -> None:
     """Raises UserError if the workdir holds a run that cannot continue with this configuration; writes nothing."""
+    if config.sample.out is not None:  # In config.json, it would redirect the results of all later commands.
+        raise UserError(
+            f"sample.out={config.sample.out} is for --mode=sample and --mode=evaluate; leave it out of --mode=train, "
+            "or set --config.sample.out=None if the recipe or the run's config.json sets it."
+        )
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file; give a folder.")
     if not (workdir / "config.json").exists():
         _refuse_checkpoints_without_config(workdir)
         return
     before = read_config(workdir)
-    trained = (path.name for path in checkpoint_folder(workdir).glob("*") if path.name.isdecimal() and int(path.name))
-    # Imported parameters have not been trained here yet, so only the fields that they depend on are fixed.
-    if (workdir / "data.json").exists() or any(trained):
+    steps = [int(path.name) for path in checkpoint_folder(workdir).glob("*") if path.name.isdecimal()]
+    # Imported parameters, at step 0, have not been trained here yet, so only the fields that they depend on are fixed.
+    if (workdir / "data.json").exists() or any(steps):
         changed = differences(before, config)
-        remedy = _way_to_change(workdir, {name: now for name, (_, now) in changed.items()})
+        fields = {name: now for name, (_, now) in changed.items()}
+        # Training writes data.json before its first checkpoint.
+        remedy = _remedy_for(workdir, fields) if any(steps) else "choose another --workdir, or remove this one."
     else:
         fixed = fields_fixed_by("parameters", "optimizer")
         changed = {name: values for name, values in changes(before, config).items() if name in fixed}
@@ -82,7 +83,7 @@ def refuse_another_run(workdir: Path, config: Config) -> None:
         _read_identity(workdir)  # Damage is refused before anything else is prepared.
 
 
-def _way_to_change(workdir: Path, fields: Mapping[str, Any]) -> str:
+def _remedy_for(workdir: Path, fields: Mapping[str, Any]) -> str:
     """The remedy for fields that cannot change while a run resumes, by their new values."""
     if fields.keys() & set(fields_fixed_by("parameters")):
         return "choose another --workdir."
@@ -223,7 +224,7 @@ def _read_identity(workdir: Path) -> Identity:
 
 
 def _read_data(workdir: Path, names: tuple[str, ...]) -> Identity:
-    """The identity in data.json; names: of the labels, which it does not hold."""
+    """The identity of the data in data.json; names: of the labels, which it does not hold."""
 
     def parse(text: str) -> Identity:
         table = json.loads(text)

@@ -68,7 +68,7 @@ def draw() -> np.random.Generator:
 
 @pytest.fixture
 def package_log(caplog):
-    """What the package logs, warnings and above and plain lines; start_log keeps it from propagating otherwise."""
+    """The messages that the package logs, from INFO up; start_log otherwise keeps them from propagating."""
     logger = logging.getLogger("ddpm_jax")
     before, logger.propagate = logger.propagate, True
     with caplog.at_level(logging.INFO, "ddpm_jax"):

@@ -121,6 +121,20 @@ def test_the_package_imports_where_optional_packages_are_blocked():
     subprocess.run([sys.executable, "-c", program], check=True, cwd=PACKAGE.parent)
 
 
+def test_docstrings_are_sentences_or_noun_phrases():
+    """The modules that are left out are about to be replaced, or change in another part of the work."""
+    left_out = {"store.py", "mirror.py", "lease.py"}
+    fragments = [
+        f"{path.relative_to(PACKAGE)}:{node.lineno}: {node.value.value}"
+        for path in MODULES
+        if path.name not in left_out and package_of(path) != "data"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        if str(node.value.value).lstrip().startswith(("What ", "Of "))
+    ]
+    assert not fragments
+
+
 def test_every_module_has_a_docstring():
     for path in MODULES:
         if path.stat().st_size:

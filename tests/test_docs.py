@@ -1,4 +1,4 @@
-"""What README and docs/ say can be followed: links lead somewhere, commands name what there is."""
+"""README and docs/ can be followed: links lead somewhere, commands name what there is."""
 
 import dataclasses
 import re
@@ -28,7 +28,7 @@ IDS = [page.name for page in PAGES]
 
 
 def anchors(page: Path) -> set[str]:
-    """What GitHub calls the headings of a page."""
+    """The anchors that GitHub gives to the headings of a page."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
 

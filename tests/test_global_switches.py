@@ -54,7 +54,7 @@ def assert_same(found, expected):
 
 
 def pure_results(params) -> dict:
-    """What the functions of diffusion, network and sampling give for arrays of float32."""
+    """The results of functions of diffusion, network and sampling for arrays of float32."""
     keys, labels = image_keys(3, np.arange(2)), jnp.array([0, -1], jnp.int32)
     x_T, t = draw_noise(keys, 0, (4, 4, 1)), jnp.array([1, 8], jnp.int32)
     network = bind(UNET, params, SCHEDULE, "eps", labels, Guidance(2.0, (2, 6), 0.5))
@@ -119,7 +119,7 @@ def test_keys_are_those_of_jax_whatever_the_seed_offset():
 
 
 def run_results(run) -> dict:
-    """What the Python interface gives."""
+    """The results of the Python interface."""
     x_T, options = run.noise(2, seed=1), {"seed": 1, "steps": 4}
     inpainted = run.inpaint(np.zeros((1, 8, 8, 1), np.uint8), np.eye(8), resamples=1, **options)
     return {

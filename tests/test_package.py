@@ -1,4 +1,4 @@
-"""What `pip install` brings: the code, the recipes, the digits, a model of them, the licence, and the command."""
+"""The installed package holds the code, the recipes, the digits, a model of them, the licence, and the command."""
 
 import shutil
 import subprocess

@@ -30,7 +30,7 @@ def remedy(call) -> str:
 
 
 def words(message: str, start: str) -> list[str]:
-    """What a shell takes the command at the end of a message for."""
+    """The words into which a shell splits the command at the end of a message."""
     return shlex.split(message[message.index(start) :], comments=True)
 
 

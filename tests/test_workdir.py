@@ -72,6 +72,22 @@ def test_another_run_is_refused_and_nothing_is_overwritten(tmp_path):
     assert (tmp_path / "config.json").read_bytes() == before
 
 
+def test_before_the_first_checkpoint_no_export_is_suggested(tmp_path):
+    acquire(tmp_path, Config(), DATA)
+    slower = dataclasses.replace(Config(), optimizer=dataclasses.replace(Config().optimizer, learning_rate=1e-5))
+    with pytest.raises(UserError, match=r"now 1e-05\); choose another --workdir, or remove this one\.$"):
+        refuse_another_run(tmp_path, slower)
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    with pytest.raises(UserError, match="export_safetensors.py"):
+        refuse_another_run(tmp_path, slower)
+
+
+def test_a_folder_for_results_is_refused_while_training(tmp_path):
+    config = dataclasses.replace(Config(), sample=dataclasses.replace(Config().sample, out="mine"))
+    with pytest.raises(UserError, match=r"^sample.out=mine is for --mode=sample .*--config.sample.out=None"):
+        refuse_another_run(tmp_path / "new", config)
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"[]"])
 def test_a_damaged_configuration_is_reported(tmp_path, content):
     (tmp_path / "config.json").write_bytes(content)

@@ -2,14 +2,12 @@
 
 import ctypes
 import dataclasses
-import errno
 import importlib.util
 import logging
 import os
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +18,7 @@ from absl import flags as absl_flags
 from ddpm_jax.commands.edit import TASKS
 from ddpm_jax.commands.evaluate import evaluate
 from ddpm_jax.commands.mirror import ALL, local_copy
+from ddpm_jax.commands.output_folder import create_output_folder, read_only_explained
 from ddpm_jax.commands.plan import PlanOptions, plan
 from ddpm_jax.commands.sample import sample
 from ddpm_jax.commands.train import train
@@ -40,11 +39,11 @@ from ddpm_jax.errors import UserError, nearest, program, shell_command
 from ddpm_jax.generation.requests import for_sampler
 from ddpm_jax.interop.safetensors_file import PRETRAINED
 from ddpm_jax.runtime.devices import is_distributed, join_cluster, wait_for_all
-from ddpm_jax.runtime.exit_codes import exit_code, exit_without_barrier
+from ddpm_jax.runtime.exit_codes import exit_code, exit_without_barrier, explanation
 from ddpm_jax.runtime.files import user_cache
 from ddpm_jax.runtime.log import quieten_log, start_log
 from ddpm_jax.runtime.store import is_url
-from ddpm_jax.workdir import output_folder, read_config
+from ddpm_jax.workdir import read_config
 
 COMMANDS = {"train": train, "sample": sample, "evaluate": evaluate}
 MODES = (*COMMANDS, "plan")
@@ -121,7 +120,7 @@ def main_without_exit(argv: list[str]) -> int:
     except OSError as error:
         if not code:
             raise
-        logger.error("%s: %s", error.filename, error.strerror)
+        logger.error("%s", explanation(error))
     return code
 
 
@@ -152,9 +151,9 @@ def run_mode(flags: Flags, workdir: Path | None) -> None:
         _create(workdir)
         _run_logged(flags.mode, config, workdir, workdir)
     else:
-        with _read_only_explained(workdir):
-            folder = output_folder(config, workdir)
-            folder.mkdir(parents=True, exist_ok=True)
+        with read_only_explained(workdir) if config.sample.out is None else nullcontext():
+            run = flags.workdir if flags.workdir and is_url(flags.workdir) else str(workdir)
+            folder = create_output_folder(config, workdir, run)
             _run_logged(flags.mode, config, workdir, folder)
     wait_for_all("the end")  # Process 0 may still be writing.
 
@@ -260,21 +259,6 @@ def _create(workdir: Path) -> None:
     except OSError as error:
         reason = "it is a file" if workdir.is_file() else error.strerror
         raise UserError(f"--workdir={workdir} cannot be created ({reason}); choose a writable folder.") from error
-
-
-@contextmanager
-def _read_only_explained(workdir: Path) -> Iterator[None]:
-    """Turns what the system denies in a workdir into one line with the field that avoids writing there."""
-    try:
-        yield
-    except OSError as error:
-        denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
-        if not denied or not Path(str(error.filename)).is_relative_to(workdir):
-            raise
-        raise UserError(
-            f"{error.filename}: {error.strerror}; if the run can only be read, name a folder for the results: "
-            "--config.sample.out=FOLDER"
-        ) from error
 
 
 def _find_devices() -> None:

@@ -25,6 +25,7 @@ from ddpm_jax.builders import (
     build_sampler,
     build_schedule,
 )
+from ddpm_jax.commands.output_folder import output_folder
 from ddpm_jax.config import Config, split_names
 from ddpm_jax.config.sections import Sample
 from ddpm_jax.data.decode import SUFFIXES, UNREADABLE, CropError, Decoding, decode, decoding_of, size_of
@@ -51,7 +52,6 @@ from ddpm_jax.sampling.editing import PixelMask, invert, noised, slerp
 from ddpm_jax.sampling.noise import draw_noise, image_keys
 from ddpm_jax.sampling.timesteps import Pairs
 from ddpm_jax.shapes import ImageKeys, Images, Pixels
-from ddpm_jax.workdir import output_folder
 
 COMPARED_IMAGES = 8
 """Columns of a comparison."""

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from ddpm_jax.builders import build_constraint, build_pairs, build_schedule, sampling_variance
+from ddpm_jax.commands.output_folder import output_folder
 from ddpm_jax.config import Config, checked, split_names
 from ddpm_jax.config.fields import fields_where
 from ddpm_jax.data.cache import key_of, open_cache, remembered
@@ -53,7 +54,7 @@ from ddpm_jax.runtime.devices import agreed_by_all, data_mesh, wait_for_all
 from ddpm_jax.runtime.files import sha256
 from ddpm_jax.shapes import ImageKeys, Labels, Pixels
 from ddpm_jax.training.checkpoint import checkpoint_steps
-from ddpm_jax.workdir import checkpoint_folder, no_checkpoint, output_folder
+from ddpm_jax.workdir import checkpoint_folder, no_checkpoint
 
 RANDOM_KEYS = 2
 """Version of how random keys follow from a seed; images of version 1 shared keys with training."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ddpm_jax.commands.output_folder import output_folder
 from ddpm_jax.config import Config
 from ddpm_jax.generation.draw import load_params
 from ddpm_jax.generation.labels import choose_labels, label_names
@@ -17,7 +18,6 @@ from ddpm_jax.generation.output import GIF_IMAGES, STRIP_IMAGES, publish_samples
 from ddpm_jax.generation.requests import sample_name
 from ddpm_jax.runtime.devices import data_mesh
 from ddpm_jax.sampling.loop import FrameSpec
-from ddpm_jax.workdir import output_folder
 
 logger = logging.getLogger(__name__)
 

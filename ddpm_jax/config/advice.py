@@ -34,7 +34,7 @@ def before_sampling(config: Config) -> list[str]:
 
 
 def after_divergence(config: Config) -> str:
-    """What to change in a configuration whose training has diverged."""
+    """Changes to try in a configuration whose training has diverged, as one phrase."""
     changes = ["a lower optimizer.learning_rate", "a longer optimizer.warmup"]
     changes.append("a smaller optimizer.clip" if config.optimizer.clip else "optimizer.clip=1")
     if config.model.dtype != "float32":

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from ddpm_jax.runtime.files import naming
+from ddpm_jax.runtime.files import with_path
 
 
 class PixelFile:
@@ -21,7 +21,7 @@ class PixelFile:
 
     def append(self, images: UInt8[np.ndarray, "batch height width channels"]) -> None:
         """Adds images at the end."""
-        with naming(self._path), self._path.open("ab") as file:
+        with with_path(self._path), self._path.open("ab") as file:
             file.write(np.ascontiguousarray(images).tobytes())
             file.flush()
             os.fsync(file.fileno())  # Otherwise a power cut could leave the right length with wrong pixels.

@@ -4,6 +4,7 @@ import logging
 import math
 import re
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[re
 
 from ddpm_jax.errors import UserError
 from ddpm_jax.reporting.images import Picture
-from ddpm_jax.runtime.files import naming
+from ddpm_jax.runtime.files import with_path
 
 GROUPS = {
     "optimizer": ("gradient_norm", "learning_rate", "skipped_steps"),
@@ -83,7 +84,7 @@ class TensorBoard(Writer):
             self._write(0, experiment, values)
 
     def _write(self, step: int, *records: Any) -> None:
-        with naming(self._folder):
+        with with_path(self._folder):
             for record in records:
                 self._events.write_event(Event(wall_time=time.time(), step=step, summary=record))
             self._events.flush()
@@ -98,7 +99,7 @@ class TensorBoard(Writer):
         self._write(0, summary.text(name, text))
 
     def close(self) -> None:
-        with naming(self._folder):
+        with with_path(self._folder):
             self._events.close()
 
 
@@ -145,7 +146,7 @@ class BestSoFar(Writer):
 class WeightsAndBiases(Writer):
     """A run on wandb.ai; a resumed training continues the run with the same id.
 
-    Nothing that goes wrong there ends training: one line says so, and the run goes on without it.
+    No error that its package raises ends training: one line says so, and the run goes on without it.
     """
 
     def __init__(self, workdir: Path, project: str, config: Mapping[str, Any], run_id: str) -> None:
@@ -167,7 +168,9 @@ class WeightsAndBiases(Writer):
         try:
             yield
         except Exception as error:
-            if not isinstance(error, OSError) and not type(error).__module__.startswith("wandb"):
+            modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+            # Its settings, for example, raise ValueError and pydantic's errors; our own mistakes never enter it.
+            if not isinstance(error, OSError) and "wandb" not in {name.partition(".")[0] for name in modules}:
                 raise
             self._run = None
             logger.warning(

@@ -3,7 +3,7 @@
 0      success
 1      training diverged, or a bug, with its traceback
 2      an error that the user can fix
-3      a machine failed (another process of the job, a network disk): starting again may help
+3      a machine failed (another process of the job, the network, a network disk): starting again may help
 129    stopped by SIGHUP
 130    stopped by SIGINT
 138    stopped by SIGUSR1 (158 on macOS)
@@ -14,28 +14,36 @@ import errno
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
 from collections.abc import Callable
+from urllib.error import HTTPError, URLError
 
 import jax
 from jax.errors import JaxRuntimeError
 
 from ddpm_jax.errors import TrainingDiverged, UserError
-from ddpm_jax.runtime.log import start_log
+from ddpm_jax.runtime.files import DISK_REMEDIES
+from ddpm_jax.runtime.log import has_log_file, start_log
 from ddpm_jax.runtime.signals import Stopped, stoppable
 
-FREE_SPACE = "free some space, or raise the limit on the size of files (ulimit -f)"
-REMEDIES = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space"),
-    **dict.fromkeys((errno.EFBIG, None), FREE_SPACE),  # None: NumPy's short writes.
-    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit on open files (ulimit -n)"),
-    errno.ENOENT: "restore it, and start again",
+TRANSIENT_ERRORS = {
+    *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+    *(errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.ENETDOWN, errno.ENETUNREACH, errno.EPIPE),
 }
-"""By the number of an error of the system; for others: choose another place."""
-NETWORK_TROUBLE = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN}
-OTHERS_LOST = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "CANCELLED", "Gloo", "NCCL", "Connection", "heartbeat")
+"""Numbers of errors of the network and of network disks."""
+LOST_PROCESS = (
+    "UNAVAILABLE",
+    "DEADLINE_EXCEEDED",
+    "ABORTED",
+    "CANCELLED",
+    "Gloo",
+    "NCCL",
+    "Connection",
+    "heartbeat",
+)
 """Words in JAX's errors when the processes of a job cannot reach each other."""
 EXIT_DELAY_S = 2.0
 """Seconds that the first process gives the others to end by themselves."""
@@ -59,17 +67,32 @@ def exit_code(work: Callable[[], int | None]) -> int:
         logger.error("%s", error)
         return 1
     except OSError as error:
-        transient = error.errno in NETWORK_TROUBLE
-        remedy = "start again when it is back" if transient else REMEDIES.get(error.errno, "choose another place")
-        logger.error("%s: %s; %s.", error.filename or "A file", error.strerror or error, remedy)
-        logger.debug("Its traceback:", exc_info=error)  # For the log file.
-        return 3 if transient else 2
+        logger.error("%s", explanation(error))
+        bug = error.errno is not None and not _is_transient(error) and error.errno not in DISK_REMEDIES
+        shown = bug and not has_log_file()  # The only copy of its traceback.
+        logger.log(logging.ERROR if shown else logging.DEBUG, "Its traceback:", exc_info=error)
+        return 3 if _is_transient(error) else 2
     except JaxRuntimeError as error:
         return _machine_failure(error)
     except (Stopped, KeyboardInterrupt) as stop:
         number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
         logger.warning("Stopped by %s.", signal.Signals(number).name)
         return 128 + number
+
+
+def explanation(error: OSError) -> str:
+    """An error of the system in one line: its path where it has one, its text, and the remedy if one is known."""
+    text = " ".join((error.strerror or str(error) or type(error).__name__).split()).rstrip(".")
+    remedy = "start again" if _is_transient(error) else DISK_REMEDIES.get(error.errno or 0)
+    return (f"{error.filename}: " if error.filename else "") + text + (f"; {remedy}." if remedy else ".")
+
+
+def _is_transient(error: OSError) -> bool:
+    """Whether an error comes from the network or a network disk, so that it may not come again."""
+    if isinstance(error, HTTPError):  # The server answered.
+        return error.code >= 500
+    network = isinstance(error, ConnectionError | TimeoutError | URLError | socket.gaierror)
+    return network or error.errno in TRANSIENT_ERRORS
 
 
 def _machine_failure(error: RuntimeError) -> int:
@@ -82,7 +105,7 @@ def _machine_failure(error: RuntimeError) -> int:
             reason,
         )
         return 2
-    if jax.process_count() == 1 or not any(word in reason for word in OTHERS_LOST):
+    if jax.process_count() == 1 or not any(word in reason for word in LOST_PROCESS):
         raise error
     logger.error(
         "Another process of this job was lost (%s); the same command resumes from the last checkpoint.", reason

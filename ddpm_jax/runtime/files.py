@@ -1,9 +1,11 @@
-"""Atomic writes of files and folders (`staged`), checksums, and the user's cache folder."""
+"""Atomic writes of files and folders (`staged`), errors of disks, checksums, and the user's cache folder."""
 
+import errno
 import hashlib
 import logging
 import lzma
 import os
+import re
 import shutil
 import struct
 import tokenize
@@ -35,6 +37,20 @@ NO_ARRAYS = (
     zlib.error,
 )
 """Errors that NumPy raises, besides OSError, for files that are not intact .npy or .npz files."""
+DISK_REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space"),
+    errno.EFBIG: "free some space, or raise the limit on the size of files (ulimit -f)",
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit on open files (ulimit -n)"),
+    errno.ENOENT: "restore it, and start again",
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose another place, or change its permissions"),
+    **dict.fromkeys(
+        (errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ENOTEMPTY),
+        "choose another place",
+    ),
+}
+"""The remedy for each number of an error of a disk that the user can mend."""
+SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
+"""NumPy's text for a write that was cut off, to which it gives no number: the disk or the allowed size is full."""
 SYNCS_AT_ONCE = 16
 """Number of files that are synced at once, which takes file systems about as long as one."""
 SYNCS_BETWEEN_LOOKS = 512
@@ -60,14 +76,11 @@ def staged(target: Path, *, folder: bool = False) -> Iterator[Path]:
     if folder:
         partial.mkdir()
     try:
-        with naming(target):
+        with with_path(target):
             yield partial
-        if folder:
-            _sync_tree(partial)
-            if os.path.lexists(target):  # A folder that holds files cannot be the target of a rename.
-                target.rename(replaced)
-        else:
-            sync(partial)
+            (_sync_tree if folder else sync)(partial)
+        if folder and os.path.lexists(target):  # A folder that holds files cannot be the target of a rename.
+            target.rename(replaced)
         partial.rename(target)
         with suppress(OSError):  # Some network disks refuse to sync folders.
             sync(target.parent)  # Otherwise a power cut could undo the rename.
@@ -79,14 +92,15 @@ def staged(target: Path, *, folder: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Adds a path to errors of the system that name none, as those of writing to an open file do not."""
+def with_path(path: Path) -> Iterator[None]:
+    """Adds a path to errors of disks that name none, as those of writing to an open file; others stay as they are."""
     try:
         yield
     except OSError as error:
-        if error.filename is None:
-            # NumPy gives its errors one text, without a number.
-            error.strerror, error.filename = error.strerror or str(error), str(path)
+        if error.errno is None and SHORT_WRITE.search(str(error)):
+            error.errno, error.strerror = errno.EFBIG, str(error)
+        if error.filename is None and error.errno in {*DISK_REMEDIES, errno.EIO, errno.ESTALE}:
+            error.filename = str(path)
         raise
 
 
@@ -137,7 +151,8 @@ def sha256(path: Path) -> str:
 def user_cache(name: str) -> Path:
     """The path of a folder for this user's cached files, under XDG_CACHE_HOME or ~/.cache.
 
-    A user without a home folder, or with one that cannot be written, as in many containers, gets a temporary folder.
+    A user without a home folder, or with one that cannot be entered or written, as in many containers, gets a temporary
+    folder.
     """
     if chosen := os.environ.get("XDG_CACHE_HOME"):
         return Path(chosen) / "ddpm_jax" / name
@@ -146,10 +161,12 @@ def user_cache(name: str) -> Path:
     except RuntimeError:  # No HOME, and the user is not in the system's list.
         return _temporary_cache("there is no home folder") / name
     folder = home / ".cache" / "ddpm_jax" / name
-    nearest = next(path for path in (folder, *folder.parents) if path.exists())
-    # What exists and can only be read is still of use.
-    if nearest != folder and not os.access(nearest, os.W_OK):
-        return _temporary_cache(f"{nearest} cannot be written") / name
+    # Unlike Path.exists, this raises nothing for folders inside one that cannot be entered.
+    nearest = next(path for path in (folder, *folder.parents) if os.path.exists(path))
+    # A folder that exists and can only be read is still of use.
+    needed, verb = (os.R_OK, "read") if nearest == folder else (os.W_OK, "written")
+    if not os.access(nearest, needed | os.X_OK):
+        return _temporary_cache(f"{nearest} cannot be {verb}") / name
     return folder
 
 

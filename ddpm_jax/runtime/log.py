@@ -60,6 +60,11 @@ def start_log(file: Path | None = None) -> None:
         logger.addHandler(log_file)
 
 
+def has_log_file() -> bool:
+    """Whether the package's messages also go to a file."""
+    return any(isinstance(handler, LogFile) for handler in logger.handlers)
+
+
 def _unraisable(ignored: "sys.UnraisableHookArgs") -> None:
     """Sends errors that no code can catch to the log file, such as those of Orbax's coroutines on a full disk."""
     logger.debug("Ignored in %r", ignored.object, exc_info=ignored.exc_value)

@@ -19,11 +19,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-URGENT = (signal.SIGTERM, signal.SIGINT)
+ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 """Signals of which a second one ends the process at once. The others may come twice for one reason: when a terminal is
 closed, the shell and the system both send SIGHUP.
 """
-SIGNALS = (*URGENT, signal.SIGHUP, signal.SIGUSR1)
+SIGNALS = (*ENDING_SIGNALS, signal.SIGHUP, signal.SIGUSR1)
 GRACE_S = 20.0
 """Seconds between the signal and the end; schedulers kill after 30."""
 POLL_S = 0.2
@@ -129,7 +129,7 @@ def _entered(kind: str) -> Iterator[None]:
 def _set_flag(number: int, _: FrameType | None) -> None:
     if _State.requested is not None:
         return
-    for each in URGENT:
+    for each in ENDING_SIGNALS:
         signal.signal(each, signal.SIG_DFL)
     _State.requested = number
     if number == signal.SIGINT and not _State.polling and not _State.deferred:

@@ -38,8 +38,8 @@ case $action in
         ;;
     run)
         [ $# -ge 1 ] || usage
-        # 0: done. 1: diverged. 2: a mistake to fix. 130 and 143: stopped. Any other code: a machine failed.
-        loop='while :; do .venv/bin/python main.py "$@"; case $? in 0|1|2|130|143) break;; esac; sleep 10; done'
+        # 0: done. 1: diverged. 2: a mistake to fix. 129, 130, 138, 143: stopped. Any other code: a machine failed.
+        loop='while :; do .venv/bin/python main.py "$@"; case $? in 0|1|2|129|130|138|143) break;; esac; sleep 10; done'
         on_all "cd ddpm_jax; nohup bash -c$(printf ' %q' "$loop" loop "$@") </dev/null >>train.out 2>&1 &"
         ;;
     log) "${tpu[@]}" ssh "$name" --zone="$zone" --worker=0 --command='tail -n 40 -f ddpm_jax/train.out' ;;

@@ -57,13 +57,13 @@ def test_a_run_that_can_only_be_read_is_sampled_and_measured_in_another_folder(w
     monkeypatch.undo()
     assert sample(workdir, **options, out=tmp_path) == 0
     assert "Resuming after 2 images" in capsys.readouterr().err
-    np.testing.assert_array_equal(sampled(tmp_path / workdir.name), expected)
+    np.testing.assert_array_equal(sampled(tmp_path), expected)
     assert sample(workdir, task="compare", compare="ddim:2", count=2, out=tmp_path) == 0
-    assert "compare" in newest(tmp_path / workdir.name).name
+    assert "compare" in newest(tmp_path).name
     flags = ["--config.evaluate.features=pixels", "--config.evaluate.count=10", f"--config.sample.out={tmp_path}"]
     assert cli.main(["main.py", "--mode=evaluate", f"--workdir={workdir}", *flags]) == 0
-    written = {path.name for path in (tmp_path / workdir.name).iterdir()}
-    assert written == {"samples", "sample.log", "evaluation", "evaluate.log"}
+    written = {path.name for path in tmp_path.iterdir()}
+    assert written == {"samples", "sample.log", "evaluation", "evaluate.log", "run.json"}
     assert files(workdir) == before
 
 
@@ -74,5 +74,5 @@ def test_a_workdir_that_cannot_be_written_names_the_field_for_another_folder(wor
 
     monkeypatch.setattr(*{"sample.log": (cli, "start_log"), "samples": (Path, "mkdir")}[denied], deny)
     assert sample(workdir, count=2, seed=13) == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith(f"{workdir / denied}: Permission denied; ") and "--config.sample.out=FOLDER" in line

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -52,10 +54,8 @@ def test_without_wandb_the_message_gives_the_remedy(tmp_path, monkeypatch):
         WeightsAndBiases(tmp_path, "project", {}, "0123abcd")
 
 
-class RefusedByWandb(Exception):
-    """An error of W&B's package."""
-
-    __module__ = "wandb.errors.errors"
+raise_in_wandb = eval("lambda error: (_ for _ in ()).throw(error)", {"__name__": "wandb.errors.errors"})
+"""Raises an error from a function of W&B's package."""
 
 
 @pytest.fixture
@@ -88,10 +88,12 @@ def wandb(monkeypatch):
         @classmethod
         def init(cls, **options):
             cls.options = options
+            if os.environ.get("WANDB_MODE") == "bad":
+                raise_in_wandb(ValueError("1 validation error for Settings\nmode\n  Input should be 'online'"))
             if cls.missing:
-                raise RefusedByWandb("No API key configured. Use `wandb login` to log in.")
+                raise_in_wandb(Exception("No API key configured. Use `wandb login` to log in."))
             if set(options["id"]) & set(":;,#?/'") or set(options["project"]) & set("/\\#?%:"):
-                raise RefusedByWandb("Run ID cannot contain the characters: :;,#?/'")
+                raise_in_wandb(Exception("Run ID cannot contain the characters: :;,#?/'"))
             return cls.run
 
         @staticmethod
@@ -143,6 +145,13 @@ def test_wandb_never_ends_training(tmp_path, wandb, package_log):
         each.text("config", "seed: 0")
         each.close()
     assert ["Connection lost" in line for line in package_log.messages] == [False, True]
+
+
+def test_wrong_settings_of_wandb_do_not_end_training(tmp_path, wandb, package_log, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "bad")
+    WeightsAndBiases(tmp_path, "faces", {}, "0123abcd").scalars(3, {"train/loss": 0.5})
+    (message,) = package_log.messages
+    assert "(1 validation error for Settings mode Input should be 'online')" in message
 
 
 def test_a_bug_is_not_taken_for_an_error_of_wandb(tmp_path, wandb):

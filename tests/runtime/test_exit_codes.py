@@ -2,15 +2,22 @@
 
 import errno
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+from email.message import Message
+from urllib.error import HTTPError, URLError
 
 import pytest
+from filelock import Timeout
 from jax.errors import JaxRuntimeError
+from PIL import UnidentifiedImageError
 
 from ddpm_jax.errors import TrainingDiverged, UserError
 from ddpm_jax.runtime.exit_codes import exit_code
+from ddpm_jax.runtime.log import start_log
 from ddpm_jax.runtime.progress import progress
 from ddpm_jax.runtime.signals import Stopped
 
@@ -22,10 +29,24 @@ from ddpm_jax.runtime.signals import Stopped
         (TrainingDiverged("Training stopped at step 3."), 1),
         (OSError(errno.ENOSPC, "No space left on device", "/full"), 2),
         (OSError(errno.EFBIG, "File too large", "/limited"), 2),
-        (OSError(errno.EBADF, "Bad file descriptor", "/closed"), 2),
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "/gone"), 2),
-        (OSError("9216 requested and 3968 written"), 2),
+        (FileNotFoundError("Checkpoint structure file does not exist at\n/x."), 2),
+        (shutil.Error([("/a", "/b", "Permission denied")]), 2),
+        (UnidentifiedImageError("cannot identify image file"), 2),
+        (HTTPError("https://x", 404, "Not Found", Message(), None), 2),
+        (HTTPError("https://x", 503, "Service Unavailable", Message(), None), 3),
         (OSError(errno.ESTALE, "Stale file handle", "/shared"), 3),
+        (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), 3),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), 3),
+        (OSError(errno.ECONNABORTED, "Software caused connection abort"), 3),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), 3),
+        (OSError(errno.ENETUNREACH, "Network is unreachable"), 3),
+        (OSError(errno.EHOSTUNREACH, "No route to host"), 3),
+        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), 3),
+        (ConnectionError("the other side hung up"), 3),
+        (TimeoutError(), 3),
+        (Timeout("/x.lock"), 3),
+        (URLError("timed out"), 3),
         (JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"), 2),
         (Stopped(signal.SIGTERM), 143),
         (KeyboardInterrupt(), 130),
@@ -38,6 +59,24 @@ def test_an_expected_error_is_one_line_with_its_exit_code(error, code, capsys):
     assert exit_code(fail) == code
     (line,) = capsys.readouterr().err.splitlines()
     assert "None" not in line and str(getattr(error, "filename", None) or "") in line
+    if isinstance(error, OSError):
+        assert line.endswith("; start again.") == (code == 3)
+        assert ("space" in line) == (error.errno in (errno.ENOSPC, errno.EFBIG))
+
+
+@pytest.mark.parametrize("number", [errno.EBADF, errno.EINVAL])
+@pytest.mark.parametrize("logged", [False, True], ids=["terminal", "log file"])
+def test_an_error_of_the_system_that_may_be_a_bug_keeps_its_traceback(number, logged, tmp_path, capsys):
+    def fail():
+        if logged:
+            start_log(tmp_path / "log")
+        raise OSError(number, "An odd error", "/closed")
+
+    assert exit_code(fail) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("/closed: An odd error.\n")
+    kept = (tmp_path / "log").read_text() if logged else printed
+    assert "in fail" in kept and (not logged or printed.count("\n") == 1)
 
 
 def test_a_lost_process_is_distinguished_from_a_bug(monkeypatch, capsys):

@@ -1,15 +1,17 @@
 """A staged file or folder appears complete or not at all, whatever interrupts the writing."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from ddpm_jax.runtime import files
-from ddpm_jax.runtime.files import staged, user_cache
+from ddpm_jax.runtime.files import staged, user_cache, with_path
 
 KINDS = pytest.mark.parametrize("folder", [False, True], ids=["file", "folder"])
 
@@ -106,6 +108,22 @@ def test_an_unwritable_folder_raises_an_os_error(tmp_path):
         pass
 
 
+@pytest.mark.parametrize(
+    ("error", "number", "path"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), errno.ENOSPC, "/target"),
+        (OSError("9216 requested and 3968 written"), errno.EFBIG, "/target"),  # NumPy's.
+        (OSError(errno.ENOSPC, "No space left on device", "/other"), errno.ENOSPC, "/other"),
+        (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), errno.ECONNRESET, None),
+        (OSError("cannot identify image file"), None, None),
+    ],
+)
+def test_a_path_is_added_only_to_errors_of_disks(error, number, path):
+    with pytest.raises(OSError) as caught, with_path(Path("/target")):
+        raise error
+    assert (caught.value.errno, caught.value.filename) == (number, path)
+
+
 def test_the_users_cache_follows_the_environment(monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
     assert user_cache("xla") == Path("/caches/ddpm_jax/xla")
@@ -149,6 +167,27 @@ def test_a_temporary_cache_is_never_that_of_another_user(no_home, monkeypatch):
 def test_a_home_folder_that_cannot_be_written_is_only_read(no_home, monkeypatch):
     monkeypatch.setattr(Path, "home", lambda: no_home / "home")
     (no_home / "home" / ".cache" / "ddpm_jax" / "data").mkdir(parents=True)
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
     assert user_cache("data") == no_home / "home" / ".cache" / "ddpm_jax" / "data"
     assert user_cache("xla") == no_home / f"ddpm_jax-{os.getuid()}" / "xla"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_a_home_folder_of_another_user_that_cannot_be_entered_is_not_used():
+    """As in a container that is started for a user with a number but without an entry in the system's list."""
+    program = """
+import os, sys
+from ddpm_jax.runtime.files import user_cache
+os.setgroups([])
+os.setgid(54321)
+os.setuid(54321)
+print(user_cache("xla"))
+"""
+    with TemporaryDirectory() as folder:
+        os.chown(folder, 54321, 54321)
+        (Path(folder) / "home").mkdir(mode=0o700)  # Of root.
+        environment = {name: value for name, value in os.environ.items() if name != "XDG_CACHE_HOME"}
+        environment |= {"HOME": f"{folder}/home", "TMPDIR": folder}
+        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.stdout == f"{folder}/ddpm_jax-54321/xla\n", done.stderr
+    assert "home cannot be written" in done.stderr

@@ -11,8 +11,8 @@ import pytest
 
 from ddpm_jax.runtime.progress import progress
 from ddpm_jax.runtime.signals import (
+    ENDING_SIGNALS,
     SIGNALS,
-    URGENT,
     Stopped,
     deferred,
     polling,
@@ -120,7 +120,7 @@ with stoppable(), deferred():
 @pytest.mark.parametrize("first", SIGNALS)
 def test_a_second_urgent_signal_ends_the_process_at_once(first, number):
     done = run(TWO_SIGNALS, str(first.value), str(number.value))
-    if number in URGENT:
+    if number in ENDING_SIGNALS:
         assert done.returncode == -number and done.stdout == "continues\n", done.stderr
     else:
         assert done.returncode == 0 and done.stdout == f"continues\nsaves after {first.value}\n", done.stderr
@@ -190,7 +190,7 @@ def test_a_block_restores_handlers_and_threads_with_and_without_a_signal():
         assert stop_requested() is None
 
 
-@pytest.mark.parametrize("number", URGENT)
+@pytest.mark.parametrize("number", ENDING_SIGNALS)
 @pytest.mark.parametrize("program", [HANGS, COMPILES], ids=["hangs", "compiles"])
 def test_a_process_that_runs_no_python_code_ends_with_the_same_exit_code(program, number):
     environment = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "0"}

@@ -133,7 +133,7 @@ def test_stochastic_samplers_with_the_same_noise(linear, model, x_T, monkeypatch
 
 
 def last_noise(scheduler, noise):
-    """What diffusers' DDPM adds in its last step."""
+    """The noise that diffusers' DDPM adds in its last step."""
     return float(scheduler._get_variance(scheduler.timesteps[-1])) ** 0.5 * noise
 
 

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 import yaml
 from kubeflow_trainer_api.models.jobset_v1alpha2_job_set import JobsetV1alpha2JobSet
 
+from ddpm_jax.runtime.signals import SIGNALS
 from tests.end_to_end.commands import RECIPE, ROOT, final_state, wait_for_checkpoint
 
 SRUN = """#!/usr/bin/env bash
@@ -48,6 +50,13 @@ def test_the_tpu_script_prints_its_usage():
     used = subprocess.run(["bash", ROOT / "scripts" / "cloud" / "tpu_vm.sh"], capture_output=True, text=True)
     assert used.returncode == 2 and "tpu_vm.sh run    NAME ZONE --config" in used.stderr
     assert "set -euo" not in used.stderr
+
+
+def test_the_tpu_script_restarts_a_run_only_for_exit_codes_that_a_restart_can_fix():
+    """A run that was stopped, by any signal, stays stopped."""
+    listed = re.search(r"case \$\? in ([\d|]+)\) break", (ROOT / "scripts" / "cloud" / "tpu_vm.sh").read_text())
+    assert listed is not None
+    assert {int(code) for code in listed[1].split("|")} == {0, 1, 2} | {128 + number for number in SIGNALS}
 
 
 def start_on_slurm(tmp_path, *flags: str, **variables: str) -> subprocess.Popen:

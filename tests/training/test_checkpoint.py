@@ -248,7 +248,7 @@ def test_metrics_are_restored_exactly_and_are_empty_if_none_were_saved(saved):
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_kill_while_the_seal_is_written_leaves_nothing_in_the_way(folder, saved, when):
-    """Of the newest checkpoint, whose seal was not yet or only partly there under its hidden name."""
+    """The kill hits the newest checkpoint, whose seal is missing or only partly there under its hidden name."""
     (folder / "3" / SEAL).rename(folder / "3" / f".{SEAL}.partial")
     if when == "before":
         (folder / "3" / f".{SEAL}.partial").write_text("")

@@ -24,7 +24,7 @@ EITHER = pytest.mark.parametrize("pack", [lambda folder: folder, zipped], ids=["
 
 
 def write_run(workdir: Path) -> None:
-    """Writes the files of a run, with samples and results of an evaluation."""
+    """Writes the files that training, sampling and a preparation leave in a workdir."""
     workdir.mkdir(parents=True)
     write_config(workdir, Config(), ())
     write(workdir / "checkpoints" / "1" / "config" / "metadata", b"{}")
