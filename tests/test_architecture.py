@@ -122,7 +122,7 @@ def test_the_package_imports_where_optional_packages_are_blocked():
 
 
 def test_docstrings_are_sentences_or_noun_phrases():
-    """The modules that are left out are about to be replaced, or change in another part of the work."""
+    """The modules that are left out are about to be replaced."""
     left_out = {"store.py", "mirror.py", "lease.py"}
     fragments = [
         f"{path.relative_to(PACKAGE)}:{node.lineno}: {node.value.value}"

@@ -40,7 +40,7 @@ END = 2**17
 THREADS = 16
 """Threads that read from a disk or bucket, for which they mostly wait."""
 _READING_ENDS = threading.Lock()
-"""Of several threads that need them, one reads."""
+"""Read by one of the threads that need them."""
 
 
 @dataclasses.dataclass(frozen=True)
