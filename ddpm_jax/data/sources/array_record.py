@@ -40,7 +40,7 @@ END = 2**17
 THREADS = 16
 """Threads that read from a disk or bucket, for which they mostly wait."""
 _READING_ENDS = threading.Lock()
-"""Read by one of the threads that need them."""
+"""Held by the one thread that reads the ends of the shards, for which the others wait."""
 
 
 @dataclasses.dataclass(frozen=True)
