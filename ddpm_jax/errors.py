@@ -39,7 +39,7 @@ def shell_command(*words: object) -> str:
 def nearest(name: str, known: Iterable[str], written: Callable[[str], str] | None = None) -> str:
     """A hint for an unknown name: similar names, or all known names.
 
-    written: how to write a known name where the unknown one stands; by default with quotes if it holds blanks or commas.
+    written: how to write a known name where the unknown one stands; by default in quotes if it holds blanks or commas.
     """
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=3)

@@ -5,7 +5,7 @@
 
 Prints the number, size, classes, mean and standard deviation of the images, and the files that were left out with the
 reasons, and writes a contact sheet of some of them. With --json, prints one JSON object instead, with all names.
-If too many images to train cannot be read, lists all of these instead, and exits with code 2.
+If more than 1% of the images cannot be read, lists all of these instead, and exits with code 2.
 """
 
 import argparse

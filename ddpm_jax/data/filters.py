@@ -67,9 +67,7 @@ def evaluate_filter(text: str, names: Collection[str], holds: Callable[[str], Ma
 
     mask = either(0)
     if place < len(tokens):
-        raise _malformed(
-            text, f"{tokens[place][1]!r} is unexpected; join names with & or |, and quote names with spaces"
-        )
+        raise _malformed(text, f"{tokens[place][1]!r} is unexpected; join names with & or |, or quote spaces")
     return mask
 
 
