@@ -7,7 +7,7 @@ import difflib
 import re
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -36,17 +36,21 @@ def shell_command(*words: object) -> str:
     return shlex.join([*own, *map(str, words)])
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint for an unknown name: similar names, or all known names."""
+def nearest(name: str, known: Iterable[str], written: Callable[[str], str] | None = None) -> str:
+    """A hint for an unknown name: similar names, or all known names.
+
+    written: how to write a known name where the unknown one stands; by default in quotes if it holds blanks or commas.
+    """
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=3)
-    return f"did you mean {' or '.join(quoted(near))}?" if near else f"expected one of {', '.join(quoted(known))}."
+    shown = list(map(written, near or known)) if written else quoted(near or known, r"[,\s]")
+    return f"did you mean {' or '.join(shown)}?" if near else f"expected one of {', '.join(shown)}."
 
 
-def quoted(names: Iterable[str]) -> list[str]:
-    """The names, in quotes if one of them contains a comma, so that they can be told apart in a list."""
+def quoted(names: Iterable[str], unclear: str = r",|^\s|\s$") -> list[str]:
+    """The names, in quotes if one of them matches the pattern `unclear`, so that they can be told apart in a list."""
     names = list(names)
-    return [repr(name) for name in names] if any("," in name for name in names) else names
+    return [repr(name) for name in names] if any(re.search(unclear, name) for name in names) else names
 
 
 def abbreviated(names: Iterable[str], shown: int = 5) -> str:

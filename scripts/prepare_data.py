@@ -5,6 +5,7 @@
 
 Prints the number, size, classes, mean and standard deviation of the images, and the files that were left out with the
 reasons, and writes a contact sheet of some of them. With --json, prints one JSON object instead, with all names.
+If more than 1% of the images cannot be read, lists all of these instead, and exits with code 2.
 """
 
 import argparse
@@ -26,13 +27,14 @@ def main() -> None:
     """Parses the flags, prepares the data, prints the summary."""
     from ddpm_jax.config import check_overrides, config_of, defaults, load_recipe, override
     from ddpm_jax.data.open import open_dataset
+    from ddpm_jax.data.prepare import TooManyUnreadable
     from ddpm_jax.errors import UserError, abbreviated, printable, quoted
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--config", metavar="FILE", help="a recipe; without one, the defaults")
-    parser.add_argument("--sheet", metavar="PNG", type=Path, help="contact sheet (default: beside the cached images)")
+    parser.add_argument("--sheet", metavar="PNG", type=Path, help="contact sheet (default: in the cache)")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     flags, overrides = parser.parse_known_args()
     # Names that the terminal cannot encode must not raise.
@@ -44,8 +46,15 @@ def main() -> None:
     if not flags.config:  # Without a recipe, the network must not restrict the image size.
         recipe.model.multipliers, recipe.model.attention_resolutions = (1,), ()
     config = config_of(override(recipe, overrides))
+    if flags.sheet and config.data.path and lies_in(flags.sheet, Path(config.data.path)):
+        raise UserError(f"--sheet={flags.sheet} lies in data.path, and would be trained on; give another folder.")
     started = time.perf_counter()
-    dataset = open_dataset(config, labelled=True)
+    try:
+        dataset = open_dataset(config, labelled=True, list_unreadable=True)
+    except TooManyUnreadable as error:
+        lines = [f"{name}: {reason}" for name, reason in error.reasons.items()]
+        print(json.dumps({"unreadable": error.reasons}) if flags.json else "\n".join(lines))
+        raise
     summary = describe(dataset.images, dataset.labels, dataset.names)
     summary["seconds"] = round(time.perf_counter() - started, 2)
     summary |= write_sheet(dataset.images, flags.sheet)
@@ -61,6 +70,11 @@ def main() -> None:
             counts = zip(quoted(map(printable, value)), value.values(), strict=True)
             value = ", ".join(f"{key} {count:,}" for key, count in counts) or "none"
         print(f"{name:14}{value}")
+
+
+def lies_in(file: Path, folder: Path) -> bool:
+    """Whether a file that may not exist yet would be at any depth below a folder, links resolved."""
+    return file.resolve().is_relative_to(folder.expanduser().resolve())
 
 
 def describe(images: Any, labels: Any, names: tuple[str, ...]) -> dict[str, Any]:
@@ -92,9 +106,12 @@ def write_sheet(images: Any, sheet: Path | None) -> dict[str, str | None]:
     import numpy as np
 
     from ddpm_jax.reporting.images import grid, save_png
+    from ddpm_jax.runtime.files import user_cache
 
     cached = Path(images.filename).parent if isinstance(images, np.memmap) else None
-    sheet = sheet or (cached or Path.cwd()) / "contact-sheet.png"
+    if sheet is None:  # Not in the current folder, which may be that of the images.
+        sheet = (cached or user_cache("data")) / "contact-sheet.png"
+        sheet.parent.mkdir(parents=True, exist_ok=True)
     shown = np.random.default_rng(0).permutation(len(images))[:SHOWN]
     save_png(grid(images[np.sort(shown)]), sheet)
     return {"cache": str(cached) if cached else None, "contact_sheet": str(sheet)}

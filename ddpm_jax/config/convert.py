@@ -150,13 +150,15 @@ MOST_COMMAS = 20
 def split_names(text: str, field: str, is_name: Callable[[str], bool] = lambda text: False) -> list[str]:
     """The comma-separated names in a field's value; UserError for an empty name.
 
-    is_name: whether a text with commas is one name, such as "New York, NY"; the longest such name is taken.
+    is_name: whether a text is one name, commas and outer blanks included, such as "New York, NY"; the longest such name
+    is taken, and blanks around others are not part of them.
     """
     pieces, names = text.split(","), []
     while pieces:
         longest = min(len(pieces), MOST_COMMAS + 1)
-        joined = (",".join(pieces[:count]).strip() for count in range(longest, 1, -1))
-        names.append(next(filter(is_name, joined), pieces[0].strip()))
+        joined = (",".join(pieces[:count]) for count in range(longest, 0, -1))
+        either = (name for text in joined for name in (text, text.strip()))
+        names.append(next(filter(is_name, either), pieces[0].strip()))
         del pieces[: names[-1].count(",") + 1]
     if not all(names):
         raise UserError(f"{field}={text!r} holds an empty name; leave out the comma.")

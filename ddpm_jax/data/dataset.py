@@ -86,12 +86,15 @@ def difference(before: Identity, now: Identity) -> str | None:
     old, new = before.fingerprints, now.fingerprints
     if old is None or new is None or old.kind != new.kind:
         return "other images or labels" if spots != spots_now else None
+    if old.ordered != new.ordered:
+        # Sources are in the order of their classes, so images whose labels changed are in another order, too.
+        if None in (old.unordered, new.unordered):
+            return "other images, other labels or another order"
+        if old.unordered == new.unordered:
+            return "the same images with other labels or in another order"
     found = ["other labels"] if before.labels != now.labels else []
     if old.ordered != new.ordered:
-        if None in (old.unordered, new.unordered):
-            found.append("other images or another order")
-        else:
-            found.append("other images" if old.unordered != new.unordered else "the images in another order")
+        found.append("other images")
     if not found and spots != spots_now:  # Where file sizes stand for images, different ones may agree in them.
         found.append("other images")
     return " and ".join(found) or None

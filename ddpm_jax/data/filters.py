@@ -1,7 +1,7 @@
 """Filters such as `Smiling & ~(Eyeglasses | Bald)`, which are parsed here and never evaluated as Python.
 
 or   := and ("|" and)*        and := not ("&" not)*        not := "~" not | "(" or ")" | name
-name := any characters except spaces, quotes and & | ~ ( ); or any text in single or double quotes
+name := any characters except spaces and & | ~ ( ), the first no quote; or any text in single or double quotes
 """
 
 import re
@@ -13,7 +13,7 @@ from jaxtyping import Bool
 from ddpm_jax.errors import UserError, nearest
 
 Mask = Bool[np.ndarray, "N"]
-TOKEN = re.compile(r"""\s*(?:([&|~()])|"([^"]*)"|'([^']*)'|([^\s&|~()"']+))""")
+TOKEN = re.compile(r"""\s*(?:([&|~()])|"([^"]*)"|'([^']*)'|([^\s&|~()"'][^\s&|~()]*))""")
 MAX_DEPTH = 100
 
 
@@ -22,8 +22,8 @@ def evaluate_filter(text: str, names: Collection[str], holds: Callable[[str], Ma
 
     A text that is a name as a whole needs no quotes. Raises UserError for malformed expressions and unknown names.
     """
-    if text.strip() in names:
-        return holds(text.strip())
+    if whole := [name for name in (text, text.strip()) if name in names]:
+        return holds(whole[0])
     tokens = _tokens(text)
     place = 0
 
@@ -62,12 +62,12 @@ def evaluate_filter(text: str, names: Collection[str], holds: Callable[[str], Ma
         name = tokens[place][1]
         place += 1
         if name not in names:
-            raise UserError(f"data.filter={text!r}: there is no {name!r}; {nearest(name, names)}")
+            raise UserError(f"data.filter={text!r}: there is no {name!r}; {nearest(name, names, _written)}")
         return holds(name)
 
     mask = either(0)
     if place < len(tokens):
-        raise _malformed(text, f"{tokens[place][1]!r} is unexpected; join names with & or |")
+        raise _malformed(text, f"{tokens[place][1]!r} is unexpected; join names with & or |, or quote spaces")
     return mask
 
 
@@ -77,11 +77,19 @@ def _tokens(text: str) -> list[tuple[bool, str]]:
     while text[place:].strip():
         match = TOKEN.match(text, place)
         if match is None:
-            raise _malformed(text, "a quote is not closed")
+            raise _malformed(text, "a quote is not closed; a name that begins with one needs quotes of the other kind")
         sign, *names = match.groups()
         tokens.append((sign is not None, sign or next((name for name in names if name is not None), "")))
         place = match.end()
     return tokens
+
+
+def _written(name: str) -> str:
+    """A name as a filter reads it, in quotes if it needs them."""
+    match = TOKEN.fullmatch(name)
+    if match and match[4] == name:
+        return name
+    return f"'{name}'" if '"' in name else f'"{name}"'
 
 
 def _malformed(text: str, reason: str) -> UserError:

@@ -36,10 +36,11 @@ FILES: dict[str, Callable[[Data], Collection]] = {
 }
 
 
-def open_dataset(config: Config, *, labelled: bool = False) -> Dataset:
+def open_dataset(config: Config, *, labelled: bool = False, list_unreadable: bool = False) -> Dataset:
     """The images that a configuration selects, and the labels that the model is conditioned on.
 
     labelled: read labels even if that is slow and the configuration does not need them.
+    list_unreadable: if too many images cannot be read, find all of them before raising.
     """
     collection, rows, labels, names = choose_images(config, labelled)
     if collection.decoded is not None:
@@ -47,7 +48,7 @@ def open_dataset(config: Config, *, labelled: bool = False) -> Dataset:
     how = decoding_of(config.data)
     if config.data.stream:
         return Dataset(Streamed(collection, rows, how), labels, names, left_out=collection.left_out)
-    entry = load_images(collection, rows, how, open_cache(config.data.cache))
+    entry = load_images(collection, rows, how, open_cache(config.data.cache), list_unreadable)
     left_out = dict(collection.left_out)
     if lost := [collection.names[int(row)] for row in np.delete(rows, entry.numbers)]:
         # At every start, since cached images are not read again.

@@ -49,6 +49,14 @@ class Failure(NamedTuple):
     too_small: bool
 
 
+class TooManyUnreadable(UserError):
+    """More than 1% of the images cannot be read; reasons: why, by the names of those that were found."""
+
+    def __init__(self, message: str, reasons: dict[str, str]) -> None:
+        super().__init__(message)
+        self.reasons = reasons
+
+
 Decoded = UInt8[np.ndarray, "size size channels"] | Failure
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -56,15 +64,17 @@ Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
 
-def load_images(collection: Collection, rows: Int[np.ndarray, "M"], how: Decoding, cache: Cache) -> Entry:
+def load_images(
+    collection: Collection, rows: Int[np.ndarray, "M"], how: Decoding, cache: Cache, list_unreadable: bool = False
+) -> Entry:
     """The pixels of some rows of a collection, from the cache if possible; its numbers are the readable rows' indices.
 
-    Unreadable images are left out; more than 1% of them is an error.
+    Unreadable images are left out; more than 1% of them is an error, at once or (list_unreadable) after the last image.
     """
     stamps = ask_of_each(collection.stamp, rows, f"Listing {collection.origin}")
     key = key_of([repr(how), PIL.__version__, *stamps])
     shape = (how.image_size, how.image_size, how.channels)
-    return cached(cache, key, shape, lambda: decode_all(collection, rows, how))
+    return cached(cache, key, shape, lambda: decode_all(collection, rows, how, list_unreadable))
 
 
 def ask_of_each(ask: Callable[[int], str], rows: Int[np.ndarray, "M"], label: str) -> Iterator[str]:
@@ -81,8 +91,13 @@ def ask_of_each(ask: Callable[[int], str], rows: Int[np.ndarray, "M"], label: st
         yield from progress((answer for chunk in answers for answer in chunk), label, total=len(rows))
 
 
-def decode_all(collection: Collection, rows: Int[np.ndarray, "M"], how: Decoding) -> Iterator[Row]:
-    """The index among the rows and the pixels of each readable image, in order."""
+def decode_all(
+    collection: Collection, rows: Int[np.ndarray, "M"], how: Decoding, list_unreadable: bool = False
+) -> Iterator[Row]:
+    """The index among the rows and the pixels of each readable image, in order.
+
+    Raises TooManyUnreadable as soon as too many cannot be read; if list_unreadable, after the last.
+    """
     unreadable: dict[str, Failure] = {}
     starts = range(0, len(rows), CHUNK)
     with _workers(collection, how, len(rows)) as submit:
@@ -91,9 +106,11 @@ def decode_all(collection: Collection, rows: Int[np.ndarray, "M"], how: Decoding
         for place, image in progress(decoded, f"Reading {collection.origin}", total=len(rows)):
             if isinstance(image, Failure):
                 unreadable[printable(collection.names[int(rows[place])])] = image
-                _refuse_many(unreadable, len(rows), collection.origin)
+                if not list_unreadable:
+                    _refuse_many(unreadable, len(rows), collection.origin)
             else:
                 yield place, image
+    _refuse_many(unreadable, len(rows), collection.origin)
     if unreadable:
         logger.warning("These images cannot be read: %s", _listed(unreadable))
 
@@ -182,11 +199,13 @@ def _refuse_many(unreadable: Mapping[str, Failure], total: int, origin: str) -> 
         return
     if all(failure.too_small for failure in unreadable.values()):
         name, failure = next(iter(unreadable.items()))
-        raise UserError(f"{origin}: {failure.reason} ({name}); choose a smaller data.crop.")
-    raise UserError(
-        f"{origin}: more than 1% of its {total} images cannot be read; fix or remove them, starting with "
-        f"{_listed(unreadable)}."
-    )
+        message = f"{origin}: {failure.reason} ({name}); choose a smaller data.crop."
+    else:
+        message = (
+            f"{origin}: more than 1% of its {total} images cannot be read; fix or remove them, starting with "
+            f"{_listed(unreadable)}."
+        )
+    raise TooManyUnreadable(message, {name: failure.reason for name, failure in unreadable.items()})
 
 
 def _listed(unreadable: Mapping[str, Failure]) -> str:

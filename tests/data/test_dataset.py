@@ -45,13 +45,24 @@ def test_any_change_of_what_training_reads_changes_the_identity_and_is_named(see
         None: Dataset(images.copy(), labels.copy(), ("a", "b")),
         "other images": before._replace(images=replaced),
         "other labels": before._replace(labels=turned),
-        "the images in another order": before._replace(images=images[swapped]),
+        "the same images with other labels or in another order": before._replace(images=images[swapped]),
         "other labels and other images": Dataset(replaced, turned, ("a", "b")),
         "400 images, now 399": Dataset(images[1:], labels[1:], ("a", "b")),
         "labels named a, b, now nothing": before._replace(names=()),
     }
     for words, changed in changes.items():
         assert difference(identity(before), identity(changed)) == words
+
+
+def test_new_labels_are_not_called_an_order_although_they_reorder_a_source_that_is_sorted_by_class():
+    draw = np.random.default_rng(0)
+    images, labels = draw.integers(0, 256, (400, 2, 2, 1), np.uint8), np.arange(400, dtype=np.int32) // 200
+    before, relabelled = identity(Dataset(images, labels, ("a", "b"))), labels.copy()
+    relabelled[7] = 1
+    for turned in (1 - labels, relabelled):
+        order = np.argsort(turned, kind="stable")
+        now = identity(Dataset(images[order], turned[order], ("a", "b")))
+        assert difference(before, now) == "the same images with other labels or in another order"
 
 
 def test_attributes_belong_to_the_identity():
@@ -70,4 +81,4 @@ def test_fingerprints_of_older_caches_still_tell_other_images():
     older = found[0]._replace(fingerprints=found[0].fingerprints._replace(unordered=None))
     for before, now in ((older, found[1]), (found[1], older), (older, older)):
         assert difference(before, now) is None
-    assert difference(older, found[2]) == "other images or another order"
+    assert difference(older, found[2]) == "other images, other labels or another order"

@@ -37,6 +37,8 @@ def test_a_filter_selects_the_images_for_which_its_expression_is_true(text, mean
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        ("'t Hooft", "a quote is not closed; a name that begins with one needs quotes of the other kind"),
+        ("it's | A", r"""there is no "it's"; did you mean "it's new"\?"""),
         ("", "a name is missing at its end"),
         ("A &", "a name is missing at its end"),
         ("| A", r"a name is missing before '\|'"),
@@ -53,3 +55,14 @@ def test_a_filter_selects_the_images_for_which_its_expression_is_true(text, mean
 def test_malformed_filters_and_unknown_names_are_refused(text, words):
     with pytest.raises(UserError, match=words):
         holds(text)
+
+
+def test_suggestions_can_be_pasted_and_names_may_hold_quotes_and_outer_blanks():
+    masks = dict.fromkeys(("O'Neil", "plain x", '5" disk', "a&b", " lead"), np.array([True]))
+    for text in ("O'Neil", "O'Neil | O'Neil & A", "O'Neil & ( A | O'Neil )", " lead", '" lead" & A'):
+        assert evaluate_filter(text, masks | {"A": np.array([True])}, lambda name: np.array([True]))
+    for wrong, right in {"plain": '"plain x"', "5disk": "'5\" disk'", "ab": '"a&b"', "Neil": "O'Neil"}.items():
+        with pytest.raises(UserError) as refused:
+            evaluate_filter(f"{wrong} | {wrong}", masks, masks.__getitem__)
+        assert str(refused.value).endswith(f"; did you mean {right}?")
+        assert evaluate_filter(f"{right} & {right}", masks, masks.__getitem__)

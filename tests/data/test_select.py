@@ -109,3 +109,17 @@ def test_names_may_hold_commas():
         rows(classes="New York")
     with pytest.raises(UserError, match=r"the data has 2 \('Boston', 'New York, NY'\)"):
         labels_of(CITIES, model={"classes": 3})
+
+
+def test_blanks_around_a_name_are_dropped_only_if_they_are_not_part_of_it():
+    spaced = annotate(3, [" lead", "trail ", "plain x"])
+
+    def rows(**options):
+        return select_rows(data(**options), spaced, "here").tolist()
+
+    assert spaced.class_names == (" lead", "plain x", "trail ")
+    assert rows(classes=" lead") == rows(filter=" lead") == [0]
+    assert rows(classes="plain x, lead") == [0, 2] and rows(classes="trail , plain x ") == [1, 2]
+    for wrong, words in {"lead": "' lead'", "plain": "'plain x'"}.items():
+        with pytest.raises(UserError, match=rf"there is no '{wrong}'; did you mean {words}\?"):
+            rows(classes=wrong)

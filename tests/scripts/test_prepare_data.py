@@ -1,5 +1,6 @@
 import json
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,11 @@ def photos(tmp_path, draw):
     for i in range(9):
         write(tmp_path / "photos" / ("cats" if i % 3 else "dogs") / f"{i}.png", encoded(noise(draw, 8, 8)))
     return tmp_path / "photos"
+
+
+@pytest.fixture(autouse=True)
+def user_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user-cache"))
 
 
 def prepare(photos, *flags: str) -> subprocess.CompletedProcess:
@@ -40,6 +46,27 @@ def test_a_folder_is_cached_with_its_statistics_and_a_contact_sheet(photos):
     assert again.returncode == 0 and "cats 6, dogs 3" in again.stdout
     assert again.stdout.splitlines()[-1] == "left_out      1 .heic: cats/a.heic"
     assert (photos.parent / "sheet.png").exists()
+
+
+def test_a_contact_sheet_is_never_written_among_the_images(photos, monkeypatch):
+    monkeypatch.chdir(photos)
+    done = prepare(Path(), "--config.data.stream=True", "--json")
+    sheet = Path(json.loads(done.stdout)["contact_sheet"])
+    assert sheet.is_file() and not sheet.resolve().is_relative_to(photos)
+    done = prepare(photos, "--sheet=cats/sheet.png")
+    assert done.returncode == 2 and "--sheet=cats/sheet.png lies in data.path, and would be trained on" in done.stderr
+    assert len(list(photos.rglob("*.png"))) == 9
+
+
+def test_all_unreadable_images_are_listed_at_once(photos):
+    for i in range(3):
+        write(photos / "cats" / f"broken{i}.png", b"no image")
+    done, as_json = prepare(photos), prepare(photos, "--json")
+    assert done.returncode == as_json.returncode == 2
+    reasons = json.loads(as_json.stdout)["unreadable"]
+    assert list(reasons) == [f"cats/broken{i}.png" for i in range(3)] and all(reasons.values())
+    assert done.stdout.splitlines() == [f"{name}: {reason}" for name, reason in reasons.items()]
+    assert "more than 1% of its 12 images cannot be read" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -14,29 +14,31 @@ from posixpath import splitext
 
 from ddpm_jax.data.annotations import TABLES
 from ddpm_jax.data.decode import SUFFIXES
-from ddpm_jax.data.sources.tree import Tree
+from ddpm_jax.data.sources.tree import SIGNATURES, Tree
 from ddpm_jax.errors import printable, shortened
 
 LeftOut = Mapping[str, Sequence[str]]
 """Names of files, or of hidden folders, by the reason why they are no images to train on."""
-SIGNATURES = re.compile(
-    rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|II\*\0|MM\0\*|RIFF....WEBP|....ftypavi[fs]|\0\0\0\x0cjP  ", re.DOTALL
-)
-"""First bytes of images, for files without a suffix."""
 OUTPUTS = {
     "samples": {"samples.npz", "grid.png"},
     "cached images": {"images.u8", "about.json"},
     "an exported model": {"model_index.json", "grid.png"},
     "a run": {"config.json"},
+    "results of a run": {"run.json"},
 }
 """Files by which the folders that this program writes are known, by kind."""
-RUN_SECTIONS = {"data", "model", "diffusion", "train"}
-"""Sections of a run's config.json; other programs write files of that name, too."""
+KEYS = {"a run": {"data", "model", "diffusion", "train"}, "results of a run": {"workdir"}}
+"""Keys of the JSON files in OUTPUTS; other programs write files of those names, too."""
+RESULTS = ("evaluation/", "samples/", "run.json")
 OUTPUTS_IN_ROOT = {
     "samples": ("grid.png", "strip.png", "denoising.gif", "interpolation.gif"),
-    "a run": ("checkpoints/", "evaluation/", "samples/", "wandb/"),
+    "a run": (*RESULTS, "checkpoints/", "wandb/")
+    + ("config.json", "data.json", "labels.json", "progress.json", "wandb.json"),
+    "results of a run": RESULTS,
 }
 """Files and folders that are passed over if data.path itself is such a folder."""
+LOGS = re.compile(r"(train|sample|evaluate)\.log|events\.out\.tfevents\..+")
+"""Files of a run that exist before its config.json does, so that a run that starts below data.path finds its own."""
 SHOWN = 10
 """Reasons in a message."""
 
@@ -72,7 +74,7 @@ def _classify(tree: Tree, outputs: Mapping[str, str]) -> tuple[list[str], dict[s
                 left_out[printable(f"in {output.rstrip('/')} ({outputs[output]})")].append(name)
         elif suffix in SUFFIXES or (not suffix and SIGNATURES.match(tree.head(name))):
             images.append(name)
-        elif name.rpartition("/")[2] not in TABLES:
+        elif (file := name.rpartition("/")[2]) not in TABLES and not LOGS.fullmatch(file):
             left_out[printable(suffix) or "without suffix"].append(name)
     if hidden := [name for name in tree.hidden if not _output_of(name, outputs)]:
         left_out["hidden"] = hidden
@@ -96,14 +98,15 @@ def _outputs(tree: Tree) -> dict[str, str]:
     outputs: dict[str, str] = {}
     for folder, files in found.items():
         kind = next((kind for kind, needed in OUTPUTS.items() if needed <= files), None)
-        if kind and (kind != "a run" or _is_run(tree, folder)):
+        if kind and (kind not in KEYS or _has_keys(tree, folder, kind)):
             outputs |= dict.fromkeys((f"{folder}/",) if folder else OUTPUTS_IN_ROOT.get(kind, ()), kind)
     return outputs
 
 
-def _is_run(tree: Tree, folder: str) -> bool:
+def _has_keys(tree: Tree, folder: str, kind: str) -> bool:
+    (file,) = OUTPUTS[kind]
     try:
-        table = json.loads(tree.read(f"{folder}/config.json".lstrip("/")))
+        table = json.loads(tree.read(f"{folder}/{file}".lstrip("/")))
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(table, dict) and table.keys() >= RUN_SECTIONS
+    return isinstance(table, dict) and table.keys() >= KEYS[kind]

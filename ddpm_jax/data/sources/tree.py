@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, ClassVar
 
+from ddpm_jax.data.decode import SUFFIXES
 from ddpm_jax.errors import UserError, abbreviated, printable
 
 logger = logging.getLogger(__name__)
@@ -21,6 +22,10 @@ MAX_BYTES = 256 * 2**20
 """Larger files are refused, so that a zip bomb cannot exhaust the memory."""
 HEAD = 32
 """Bytes by which a format is recognised."""
+SIGNATURES = re.compile(
+    rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|II\*\0|MM\0\*|RIFF....WEBP|....ftypavi[fs]|\0\0\0\x0cjP  ", re.DOTALL
+)
+"""First bytes of images, for files without a suffix."""
 ARCHIVES = re.compile(r"\.(tar|t[bglx]z2?|gz|bz2|xz|zst|lzma|7z|rar)(\.\d+)?$", re.IGNORECASE)
 
 
@@ -33,6 +38,8 @@ def open_tree(path: str | Path) -> "Tree":
         return Zip(str(path))
     if path.is_file() and ARCHIVES.search(path.name):
         raise UserError(f"data.path={path} is an archive that cannot be read in place; unpack it, and give its folder.")
+    if path.is_file() and _is_image(path):
+        raise UserError(f"data.path={path} is one image; give its folder.")
     if path.is_file():
         raise UserError(f"data.path={path} is not a complete zip (or is a web page); download it again.")
     raise UserError(f"data.path={path} does not exist; give a folder or a zip.")
@@ -160,6 +167,11 @@ class Zip:
 
 
 Tree = Folder | Zip
+
+
+def _is_image(path: Path) -> bool:
+    with path.open("rb") as file:
+        return path.suffix.lower() in SUFFIXES or SIGNATURES.match(file.read(HEAD)) is not None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ddpm_jax.config import Config
+from ddpm_jax.commands.output_folder import create_output_folder
+from ddpm_jax.config import Config, config_of
 from ddpm_jax.data.decode import FORMATS
 from ddpm_jax.data.open import open_dataset
 from ddpm_jax.data.sources.files import find_images, summary
@@ -30,6 +31,10 @@ def write_run(workdir: Path) -> None:
     write(workdir / "checkpoints" / "1" / "config" / "metadata", b"{}")
     write_samples(workdir / "samples" / "1-ddpm")
     write(workdir / "evaluation" / "1-steps.png", encoded(PIXELS))
+
+
+def with_out(folder: Path) -> Config:
+    return config_of({"sample": {"out": str(folder)}})
 
 
 def write_samples(folder: Path) -> None:
@@ -88,7 +93,39 @@ def test_a_workdir_may_be_the_folder_of_the_images_itself(photos):
     for path in (photos / "run").iterdir():
         path.rename(photos / path.name)
     (photos / "run").rmdir()
-    assert list(open_folder(data(path=str(photos))).names) == list(before.names)
+    write_samples(photos / "samples" / "2-ddim")
+    write(photos / "events.out.tfevents.1.host.0", b"")
+    after = open_folder(data(path=str(photos)))
+    assert list(after.names) == list(before.names)
+    # Each file is counted once.
+    counts = {reason: len(names) for reason, names in after.left_out.items()}
+    assert counts == {"in samples (a run)": 10, "in evaluation (a run)": 1}
+
+
+@EITHER
+def test_a_run_that_starts_below_its_images_does_not_count_its_own_files(photos, pack):
+    for name in ("run/train.log", "run/events.out.tfevents.1.host.0", "sample.log", "mine.log"):
+        write(photos / name, b"")
+    assert find_images(open_tree(pack(photos)))[1] == {".log": ["mine.log"]}
+
+
+@EITHER
+def test_results_outside_of_the_workdir_are_passed_over_too(photos, pack):
+    for folder in ("out", "."):
+        create_output_folder(with_out(photos / folder), photos / "run", "/runs/x")
+        write(photos / folder / "evaluation" / "1-steps.png", encoded(PIXELS))
+        write(photos / folder / "samples" / "1" / "images" / "000000.png", encoded(PIXELS))
+    images, left_out = find_images(open_tree(pack(photos)))
+    assert (
+        len(images) == 12
+        and sum(map(len, left_out.values())) == 4
+        and set(left_out)
+        == {
+            "in out (results of a run)",
+            "in evaluation (results of a run)",
+            "in samples (results of a run)",
+        }
+    )
 
 
 @EITHER
