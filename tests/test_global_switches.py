@@ -38,6 +38,7 @@ SWITCHES = {
     "disable_jit": jax.disable_jit,
     "strict types": partial(jax.numpy_dtype_promotion, "strict"),
     "no rank promotion": partial(jax.numpy_rank_promotion, "raise"),
+    "no transfers": partial(jax.transfer_guard, "disallow"),
     "debug_nans": partial(jax.debug_nans, True),
     "matmul precision": partial(jax.default_matmul_precision, "highest"),
 }
@@ -157,6 +158,7 @@ ENVIRONMENT = {
     "JAX_DISABLE_JIT": "1",
     "JAX_NUMPY_DTYPE_PROMOTION": "strict",
     "JAX_NUMPY_RANK_PROMOTION": "raise",
+    "JAX_TRANSFER_GUARD": "disallow",
 }
 
 
