@@ -41,7 +41,8 @@ def script(name: str) -> Path:
 def shell_command(*words: object) -> str:
     """A command as a shell reads it, for messages: words that the shell would take apart are quoted.
 
-    A Path that begins with "-" gets "./" in front, since programs would take it for a flag. Flags alone are those of this program: shell_command("--workdir=a b") is "python main.py '--workdir=a b'".
+    A Path that begins with "-" gets "./" in front, since programs would take it for a flag. Flags alone are those of
+    this program: shell_command("--workdir=a b") is "python main.py '--workdir=a b'".
     """
     own = program() if str(words[0]).startswith("--") else []
     paths = (f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word) for word in words)

@@ -59,7 +59,7 @@ def test_sigma_min_leaves_no_empty_step():
 
 
 def test_repeated_steps_are_visited_once_and_the_log_file_counts_them(package_log):
-    package_log.set_level(logging.DEBUG)
+    package_log.set_level(logging.DEBUG, "ddpm_jax")
     assert len(step_pairs("quadratic", 1000, 50)) == 49
     assert package_log.messages == ["Spacing 'quadratic' rounds 50 steps of 1000 to 49 different ones"]
     package_log.clear()

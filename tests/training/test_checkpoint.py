@@ -1,5 +1,5 @@
-import logging
 import errno
+import logging
 import shutil
 
 import jax
