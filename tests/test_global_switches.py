@@ -162,6 +162,14 @@ ENVIRONMENT = {
 }
 
 
+@pytest.mark.parametrize("name", ["JAX_ENABLE_X64", "JAX_DEFAULT_PRNG_IMPL"])
+def test_a_value_that_jax_refuses_is_one_line(name):
+    command = [sys.executable, "main.py", "--help"]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {name: "maybe"}, capture_output=True, text=True)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2 and "maybe" in line and name.lower() in line.lower() and "unset it" in line
+
+
 def test_commands_give_the_same_bits_in_any_environment(workdir, tmp_path):
     """A run trained anew, one resumed from the first checkpoint, and images interpolated by it."""
     plain, resumed = tmp_path / "plain", tmp_path / "resumed"
