@@ -38,7 +38,6 @@ SWITCHES = {
     "disable_jit": jax.disable_jit,
     "strict types": partial(jax.numpy_dtype_promotion, "strict"),
     "no rank promotion": partial(jax.numpy_rank_promotion, "raise"),
-    "no transfers": partial(jax.transfer_guard, "disallow"),
     "debug_nans": partial(jax.debug_nans, True),
     "matmul precision": partial(jax.default_matmul_precision, "highest"),
 }

@@ -25,7 +25,6 @@ def own_settings() -> Iterator[None]:
         jax.disable_jit(False),
         jax.numpy_dtype_promotion("standard"),
         jax.numpy_rank_promotion("allow"),
-        jax.transfer_guard("allow"),
     ):
         yield
 
