@@ -22,18 +22,31 @@ class TrainingDiverged(Exception):
     """The loss or the state is not finite; the message is one line: the step, the last checkpoint, what to try."""
 
 
-def program() -> str:
-    """The command that started this program, for messages that suggest the next command."""
-    return "ddpm-jax" if Path(sys.argv[0]).name == "ddpm-jax" else "python main.py"
+def program() -> list[str]:
+    """The words of the command that starts this program, for messages that suggest the next command."""
+    return ["ddpm-jax"] if Path(sys.argv[0]).name == "ddpm-jax" else ["python", str(script("main.py"))]
+
+
+def script(name: str) -> Path:
+    """The path of a program of this checkout, such as "scripts/export_safetensors.py", from the current folder.
+
+    Without a checkout, as where only the package is installed, it is the name.
+    """
+    path, here = Path(__file__).resolve().parents[1] / name, Path.cwd()
+    if not path.exists():
+        return Path(name)
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def shell_command(*words: object) -> str:
     """A command as a shell reads it, for messages: words that the shell would take apart are quoted.
 
-    Flags alone are those of this program: shell_command("--workdir=a b") is "python main.py '--workdir=a b'".
+    A Path that begins with "-" gets "./" in front, since programs would take it for a flag. Flags alone are those of
+    this program: shell_command("--workdir=a b") is "python main.py '--workdir=a b'".
     """
-    own = program().split() if str(words[0]).startswith("--") else []
-    return shlex.join([*own, *map(str, words)])
+    own = program() if str(words[0]).startswith("--") else []
+    paths = (f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word) for word in words)
+    return shlex.join([*own, *paths])
 
 
 def nearest(name: str, known: Iterable[str], written: Callable[[str], str] | None = None) -> str:

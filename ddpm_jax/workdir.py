@@ -17,7 +17,7 @@ import jax
 from ddpm_jax.config import Config, changes, differences, fields_fixed_by, from_json, to_json
 from ddpm_jax.data.dataset import Dataset, Identity, Traits, difference, identity
 from ddpm_jax.data.fingerprints import Fingerprints
-from ddpm_jax.errors import UserError, shell_command
+from ddpm_jax.errors import UserError, script, shell_command
 from ddpm_jax.runtime.devices import wait_for_all
 from ddpm_jax.runtime.files import staged
 from ddpm_jax.runtime.locks import exclusive_lock
@@ -87,11 +87,11 @@ def _remedy_for(workdir: Path, fields: Mapping[str, Any]) -> str:
     """The remedy for fields that cannot change while a run resumes, by their new values."""
     if fields.keys() & set(fields_fixed_by("parameters")):
         return "choose another --workdir."
-    file, new = f"{workdir.name}.safetensors", workdir.with_name(f"{workdir.name}-2")
+    file, new = (workdir.with_name(workdir.name + suffix) for suffix in (".safetensors", "-2"))
     flags = [f"--config.{name}={value}" for name, value in fields.items()]
     steps = (
-        shell_command("python", "scripts/export_safetensors.py", workdir, file),
-        shell_command("python", "scripts/import_safetensors.py", file, new, *flags),
+        shell_command("python", script("scripts/export_safetensors.py"), workdir, file),
+        shell_command("python", script("scripts/import_safetensors.py"), file, new, *flags),
         shell_command(f"--workdir={new}"),
     )
     return f"to train its parameters on with these, from step 0 of a new workdir: {' && '.join(steps)}"

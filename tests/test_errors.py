@@ -27,7 +27,9 @@ def test_a_printed_name_is_one_line_and_no_command_to_the_terminal():
     assert printable("Katze\u202fü 👩‍🚀") == "Katze\u202fü 👩‍🚀"
 
 
-@pytest.mark.parametrize(("argument", "command"), [("/usr/bin/ddpm-jax", "ddpm-jax"), ("main.py", "python main.py")])
+@pytest.mark.parametrize(
+    ("argument", "command"), [("/usr/bin/ddpm-jax", ["ddpm-jax"]), ("main.py", ["python", "main.py"])]
+)
 def test_messages_name_the_command_that_was_used(monkeypatch, argument, command):
     monkeypatch.setattr(sys, "argv", [argument])
     assert program() == command

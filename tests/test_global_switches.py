@@ -157,7 +157,16 @@ ENVIRONMENT = {
     "JAX_DISABLE_JIT": "1",
     "JAX_NUMPY_DTYPE_PROMOTION": "strict",
     "JAX_NUMPY_RANK_PROMOTION": "raise",
+    "JAX_TRANSFER_GUARD": "disallow",
 }
+
+
+@pytest.mark.parametrize("name", ["JAX_ENABLE_X64", "JAX_DEFAULT_PRNG_IMPL"])
+def test_a_value_that_jax_refuses_is_one_line(name):
+    command = [sys.executable, "main.py", "--help"]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {name: "maybe"}, capture_output=True, text=True)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2 and "maybe" in line and name.lower() in line.lower() and "unset it" in line
 
 
 def test_commands_give_the_same_bits_in_any_environment(workdir, tmp_path):

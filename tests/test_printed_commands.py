@@ -3,6 +3,7 @@
 import ast
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from ddpm_jax.commands import cli, reports
 from ddpm_jax.config import Config, to_json
 from ddpm_jax.data.sources import tfds
-from ddpm_jax.errors import UserError, shell_command
+from ddpm_jax.errors import UserError, script, shell_command
 from ddpm_jax.interop.tensors import refuse_pickle
 from ddpm_jax.reporting.writer import BestSoFar
 from ddpm_jax.runtime.locks import exclusive_lock
@@ -89,6 +90,32 @@ def test_flags_alone_are_those_of_this_program():
     assert shell_command("cp", Path("a b"), "c") == "cp 'a b' c"
 
 
+def test_a_path_that_begins_with_a_dash_is_no_flag():
+    assert shell_command("rm", Path("-x.lock"), Path("runs/-x")) == "rm ./-x.lock runs/-x"
+    assert shell_command("python", "-c", "1") == "python -c 1"
+
+
+def test_commands_can_be_pasted_in_any_current_folder(tmp_path, monkeypatch):
+    for folder in (ROOT, ROOT.parent, tmp_path):
+        monkeypatch.chdir(folder)
+        for name in ("main.py", "scripts/export_safetensors.py"):
+            assert script(name).resolve() == ROOT / name
+            assert script(name).is_absolute() == (folder == tmp_path)
+        assert words(shell_command("--mode=plan"), "python")[1] == str(script("main.py"))
+
+
+def test_a_run_is_exported_beside_the_new_one(tmp_path):
+    (tmp_path / "-x" / "checkpoints" / "3").mkdir(parents=True)
+    (tmp_path / "-x" / "config.json").write_text(to_json(Config()))
+    changed = replace(Config(), optimizer=replace(Config().optimizer, learning_rate=1e-5))
+    message = remedy(lambda: refuse_another_run(tmp_path / "-x", changed))
+    export, import_, _ = message[message.index("python") :].split(" && ")
+    assert shlex.split(export)[1:] == [
+        *(str(script("scripts/export_safetensors.py")), f"{tmp_path}/-x", f"{tmp_path}/-x.safetensors")
+    ]
+    assert shlex.split(import_)[2:4] == [str(tmp_path / "-x.safetensors"), str(tmp_path / "-x-2")]
+
+
 def test_no_value_is_formatted_into_a_command_without_quotes():
     paths = [path for top in ("ddpm_jax", "scripts") for path in (ROOT / top).rglob("*.py")]
     nodes = [node for path in paths for node in ast.walk(ast.parse(path.read_text()))]
@@ -98,4 +125,4 @@ def test_no_value_is_formatted_into_a_command_without_quotes():
         for part in node.values if isinstance(node, ast.JoinedStr) else ():
             value = ast.unparse(part.value) if isinstance(part, ast.FormattedValue) else ""
             assert not value or "shell_command" in value or not COMMAND.search(before), ast.unparse(node)
-            before += "python" if value == "program()" else "|" if value else part.value
+            before += "|" if value else part.value

@@ -35,7 +35,7 @@ from ddpm_jax.config import (
 )
 from ddpm_jax.config.advice import before_sampling
 from ddpm_jax.config.recipes import RECIPES
-from ddpm_jax.errors import UserError, nearest, program, shell_command
+from ddpm_jax.errors import UserError, nearest, program, script, shell_command
 from ddpm_jax.generation.requests import for_sampler
 from ddpm_jax.interop.safetensors_file import PRETRAINED
 from ddpm_jax.runtime.devices import is_distributed, join_cluster, wait_for_all
@@ -127,8 +127,8 @@ def main_without_exit(argv: list[str]) -> int:
 def usage() -> str:
     """The text of --help, with bold headings on a terminal."""
     text = USAGE.format(recipes=", ".join(sorted(path.stem for path in RECIPES.glob("*.py"))))
-    if program() == "ddpm-jax":
-        text = text.replace("python main.py", program()).replace("configs/", "").replace(".py", "")
+    if program() == ["ddpm-jax"]:
+        text = text.replace("python main.py", "ddpm-jax").replace("configs/", "").replace(".py", "")
     return re.sub(r"^([A-Z ]+)$", "\033[1m\\1\033[0m", text, flags=re.MULTILINE) if sys.stdout.isatty() else text
 
 
@@ -141,6 +141,8 @@ def run_mode(flags: Flags, workdir: Path | None) -> None:
     """Runs a mode; workdir: None for the plan of a recipe."""
     config = resolve_config(flags, workdir)
     _use_compilation_cache()
+    # Against JAX_TRANSFER_GUARD: a command transfers arrays in many places, on threads of their own, too.
+    jax.config.update("jax_transfer_guard", "allow")
     keep_freed_memory()
     join_cluster()
     _find_devices()
@@ -227,7 +229,7 @@ def _check_workdir(flags: Flags) -> None:
     if workdir and workdir.startswith(PRETRAINED):
         raise UserError(
             f"--workdir={workdir} is for load_run; convert it to a run first: "
-            + shell_command("python", "scripts/import_safetensors.py", workdir, "runs/imported")
+            + shell_command("python", script("scripts/import_safetensors.py"), workdir, "runs/imported")
         )
     if is_url(workdir) and is_distributed():
         raise UserError(

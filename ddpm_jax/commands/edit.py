@@ -132,9 +132,10 @@ def vary(config: Config, workdir: Path) -> Path:
     pairs = build_pairs(config)
     highest, lowest = round(settings.strength * schedule.steps), int(pairs[-1, 0])
     if highest < lowest:
+        lower = "list lower sample.timesteps" if settings.timesteps else "sample.steps"
         raise UserError(
             f"sample.strength={settings.strength} starts at step {highest}, below {lowest}, the lowest step of the "
-            "sampler; raise it, or use lower steps."
+            f"sampler; raise sample.strength, or {lower}."
         )
     pairs = pairs[pairs[:, 0] <= highest]
 

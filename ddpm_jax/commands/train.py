@@ -28,7 +28,7 @@ from ddpm_jax.data.open import open_dataset
 from ddpm_jax.errors import TrainingDiverged, UserError
 from ddpm_jax.reporting.profile import Profile
 from ddpm_jax.reporting.throughput import Throughput
-from ddpm_jax.reporting.writer import BestSoFar
+from ddpm_jax.reporting.writer import BestSoFar, import_wandb
 from ddpm_jax.runtime.compilation import jit, own_settings
 from ddpm_jax.runtime.devices import agreed_by_all, check_divisible, data_mesh, state_sharding
 from ddpm_jax.runtime.progress import progress
@@ -142,6 +142,8 @@ def check_before_start(config: Config, workdir: Path, mesh: Mesh) -> None:
         light_config(config)
     if config.log.preview_every and config.log.preview_samplers:
         comparison_configs(config)
+    if config.log.wandb and jax.process_index() == 0:
+        import_wandb()
 
 
 def start_state(config: Config, learner: Learner, checkpoints: Checkpoints) -> TrainState:

@@ -23,7 +23,7 @@ from jaxtyping import Int, UInt8
 
 from ddpm_jax.data.fingerprints import PIXELS, Fingerprints
 from ddpm_jax.errors import UserError
-from ddpm_jax.runtime.files import NO_ARRAYS, staged, user_cache
+from ddpm_jax.runtime.files import DISK_REMEDIES, NO_ARRAYS, save_array, staged, user_cache
 from ddpm_jax.runtime.locks import exclusive_lock
 from ddpm_jax.runtime.store import Store, is_url
 
@@ -145,10 +145,12 @@ def cached(cache: Cache, key: str, shape: tuple[int, int, int], decode: Callable
 
 
 @contextmanager
-def _disk_errors(folder: Path, failed: str = "filled", remedy: str = "free some space there") -> Iterator[None]:
+def _disk_errors(folder: Path, failed: str = "filled", remedy: str | None = None) -> Iterator[None]:
+    """remedy: None for the one that fits the error."""
     try:
         yield
     except OSError as error:
+        remedy = remedy or DISK_REMEDIES.get(error.errno or 0, "free some space there")
         raise UserError(f"data.cache={folder} cannot be {failed} ({error.strerror or error}); {remedy}.") from error
 
 
@@ -178,7 +180,7 @@ def _write(partial: Path, shape: tuple[int, int, int], rows: Iterator[Row]) -> N
         "changed": (partial / "images.u8").stat().st_mtime_ns,
     }
     with _disk_errors(partial.parent):
-        np.save(partial / "numbers.npy", np.array(numbers, np.int64), allow_pickle=False)
+        save_array(partial / "numbers.npy", np.array(numbers, np.int64))
         (partial / ABOUT).write_text(json.dumps(about) + "\n")
 
 

@@ -25,7 +25,7 @@ from ddpm_jax.generation.draw import compile_sampler, sample_batches
 from ddpm_jax.generation.pixel_file import PixelFile
 from ddpm_jax.reporting.images import Picture, evenly_spaced, grid, save_gif, save_png, strip
 from ddpm_jax.runtime.devices import agreed_by_all, data_mesh
-from ddpm_jax.runtime.files import staged
+from ddpm_jax.runtime.files import NO_ARRAYS, save_array, staged
 from ddpm_jax.runtime.locks import exclusive_lock
 from ddpm_jax.runtime.progress import progress
 from ddpm_jax.runtime.signals import Stopped
@@ -95,23 +95,32 @@ def _open_store(folder: Path, config: Config, params: PyTree, labels: Labels | N
     wanted = {**dataclasses.asdict(config.sample), "batch_size": None, **inputs}
     del wanted["out"]  # The folder may move.
     request, path = json.dumps(wanted, sort_keys=True), folder / "request.json"
-    if not path.is_file() or path.read_text() != request:
+    if not path.is_file() or path.read_bytes() != request.encode():
         if path.is_file():
             logger.info("The images of an interrupted call with other settings or parameters are discarded")
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         path.write_text(request)
     store = PixelFile(folder / "pixels.u8", config.image_shape)
-    if not (folder / "frames.npy").is_file():
+    if store.count and (store.count > config.sample.count or not _is_intact(folder / "frames.npy")):
+        logger.warning("The images of an interrupted call in %s are damaged; they are sampled again", folder)
         store.truncate(0)
     return store
+
+
+def _is_intact(file: Path) -> bool:
+    try:
+        np.load(file, allow_pickle=False)
+    except (OSError, *NO_ARRAYS):
+        return False
+    return True
 
 
 def _append(samples: Samples, store: PixelFile, folder: Path) -> None:
     if not store.count:
         # Atomically, since a call that resumes relies on them.
-        with staged(folder / "frames.npy") as unfinished, unfinished.open("wb") as file:
-            np.save(file, to_pixels(samples.frames))
+        with staged(folder / "frames.npy") as unfinished:
+            save_array(unfinished, to_pixels(samples.frames))
     store.append(to_pixels(samples.images))
 
 

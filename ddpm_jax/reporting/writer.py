@@ -143,6 +143,15 @@ class BestSoFar(Writer):
                 self.lows[name] = [*points, (step, float(value))]
 
 
+def import_wandb() -> Any:
+    """The package of Weights & Biases; raises UserError with the remedy where it is missing."""
+    try:
+        import wandb  # pyright: ignore[reportMissingImports]
+    except ModuleNotFoundError as error:
+        raise UserError("log.wandb=True needs the wandb package: pip install -r requirements-wandb.txt") from error
+    return wandb
+
+
 class WeightsAndBiases(Writer):
     """A run on wandb.ai; a resumed training continues the run with the same id.
 
@@ -150,14 +159,10 @@ class WeightsAndBiases(Writer):
     """
 
     def __init__(self, workdir: Path, project: str, config: Mapping[str, Any], run_id: str) -> None:
-        try:
-            import wandb  # pyright: ignore[reportMissingImports]
-        except ModuleNotFoundError as error:
-            raise UserError("log.wandb=True needs the wandb package: pip install -r requirements-wandb.txt") from error
-        self._wandb, self._run = wandb, None
+        self._wandb, self._run = import_wandb(), None
         names = {"project": _valid_at_wandb(project), "id": _valid_at_wandb(run_id), "name": workdir.name}
         with self._never_fatal():
-            self._run = wandb.init(**names, resume="allow", dir=workdir, config=dict(config))
+            self._run = self._wandb.init(**names, resume="allow", dir=workdir, config=dict(config))
             # W&B's own steps only ascend, while the metrics of a step may arrive after those of a later one.
             self._run.define_metric(WANDB_STEP)
             self._run.define_metric("*", step_metric=WANDB_STEP)

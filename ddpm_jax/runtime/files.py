@@ -17,6 +17,10 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from tempfile import gettempdir, mkdtemp
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
 
 from ddpm_jax.runtime.signals import raise_if_stopped
 
@@ -104,6 +108,14 @@ def with_path(path: Path) -> Iterator[None]:
         raise
 
 
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Writes an .npy file; raises OSError if it cannot be written whole."""
+    with path.open("wb") as file:
+        # To a real file NumPy writes through a buffer of C, and does not notice when the end of it cannot be written.
+        writer: Any = SimpleNamespace(write=file.write)
+        np.save(writer, array, allow_pickle=False)
+
+
 def _restore(target: Path, replaced: Path) -> None:
     """Renames a replaced target back, or removes it if the new one is in place."""
     if os.path.lexists(target):
@@ -156,6 +168,8 @@ def user_cache(name: str) -> Path:
     """
     if chosen := os.environ.get("XDG_CACHE_HOME"):
         return Path(chosen) / "ddpm_jax" / name
+    if os.environ.get("HOME") == "":  # Path.home would be the root of the disk.
+        return _temporary_cache("HOME is empty") / name
     try:
         home = Path.home()
     except RuntimeError:  # No HOME, and the user is not in the system's list.

@@ -15,7 +15,7 @@ Any other choice is a list (`listed_pairs`): for example, diffusers' steps_offse
 
 With `final="sigma_min"`, spacings that include t = 1 end a step earlier, since (1, 1) is no step: leading is
 901, ..., 101, with the last pair (101, 1). A step that rounding repeats, as in quadratic with many steps, is visited
-once, with a warning.
+once; the log file counts them.
 """
 
 import logging
@@ -83,7 +83,7 @@ def step_pairs(spacing: str, total: int, steps: int, final: Final = "zero") -> P
         raise ValueError(f"steps is {steps}; expected 1 to {total}, the number of diffusion steps.")
     visited = np.unique(SPACINGS[spacing](total, steps))
     if len(visited) < steps:
-        _warn_of_repeats(spacing, steps, total, len(visited))
+        _log_repeats(spacing, steps, total, len(visited))
     return listed_pairs([int(t) for t in visited[::-1]], total, final)
 
 
@@ -106,6 +106,6 @@ def path(pairs: Pairs) -> Int[np.ndarray, "nodes"]:
     return np.append(pairs[:, 0], pairs[-1, 1])
 
 
-@cache  # Warns once, however often the steps are computed.
-def _warn_of_repeats(spacing: str, steps: int, total: int, visited: int) -> None:
-    logger.warning("Spacing %r rounds %d steps of %d to %d different ones", spacing, steps, total, visited)
+@cache  # Once, however often the steps are computed.
+def _log_repeats(spacing: str, steps: int, total: int, visited: int) -> None:
+    logger.debug("Spacing %r rounds %d steps of %d to %d different ones", spacing, steps, total, visited)

@@ -27,7 +27,7 @@ from jaxtyping import PyTree
 
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime.devices import agreed_by_all
-from ddpm_jax.runtime.files import sha256, staged, sync
+from ddpm_jax.runtime.files import DISK_REMEDIES, sha256, staged, sync
 from ddpm_jax.training.state import TrainState
 
 SEAL = "SHA256SUMS"
@@ -114,11 +114,13 @@ class Checkpoints:
             number = re.search(r"os_error_code='(\d+)'", str(error))
             if isinstance(error, ValueError) and number is None:
                 raise
-            reason = os.strerror(int(number[1])) if number else getattr(error, "strerror", None) or str(error)
+            code = int(number[1]) if number else getattr(error, "errno", None) or 0
+            reason = os.strerror(code) if code else str(error)
+            remedy = DISK_REMEDIES.get(code, "fix that")
             intact = "; earlier checkpoints are intact" if checkpoint_steps(self.folder) else ""
             raise UserError(
-                f"A checkpoint could not be written to {self.folder} ({reason}){intact}. "
-                "Fix that and run the same command again."
+                f"A checkpoint could not be written to {self.folder} ({reason}){intact}; {remedy}. "
+                "The same command resumes."
             ) from error
 
     def restore(self, like: TrainState, step: int | None = None) -> TrainState | None:

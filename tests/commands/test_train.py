@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -49,6 +50,14 @@ def train_and_stop(config: Config, workdir: Path, at: int) -> None:
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(Preemption, "agreed", agreed)
         train(config, workdir)
+
+
+def test_a_missing_package_of_wandb_is_reported_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    log = dataclasses.replace(CONFIG.log, wandb=True)
+    with pytest.raises(UserError, match="pip install -r requirements-wandb.txt"):
+        train(dataclasses.replace(CONFIG, log=log), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_reports_every_metric_at_its_steps(undisturbed):

@@ -1,5 +1,6 @@
 """Cache entries are complete or absent, damage is detected, and concurrent jobs share one preparation."""
 
+import errno
 import json
 import os
 import shutil
@@ -165,6 +166,15 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=r"data.cache=.*/file/below cannot be written .*; set data.cache"):
         fill(tmp_path / "file" / "below")
+
+
+def test_a_limit_on_the_size_of_files_names_it(tmp_path, monkeypatch):
+    def limited(path, array):
+        raise OSError(errno.EFBIG, "File too large")
+
+    monkeypatch.setattr("ddpm_jax.data.cache.save_array", limited)
+    with pytest.raises(UserError, match=r"data.cache=.* \(File too large\); .*ulimit -f"):
+        fill(tmp_path)
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None or os.geteuid() != 0, reason="mounting needs root and unshare")

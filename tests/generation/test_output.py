@@ -56,6 +56,31 @@ def test_another_batch_size_keeps_all_images(workdir, monkeypatch, capsys):
     assert np.abs(sampled(workdir).astype(int) - whole).max() <= 1 and len(sampled(workdir)) == 11
 
 
+def damaged_frames(folder):
+    with (folder / "frames.npy").open("r+b") as file:
+        file.truncate(200)
+
+
+def too_many_pixels(folder):
+    with (folder / "pixels.u8").open("ab") as file:
+        file.write(bytes(8 * 64))
+
+
+def no_text(folder):
+    (folder / "request.json").write_bytes(b"\xff")
+
+
+@pytest.mark.parametrize("damage", [damaged_frames, too_many_pixels, no_text])
+def test_damaged_images_of_an_interrupted_call_are_sampled_again(workdir, monkeypatch, capsys, damage):
+    assert sample(workdir, count=11, batch_size=4, seed=8) == 0
+    whole = sampled(workdir)
+    damage(interrupt_a_call(workdir, monkeypatch, count=11, batch_size=4, seed=8))
+    capsys.readouterr()
+    assert sample(workdir, count=11, batch_size=4, seed=8) == 0
+    assert "Resuming" not in capsys.readouterr().err
+    np.testing.assert_array_equal(sampled(workdir), whole)
+
+
 def test_images_of_other_parameters_are_discarded(workdir, monkeypatch, capsys):
     folder = interrupt_a_call(workdir, monkeypatch, count=11, batch_size=4, seed=6)
     request = json.loads((folder / "request.json").read_text())

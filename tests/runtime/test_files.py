@@ -132,6 +132,16 @@ def test_the_users_cache_follows_the_environment(monkeypatch):
     assert user_cache("xla") == Path("/home/me/.cache/ddpm_jax/xla")
 
 
+def test_an_empty_name_of_a_home_folder_is_none(tmp_path, monkeypatch, package_log):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "")
+    monkeypatch.setattr(files, "gettempdir", lambda: str(tmp_path))
+    files._temporary_cache.cache_clear()
+    assert user_cache("xla") == tmp_path / f"ddpm_jax-{os.getuid()}" / "xla"
+    assert "HOME is empty" in package_log.text
+    files._temporary_cache.cache_clear()
+
+
 @pytest.fixture
 def no_home(tmp_path, monkeypatch):
     """A user whom the system does not know; the folder for temporary files."""

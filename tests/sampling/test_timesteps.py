@@ -1,3 +1,4 @@
+import logging
 import typing
 
 import numpy as np
@@ -57,7 +58,8 @@ def test_sigma_min_leaves_no_empty_step():
         listed_pairs([1], 10, "sigma_min")
 
 
-def test_repeated_steps_are_visited_once_and_a_warning_counts_them(package_log):
+def test_repeated_steps_are_visited_once_and_the_log_file_counts_them(package_log):
+    package_log.set_level(logging.DEBUG, "ddpm_jax")
     assert len(step_pairs("quadratic", 1000, 50)) == 49
     assert package_log.messages == ["Spacing 'quadratic' rounds 50 steps of 1000 to 49 different ones"]
     package_log.clear()

@@ -1,3 +1,4 @@
+import errno
 import logging
 import shutil
 
@@ -178,8 +179,10 @@ def test_a_missing_step_is_refused_and_the_existing_ones_are_listed(saved):
 @pytest.mark.parametrize(
     "error",
     [
-        OSError(28, "No space left on device"),
-        ValueError("RESOURCE_EXHAUSTED: Error writing local file [os_error_code='28']"),  # as TensorStore reports it
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EFBIG, "File too large"),
+        # As TensorStore reports it.
+        ValueError(f"RESOURCE_EXHAUSTED: Error writing local file [os_error_code='{errno.ENOSPC}']"),
     ],
 )
 def test_a_full_disk_gives_one_line_and_earlier_checkpoints_remain(saved, monkeypatch, error):
@@ -189,9 +192,10 @@ def test_a_full_disk_gives_one_line_and_earlier_checkpoints_remain(saved, monkey
     monkeypatch.setattr("ddpm_jax.training.checkpoint.seal", full)
     with Checkpoints(saved) as checkpoints:
         checkpoints.save(state_at(4), {})
-        with pytest.raises(UserError, match="could not be written .*No space left on device") as caught:
+        with pytest.raises(UserError, match=r"could not be written .*(left on device|too large)\)") as caught:
             checkpoints.wait()
-    assert "\n" not in str(caught.value)
+    text = str(caught.value)
+    assert "\n" not in text and "; free some space" in text and ("ulimit -f" in text) == ("too large" in text)
     assert_same(restored(saved), state_at(3))
 
 
