@@ -5,7 +5,7 @@
     python scripts/compare_spacings.py --samplers=ddim --spacings=leading,trailing --steps=10 --json
 
 For each combination: the first step and its signal rate sqrt(alpha_bar), a signal that the noise where sampling starts
-does not have; the share of samples whose NEIGHBOURS nearest training digits all have the class asked for; and the
+does not have; the share of samples whose NEIGHBOURS nearest real digits all have the class asked for; and the
 Fréchet distance between the pixels of the samples and of all digits. With another T than that of the model, the network
 is given the step of the same log-SNR, so that nothing is trained anew.
 """
