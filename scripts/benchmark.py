@@ -108,6 +108,7 @@ def flag_parser() -> argparse.ArgumentParser:
     start = commands.add_parser("compile", parents=[everywhere], help="from the command to the first training step")
     start.add_argument("--config", default=RECIPE, help="a recipe (default configs/digits.py)")
     start.add_argument("--batch", type=int, default=8, help="images in a step (default 8)")
+    commands.add_parser("convolution", parents=[everywhere], help="Winograd's 3x3 convolutions beside direct ones")
     chart = commands.add_parser("chart", help="a picture of comparisons with a peer")
     chart.add_argument("picture", type=Path, help="the PNG to write")
     chart.add_argument("results", type=Path, nargs="+", help="files with the output of --peer --json")
@@ -125,6 +126,8 @@ def measure(flags: argparse.Namespace) -> dict[str, Any]:
         from scripts.benchmarks.network import measure_samplers as work
     elif flags.command == "evaluate":
         from scripts.benchmarks.features import measure_features as work
+    elif flags.command == "convolution":
+        from scripts.benchmarks.convolution import measure_convolutions as work
     elif flags.command == "chart":
         from scripts.benchmarks.chart import draw_comparisons as work
     else:

@@ -118,6 +118,12 @@ class Model:
         "Recompute residual blocks in the backward pass: less memory, about a third more time.",
         fixed_by="nothing",
     )
+    convolution: Literal["auto", "direct"] = field(
+        "auto",
+        '3x3 convolutions in float32 on a CPU: "auto" uses Winograd\'s algorithm where it is faster, with about three '
+        'times the rounding error of "direct".',
+        fixed_by="nothing",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from ddpm_jax.network.convolution import as_conv_general_dilated, conv3x3_on_cpu
-from ddpm_jax.network.doubling import doubling_conv3x3_on_cpu, upsample
+from ddpm_jax.network import winograd
 from ddpm_jax.shapes import AnyArray, Features
 
 Resample = Literal["none", "down", "up"]
+Convolution = Literal["auto", "direct"]
 Rows = Float[AnyArray, "... channels"]
 
 # Ho et al.'s code: fan-average uniform everywhere, and zero for the last layer of each residual branch, so that
@@ -50,26 +50,23 @@ def downsample(x: Features) -> Features:
     return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
 
 
+def upsample(x: Features) -> Features:
+    """Repeats each pixel 2x2 times (nearest neighbour), by broadcasting: the gather of jax.image.resize is slower."""
+    batch, height, width, channels = x.shape
+    x = jnp.broadcast_to(x.reshape(batch, height, 1, width, 1, channels), (batch, height, 2, width, 2, channels))
+    return x.reshape(batch, 2 * height, 2 * width, channels)
+
+
 RESAMPLE: dict[Resample, Callable[[Features], Features]] = {"none": lambda x: x, "down": downsample, "up": upsample}
 
 
-same_size_on_cpu = as_conv_general_dilated(conv3x3_on_cpu)
-twice_the_size_on_cpu = as_conv_general_dilated(doubling_conv3x3_on_cpu)
-
-
 def conv3x3(
-    channels: int, dtype: DTypeLike, name: str, *, last: bool = False, on_cpu: Callable = same_size_on_cpu
+    channels: int, dtype: DTypeLike, name: str, *, last: bool = False, convolution: Convolution = "auto"
 ) -> nn.Conv:
-    """A 3x3 convolution that keeps the size; last: initialise to zero; on_cpu: the implementation for CPUs."""
+    """A 3x3 convolution that keeps the size; last: initialise to zero; convolution: see `model.convolution`."""
     init = zero_init if last else kernel_init
-    own = on_cpu if jax.default_backend() == "cpu" else None
+    own = winograd.conv_general_dilated if convolution == "auto" and jax.default_backend() == "cpu" else None
     return nn.Conv(channels, (3, 3), padding="SAME", dtype=dtype, kernel_init=init, conv_general_dilated=own, name=name)
-
-
-def doubling_conv3x3(channels: int, dtype: DTypeLike, name: str) -> Callable[[Features], Features]:
-    """A 3x3 convolution of the image at twice its size (nearest neighbour)."""
-    conv = conv3x3(channels, dtype, name, on_cpu=twice_the_size_on_cpu)
-    return conv if jax.default_backend() == "cpu" else lambda x: conv(upsample(x))
 
 
 def halving_conv3x3(channels: int, dtype: DTypeLike, name: str, padding: int) -> nn.Conv:
@@ -142,12 +139,13 @@ class ResidualBlock(nn.Module):
     scale_shift: bool
     dtype: DTypeLike
     resample: Resample = "none"
+    convolution: Convolution = "auto"
 
     @nn.compact
     def __call__(self, x: Features, embedding: Float[Array, "batch width"]) -> Features:
         resampled = RESAMPLE[self.resample]
         h = nn.silu(GroupNorm(self.norm_groups, self.norm_eps, name="norm_in")(x))
-        h = conv3x3(self.channels, self.dtype, "conv_in")(resampled(h))
+        h = conv3x3(self.channels, self.dtype, "conv_in", convolution=self.convolution)(resampled(h))
         width = 2 * self.channels if self.scale_shift else self.channels
         shift = over_pixels(dense(width, self.dtype, "embedding")(nn.silu(embedding)))
         norm_out = GroupNorm(self.norm_groups, self.norm_eps, name="norm_out")
@@ -157,7 +155,7 @@ class ResidualBlock(nn.Module):
         else:
             h = norm_out(h + shift)
         h = nn.Dropout(self.dropout, deterministic=self.dropout == 0.0)(nn.silu(h))
-        h = conv3x3(self.channels, self.dtype, "conv_out", last=True)(h)
+        h = conv3x3(self.channels, self.dtype, "conv_out", last=True, convolution=self.convolution)(h)
         x = resampled(x)
         if x.shape[-1] != self.channels:
             x = dense(self.channels, self.dtype, "shortcut")(x)

@@ -15,16 +15,17 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PyTree
 
 from ddpm_jax.network.layers import (
+    Convolution,
     GroupNorm,
     Resample,
     ResidualBlock,
     SelfAttention,
     conv3x3,
     dense,
-    doubling_conv3x3,
     downsample,
     halving_conv3x3,
     time_embedding,
+    upsample,
 )
 from ddpm_jax.shapes import Features, Images, Output
 
@@ -55,13 +56,18 @@ class UNet(nn.Module):
     """Width of the label vector (classes or attributes); 0 for an unconditional model."""
     dtype: DTypeLike = jnp.float32
     remat: bool = False
+    convolution: Convolution = "auto"
+
+    def conv(self, channels: int, name: str, *, last: bool = False) -> nn.Conv:
+        """A 3x3 convolution that keeps the size."""
+        return conv3x3(channels, self.dtype, name, last=last, convolution=self.convolution)
 
     def block(self, stage: int, name: str, dropout: float, *, resample: Resample = "none") -> nn.Module:
         """A residual block with the width of a stage."""
         kind = nn.remat(ResidualBlock) if self.remat else ResidualBlock
         width = self.channels * self.multipliers[stage]
         norm = self.norm_groups, self.norm_eps
-        return kind(width, *norm, dropout, self.scale_shift, self.dtype, resample, name=name)
+        return kind(width, *norm, dropout, self.scale_shift, self.dtype, resample, self.convolution, name=name)
 
     def attend(self, x: Features, name: str) -> Features:
         """Self-attention with the configured heads."""
@@ -84,7 +90,7 @@ class UNet(nn.Module):
         dropout = self.dropout if train else 0.0
         last_stage = len(self.multipliers) - 1
         embedding = self.embed(n, labels)
-        x = conv3x3(self.channels, self.dtype, "conv_in")(x.astype(self.dtype))
+        x = self.conv(self.channels, "conv_in")(x.astype(self.dtype))
 
         skips = [x]
         for stage in range(last_stage + 1):
@@ -111,7 +117,7 @@ class UNet(nn.Module):
                 x = self.double(x, embedding, stage, dropout)
 
         x = nn.silu(GroupNorm(self.norm_groups, self.norm_eps, name="norm_out")(x))
-        return conv3x3(self.out_channels, self.dtype, "conv_out", last=True)(x).astype(jnp.float32)
+        return self.conv(self.out_channels, "conv_out", last=True)(x).astype(jnp.float32)
 
     def embed(self, n: Array, labels: Array | None) -> Float[Array, "batch width"]:
         """The embedding of the time and the labels, of width 4 * channels, that conditions every block."""
@@ -140,7 +146,7 @@ class UNet(nn.Module):
         name = f"up_{stage}_upsample"
         if self.resampling == "residual":
             return self.block(stage, name, dropout, resample="up")(x, embedding)
-        return doubling_conv3x3(x.shape[-1], self.dtype, name)(x)
+        return self.conv(x.shape[-1], name)(upsample(x))
 
 
 def init_params(unet: UNet, key: Array, image_size: int, image_channels: int) -> PyTree:

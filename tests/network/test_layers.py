@@ -4,8 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax.network.doubling import upsample
-from ddpm_jax.network.layers import GroupNorm, ResidualBlock, SelfAttention, downsample, time_embedding
+from ddpm_jax.network.layers import GroupNorm, ResidualBlock, SelfAttention, downsample, time_embedding, upsample
 
 
 def test_time_embedding_equals_the_reference(reference):
