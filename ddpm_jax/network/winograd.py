@@ -172,12 +172,17 @@ def _transpose_in_second(ct: Array, a: Array, _: Any, *, m: int, kind: str) -> A
     return _bilinear_p.bind(a, ct, m=m, kind="outputs")
 
 
-def _over_vmap(arguments: tuple[Array, Array], axes: tuple[Any, Any], **params: Any) -> tuple[Array, int]:
-    """One call for each element of the vmapped axis."""
+def _over_vmap(arguments: tuple[Array, Array], axes: tuple[Any, Any], *, m: int, kind: str) -> tuple[Array, int]:
+    """Images alone are one larger batch; otherwise the elements of the vmapped axis are taken one after the other."""
     a, b = (x if axis is None else jnp.moveaxis(x, axis, 0) for x, axis in zip(arguments, axes, strict=True))
-    count = len(a) if axes[0] is not None else len(b)
-    one = [lambda i, x=x, axis=axis: x if axis is None else x[i] for x, axis in ((a, axes[0]), (b, axes[1]))]
-    return jnp.stack([_bilinear_p.bind(*(pick(i) for pick in one), **params) for i in range(count)]), 0
+    if axes[1] is None and kind != "kernel_gradient":
+        together = _bilinear_p.bind(a.reshape(-1, *a.shape[2:]), b, m=m, kind=kind)
+        return together.reshape(*a.shape[:2], *together.shape[1:]), 0
+    size = len(b) if axes[0] is None else len(a)
+    pairs = [
+        x if axis is not None else jnp.broadcast_to(x, (size, *x.shape)) for x, axis in ((a, axes[0]), (b, axes[1]))
+    ]
+    return jax.lax.map(lambda pair: _bilinear_p.bind(*pair, m=m, kind=kind), tuple(pairs)), 0
 
 
 ad.defbilinear(_bilinear_p, _transpose_in_first, _transpose_in_second)
