@@ -11,11 +11,13 @@ coefficients) and v (m coefficients) has m + 2 coefficients, so its values at m 
 With g fixed this is a linear map of v, whose transpose, y = A^T [(G g) * (B^T d)], is the filter y_k = sum d_{k+i} g_i.
 In two dimensions, both directions are transformed at once by a Kronecker product.
 
-The input gradient is the same convolution with the kernel rotated; the kernel gradient is
-G^T [(B^T d B) * (A dY A^T)] G, summed over tiles.
+The gradients are the transposes of this map: B [(G g G^T) * (A dY A^T)] B^T, summed over the output channels and
+added where tiles overlap, and G^T [(B^T d B) * (A dY A^T)] G, summed over tiles. So each image is transformed once for
+both of its products.
 """
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
 from functools import cache, reduce
 from typing import Any, NamedTuple
@@ -40,6 +42,8 @@ POINTS = {2: ("0", "1", "-1"), 4: ("0", "3/4", "-3/4", "3/2", "-3/2")}
 MIN_CHANNELS, MIN_TILES = 64, 32
 SUMMED_CHANNELS = 256
 """XLA's CPU products that sum over more channels are slower than two that are added."""
+COPIED_CHANNELS = 256
+"""From so many channels on, a transposed copy of the tiles costs less than a product that sums over rows of both."""
 MAX_BYTES = 256 * 2**20
 """Transformed input at a time, so that large batches do not need several times their memory."""
 
@@ -112,19 +116,37 @@ def winograd_conv(m: int, x: Features, kernel: Kernel) -> Features:
 
 
 def _outputs(m: int, x: Features, kernel: Kernel) -> Features:
-    return _convolve(m, x, _transformed_kernel(m, kernel), contracted=1)
+    """A^T [(G g G^T) * (B^T d B)] A."""
+    transformed = _transformed_kernel(m, kernel)
+
+    def outputs(x: Features) -> Features:
+        products = _multiply(_transformed_tiles(m, x), transformed, contracted=1)
+        return _join_tiles(m, products, *x.shape[:3])
+
+    return _by_pieces(m, outputs, x, kernel.shape[3])
 
 
 def _input_gradient(m: int, dy: Features, kernel: Kernel) -> Features:
-    # The transformed kernel is contracted over its outputs: a transposed copy would be read badly.
-    return _convolve(m, dy, _transformed_kernel(m, kernel[::-1, ::-1]), contracted=2)
+    """B [(G g G^T) * (A dY A^T)] B^T."""
+    transformed = _transformed_kernel(m, kernel)
+
+    def input_gradient(dy: Features) -> Features:
+        # The transformed kernel is contracted over its outputs: a transposed copy would be read badly.
+        products = _multiply(_transformed_gradient(m, dy), transformed, contracted=2)
+        return _add_tiles(m, products, *dy.shape[:3])
+
+    return _by_pieces(m, input_gradient, dy, kernel.shape[2])
 
 
 def _kernel_gradient(m: int, x: Features, dy: Features) -> Kernel:
     """G^T [(B^T d B) * (A dY A^T)] G, summed over tiles."""
 
     def products(x: Features, dy: Features) -> Transformed:
-        return jax.lax.dot_general(_transformed_tiles(m, x), _spread(m, dy), (((1,), (1,)), ((0,), (0,))))
+        tiles, gradient = _transformed_tiles(m, x), _transformed_gradient(m, dy)
+        if min(tiles.shape[2], gradient.shape[2]) < COPIED_CHANNELS:
+            return jax.lax.dot_general(tiles, gradient, (((1,), (1,)), ((0,), (0,))))
+        copy = jax.lax.optimization_barrier(tiles.swapaxes(1, 2))
+        return jax.lax.dot_general(copy, gradient, (((2,), (1,)), ((0,), (0,))))
 
     x_pieces, dy_pieces = _pieces(m, x, dy)
     if len(x_pieces) == 1:
@@ -190,25 +212,23 @@ batching.primitive_batchers[_bilinear_p] = _over_vmap
 mlir.register_lowering(_bilinear_p, mlir.lower_fun(_bilinear, multiple_results=False))
 
 
-def _convolve(m: int, x: Features, kernel: Transformed, *, contracted: int) -> Features:
+def _multiply(tiles: Transformed, kernel: Transformed, *, contracted: int) -> Transformed:
     """contracted: the axis of the transformed kernel that is summed over, 1 for its inputs, 2 for its outputs."""
 
-    def one_piece(piece: Features) -> Features:
-        tiles = _transformed_tiles(m, piece)
-        starts = range(0, tiles.shape[2], SUMMED_CHANNELS)
-        products = reduce(jnp.add, (_multiply(tiles, kernel, contracted, start) for start in starts))
-        return _gather(m, products, piece.shape)
+    def product(start: int) -> Transformed:
+        channels = slice(start, start + SUMMED_CHANNELS)
+        part = kernel[:, channels] if contracted == 1 else kernel[:, :, channels]
+        return jax.lax.dot_general(tiles[..., channels], part, (((2,), (contracted,)), ((0,), (0,))))
 
+    return reduce(jnp.add, map(product, range(0, tiles.shape[2], SUMMED_CHANNELS)))
+
+
+def _by_pieces(m: int, function: Callable[[Features], Features], x: Features, channels: int) -> Features:
+    """A function of images, whose result has as many channels, applied to the pieces of `_pieces`."""
     (pieces,) = _pieces(m, x)
     if len(pieces) == 1:
-        return one_piece(x)
-    return jax.lax.map(one_piece, pieces).reshape(*x.shape[:3], kernel.shape[3 - contracted])
-
-
-def _multiply(tiles: Transformed, kernel: Transformed, contracted: int, start: int) -> Transformed:
-    channels = slice(start, start + SUMMED_CHANNELS)
-    part = kernel[:, channels] if contracted == 1 else kernel[:, :, channels]
-    return jax.lax.dot_general(tiles[..., channels], part, (((2,), (contracted,)), ((0,), (0,))))
+        return function(x)
+    return jax.lax.map(function, pieces).reshape(*x.shape[:3], channels)
 
 
 def _pieces(m: int, *arrays: Features) -> tuple[Array, ...]:
@@ -217,7 +237,7 @@ def _pieces(m: int, *arrays: Features) -> tuple[Array, ...]:
     Over several devices the batch is divided already, and stays in one piece: a loop over it would gather it.
     """
     batch, height, width, _ = arrays[0].shape
-    tiles = -(-height // m) * -(-width // m)
+    tiles = math.prod(_grid(m, height, width))
     one_image = 4 * (m + 2) ** 2 * tiles * max(array.shape[3] for array in arrays)
     fitting = batch if jax.device_count() > 1 else max(MAX_BYTES // one_image, 1)
     images = max(n for n in range(1, min(fitting, batch) + 1) if batch % n == 0)
@@ -230,35 +250,60 @@ def _transformed_kernel(m: int, kernel: Kernel) -> Transformed:
 
 
 def _transformed_tiles(m: int, x: Features) -> Transformed:
-    """B^T d B of all overlapping tiles."""
-    _, height, width, channels = x.shape
-    rows, columns = -(-height // m), -(-width // m)
-    pads = ((0, 0), (1, 1 + rows * m - height), (1, 1 + columns * m - width), (0, 0))
-    padded = jnp.pad(x, pads)
-    pixels = [
-        padded[:, i : i + m * (rows - 1) + 1 : m, j : j + m * (columns - 1) + 1 : m].reshape(-1, channels)
-        for i in range(m + 2)
-        for j in range(m + 2)
-    ]
-    return _apply(transforms(m).input, jnp.stack(pixels))
+    """B^T d B of all tiles, which overlap by two pixels."""
+    batch, height, width, channels = x.shape
+    rows, columns = _grid(m, height, width)
+    pads = ((0, 0), (1, m * (rows + 1) - height - 1), (1, m * (columns + 1) - width - 1), (0, 0))
+    pixels = jnp.pad(x, pads).reshape(batch, rows + 1, m, columns + 1, m, channels).transpose(2, 4, 0, 1, 3, 5)
+    # The last two rows and columns of a tile are the first two of the next one.
+    pixels = jnp.concatenate([pixels[:, :, :, :rows], pixels[:2, :, :, 1:]], axis=0)
+    pixels = jnp.concatenate([pixels[:, :, :, :, :columns], pixels[:, :2, :, :, 1:]], axis=1)
+    return _apply(transforms(m).input, pixels.reshape((m + 2) ** 2, -1, channels))
 
 
-def _gather(m: int, products: Transformed, shape: tuple[int, ...]) -> Features:
-    """A^T p A of each tile, put together to images of [batch, height, width]."""
-    batch, height, width, _ = shape
-    rows, columns = -(-height // m), -(-width // m)
-    y = _apply(transforms(m).output, products).reshape(m, m, batch, rows, columns, products.shape[2])
-    y = y.transpose(2, 3, 0, 4, 1, 5).reshape(batch, rows * m, columns * m, -1)
-    return y[:, :height, :width]
+def _add_tiles(m: int, products: Transformed, batch: int, height: int, width: int) -> Features:
+    """B p B^T of each tile, added up to images: the transpose of `_transformed_tiles`."""
+    rows, columns = _grid(m, height, width)
+    pixels = _apply(transforms(m).input.T, products).reshape(m + 2, m + 2, batch, rows, columns, products.shape[2])
+
+    def fold(pixels: Array, axis: int) -> Array:
+        """Adds the first pixels, before the tile, to the previous tile's, and the last ones to the next tile's."""
+
+        def moved(pixels: Array, by: int) -> Array:
+            return jax.lax.pad(pixels, jnp.float32(0), [(by * (i == axis), -by * (i == axis), 0) for i in range(5)])
+
+        return jnp.stack([pixels[1] + moved(pixels[m + 1], 1), *pixels[2:m], pixels[m] + moved(pixels[0], -1)])
+
+    pixels = fold(pixels, 2)  # The axis of the rows of tiles, after that of the columns of pixels and the batch.
+    pixels = fold(pixels.swapaxes(0, 1), 3)
+    return _as_images(pixels.swapaxes(0, 1), height, width)
 
 
-def _spread(m: int, dy: Features) -> Transformed:
-    """A dY A^T of all tiles, the transpose of `_gather`."""
+def _join_tiles(m: int, products: Transformed, batch: int, height: int, width: int) -> Features:
+    """A^T p A of each tile, side by side."""
+    rows, columns = _grid(m, height, width)
+    pixels = _apply(transforms(m).output, products).reshape(m, m, batch, rows, columns, products.shape[2])
+    return _as_images(pixels, height, width)
+
+
+def _transformed_gradient(m: int, dy: Features) -> Transformed:
+    """A dY A^T of all tiles: the transpose of `_join_tiles`."""
     batch, height, width, channels = dy.shape
-    rows, columns = -(-height // m), -(-width // m)
+    rows, columns = _grid(m, height, width)
     padded = jnp.pad(dy, ((0, 0), (0, rows * m - height), (0, columns * m - width), (0, 0)))
     tiles = padded.reshape(batch, rows, m, columns, m, channels).transpose(2, 4, 0, 1, 3, 5)
     return _apply(transforms(m).output.T, tiles.reshape(m * m, -1, channels))
+
+
+def _grid(m: int, height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of tiles that cover an image."""
+    return -(-height // m), -(-width // m)
+
+
+def _as_images(pixels: Float[Array, "m m batch rows columns channels"], height: int, width: int) -> Features:
+    m, _, batch, rows, columns, channels = pixels.shape
+    images = pixels.transpose(2, 3, 0, 4, 1, 5).reshape(batch, rows * m, columns * m, channels)
+    return images[:, :height, :width]
 
 
 def _apply(matrix: np.ndarray, x: Array) -> Array:
