@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
+from ddpm_jax.network import winograd
 from ddpm_jax.shapes import AnyArray, Features
 
 Layer = Literal[64, 192, 768, 2048, "logits"]
@@ -35,7 +36,8 @@ class Conv(nn.Module):
     def __call__(self, x: Features) -> Features:
         padding = [(k // 2, k // 2) if self.padded else (0, 0) for k in self.kernel]
         # At their default precision, accelerators would give other metrics than a CPU.
-        conv = nn.Conv(self.channels, self.kernel, strides=self.stride, padding=padding, precision=HIGHEST, name="conv")
+        options = {"strides": self.stride, "padding": padding, "precision": HIGHEST, "name": "conv"}
+        conv = nn.Conv(self.channels, self.kernel, conv_general_dilated=winograd.where_faster(), **options)
         return nn.relu(conv(x))
 
 

@@ -44,8 +44,10 @@ SUMMED_CHANNELS = 256
 """XLA's CPU products that sum over more channels are slower than two that are added."""
 COPIED_CHANNELS = 256
 """From so many channels on, a transposed copy of the tiles costs less than a product that sums over rows of both."""
+CACHED_BYTES = 8 * 2**20
+"""Transformed input at a time in a forward pass, so that it stays in the cache until it is multiplied."""
 MAX_BYTES = 256 * 2**20
-"""Transformed input at a time, so that large batches do not need several times their memory."""
+"""The same while training, where it is kept for the kernel gradient: the bound is for the memory of large batches."""
 
 
 class Transforms(NamedTuple):
@@ -80,6 +82,11 @@ def _polynomial(roots: list[Fraction]) -> list[Fraction]:
     return coefficients
 
 
+def where_faster() -> Callable[..., Features] | None:
+    """The convolution for the layers of Flax: `conv_general_dilated` below on a CPU, theirs (None) elsewhere."""
+    return conv_general_dilated if jax.default_backend() == "cpu" else None
+
+
 def conv_general_dilated(x: Features, kernel: Array, strides: Any, padding: Any, **options: Any) -> Features:
     """`jax.lax.conv_general_dilated` for the layers of Flax: by F(m) where that is faster on a CPU."""
     border = {"SAME": 1, ((1, 1), (1, 1)): 1, ((0, 0), (0, 0)): 0}.get(
@@ -107,15 +114,15 @@ def tile_size(shape: tuple[int, ...], outputs: int) -> int | None:
     exact = jax.config.jax_default_matmul_precision in ("highest", "float32")
     if exact or min(inputs, outputs) < MIN_CHANNELS:
         return None
-    return next((m for m in (4, 2) if batch * -(-height // m) * -(-width // m) >= MIN_TILES), None)
+    return next((m for m in (4, 2) if batch * math.prod(_grid(m, height, width)) >= MIN_TILES), None)
 
 
 def winograd_conv(m: int, x: Features, kernel: Kernel) -> Features:
     """Convolves [batch, height, width, inputs] at stride 1 by F(m), zero-padded to the same size, in float32."""
-    return _bilinear_p.bind(x, kernel, m=m, kind="outputs")
+    return _bilinear_p.bind(x, kernel, m=m, kind="outputs", most=CACHED_BYTES)
 
 
-def _outputs(m: int, x: Features, kernel: Kernel) -> Features:
+def _outputs(m: int, most: int, x: Features, kernel: Kernel) -> Features:
     """A^T [(G g G^T) * (B^T d B)] A."""
     transformed = _transformed_kernel(m, kernel)
 
@@ -123,10 +130,10 @@ def _outputs(m: int, x: Features, kernel: Kernel) -> Features:
         products = _multiply(_transformed_tiles(m, x), transformed, contracted=1)
         return _join_tiles(m, products, *x.shape[:3])
 
-    return _by_pieces(m, outputs, x, kernel.shape[3])
+    return _by_pieces(m, most, outputs, x, kernel.shape[3])
 
 
-def _input_gradient(m: int, dy: Features, kernel: Kernel) -> Features:
+def _input_gradient(m: int, most: int, dy: Features, kernel: Kernel) -> Features:
     """B [(G g G^T) * (A dY A^T)] B^T."""
     transformed = _transformed_kernel(m, kernel)
 
@@ -135,10 +142,10 @@ def _input_gradient(m: int, dy: Features, kernel: Kernel) -> Features:
         products = _multiply(_transformed_gradient(m, dy), transformed, contracted=2)
         return _add_tiles(m, products, *dy.shape[:3])
 
-    return _by_pieces(m, input_gradient, dy, kernel.shape[2])
+    return _by_pieces(m, most, input_gradient, dy, kernel.shape[2])
 
 
-def _kernel_gradient(m: int, x: Features, dy: Features) -> Kernel:
+def _kernel_gradient(m: int, most: int, x: Features, dy: Features) -> Kernel:
     """G^T [(B^T d B) * (A dY A^T)] G, summed over tiles."""
 
     def products(x: Features, dy: Features) -> Transformed:
@@ -148,7 +155,7 @@ def _kernel_gradient(m: int, x: Features, dy: Features) -> Kernel:
         copy = jax.lax.optimization_barrier(tiles.swapaxes(1, 2))
         return jax.lax.dot_general(copy, gradient, (((2,), (1,)), ((0,), (0,))))
 
-    x_pieces, dy_pieces = _pieces(m, x, dy)
+    x_pieces, dy_pieces = _pieces(m, most, x, dy)
     if len(x_pieces) == 1:
         total = products(x, dy)
     else:
@@ -169,45 +176,51 @@ _bilinear_p = Primitive("winograd")
 
 
 @_bilinear_p.def_impl
-def _bilinear(a: Array, b: Array, *, m: int, kind: str) -> Array:
-    return KINDS[kind][0](m, a, b)
+def _bilinear(a: Array, b: Array, *, m: int, kind: str, most: int) -> Array:
+    return KINDS[kind][0](m, most, a, b)
 
 
 @_bilinear_p.def_abstract_eval
-def _type_of_result(a: ShapedArray, b: ShapedArray, *, m: int, kind: str) -> ShapedArray:
+def _type_of_result(a: ShapedArray, b: ShapedArray, *, kind: str, **_: Any) -> ShapedArray:
     return ShapedArray(KINDS[kind][1](a, b), a.dtype)
 
 
-def _transpose_in_first(ct: Array, _: Any, b: Array, *, m: int, kind: str) -> Array:
+def _transpose_in_first(ct: Array, _: Any, b: Array, *, kind: str, **sizes: int) -> Array:
     if kind == "outputs":
-        return _bilinear_p.bind(ct, b, m=m, kind="input_gradient")
+        return _bilinear_p.bind(ct, b, kind="input_gradient", **sizes)
     if kind == "input_gradient":
-        return _bilinear_p.bind(ct, b, m=m, kind="outputs")
-    return _bilinear_p.bind(b, ct, m=m, kind="input_gradient")
+        return _bilinear_p.bind(ct, b, kind="outputs", **sizes)
+    return _bilinear_p.bind(b, ct, kind="input_gradient", **sizes)
 
 
-def _transpose_in_second(ct: Array, a: Array, _: Any, *, m: int, kind: str) -> Array:
+def _transpose_in_second(ct: Array, a: Array, _: Any, *, kind: str, **sizes: int) -> Array:
     if kind == "outputs":
-        return _bilinear_p.bind(a, ct, m=m, kind="kernel_gradient")
+        return _bilinear_p.bind(a, ct, kind="kernel_gradient", **sizes)
     if kind == "input_gradient":
-        return _bilinear_p.bind(ct, a, m=m, kind="kernel_gradient")
-    return _bilinear_p.bind(a, ct, m=m, kind="outputs")
+        return _bilinear_p.bind(ct, a, kind="kernel_gradient", **sizes)
+    return _bilinear_p.bind(a, ct, kind="outputs", **sizes)
 
 
-def _over_vmap(arguments: tuple[Array, Array], axes: tuple[Any, Any], *, m: int, kind: str) -> tuple[Array, int]:
+def _jvp_of_bilinear(primals: Any, tangents: Any, *, most: int, **params: Any) -> Any:
+    del most  # XLA computes the same transform of the same tiles once, unless it is in pieces.
+    return _plain_jvp(primals, tangents, most=MAX_BYTES, **params)
+
+
+def _over_vmap(arguments: tuple[Array, Array], axes: tuple[Any, Any], **params: Any) -> tuple[Array, int]:
     """Images alone are one larger batch; otherwise the elements of the vmapped axis are taken one after the other."""
     a, b = (x if axis is None else jnp.moveaxis(x, axis, 0) for x, axis in zip(arguments, axes, strict=True))
-    if axes[1] is None and kind != "kernel_gradient":
-        together = _bilinear_p.bind(a.reshape(-1, *a.shape[2:]), b, m=m, kind=kind)
+    if axes[1] is None and params["kind"] != "kernel_gradient":
+        together = _bilinear_p.bind(a.reshape(-1, *a.shape[2:]), b, **params)
         return together.reshape(*a.shape[:2], *together.shape[1:]), 0
     size = len(b) if axes[0] is None else len(a)
     pairs = [
         x if axis is not None else jnp.broadcast_to(x, (size, *x.shape)) for x, axis in ((a, axes[0]), (b, axes[1]))
     ]
-    return jax.lax.map(lambda pair: _bilinear_p.bind(*pair, m=m, kind=kind), tuple(pairs)), 0
+    return jax.lax.map(lambda pair: _bilinear_p.bind(*pair, **params), tuple(pairs)), 0
 
 
 ad.defbilinear(_bilinear_p, _transpose_in_first, _transpose_in_second)
+_plain_jvp, ad.primitive_jvps[_bilinear_p] = ad.primitive_jvps[_bilinear_p], _jvp_of_bilinear
 batching.primitive_batchers[_bilinear_p] = _over_vmap
 mlir.register_lowering(_bilinear_p, mlir.lower_fun(_bilinear, multiple_results=False))
 
@@ -223,23 +236,23 @@ def _multiply(tiles: Transformed, kernel: Transformed, *, contracted: int) -> Tr
     return reduce(jnp.add, map(product, range(0, tiles.shape[2], SUMMED_CHANNELS)))
 
 
-def _by_pieces(m: int, function: Callable[[Features], Features], x: Features, channels: int) -> Features:
+def _by_pieces(m: int, most: int, function: Callable[[Features], Features], x: Features, channels: int) -> Features:
     """A function of images, whose result has as many channels, applied to the pieces of `_pieces`."""
-    (pieces,) = _pieces(m, x)
+    (pieces,) = _pieces(m, most, x)
     if len(pieces) == 1:
         return function(x)
     return jax.lax.map(function, pieces).reshape(*x.shape[:3], channels)
 
 
-def _pieces(m: int, *arrays: Features) -> tuple[Array, ...]:
-    """Each [batch, ...] as [pieces, images, ...], with so few images that their transformed tiles fit.
+def _pieces(m: int, most: int, *arrays: Features) -> tuple[Array, ...]:
+    """Each [batch, ...] as [pieces, images, ...], with as many images as fit into `most` bytes when transformed.
 
     Over several devices the batch is divided already, and stays in one piece: a loop over it would gather it.
     """
     batch, height, width, _ = arrays[0].shape
     tiles = math.prod(_grid(m, height, width))
     one_image = 4 * (m + 2) ** 2 * tiles * max(array.shape[3] for array in arrays)
-    fitting = batch if jax.device_count() > 1 else max(MAX_BYTES // one_image, 1)
+    fitting = batch if jax.device_count() > 1 else max(most // one_image, 1)
     images = max(n for n in range(1, min(fitting, batch) + 1) if batch % n == 0)
     return tuple(jnp.asarray(array).reshape(batch // images, images, *array.shape[1:]) for array in arrays)
 
@@ -254,7 +267,9 @@ def _transformed_tiles(m: int, x: Features) -> Transformed:
     batch, height, width, channels = x.shape
     rows, columns = _grid(m, height, width)
     pads = ((0, 0), (1, m * (rows + 1) - height - 1), (1, m * (columns + 1) - width - 1), (0, 0))
-    pixels = jnp.pad(x, pads).reshape(batch, rows + 1, m, columns + 1, m, channels).transpose(2, 4, 0, 1, 3, 5)
+    # Without barriers XLA would compile what makes x, and what reads dx, into each branch of the concatenations.
+    padded = jax.lax.optimization_barrier(jnp.pad(x, pads))
+    pixels = padded.reshape(batch, rows + 1, m, columns + 1, m, channels).transpose(2, 4, 0, 1, 3, 5)
     # The last two rows and columns of a tile are the first two of the next one.
     pixels = jnp.concatenate([pixels[:, :, :, :rows], pixels[:2, :, :, 1:]], axis=0)
     pixels = jnp.concatenate([pixels[:, :, :, :, :columns], pixels[:, :2, :, :, 1:]], axis=1)
@@ -276,7 +291,7 @@ def _add_tiles(m: int, products: Transformed, batch: int, height: int, width: in
 
     pixels = fold(pixels, 2)  # The axis of the rows of tiles, after that of the columns of pixels and the batch.
     pixels = fold(pixels.swapaxes(0, 1), 3)
-    return _as_images(pixels.swapaxes(0, 1), height, width)
+    return jax.lax.optimization_barrier(_as_images(pixels.swapaxes(0, 1), height, width))
 
 
 def _join_tiles(m: int, products: Transformed, batch: int, height: int, width: int) -> Features:

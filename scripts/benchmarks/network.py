@@ -58,17 +58,17 @@ def chosen_mesh(flags: argparse.Namespace, microbatches: int = 1) -> Mesh:
 
 def random_params(config: Config) -> Any:
     """Parameters without zeros, as after some training: freshly initialised ones would predict zero for every input."""
-    params = init_params(build_unet(config), jax.random.key(0), config.data.image_size, config.data.channels)
-    leaves, treedef = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    return treedef.unflatten([x + 0.02 * jax.random.normal(key, x.shape) for x, key in zip(leaves, keys, strict=True)])
+    shape = config.data.image_size, config.data.channels
+    params = jax.jit(lambda: init_params(build_unet(config), jax.random.key(0), *shape))()
+    random = np.random.default_rng(1)
+    return jax.tree.map(lambda x: x + 0.02 * random.standard_normal(x.shape, np.float32), params)
 
 
 def measure_training(flags: argparse.Namespace) -> dict[str, Any]:
     """Images/s of the training step: noise, loss, gradient, clipping, Adam, EMA."""
     config = chosen_config(flags)
     mesh = chosen_mesh(flags, config.train.accumulate)
-    params = jax.jit(lambda: random_params(config))()
+    params = random_params(config)
     with against(config, params, flags, {"work": "train", "learning_rate": config.optimizer.learning_rate}) as peers:
         learner = build_learner(config, mesh)
         batch = to_devices(mesh, random_batch(config, flags.batch, config.train.accumulate), axis=1)
@@ -110,7 +110,7 @@ def measure_samplers(flags: argparse.Namespace) -> dict[str, Any]:
     configured = any(override.lstrip("-").startswith("config.sample.") for override in flags.overrides)
     if flags.peer and configured and config.sample.sampler != "ddim":
         raise UserError(f"--peer={flags.peer} samples by DDIM; got --config.sample.sampler={config.sample.sampler}.")
-    params = jax.jit(lambda: random_params(config))()
+    params = random_params(config)
     facts, rates = describe(config, flags), {}
 
     def sampler(name: str) -> tuple[int, Callable[[], None]]:

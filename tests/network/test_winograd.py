@@ -69,7 +69,8 @@ def test_images_in_pieces_equal_images_at_once(monkeypatch):
 
     at_once = run()
     jax.clear_caches()
-    monkeypatch.setattr(winograd, "MAX_BYTES", 2 * 36 * 4 * 5 * 4)  # Two images.
+    for limit in ("CACHED_BYTES", "MAX_BYTES"):
+        monkeypatch.setattr(winograd, limit, 2 * 36 * 4 * 5 * 4)  # Two images.
     assert "while" in jax.jit(run).lower().as_text()
     for own, expected in zip(run(), at_once, strict=True):
         np.testing.assert_allclose(own, expected, atol=1e-4)
