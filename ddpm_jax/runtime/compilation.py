@@ -8,10 +8,10 @@ Importing this module also chooses a setting of XLA's for versions that compute 
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from typing import Any
 
 import jax
-import jaxlib
 from jax.stages import Lowered
 
 FUSIONS = "--xla_cpu_experimental_ynn_fusion_type"
@@ -29,7 +29,7 @@ def sound_flags(flags: str, jaxlib_version: str) -> str:
 
 
 # XLA reads its flags when it first compiles. jax.jit has such an option, too, but not for functions within others.
-if wanted := sound_flags(os.environ.get("XLA_FLAGS", ""), jaxlib.__version__):
+if wanted := sound_flags(os.environ.get("XLA_FLAGS", ""), version("jaxlib")):
     os.environ["XLA_FLAGS"] = wanted
 
 
