@@ -107,7 +107,7 @@ class OneDevice:
 
     def seconds(self, step: Compiled, images: int) -> float:
         """Duration of a step: the median of a few steps after the first."""
-        state = jit(self.fresh, compiler_options={"xla_backend_optimization_level": 0})()
+        state = jit(self.fresh, compiler_options={"xla_backend_optimization_level": 1})()
         batch, run, seconds = self.batch(images), own_settings()(step), []
         while len(seconds) <= TIMED_STEPS or sum(seconds[1:]) < QUICK_S:
             start = time.perf_counter()

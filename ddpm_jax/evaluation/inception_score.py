@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.special import log_softmax
 
 SPLITS = 10
 Logits = Float[np.ndarray, "batch classes"]
@@ -29,6 +28,8 @@ class ScoreSums:
 
     def add(self, logits: Logits) -> None:
         """Adds the logits of the next images."""
+        from scipy.special import log_softmax  # Here, since it takes 0.2 s, which training would wait for.
+
         logs = log_softmax(logits.astype(np.float64), axis=1)
         splits = self._splits[self._seen : self._seen + len(logits)]
         self._seen += len(logits)

@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Points = Sequence[tuple[float | int, float]]
 
@@ -25,6 +26,8 @@ def panels(
     path: Path, charts: Mapping[str, Mapping[str, Points]], x_label: str, y_label: str, *, log_x: bool = False
 ) -> None:
     """Draws charts one below the other, each with its own title and axes."""
+    from matplotlib.figure import Figure  # Here, since most commands draw no chart, and it takes 0.4 s.
+
     longest = max(len(name) for curves in charts.values() for name in curves)
     several = any(len(curves) > 1 for curves in charts.values())
     heights = [max(4.0, 1.0 + 0.24 * len(curves)) for curves in charts.values()]  # So that the legend fits.
@@ -39,7 +42,7 @@ def panels(
     figure.savefig(path, dpi=120)
 
 
-def _draw(axes: Axes, curves: Mapping[str, Points], log_x: bool) -> None:
+def _draw(axes: "Axes", curves: Mapping[str, Points], log_x: bool) -> None:
     for (line, marker), (name, points) in zip(cycle(STYLES), curves.items(), strict=False):
         x, y = zip(*sorted(points), strict=True)
         axes.plot(x, y, linestyle=line, marker=marker if len(points) < FEW else "", label=name)

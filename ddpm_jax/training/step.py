@@ -77,16 +77,16 @@ def train_step(
     key = jax.random.fold_in(purpose_key(learner.seed, Purpose.STEP), state.step)
     gradient, loss, t = _accumulated_gradient(learner, state.params, batch, key)
     norm = optax.tree.norm(gradient)
-    finite = jnp.isfinite(norm) & jnp.all(jnp.isfinite(loss))
-
-    updates, opt_state = learner.optimizer.update(gradient, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    ema = update_ema(learner.ema_config, state.ema, params, state.step - state.skipped)
-
-    rate = learner.learning_rate(state.step - state.skipped)
+    # The barriers stop XLA from computing this anew for each array, and the parameters anew for their EMA.
+    finite = jax.lax.optimization_barrier(jnp.isfinite(norm) & jnp.all(jnp.isfinite(loss)))
 
     def keep(new: PyTree, old: PyTree) -> PyTree:
         return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+
+    updates, opt_state = learner.optimizer.update(gradient, state.opt_state, state.params)
+    params = jax.lax.optimization_barrier(keep(optax.apply_updates(state.params, updates), state.params))
+    ema = update_ema(learner.ema_config, state.ema, params, state.step - state.skipped)
+    rate = learner.learning_rate(state.step - state.skipped)
 
     bad = 1 - finite.astype(jnp.int32)
     streak = bad * (state.bad_streak + 1)
@@ -94,7 +94,7 @@ def train_step(
         step=state.step + 1,
         skipped=state.skipped + bad,
         bad_streak=streak,
-        params=keep(params, state.params),
+        params=params,
         ema=keep(ema, state.ema),
         opt_state=keep(opt_state, state.opt_state),
     )
