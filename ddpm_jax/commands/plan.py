@@ -29,9 +29,9 @@ from ddpm_jax.data.batches import Batch, random_batch
 from ddpm_jax.data.dataset import held_out
 from ddpm_jax.data.open import count_images
 from ddpm_jax.errors import UserError
-from ddpm_jax.reporting.memory import device_limit, size_in_words
+from ddpm_jax.reporting.memory import device_limit, peak_resident, size_in_words
 from ddpm_jax.runtime.compilation import jit, own_settings
-from ddpm_jax.runtime.devices import abstract_mesh, check_divisible, data_mesh, replicated, to_devices
+from ddpm_jax.runtime.devices import abstract_mesh, check_divisible, data_mesh, replicated, to_devices, wait_on_cpu
 from ddpm_jax.training.cadence import due
 from ddpm_jax.training.checkpoint import checkpoint_steps, retained_steps
 from ddpm_jax.training.state import TrainState, init_state
@@ -86,6 +86,8 @@ class OneDevice:
     """The training step on one device here, for any number of images."""
 
     def __init__(self, config: Config) -> None:
+        self.compiling = 0
+        """Bytes of this process for each of its CPU devices after its first step was compiled, before any ran."""
         self.config = dataclasses.replace(config, train=dataclasses.replace(config.train, accumulate=1))
         self.mesh = data_mesh(jax.local_devices()[:1])
         self.learner = build_learner(self.config, self.mesh)
@@ -99,7 +101,12 @@ class OneDevice:
         logger.info("Compiling a step of %d images …", images)
         lowered = lower_step(self.learner, self.shapes, self.batch(images))
         compiled = lowered.compile()
-        return compiled, step_cost(lowered, compiled, microbatches=1, devices=1)
+        cost = step_cost(lowered, compiled, microbatches=1, devices=1)
+        if cost.memory is not None and jax.default_backend() == "cpu":
+            # A process keeps the memory that compiling the step took, and does not use it for the arrays.
+            self.compiling = self.compiling or peak_resident() // jax.local_device_count()
+            cost = cost._replace(memory=cost.memory + self.compiling)
+        return compiled, cost
 
     def batch(self, images: int) -> Batch:
         """Random images."""
@@ -113,6 +120,7 @@ class OneDevice:
             start = time.perf_counter()
             state, *_ = run(state, empty_metrics(), batch)
             jax.block_until_ready(state)
+            wait_on_cpu(state)
             seconds.append(time.perf_counter() - start)
         return statistics.median(seconds[1:])
 
@@ -227,12 +235,14 @@ def memory_in_words(
     devices, total = mesh.size, config.data.batch_size
     microbatches = config.train.accumulate
     images = total // devices // microbatches
+    on_cpu = jax.default_backend() == "cpu"
 
     def on_mesh(microbatches: int) -> LinearModel:
         return LinearModel(line.fixed + extra_bytes(config, state, mesh, microbatches), line.per_image)
 
     each = f"{size_in_words(line.per_image)} for each image at once"
-    yield "Memory", f"{size_in_words(on_mesh(microbatches).at(images))} on each device, including {each}"
+    where = "of the process (peak resident)" if on_cpu and devices == 1 else "on each device"
+    yield "Memory", f"{size_in_words(on_mesh(microbatches).at(images))} {where}, including {each}"
     limit = options.memory * 2**30 if options.memory else device_limit()
     if limit is None:
         return

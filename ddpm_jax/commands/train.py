@@ -30,7 +30,7 @@ from ddpm_jax.reporting.profile import Profile
 from ddpm_jax.reporting.throughput import Throughput
 from ddpm_jax.reporting.writer import BestSoFar, import_wandb
 from ddpm_jax.runtime.compilation import jit, own_settings
-from ddpm_jax.runtime.devices import agreed_by_all, check_divisible, data_mesh, state_sharding
+from ddpm_jax.runtime.devices import agreed_by_all, check_divisible, data_mesh, state_sharding, wait_on_cpu
 from ddpm_jax.runtime.progress import progress
 from ddpm_jax.runtime.signals import Stopped, stop_requested
 from ddpm_jax.training.cadence import due
@@ -94,7 +94,7 @@ def run_steps(
 ) -> int | None:
     """The training loop; returns the number of the signal that stopped it, or None at the last step.
 
-    The host runs a few steps ahead of the device and waits for it only when something is due. A stop does not wait for
+    The host runs a few steps ahead of an accelerator and waits only if something is due. A stop does not wait for
     monitors, which may take minutes: those due at its step run first when training resumes.
     """
     start, last, stopping = int(state.step), config.train.steps, False
@@ -107,6 +107,7 @@ def run_steps(
         for done, batch in enumerate(batches, start + 1):
             with reports.profile.step(done):
                 state, reports.metrics, streak = step(state, reports.metrics, batch)
+            wait_on_cpu(state)
             reports.push(done, streak)
             stopping = preemption.agreed(done)
             if saved := stopping or due(done, config.checkpoint.every, last):

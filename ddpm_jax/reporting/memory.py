@@ -1,5 +1,6 @@
 """Memory that this process and its devices use, memory that is available, and sizes as text."""
 
+import sys
 from pathlib import Path
 
 import jax
@@ -22,6 +23,15 @@ def memory_in_use() -> dict[str, float]:
     device = max((peak for peak in peaks if peak is not None), default=None)
     amounts = {"device_memory_mebibytes": device, "host_memory_mebibytes": _bytes(Path("/proc/self/status"), "RssAnon")}
     return {name: amount / 2**20 for name, amount in amounts.items() if amount is not None}
+
+
+def peak_resident() -> int:
+    """Bytes of physical memory that this process has used at most so far, pages of loaded libraries included."""
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def device_limit() -> int | None:

@@ -24,7 +24,6 @@ from ddpm_jax.generation.requests import for_sampler
 from ddpm_jax.interop.diffusers_folder import write_folder
 from ddpm_jax.network.bind import apply_unet
 from ddpm_jax.network.unet import init_params
-from ddpm_jax.reporting.memory import memory_in_use
 from ddpm_jax.runtime.devices import check_divisible, data_mesh, replicated, to_devices
 from ddpm_jax.training.state import first_state
 from ddpm_jax.training.step import empty_metrics, lower_step
@@ -87,8 +86,8 @@ def measure_training(flags: argparse.Namespace) -> dict[str, Any]:
 
         work()
         own, theirs = in_turn(work, peers, flags.rounds)
+        facts = comparison(flags.batch * flags.repeat, own, theirs, peers)
         rate = matrix_rate(config.model.dtype) * mesh.size
-    facts = comparison(flags.batch * flags.repeat, own, theirs, peers)
     ours = facts["ours"]
     ours["compile_seconds"] = compiling
     if cost.flops:
@@ -97,7 +96,6 @@ def measure_training(flags: argparse.Namespace) -> dict[str, Any]:
         ours["share_of_matrix_product"] = flops_per_second / rate
     if cost.memory:
         ours["compiled_memory_mebibytes"] = cost.memory / 2**20
-    ours |= memory_in_use()
     return {**describe(config, flags), **facts}
 
 

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from ddpm_jax.errors import UserError
+from ddpm_jax.reporting.memory import memory_in_use
+from scripts.benchmarks.resident import forget_peak, peak_resident
 from scripts.benchmarks.timing import seconds_of
 
 KEPT_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
@@ -76,7 +78,13 @@ def refuse_disagreement(own: np.ndarray, theirs: np.ndarray, most: float, varian
 
 
 def in_turn(work: Round, peers: dict[str, Peer], rounds: int) -> tuple[list[float], dict[str, list[float]]]:
-    """Seconds of this process and of each peer, in alternation, since the machine's speed may change."""
+    """Seconds of this process and of each peer, in alternation, since the machine's speed may change.
+
+    A round before the timed ones maps again what `forget_peak` gave back to the system.
+    """
+    forget_peak()
+    for run in (work, *(peer.seconds for peer in peers.values())):
+        run()
     own: list[float] = []
     theirs: dict[str, list[float]] = {name: [] for name in peers}
     for _ in range(rounds):
@@ -86,6 +94,11 @@ def in_turn(work: Round, peers: dict[str, Peer], rounds: int) -> tuple[list[floa
     return own, theirs
 
 
+def peak_memory() -> float | None:
+    """Peak in MiB of the arrays on the fullest device, or on a CPU of the resident memory since `forget_peak`."""
+    return memory_in_use().get("device_memory_mebibytes", peak_resident())
+
+
 def rates(images: int, seconds: list[float]) -> dict[str, float]:
     """Images/s by the median of the rounds, and their spread (slowest - fastest) / median."""
     middle = statistics.median(seconds)
@@ -93,8 +106,11 @@ def rates(images: int, seconds: list[float]) -> dict[str, float]:
 
 
 def comparison(images: int, own: list[float], theirs: dict[str, list[float]], peers: dict[str, Peer]) -> dict[str, Any]:
-    """The rates of both sides, and the ratio to the fastest of the peer's variants."""
-    facts: dict[str, Any] = {"ours": rates(images, own)}
+    """Rates and peak memory of both sides, and their ratios to the fastest of the peer's variants.
+
+    Call it directly after the rounds, as later work would add to the peak.
+    """
+    facts: dict[str, Any] = {"ours": {**rates(images, own), "peak_memory_mebibytes": peak_memory()}}
     if not peers:
         return facts
     variants = {name: rates(images, seconds) for name, seconds in theirs.items()}
@@ -107,6 +123,8 @@ def comparison(images: int, own: list[float], theirs: dict[str, list[float]], pe
         "peak_memory_mebibytes": about["memory"],
         "variants": variants,
     }
+    if about["memory"] and facts["ours"]["peak_memory_mebibytes"]:
+        facts["memory_ratio"] = facts["ours"]["peak_memory_mebibytes"] / about["memory"]
     facts["ratio"] = facts["ours"]["images_per_second"] / variants[best]["images_per_second"]
     return facts
 

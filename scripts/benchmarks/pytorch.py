@@ -17,6 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from scripts.benchmarks.resident import forget_peak, peak_resident  # noqa: E402
+
 Work = Callable[[], Any]
 
 
@@ -32,6 +36,7 @@ def main() -> None:
     work, name = {"train": training, "sample": sampling, "features": features}[spec["work"]](spec)
     start = time.perf_counter()
     work()
+    forget_peak()
     facts = {"name": name, "torch": torch.__version__, "threads": torch.get_num_threads()}
     print(json.dumps({**facts, "first_seconds": time.perf_counter() - start}), file=answers, flush=True)
     for _ in sys.stdin:
@@ -72,8 +77,8 @@ def synchronise() -> None:
 
 
 def peak_memory() -> float | None:
-    """Peak memory of the device's arrays in MiB."""
-    return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None
+    """Peak in MiB of the device's arrays, or on a CPU of the resident memory."""
+    return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else peak_resident()
 
 
 def arrange(module: torch.nn.Module, variant: str) -> torch.nn.Module:

@@ -16,4 +16,6 @@ def test_training_is_timed_in_alternation_with_the_same_weights():
     )
     facts = json.loads(done.stdout)
     assert facts["peer"]["variant"] == "eager" and facts["peer"]["name"].startswith("diffusers")
+    ours, theirs = (facts[side]["peak_memory_mebibytes"] for side in ("ours", "peer"))
+    assert min(ours, theirs) > 100 and facts["memory_ratio"] == ours / theirs
     assert facts["ratio"] == facts["ours"]["images_per_second"] / facts["peer"]["images_per_second"] > 0

@@ -1,6 +1,7 @@
 import argparse
 import json
 import runpy
+import subprocess
 import sys
 from unittest.mock import MagicMock
 
@@ -30,7 +31,25 @@ def test_train_prints_the_work_and_its_rates():
     assert facts["batch"] == 4 and facts["devices"].startswith("1 x cpu") and ours["compile_seconds"] > 0
     assert ours["gigaflop_per_second"] == pytest.approx(ours["gigaflop_per_step"] * ours["images_per_second"] / 4)
     assert 0 < ours["share_of_matrix_product"] < 1
-    assert "peer" not in facts and "ratio" not in facts
+    assert ours["peak_memory_mebibytes"] > 100 and "host_memory_mebibytes" not in ours
+    assert not {"peer", "ratio", "memory_ratio"} & set(facts)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_peak_of_resident_memory_counts_only_what_followed_its_reset():
+    program = """if True:
+        from scripts.benchmarks.resident import forget_peak, peak_resident
+        block = bytes(100 * 2**20).replace(b"\\0", b"x")
+        del block
+        forget_peak()
+        before = peak_resident()
+        block = bytes(50 * 2**20).replace(b"\\0", b"x")
+        del block
+        print(before, peak_resident())
+    """
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    before, after = map(float, done.stdout.split())
+    assert before < 60 and 45 < after - before < 110
 
 
 def test_chart_draws_comparisons_and_refuses_other_files(tmp_path):
