@@ -77,6 +77,18 @@ def test_images_in_pieces_equal_images_at_once(monkeypatch):
     jax.clear_caches()
 
 
+def test_only_a_forward_pass_is_in_pieces_that_fit_the_cache(monkeypatch):
+    """A training step keeps the transformed tiles for the kernel gradient, also where it recomputes activations."""
+    monkeypatch.setattr(winograd, "CACHED_BYTES", 1)
+    x, kernel = arrays(0, (6, 8, 8, 3), (3, 3, 3, 5))
+
+    def energy(x, kernel):
+        return jnp.sum(winograd_conv(4, x, kernel) ** 2)
+
+    for function, in_pieces in ((energy, True), (jax.grad(energy), False), (jax.grad(jax.checkpoint(energy)), False)):
+        assert ("while" in jax.jit(function).lower(x, kernel).as_text()) is in_pieces
+
+
 def test_an_image_alone_is_an_image_in_a_batch():
     x, kernel = arrays(1, (4, 8, 8, 16), (3, 3, 16, 8))
     together = winograd_conv(4, x, kernel)
