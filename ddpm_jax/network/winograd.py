@@ -247,13 +247,15 @@ def _by_pieces(m: int, most: int, function: Callable[[Features], Features], x: F
 def _pieces(m: int, most: int, *arrays: Features) -> tuple[Array, ...]:
     """Each [batch, ...] as [pieces, images, ...], with as many images as fit into `most` bytes when transformed.
 
+    A batch that only divides into pieces of few tiles stays whole: each piece reads the whole transformed kernel.
     Over several devices the batch is divided already, and stays in one piece: a loop over it would gather it.
     """
     batch, height, width, _ = arrays[0].shape
     tiles = math.prod(_grid(m, height, width))
     one_image = 4 * (m + 2) ** 2 * tiles * max(array.shape[3] for array in arrays)
     fitting = batch if jax.device_count() > 1 else max(most // one_image, 1)
-    images = max(n for n in range(1, min(fitting, batch) + 1) if batch % n == 0)
+    sizes = (n for n in range(1, min(fitting, batch) + 1) if batch % n == 0 and n * tiles >= MIN_TILES)
+    images = max(sizes, default=batch)
     return tuple(jnp.asarray(array).reshape(batch // images, images, *array.shape[1:]) for array in arrays)
 
 
