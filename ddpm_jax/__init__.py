@@ -7,11 +7,14 @@ images = load_run("runs/x").sample(16, sampler="ddim", steps=50)
 from typing import TYPE_CHECKING, Any
 
 from ddpm_jax.errors import UserError
+from ddpm_jax.runtime.xla_flags import set_sound_flags
 
 if TYPE_CHECKING:
     from ddpm_jax.run import Run, load_run
 
 __all__ = ["Run", "UserError", "load_run"]
+
+set_sound_flags()
 
 
 def __getattr__(name: str) -> Any:

@@ -30,7 +30,7 @@ from ddpm_jax.data.dataset import held_out
 from ddpm_jax.data.open import count_images
 from ddpm_jax.errors import UserError
 from ddpm_jax.reporting.memory import device_limit, peak_resident, size_in_words
-from ddpm_jax.runtime.compilation import jit, own_settings
+from ddpm_jax.runtime.compilation import RUN_ONCE, jit, own_settings
 from ddpm_jax.runtime.devices import abstract_mesh, check_divisible, data_mesh, replicated, to_devices, wait_on_cpu
 from ddpm_jax.training.cadence import due
 from ddpm_jax.training.checkpoint import checkpoint_steps, retained_steps
@@ -86,8 +86,8 @@ class OneDevice:
     """The training step on one device here, for any number of images."""
 
     def __init__(self, config: Config) -> None:
-        self.compiling = 0
-        """Bytes of this process for each of its CPU devices after its first step was compiled, before any ran."""
+        self.compile_bytes = 0
+        """Peak resident bytes of this process once it has compiled its first step."""
         self.config = dataclasses.replace(config, train=dataclasses.replace(config.train, accumulate=1))
         self.mesh = data_mesh(jax.local_devices()[:1])
         self.learner = build_learner(self.config, self.mesh)
@@ -101,12 +101,8 @@ class OneDevice:
         logger.info("Compiling a step of %d images …", images)
         lowered = lower_step(self.learner, self.shapes, self.batch(images))
         compiled = lowered.compile()
-        cost = step_cost(lowered, compiled, microbatches=1, devices=1)
-        if cost.memory is not None and jax.default_backend() == "cpu":
-            # A process keeps the memory that compiling the step took, and does not use it for the arrays.
-            self.compiling = self.compiling or peak_resident() // jax.local_device_count()
-            cost = cost._replace(memory=cost.memory + self.compiling)
-        return compiled, cost
+        self.compile_bytes = self.compile_bytes or peak_resident() or 0
+        return compiled, step_cost(lowered, compiled, microbatches=1, devices=1)
 
     def batch(self, images: int) -> Batch:
         """Random images."""
@@ -114,13 +110,13 @@ class OneDevice:
 
     def seconds(self, step: Compiled, images: int) -> float:
         """Duration of a step: the median of a few steps after the first."""
-        state = jit(self.fresh, compiler_options={"xla_backend_optimization_level": 1})()
+        state = jit(self.fresh, compiler_options=RUN_ONCE)()
         batch, run, seconds = self.batch(images), own_settings()(step), []
         while len(seconds) <= TIMED_STEPS or sum(seconds[1:]) < QUICK_S:
             start = time.perf_counter()
             state, *_ = run(state, empty_metrics(), batch)
             jax.block_until_ready(state)
-            wait_on_cpu(state)
+            wait_on_cpu(state)  # As the training loop does.
             seconds.append(time.perf_counter() - start)
         return statistics.median(seconds[1:])
 
@@ -150,7 +146,10 @@ def lines_of_plan(config: Config, options: PlanOptions, workdir: Path | None) ->
     if measured.flops is not None:
         yield "Arithmetic", f"{rounded(measured.flops.at(total) / 1e9)} GFLOP a step"
     if measured.memory is not None:
-        yield from memory_in_words(config, options, mesh, one.shapes, measured.memory)
+        # A CPU's process keeps what compiling took, and does not use it for the arrays.
+        local = jax.default_backend() == "cpu" and devices == 1 and not options.memory
+        compiling = one.compile_bytes if local else None
+        yield from memory_in_words(config, options, mesh, one.shapes, measured.memory, compiling)
     speed, text = speed_in_words(config, options, devices, measured, rate)
     yield "Speed", text
     if speed is not None:
@@ -229,20 +228,27 @@ def linear_model(
 
 
 def memory_in_words(
-    config: Config, options: PlanOptions, mesh: AbstractMesh, state: TrainState, line: LinearModel
+    config: Config,
+    options: PlanOptions,
+    mesh: AbstractMesh,
+    state: TrainState,
+    line: LinearModel,
+    compiling: int | None = None,
 ) -> Iterator[tuple[str, str]]:
-    """Memory of a step on each device of the mesh, and how many images fit, with a remedy for a batch that does not."""
+    """Memory of a step on each device of the mesh, and how many images fit, with a remedy for a batch that does not.
+
+    compiling: bytes of this process without the arrays, if the device is its CPU; they are no longer free here.
+    """
     devices, total = mesh.size, config.data.batch_size
     microbatches = config.train.accumulate
     images = total // devices // microbatches
-    on_cpu = jax.default_backend() == "cpu"
 
     def on_mesh(microbatches: int) -> LinearModel:
         return LinearModel(line.fixed + extra_bytes(config, state, mesh, microbatches), line.per_image)
 
     each = f"{size_in_words(line.per_image)} for each image at once"
-    where = "of the process (peak resident)" if on_cpu and devices == 1 else "on each device"
-    yield "Memory", f"{size_in_words(on_mesh(microbatches).at(images))} {where}, including {each}"
+    where = "on each device" if compiling is None else "of the process (peak resident)"
+    yield "Memory", f"{size_in_words(on_mesh(microbatches).at(images) + (compiling or 0))} {where}, including {each}"
     limit = options.memory * 2**30 if options.memory else device_limit()
     if limit is None:
         return

@@ -29,7 +29,7 @@ from ddpm_jax.errors import TrainingDiverged, UserError
 from ddpm_jax.reporting.profile import Profile
 from ddpm_jax.reporting.throughput import Throughput
 from ddpm_jax.reporting.writer import BestSoFar, import_wandb
-from ddpm_jax.runtime.compilation import jit, own_settings
+from ddpm_jax.runtime.compilation import RUN_ONCE, jit, own_settings
 from ddpm_jax.runtime.devices import agreed_by_all, check_divisible, data_mesh, state_sharding, wait_on_cpu
 from ddpm_jax.runtime.progress import progress
 from ddpm_jax.runtime.signals import Stopped, stop_requested
@@ -162,8 +162,7 @@ def start_state(config: Config, learner: Learner, checkpoints: Checkpoints) -> T
         logger.info("Resuming from step %d", int(restored.step))
         checkpoints.set_aside_after(int(restored.step))
         return restored
-    # This only draws random numbers, once: code of level 0 takes 1 s longer to run, of level 2 or 3 longer to compile.
-    return jit(fresh, out_shardings=shardings, compiler_options={"xla_backend_optimization_level": 1})()
+    return jit(fresh, out_shardings=shardings, compiler_options=RUN_ONCE)()
 
 
 def compile_step(config: Config, learner: Learner, state: TrainState, batch: Batch) -> tuple[TrainStep, StepCost]:

@@ -36,8 +36,15 @@ class Conv(nn.Module):
     def __call__(self, x: Features) -> Features:
         padding = [(k // 2, k // 2) if self.padded else (0, 0) for k in self.kernel]
         # At their default precision, accelerators would give other metrics than a CPU.
-        options = {"strides": self.stride, "padding": padding, "precision": HIGHEST, "name": "conv"}
-        conv = nn.Conv(self.channels, self.kernel, conv_general_dilated=winograd.where_faster(), **options)
+        conv = nn.Conv(
+            self.channels,
+            self.kernel,
+            strides=self.stride,
+            padding=padding,
+            precision=HIGHEST,
+            conv_general_dilated=winograd.cpu_convolution(),
+            name="conv",
+        )
         return nn.relu(conv(x))
 
 

@@ -28,7 +28,7 @@ class ScoreSums:
 
     def add(self, logits: Logits) -> None:
         """Adds the logits of the next images."""
-        from scipy.special import log_softmax  # Here, since it takes 0.2 s, which training would wait for.
+        from scipy.special import log_softmax  # Imported here, since it takes 0.2 s.
 
         logs = log_softmax(logits.astype(np.float64), axis=1)
         splits = self._splits[self._seen : self._seen + len(logits)]

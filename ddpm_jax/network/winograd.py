@@ -32,7 +32,7 @@ from jaxtyping import Array, Float
 
 from ddpm_jax.shapes import Features
 
-Kernel = Float[Array, "3 3 _ _"]
+Kernel = Float[Array, "3 3 inputs outputs"]
 Transformed = Float[Array, "points _ _"]
 """A kernel, [(m+2)^2, inputs, outputs], or the tiles of an image, [(m+2)^2, tiles, channels], transformed."""
 POINTS = {2: ("0", "1", "-1"), 4: ("0", "3/4", "-3/4", "3/2", "-3/2")}
@@ -47,7 +47,7 @@ COPIED_CHANNELS = 256
 CACHED_BYTES = 8 * 2**20
 """Transformed input at a time in a forward pass, so that it stays in the cache until it is multiplied."""
 MAX_BYTES = 256 * 2**20
-"""The same while training, where it is kept for the kernel gradient: the bound is for the memory of large batches."""
+"""The same while training, where it is kept for the kernel gradient: about the most that large batches need."""
 
 
 class Transforms(NamedTuple):
@@ -82,14 +82,17 @@ def _polynomial(roots: list[Fraction]) -> list[Fraction]:
     return coefficients
 
 
-def where_faster() -> Callable[..., Features] | None:
+def cpu_convolution() -> Callable[..., Features] | None:
     """The convolution for the layers of Flax: `conv_general_dilated` below on a CPU, theirs (None) elsewhere."""
     return conv_general_dilated if jax.default_backend() == "cpu" else None
 
 
 def conv_general_dilated(x: Features, kernel: Array, strides: Any, padding: Any, **options: Any) -> Features:
-    """`jax.lax.conv_general_dilated` for the layers of Flax: by F(m) where that is faster on a CPU."""
-    border = {"SAME": 1, ((1, 1), (1, 1)): 1, ((0, 0), (0, 0)): 0}.get(
+    """`jax.lax.conv_general_dilated` for the layers of Flax: by F(m) where that is faster on a CPU.
+
+    Its `precision` does not matter here, since a CPU's products are in float32 with any.
+    """
+    border = {"SAME": 1, "VALID": 0, ((1, 1), (1, 1)): 1, ((0, 0), (0, 0)): 0}.get(
         padding if isinstance(padding, str) else (*padding,)
     )
     plain = kernel.shape[:2] == (3, 3) and tuple(strides) == (1, 1) and border is not None
@@ -119,10 +122,10 @@ def tile_size(shape: tuple[int, ...], outputs: int) -> int | None:
 
 def winograd_conv(m: int, x: Features, kernel: Kernel) -> Features:
     """Convolves [batch, height, width, inputs] at stride 1 by F(m), zero-padded to the same size, in float32."""
-    return _bilinear_p.bind(x, kernel, m=m, kind="outputs", most=CACHED_BYTES)
+    return _bilinear_p.bind(x, kernel, m=m, kind="outputs", max_bytes=CACHED_BYTES)
 
 
-def _outputs(m: int, most: int, x: Features, kernel: Kernel) -> Features:
+def _outputs(m: int, max_bytes: int, x: Features, kernel: Kernel) -> Features:
     """A^T [(G g G^T) * (B^T d B)] A."""
     transformed = _transformed_kernel(m, kernel)
 
@@ -130,22 +133,22 @@ def _outputs(m: int, most: int, x: Features, kernel: Kernel) -> Features:
         products = _multiply(_transformed_tiles(m, x), transformed, contracted=1)
         return _join_tiles(m, products, *x.shape[:3])
 
-    return _by_pieces(m, most, outputs, x, kernel.shape[3])
+    return _by_pieces(m, max_bytes, outputs, x, kernel.shape[3])
 
 
-def _input_gradient(m: int, most: int, dy: Features, kernel: Kernel) -> Features:
+def _input_gradient(m: int, max_bytes: int, dy: Features, kernel: Kernel) -> Features:
     """B [(G g G^T) * (A dY A^T)] B^T."""
     transformed = _transformed_kernel(m, kernel)
 
     def input_gradient(dy: Features) -> Features:
-        # The transformed kernel is contracted over its outputs: a transposed copy would be read badly.
+        # The transformed kernel is contracted over its outputs: a transposed one would be read with a stride.
         products = _multiply(_transformed_gradient(m, dy), transformed, contracted=2)
         return _add_tiles(m, products, *dy.shape[:3])
 
-    return _by_pieces(m, most, input_gradient, dy, kernel.shape[2])
+    return _by_pieces(m, max_bytes, input_gradient, dy, kernel.shape[2])
 
 
-def _kernel_gradient(m: int, most: int, x: Features, dy: Features) -> Kernel:
+def _kernel_gradient(m: int, max_bytes: int, x: Features, dy: Features) -> Kernel:
     """G^T [(B^T d B) * (A dY A^T)] G, summed over tiles."""
 
     def products(x: Features, dy: Features) -> Transformed:
@@ -155,7 +158,7 @@ def _kernel_gradient(m: int, most: int, x: Features, dy: Features) -> Kernel:
         copy = jax.lax.optimization_barrier(tiles.swapaxes(1, 2))
         return jax.lax.dot_general(copy, gradient, (((2,), (1,)), ((0,), (0,))))
 
-    x_pieces, dy_pieces = _pieces(m, most, x, dy)
+    x_pieces, dy_pieces = _pieces(m, max_bytes, x, dy)
     if len(x_pieces) == 1:
         total = products(x, dy)
     else:
@@ -176,8 +179,8 @@ _bilinear_p = Primitive("winograd")
 
 
 @_bilinear_p.def_impl
-def _bilinear(a: Array, b: Array, *, m: int, kind: str, most: int) -> Array:
-    return KINDS[kind][0](m, most, a, b)
+def _bilinear(a: Array, b: Array, *, m: int, kind: str, max_bytes: int) -> Array:
+    return KINDS[kind][0](m, max_bytes, a, b)
 
 
 @_bilinear_p.def_abstract_eval
@@ -185,25 +188,25 @@ def _type_of_result(a: ShapedArray, b: ShapedArray, *, kind: str, **_: Any) -> S
     return ShapedArray(KINDS[kind][1](a, b), a.dtype)
 
 
-def _transpose_in_first(ct: Array, _: Any, b: Array, *, kind: str, **sizes: int) -> Array:
+def _transpose_in_first(ct: Array, _: Any, b: Array, *, kind: str, **params: int) -> Array:
     if kind == "outputs":
-        return _bilinear_p.bind(ct, b, kind="input_gradient", **sizes)
+        return _bilinear_p.bind(ct, b, kind="input_gradient", **params)
     if kind == "input_gradient":
-        return _bilinear_p.bind(ct, b, kind="outputs", **sizes)
-    return _bilinear_p.bind(b, ct, kind="input_gradient", **sizes)
+        return _bilinear_p.bind(ct, b, kind="outputs", **params)
+    return _bilinear_p.bind(b, ct, kind="input_gradient", **params)
 
 
-def _transpose_in_second(ct: Array, a: Array, _: Any, *, kind: str, **sizes: int) -> Array:
+def _transpose_in_second(ct: Array, a: Array, _: Any, *, kind: str, **params: int) -> Array:
     if kind == "outputs":
-        return _bilinear_p.bind(a, ct, kind="kernel_gradient", **sizes)
+        return _bilinear_p.bind(a, ct, kind="kernel_gradient", **params)
     if kind == "input_gradient":
-        return _bilinear_p.bind(ct, a, kind="kernel_gradient", **sizes)
-    return _bilinear_p.bind(a, ct, kind="outputs", **sizes)
+        return _bilinear_p.bind(ct, a, kind="kernel_gradient", **params)
+    return _bilinear_p.bind(a, ct, kind="outputs", **params)
 
 
-def _jvp_of_bilinear(primals: Any, tangents: Any, *, most: int, **params: Any) -> Any:
-    del most  # XLA computes the same transform of the same tiles once, unless it is in pieces.
-    return _plain_jvp(primals, tangents, most=MAX_BYTES, **params)
+def _jvp(primals: Any, tangents: Any, **params: Any) -> Any:
+    """A derivative needs the tiles again: in one piece, XLA transforms them once for both."""
+    return _bilinear_jvp(primals, tangents, **params | {"max_bytes": MAX_BYTES})
 
 
 def _over_vmap(arguments: tuple[Array, Array], axes: tuple[Any, Any], **params: Any) -> tuple[Array, int]:
@@ -220,7 +223,8 @@ def _over_vmap(arguments: tuple[Array, Array], axes: tuple[Any, Any], **params: 
 
 
 ad.defbilinear(_bilinear_p, _transpose_in_first, _transpose_in_second)
-_plain_jvp, ad.primitive_jvps[_bilinear_p] = ad.primitive_jvps[_bilinear_p], _jvp_of_bilinear
+_bilinear_jvp = ad.primitive_jvps[_bilinear_p]
+ad.primitive_jvps[_bilinear_p] = _jvp
 batching.primitive_batchers[_bilinear_p] = _over_vmap
 mlir.register_lowering(_bilinear_p, mlir.lower_fun(_bilinear, multiple_results=False))
 
@@ -236,16 +240,18 @@ def _multiply(tiles: Transformed, kernel: Transformed, *, contracted: int) -> Tr
     return reduce(jnp.add, map(product, range(0, tiles.shape[2], SUMMED_CHANNELS)))
 
 
-def _by_pieces(m: int, most: int, function: Callable[[Features], Features], x: Features, channels: int) -> Features:
+def _by_pieces(
+    m: int, max_bytes: int, function: Callable[[Features], Features], x: Features, channels: int
+) -> Features:
     """A function of images, whose result has as many channels, applied to the pieces of `_pieces`."""
-    (pieces,) = _pieces(m, most, x)
+    (pieces,) = _pieces(m, max_bytes, x)
     if len(pieces) == 1:
         return function(x)
     return jax.lax.map(function, pieces).reshape(*x.shape[:3], channels)
 
 
-def _pieces(m: int, most: int, *arrays: Features) -> tuple[Array, ...]:
-    """Each [batch, ...] as [pieces, images, ...], with as many images as fit into `most` bytes when transformed.
+def _pieces(m: int, max_bytes: int, *arrays: Features) -> tuple[Array, ...]:
+    """Each [batch, ...] as [pieces, images, ...], with as many images as fit into `max_bytes` bytes when transformed.
 
     A batch that only divides into pieces of few tiles stays whole: each piece reads the whole transformed kernel.
     Over several devices the batch is divided already, and stays in one piece: a loop over it would gather it.
@@ -253,7 +259,7 @@ def _pieces(m: int, most: int, *arrays: Features) -> tuple[Array, ...]:
     batch, height, width, _ = arrays[0].shape
     tiles = math.prod(_grid(m, height, width))
     one_image = 4 * (m + 2) ** 2 * tiles * max(array.shape[3] for array in arrays)
-    fitting = batch if jax.device_count() > 1 else max(most // one_image, 1)
+    fitting = batch if jax.device_count() > 1 else max(max_bytes // one_image, 1)
     sizes = (n for n in range(1, min(fitting, batch) + 1) if batch % n == 0 and n * tiles >= MIN_TILES)
     images = max(sizes, default=batch)
     return tuple(jnp.asarray(array).reshape(batch // images, images, *array.shape[1:]) for array in arrays)
@@ -279,7 +285,7 @@ def _transformed_tiles(m: int, x: Features) -> Transformed:
 
 
 def _add_tiles(m: int, products: Transformed, batch: int, height: int, width: int) -> Features:
-    """B p B^T of each tile, added up to images: the transpose of `_transformed_tiles`."""
+    """B p B^T of each tile, [points, tiles, channels], added up to images: the transpose of `_transformed_tiles`."""
     rows, columns = _grid(m, height, width)
     pixels = _apply(transforms(m).input.T, products).reshape(m + 2, m + 2, batch, rows, columns, products.shape[2])
 
@@ -297,7 +303,7 @@ def _add_tiles(m: int, products: Transformed, batch: int, height: int, width: in
 
 
 def _join_tiles(m: int, products: Transformed, batch: int, height: int, width: int) -> Features:
-    """A^T p A of each tile, side by side."""
+    """A^T p A of each tile, [points, tiles, channels], side by side in images."""
     rows, columns = _grid(m, height, width)
     pixels = _apply(transforms(m).output, products).reshape(m, m, batch, rows, columns, products.shape[2])
     return _as_images(pixels, height, width)

@@ -26,7 +26,7 @@ def panels(
     path: Path, charts: Mapping[str, Mapping[str, Points]], x_label: str, y_label: str, *, log_x: bool = False
 ) -> None:
     """Draws charts one below the other, each with its own title and axes."""
-    from matplotlib.figure import Figure  # Here, since most commands draw no chart, and it takes 0.4 s.
+    from matplotlib.figure import Figure  # Imported here, since it takes 0.4 s.
 
     longest = max(len(name) for curves in charts.values() for name in curves)
     several = any(len(curves) > 1 for curves in charts.values())

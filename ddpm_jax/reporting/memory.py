@@ -1,6 +1,5 @@
 """Memory that this process and its devices use, memory that is available, and sizes as text."""
 
-import sys
 from pathlib import Path
 
 import jax
@@ -25,13 +24,9 @@ def memory_in_use() -> dict[str, float]:
     return {name: amount / 2**20 for name, amount in amounts.items() if amount is not None}
 
 
-def peak_resident() -> int:
-    """Bytes of physical memory that this process has used at most so far, pages of loaded libraries included."""
-    if sys.platform == "win32":
-        return 0
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+def peak_resident() -> int | None:
+    """Bytes of physical memory that this process has used at most, pages of libraries included; None if unknown."""
+    return _bytes(Path("/proc/self/status"), "VmHWM")
 
 
 def device_limit() -> int | None:

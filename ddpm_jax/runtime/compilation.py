@@ -2,35 +2,17 @@
 
 Switches such as jax_enable_x64 hold for the whole process: the environment may set them, or another library in the same
 notebook. With them the same seed would give other numbers, and a resumed run would go on to other parameters.
-Importing this module also chooses a setting of XLA's for versions that compute wrong sums; see `sound_flags`.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from typing import Any
 
 import jax
 from jax.stages import Lowered
 
-FUSIONS = "--xla_cpu_experimental_ynn_fusion_type"
-
-
-def sound_flags(flags: str, jaxlib_version: str) -> str:
-    """XLA_FLAGS with which a version of jaxlib computes right sums on CPUs; a value of the user's stays.
-
-    Before 0.12, the last element of a reduction that is fused with a matrix product can be wrong (jax issue 39103), and
-    reductions of rank 7 and 8 crash or hang (39257, 40412). With these flags, products are fused with nothing, and
-    reductions are left to XLA's own code.
-    """
-    affected = tuple(map(int, jaxlib_version.split(".")[:2])) < (0, 12) and FUSIONS not in flags
-    return f"{flags} {FUSIONS}=individual_dot".strip() if affected else flags
-
-
-# XLA reads its flags when it first compiles. jax.jit has such an option, too, but not for functions within others.
-if wanted := sound_flags(os.environ.get("XLA_FLAGS", ""), version("jaxlib")):
-    os.environ["XLA_FLAGS"] = wanted
+RUN_ONCE = {"xla_backend_optimization_level": 1}
+"""Compiler options for drawing the first state: level 0 runs 1 s longer, levels 2 and 3 compile longer."""
 
 
 @contextmanager

@@ -77,7 +77,7 @@ def train_step(
     key = jax.random.fold_in(purpose_key(learner.seed, Purpose.STEP), state.step)
     gradient, loss, t = _accumulated_gradient(learner, state.params, batch, key)
     norm = optax.tree.norm(gradient)
-    # The barriers stop XLA from computing this anew for each array, and the parameters anew for their EMA.
+    # Without the barriers XLA computes `finite` anew for each array, and the new parameters anew for their EMA.
     finite = jax.lax.optimization_barrier(jnp.isfinite(norm) & jnp.all(jnp.isfinite(loss)))
 
     def keep(new: PyTree, old: PyTree) -> PyTree:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ddpm_jax.errors import UserError
 from ddpm_jax.reporting.memory import memory_in_use
-from scripts.benchmarks.resident import forget_peak, peak_resident
+from scripts.benchmarks.resident import forget_peak, peak_mebibytes
 from scripts.benchmarks.timing import seconds_of
 
 KEPT_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
@@ -96,7 +96,7 @@ def in_turn(work: Round, peers: dict[str, Peer], rounds: int) -> tuple[list[floa
 
 def peak_memory() -> float | None:
     """Peak in MiB of the arrays on the fullest device, or on a CPU of the resident memory since `forget_peak`."""
-    return memory_in_use().get("device_memory_mebibytes", peak_resident())
+    return memory_in_use().get("device_memory_mebibytes", peak_mebibytes())
 
 
 def rates(images: int, seconds: list[float]) -> dict[str, float]:

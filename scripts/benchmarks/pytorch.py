@@ -19,7 +19,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from scripts.benchmarks.resident import forget_peak, peak_resident  # noqa: E402
+from scripts.benchmarks.resident import forget_peak, peak_mebibytes  # noqa: E402
 
 Work = Callable[[], Any]
 
@@ -78,7 +78,7 @@ def synchronise() -> None:
 
 def peak_memory() -> float | None:
     """Peak in MiB of the device's arrays, or on a CPU of the resident memory."""
-    return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else peak_resident()
+    return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else peak_mebibytes()
 
 
 def arrange(module: torch.nn.Module, variant: str) -> torch.nn.Module:

@@ -2,6 +2,7 @@
 
 import ctypes
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 PROC = Path("/proc/self")
@@ -13,10 +14,11 @@ def forget_peak() -> None:
         libc = ctypes.CDLL(None)
         if hasattr(libc, "malloc_trim"):  # glibc
             libc.malloc_trim(0)
-        (PROC / "clear_refs").write_text("5")  # See proc_pid_clear_refs(5).
+        with suppress(OSError):  # Not every container may; the peak then includes compiling.
+            (PROC / "clear_refs").write_text("5")  # See proc_pid_clear_refs(5).
 
 
-def peak_resident() -> float | None:
+def peak_mebibytes() -> float | None:
     """MiB since `forget_peak`, pages of loaded libraries included; None where there is no /proc."""
     status = PROC / "status"
     lines = status.read_text().splitlines() if status.exists() else []

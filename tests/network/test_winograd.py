@@ -61,21 +61,31 @@ def test_outputs_and_gradients_equal_those_of_a_direct_convolution_in_float64(m,
         assert np.sqrt(np.mean((np.asarray(a) - b) ** 2)) < RMS_ERROR[m] * scale
 
 
-def test_images_in_pieces_equal_images_at_once(monkeypatch):
+@pytest.mark.parametrize("m", [2, 4])
+def test_images_in_pieces_equal_images_at_once(m, monkeypatch):
     x, kernel, dy = arrays(0, (6, 8, 8, 3), (3, 3, 3, 5), (6, 8, 8, 5))
 
     def run():
-        return output_and_gradients(lambda x, kernel: winograd_conv(4, x, kernel), x, kernel, dy)
+        forward = winograd_conv(m, x, kernel)
+        return forward, *output_and_gradients(lambda x, kernel: winograd_conv(m, x, kernel), x, kernel, dy)
 
     at_once = run()
     jax.clear_caches()
     monkeypatch.setattr(winograd, "MIN_TILES", 1)
     for limit in ("CACHED_BYTES", "MAX_BYTES"):
-        monkeypatch.setattr(winograd, limit, 2 * 36 * 4 * 5 * 4)  # Two images.
+        monkeypatch.setattr(winograd, limit, 4 * 2 * 5 * (m + 2) ** 2 * (8 // m) ** 2)  # Two images.
     assert "while" in jax.jit(run).lower().as_text()
     for own, expected in zip(run(), at_once, strict=True):
         np.testing.assert_allclose(own, expected, atol=1e-4)
     jax.clear_caches()
+
+
+@pytest.mark.parametrize("batch, side, pieces", [(6, 24, 3), (7, 24, 7), (7, 8, 1)])
+def test_pieces_divide_the_batch_and_have_enough_tiles(batch, side, pieces):
+    (x,) = arrays(0, (batch, side, side, 3))
+    (found,) = winograd._pieces(4, 4 * 2 * 3 * 36 * (side // 4) ** 2, x)  # Two images at most.
+    np.testing.assert_array_equal(found.reshape(x.shape), x)
+    assert len(found) == pieces
 
 
 def test_only_a_forward_pass_is_in_pieces_that_fit_the_cache(monkeypatch):

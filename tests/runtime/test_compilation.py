@@ -1,5 +1,8 @@
 """Compiled sums on CPUs are right, also with versions of jaxlib that compute wrong ones by default."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,9 +11,11 @@ import pytest
 
 from ddpm_jax.config.sections import Optimizer
 from ddpm_jax.network.layers import GroupNorm
-from ddpm_jax.runtime.compilation import FUSIONS, jit, sound_flags
+from ddpm_jax.runtime.compilation import jit
+from ddpm_jax.runtime.xla_flags import FUSIONS, sound_flags
 from ddpm_jax.training.ema import update_ema
 from ddpm_jax.training.step import _mean
+from tests.end_to_end.commands import ROOT
 
 ROWS = 32_769
 """One more than a multiple of XLA's tiles: the last element was the wrong one."""
@@ -22,6 +27,18 @@ def test_affected_versions_fuse_nothing_with_products(version, affected):
     assert sound_flags("", version) == (own if affected else "")
     assert sound_flags("--xla_a=1", version) == (f"--xla_a=1 {own}" if affected else "--xla_a=1")
     assert sound_flags(f"{FUSIONS}=reduce", version) == f"{FUSIONS}=reduce"
+
+
+@pytest.mark.parametrize("module", ["ddpm_jax", "ddpm_jax.network.unet"])
+def test_any_import_sets_the_flags(module):
+    program = f"""if True:
+        import importlib.metadata, os
+        importlib.metadata.version = lambda name: "0.10.2"
+        import {module}
+        print(os.environ["XLA_FLAGS"])
+    """
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert f"{FUSIONS}=individual_dot" in done.stdout
 
 
 def test_a_reduction_after_products():

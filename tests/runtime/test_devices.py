@@ -65,7 +65,7 @@ def test_the_only_process_of_a_node_takes_all_its_devices(environment, takes_all
     assert calls == [[] if takes_all else None]
 
 
-def test_on_a_cpu_a_program_has_ended_when_the_next_one_starts():
+def test_on_a_cpu_results_are_ready_after_the_wait():
     result = jax.jit(lambda x: jnp.sort(jnp.outer(x, x), axis=0))(jnp.ones(1000))
     wait_on_cpu({"result": result})
     assert result.is_ready()

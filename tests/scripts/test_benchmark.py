@@ -38,14 +38,14 @@ def test_train_prints_the_work_and_its_rates():
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_peak_of_resident_memory_counts_only_what_followed_its_reset():
     program = """if True:
-        from scripts.benchmarks.resident import forget_peak, peak_resident
+        from scripts.benchmarks.resident import forget_peak, peak_mebibytes
         block = bytes(100 * 2**20).replace(b"\\0", b"x")
         del block
         forget_peak()
-        before = peak_resident()
+        before = peak_mebibytes()
         block = bytes(50 * 2**20).replace(b"\\0", b"x")
         del block
-        print(before, peak_resident())
+        print(before, peak_mebibytes())
     """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     before, after = map(float, done.stdout.split())
