@@ -7,11 +7,14 @@ Module names are those of pytorch-fid's file. As there, and unlike in torchvisio
 padding, and Mixed_7c uses a max pool. Batch norms are folded into the convolutions as weights are read (`weights.py`).
 """
 
+from collections.abc import Callable
+from functools import reduce
 from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from ddpm_jax.network import winograd
@@ -22,6 +25,7 @@ LAYERS: tuple[Layer, ...] = (64, 192, 768, 2048, "logits")
 """Features after either half of the stem, Mixed_6e and Mixed_7c, and the classifier's logits."""
 SIZE = 299
 HIGHEST = jax.lax.Precision.HIGHEST
+PADDED = ((0, 0), (1, 1), (1, 1), (0, 0))
 
 
 class Conv(nn.Module):
@@ -42,20 +46,30 @@ class Conv(nn.Module):
             strides=self.stride,
             padding=padding,
             precision=HIGHEST,
-            conv_general_dilated=winograd.cpu_convolution(),
+            conv_general_dilated=winograd.conv_general_dilated if jax.default_backend() == "cpu" else None,
             name="conv",
         )
         return nn.relu(conv(x))
 
 
+def pool(combine: Callable[[Array, Array], Array], x: Features, stride: int) -> Features:
+    """Combines 3 rows, then 3 columns, without padding: on a CPU several times as fast as XLA's windows."""
+    for axis in (1, 2):
+        span = x.shape[axis] - 2
+        x = reduce(combine, (jax.lax.slice_in_dim(x, i, i + span, stride, axis) for i in range(3)))
+    return x
+
+
 def max_pool(x: Features) -> Features:
     """3x3, stride 2, without padding."""
-    return nn.max_pool(x, (3, 3), (2, 2))
+    return pool(jnp.maximum, x, 2)
 
 
 def average_pool(x: Features) -> Features:
     """3x3 around each pixel; the mean excludes padding."""
-    return nn.avg_pool(x, (3, 3), (1, 1), "SAME", count_include_pad=False)
+    pixels = np.pad(np.ones((1, *x.shape[1:3], 1), np.float32), PADDED)
+    count = sum(pixels[:, i : i + x.shape[1], j : j + x.shape[2]] for i in range(3) for j in range(3))
+    return pool(jnp.add, jnp.pad(x, PADDED), 1) / count
 
 
 class MixedA(nn.Module):

@@ -82,11 +82,6 @@ def _polynomial(roots: list[Fraction]) -> list[Fraction]:
     return coefficients
 
 
-def cpu_convolution() -> Callable[..., Features] | None:
-    """The convolution for the layers of Flax: `conv_general_dilated` below on a CPU, theirs (None) elsewhere."""
-    return conv_general_dilated if jax.default_backend() == "cpu" else None
-
-
 def conv_general_dilated(x: Features, kernel: Array, strides: Any, padding: Any, **options: Any) -> Features:
     """`jax.lax.conv_general_dilated` for the layers of Flax: by F(m) where that is faster on a CPU.
 

@@ -1,6 +1,6 @@
 """XLA's flags with which old versions of jaxlib compute right sums on CPUs; set when ddpm_jax is imported.
 
-XLA reads its flags when it first compiles. jax.jit has such options, too, but not for functions within others.
+XLA reads its flags when it first compiles; options of one compilation would not reach functions compiled within others.
 """
 
 import os
