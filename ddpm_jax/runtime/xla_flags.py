@@ -4,7 +4,7 @@ XLA reads its flags when it first compiles; options of one compilation would not
 """
 
 import os
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 FUSIONS = "--xla_cpu_experimental_ynn_fusion_type"
 
@@ -21,6 +21,10 @@ def sound_flags(flags: str, jaxlib_version: str) -> str:
 
 
 def set_sound_flags() -> None:
-    """Sets XLA_FLAGS in the environment of this process for the installed version."""
-    if flags := sound_flags(os.environ.get("XLA_FLAGS", ""), version("jaxlib")):
+    """Sets XLA_FLAGS in the environment of this process for the installed version; TFDS's process has none."""
+    try:
+        installed = version("jaxlib")
+    except PackageNotFoundError:
+        return
+    if flags := sound_flags(os.environ.get("XLA_FLAGS", ""), installed):
         os.environ["XLA_FLAGS"] = flags

@@ -41,6 +41,17 @@ def test_any_import_sets_the_flags(module):
     assert f"{FUSIONS}=individual_dot" in done.stdout
 
 
+def test_processes_without_jaxlib_import_the_package():
+    program = """if True:
+        import importlib.metadata
+        def missing(name):
+            raise importlib.metadata.PackageNotFoundError(name)
+        importlib.metadata.version = missing
+        import ddpm_jax
+    """
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
 def test_a_reduction_after_products():
     """The published case, jax issue 39103."""
     x = np.zeros((ROWS, 3), np.float32)
