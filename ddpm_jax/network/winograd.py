@@ -122,25 +122,13 @@ def winograd_conv(m: int, x: Features, kernel: Kernel) -> Features:
 
 def _outputs(m: int, max_bytes: int, x: Features, kernel: Kernel) -> Features:
     """A^T [(G g G^T) * (B^T d B)] A."""
-    transformed = _transformed_kernel(m, kernel)
-
-    def outputs(x: Features) -> Features:
-        products = _multiply(_transformed_tiles(m, x), transformed, contracted=1)
-        return _join_tiles(m, products, *x.shape[:3])
-
-    return _by_pieces(m, max_bytes, outputs, x, kernel.shape[3])
+    return _convolve(m, max_bytes, x, kernel, _transformed_tiles, _join_tiles, contracted=1)
 
 
 def _input_gradient(m: int, max_bytes: int, dy: Features, kernel: Kernel) -> Features:
     """B [(G g G^T) * (A dY A^T)] B^T."""
-    transformed = _transformed_kernel(m, kernel)
-
-    def input_gradient(dy: Features) -> Features:
-        # The transformed kernel is contracted over its outputs: a transposed one would be read with a stride.
-        products = _multiply(_transformed_gradient(m, dy), transformed, contracted=2)
-        return _add_tiles(m, products, *dy.shape[:3])
-
-    return _by_pieces(m, max_bytes, input_gradient, dy, kernel.shape[2])
+    # The transformed kernel is contracted over its outputs: a transposed one would be read with a stride.
+    return _convolve(m, max_bytes, dy, kernel, _transformed_gradient, _add_tiles, contracted=2)
 
 
 def _kernel_gradient(m: int, max_bytes: int, x: Features, dy: Features) -> Kernel:
@@ -235,14 +223,26 @@ def _multiply(tiles: Transformed, kernel: Transformed, *, contracted: int) -> Tr
     return reduce(jnp.add, map(product, range(0, tiles.shape[2], SUMMED_CHANNELS)))
 
 
-def _by_pieces(
-    m: int, max_bytes: int, function: Callable[[Features], Features], x: Features, channels: int
+def _convolve(
+    m: int,
+    max_bytes: int,
+    x: Features,
+    kernel: Kernel,
+    transform: Callable[[int, Features], Transformed],
+    to_images: Callable[[int, Transformed, int, int, int], Features],
+    *,
+    contracted: int,
 ) -> Features:
-    """A function of images, whose result has as many channels, applied to the pieces of `_pieces`."""
+    """Transforms images to tiles, multiplies them as `_multiply` does, and returns to images, piece by piece."""
+    transformed = _transformed_kernel(m, kernel)
+
+    def one_piece(x: Features) -> Features:
+        return to_images(m, _multiply(transform(m, x), transformed, contracted=contracted), *x.shape[:3])
+
     (pieces,) = _pieces(m, max_bytes, x)
     if len(pieces) == 1:
-        return function(x)
-    return jax.lax.map(function, pieces).reshape(*x.shape[:3], channels)
+        return one_piece(x)
+    return jax.lax.map(one_piece, pieces).reshape(*x.shape[:3], transformed.shape[3 - contracted])
 
 
 def _pieces(m: int, max_bytes: int, *arrays: Features) -> tuple[Array, ...]:

@@ -85,7 +85,6 @@ def measure_training(flags: argparse.Namespace) -> dict[str, Any]:
                 wait_on_cpu(state)  # As the training loop does.
             jax.block_until_ready(state)
 
-        work()
         own, theirs = in_turn(work, peers, flags.rounds)
         facts = comparison(flags.batch * flags.repeat, own, theirs, peers)
         rate = matrix_rate(config.model.dtype) * mesh.size
