@@ -30,12 +30,12 @@ RECIPE = str(Path(__file__).parents[1] / "configs" / "digits.py")
 
 def main() -> None:
     """Measures what the flags select and prints the rates."""
-    from ddpm_jax.commands.cli import keep_freed_memory
+    from ddpm_jax.runtime.cpu import reuse_memory
 
     flags = checked_flags()
     prepare_environment(flags)
     if flags.command != "data":  # That command measures the growth of memory.
-        keep_freed_memory()  # Like main.py.
+        reuse_memory()  # Like main.py.
     facts = measure(flags)
     if flags.json:
         print(json.dumps(facts))

@@ -1,14 +1,11 @@
 """The command line: flags and modes. main.py only calls `main`; exit_codes.py lists the exit codes."""
 
-import ctypes
 import dataclasses
-import importlib.util
 import logging
 import os
 import re
 import sys
 from contextlib import nullcontext
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +35,7 @@ from ddpm_jax.config.recipes import RECIPES
 from ddpm_jax.errors import UserError, nearest, program, script, shell_command
 from ddpm_jax.generation.requests import for_sampler
 from ddpm_jax.interop.safetensors_file import PRETRAINED
+from ddpm_jax.runtime.cpu import reuse_memory
 from ddpm_jax.runtime.devices import is_distributed, join_cluster, wait_for_all
 from ddpm_jax.runtime.exit_codes import exit_code, exit_without_barrier, explanation
 from ddpm_jax.runtime.files import user_cache
@@ -48,8 +46,6 @@ from ddpm_jax.workdir import read_config
 COMMANDS = {"train": train, "sample": sample, "evaluate": evaluate}
 MODES = (*COMMANDS, "plan")
 SAMPLING_MAY_SET = ("sample.", "evaluate.", "log.", "data.path", "data.cache")
-MALLOC_ARENA_MAX, MALLOC_MMAP_MAX, MALLOC_TRIM_THRESHOLD = -8, -4, -1
-"""Options of mallopt(3)."""
 USAGE = """\
 Trains a diffusion model, resumes it, samples from it, measures its samples, or plans what training will cost.
 
@@ -143,7 +139,7 @@ def run_mode(flags: Flags, workdir: Path | None) -> None:
     _use_compilation_cache()
     # Against JAX_TRANSFER_GUARD: a command transfers arrays in many places, on threads of their own, too.
     jax.config.update("jax_transfer_guard", "allow")
-    keep_freed_memory()
+    reuse_memory()
     join_cluster()
     _find_devices()
     if workdir is None or flags.mode == "plan":  # A plan writes nothing, not even a log.
@@ -271,19 +267,6 @@ def _find_devices() -> None:
         raise UserError(
             f"JAX finds no device (JAX_PLATFORMS={platforms!r}): unset it, or install JAX for this accelerator."
         ) from error
-
-
-def keep_freed_memory() -> None:
-    """Makes this process keep the memory that it frees, if JAX runs on a CPU with glibc; call it before JAX starts.
-
-    Otherwise a step's activations return to the system after each step and are mapped again, page by page, for the next
-    one, which takes a tenth of its time (docs/benchmarks.md).
-    """
-    accelerated = importlib.util.find_spec("libtpu") or entry_points(group="jax_plugins")
-    chosen = any(name.startswith("MALLOC_") for name in os.environ)  # Settings of the user take precedence.
-    if sys.platform == "linux" and not accelerated and not chosen and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        for option, value in (MALLOC_ARENA_MAX, 1), (MALLOC_MMAP_MAX, 0), (MALLOC_TRIM_THRESHOLD, -1):
-            libc.mallopt(option, value)
 
 
 def _use_compilation_cache() -> None:

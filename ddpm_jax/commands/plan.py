@@ -31,7 +31,7 @@ from ddpm_jax.data.open import count_images
 from ddpm_jax.errors import UserError
 from ddpm_jax.reporting.memory import device_limit, peak_resident, size_in_words
 from ddpm_jax.runtime.compilation import RUN_ONCE, jit, own_settings
-from ddpm_jax.runtime.devices import abstract_mesh, check_divisible, data_mesh, replicated, to_devices, wait_on_cpu
+from ddpm_jax.runtime.devices import abstract_mesh, check_divisible, data_mesh, replicated, to_devices
 from ddpm_jax.training.cadence import due
 from ddpm_jax.training.checkpoint import checkpoint_steps, retained_steps
 from ddpm_jax.training.state import TrainState, init_state
@@ -41,7 +41,7 @@ from ddpm_jax.workdir import checkpoint_folder
 USABLE = 0.9
 """Share of the memory for arrays that a step may use; previews and fragmentation take the rest."""
 SMALL_BATCH = 8
-"""Images of a step that fits on nearly every device."""
+"""Images of a step that fits on nearly every device. Fewer can take another path on a CPU (network/winograd.py)."""
 QUICK_S = 1.0
 """Approximate limit of a timed step in seconds, and the minimum for all timed steps together."""
 TIMED_STEPS = 3
@@ -116,7 +116,6 @@ class OneDevice:
             start = time.perf_counter()
             state, *_ = run(state, empty_metrics(), batch)
             jax.block_until_ready(state)
-            wait_on_cpu(state)  # As the training loop does.
             seconds.append(time.perf_counter() - start)
         return statistics.median(seconds[1:])
 
@@ -180,21 +179,21 @@ def measure(one: OneDevice, images: int, rate: float, *, timed: bool = True) -> 
 
     rate: FLOP/s of the device in matrix products; timed: False if operation counts suffice.
     """
-    few = images if images < SMALL_BATCH else 1
-    steps = {few: one.compile(few), SMALL_BATCH: one.compile(SMALL_BATCH)}
+    few = min(images, SMALL_BATCH)
+    steps = {some: one.compile(some) for some in (few, max(SMALL_BATCH, 2 * few))}
     flops, memory = linear_model(steps, "flops"), linear_model(steps, "memory")
     if not timed and flops is not None:
         return Measured(flops, memory, 0, 0.0)
     quick = images if flops is None else int(QUICK_S * rate / flops.per_image)
     limit = device_limit()
     fitting = images if memory is None or limit is None else memory.most_images(USABLE * limit)
-    if fitting < few:
+    if not fitting:
         return Measured(flops, memory, 0, 0.0)
     at_once = min(images, quick, fitting)
     if at_once < images:
-        at_once = 2 ** int(math.log2(at_once)) if at_once >= SMALL_BATCH else few
+        at_once = 2 ** int(math.log2(at_once)) if at_once >= SMALL_BATCH else 1
     if at_once not in steps:
-        steps = {SMALL_BATCH: steps[SMALL_BATCH], at_once: one.compile(at_once)}
+        steps = {few: steps[few], at_once: one.compile(at_once)}
         flops, memory = linear_model(steps, "flops"), linear_model(steps, "memory")
     return Measured(flops, memory, at_once, one.seconds(steps[at_once][0], at_once))
 
@@ -237,7 +236,8 @@ def memory_in_words(
 ) -> Iterator[tuple[str, str]]:
     """Memory of a step on each device of the mesh, and how many images fit, with a remedy for a batch that does not.
 
-    compiling: bytes of this process without the arrays, if the device is its CPU; they are no longer free here.
+    compiling: peak bytes of this process once it has compiled a step, if the device is its CPU; then free memory is
+    the limit, of which it has taken these bytes already.
     """
     devices, total = mesh.size, config.data.batch_size
     microbatches = config.train.accumulate

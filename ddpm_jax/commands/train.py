@@ -30,7 +30,7 @@ from ddpm_jax.reporting.profile import Profile
 from ddpm_jax.reporting.throughput import Throughput
 from ddpm_jax.reporting.writer import BestSoFar, import_wandb
 from ddpm_jax.runtime.compilation import RUN_ONCE, jit, own_settings
-from ddpm_jax.runtime.devices import agreed_by_all, check_divisible, data_mesh, state_sharding, wait_on_cpu
+from ddpm_jax.runtime.devices import agreed_by_all, check_divisible, data_mesh, state_sharding
 from ddpm_jax.runtime.progress import progress
 from ddpm_jax.runtime.signals import Stopped, stop_requested
 from ddpm_jax.training.cadence import due
@@ -107,7 +107,6 @@ def run_steps(
         for done, batch in enumerate(batches, start + 1):
             with reports.profile.step(done):
                 state, reports.metrics, streak = step(state, reports.metrics, batch)
-            wait_on_cpu(state)
             reports.push(done, streak)
             stopping = preemption.agreed(done)
             if saved := stopping or due(done, config.checkpoint.every, last):

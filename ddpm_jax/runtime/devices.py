@@ -6,7 +6,6 @@ axis that is a multiple of the devices ("fsdp"): then a step gathers the paramet
 
 import os
 import re
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,8 +17,6 @@ from jaxtyping import PyTree
 
 from ddpm_jax.errors import UserError
 
-RELEASE_S = 1e-3
-"""Seconds in which a program on a CPU frees its temporaries after its results are ready."""
 MIN_DIVIDED = 4096  # Elements; smaller arrays cost more to gather than to keep.
 
 
@@ -120,14 +117,3 @@ def to_devices(mesh: Mesh, rows: PyTree, axis: int = 0) -> PyTree:
     """Global arrays, divided along `axis`, from arrays that hold this process's rows."""
     sharding = along_batch(mesh, axis)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.ascontiguousarray(x)), rows)
-
-
-def wait_on_cpu(arrays: PyTree) -> None:
-    """On a CPU, waits until arrays are computed and the memory that this took is free; elsewhere returns at once.
-
-    A CPU's program frees its temporaries only after its results are ready, and one that starts before allocates its
-    own beside them. Since freed memory is kept, both would stay resident.
-    """
-    if jax.default_backend() == "cpu":
-        jax.block_until_ready(arrays)
-        time.sleep(RELEASE_S)

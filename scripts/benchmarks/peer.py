@@ -18,7 +18,7 @@ from scripts.benchmarks.resident import forget_peak, peak_mebibytes
 from scripts.benchmarks.timing import seconds_of
 
 KEPT_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
-"""The peer's equivalent of ddpm_jax.commands.cli.keep_freed_memory."""
+"""The peer's equivalent of ddpm_jax.runtime.cpu.reuse_memory."""
 Round = Callable[[], None]
 VARIANTS = ("eager", "eager channels_last", "compiled", "compiled channels_last")
 """Variants of the peer's work; the fastest counts."""

@@ -1,10 +1,9 @@
 import jax
-import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec
 
 from ddpm_jax.errors import UserError
-from ddpm_jax.runtime.devices import abstract_mesh, check_divisible, join_cluster, state_sharding, wait_on_cpu
+from ddpm_jax.runtime.devices import abstract_mesh, check_divisible, join_cluster, state_sharding
 
 
 def test_a_batch_must_divide_among_devices():
@@ -63,9 +62,3 @@ def test_the_only_process_of_a_node_takes_all_its_devices(environment, takes_all
     monkeypatch.setattr(jax.distributed, "initialize", lambda **options: calls.append(options["local_device_ids"]))
     join_cluster({"SLURM_NTASKS": "4", "SLURM_STEP_NODELIST": "a,b"} | environment)
     assert calls == [[] if takes_all else None]
-
-
-def test_on_a_cpu_results_are_ready_after_the_wait():
-    result = jax.jit(lambda x: jnp.sort(jnp.outer(x, x), axis=0))(jnp.ones(1000))
-    wait_on_cpu({"result": result})
-    assert result.is_ready()
