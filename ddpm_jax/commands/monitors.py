@@ -22,6 +22,7 @@ from ddpm_jax.generation.output import STRIP_IMAGES
 from ddpm_jax.generation.requests import with_sampler
 from ddpm_jax.reporting.images import captioned_rows, grid, strip
 from ddpm_jax.reporting.writer import Writer
+from ddpm_jax.runtime.cpu import release_memory
 from ddpm_jax.runtime.signals import Stopped, interruptible, raise_if_stopped
 from ddpm_jax.sampling.loop import FrameSpec
 from ddpm_jax.training.cadence import due
@@ -66,6 +67,8 @@ class Monitors:
         except Stopped:
             return False
         self._done = step
+        if monitors:
+            release_memory()
         if monitors or step == self._last:
             self.remember()
         return True

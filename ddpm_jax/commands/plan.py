@@ -29,8 +29,9 @@ from ddpm_jax.data.batches import Batch, random_batch
 from ddpm_jax.data.dataset import held_out
 from ddpm_jax.data.open import count_images
 from ddpm_jax.errors import UserError
-from ddpm_jax.reporting.memory import device_limit, peak_resident, size_in_words
+from ddpm_jax.reporting.memory import device_limit, peak_resident, resident, size_in_words
 from ddpm_jax.runtime.compilation import RUN_ONCE, jit, own_settings
+from ddpm_jax.runtime.cpu import release_memory
 from ddpm_jax.runtime.devices import abstract_mesh, check_divisible, data_mesh, replicated, to_devices
 from ddpm_jax.training.cadence import due
 from ddpm_jax.training.checkpoint import checkpoint_steps, retained_steps
@@ -82,12 +83,25 @@ class LinearModel(NamedTuple):
         return max(int((limit - self.fixed) / self.per_image), 0)
 
 
+class ProcessMemory(NamedTuple):
+    """Resident bytes of a process on a CPU that has compiled a step."""
+
+    peak: int
+    """While it compiled."""
+    kept: int
+    """What remains of them beside the arrays of a step."""
+
+    def with_arrays(self, arrays: int | float) -> int | float:
+        """The peak of training with a step that takes so many bytes."""
+        return max(self.peak, self.kept + arrays)
+
+
 class OneDevice:
     """The training step on one device here, for any number of images."""
 
     def __init__(self, config: Config) -> None:
-        self.compile_bytes = 0
-        """Peak resident bytes of this process once it has compiled its first step."""
+        self.process = ProcessMemory(0, 0)
+        """The memory of this process once it has compiled its first step."""
         self.config = dataclasses.replace(config, train=dataclasses.replace(config.train, accumulate=1))
         self.mesh = data_mesh(jax.local_devices()[:1])
         self.learner = build_learner(self.config, self.mesh)
@@ -101,7 +115,9 @@ class OneDevice:
         logger.info("Compiling a step of %d images …", images)
         lowered = lower_step(self.learner, self.shapes, self.batch(images))
         compiled = lowered.compile()
-        self.compile_bytes = self.compile_bytes or peak_resident() or 0
+        if not self.process.peak:
+            release_memory()  # As before training.
+            self.process = ProcessMemory(peak_resident() or 0, resident() or 0)
         return compiled, step_cost(lowered, compiled, microbatches=1, devices=1)
 
     def batch(self, images: int) -> Batch:
@@ -145,10 +161,10 @@ def lines_of_plan(config: Config, options: PlanOptions, workdir: Path | None) ->
     if measured.flops is not None:
         yield "Arithmetic", f"{rounded(measured.flops.at(total) / 1e9)} GFLOP a step"
     if measured.memory is not None:
-        # A CPU's process keeps what compiling took, and does not use it for the arrays.
+        # A CPU's memory also holds the process.
         local = jax.default_backend() == "cpu" and devices == 1 and not options.memory
-        compiling = one.compile_bytes if local else None
-        yield from memory_in_words(config, options, mesh, one.shapes, measured.memory, compiling)
+        process = one.process if local else None
+        yield from memory_in_words(config, options, mesh, one.shapes, measured.memory, process)
     speed, text = speed_in_words(config, options, devices, measured, rate)
     yield "Speed", text
     if speed is not None:
@@ -232,12 +248,11 @@ def memory_in_words(
     mesh: AbstractMesh,
     state: TrainState,
     line: LinearModel,
-    compiling: int | None = None,
+    process: ProcessMemory | None = None,
 ) -> Iterator[tuple[str, str]]:
     """Memory of a step on each device of the mesh, and how many images fit, with a remedy for a batch that does not.
 
-    compiling: peak bytes of this process once it has compiled a step, if the device is its CPU; then free memory is
-    the limit, of which it has taken these bytes already.
+    process: the memory of this process, if the device is its CPU; its bytes are no longer free here.
     """
     devices, total = mesh.size, config.data.batch_size
     microbatches = config.train.accumulate
@@ -247,8 +262,10 @@ def memory_in_words(
         return LinearModel(line.fixed + extra_bytes(config, state, mesh, microbatches), line.per_image)
 
     each = f"{size_in_words(line.per_image)} for each image at once"
-    where = "on each device" if compiling is None else "of the process (peak resident)"
-    yield "Memory", f"{size_in_words(on_mesh(microbatches).at(images) + (compiling or 0))} {where}, including {each}"
+    taken, where = on_mesh(microbatches).at(images), "on each device"
+    if process is not None:
+        taken, where = process.with_arrays(taken), "of the process (peak resident)"
+    yield "Memory", f"{size_in_words(taken)} {where}, including {each}"
     limit = options.memory * 2**30 if options.memory else device_limit()
     if limit is None:
         return

@@ -30,6 +30,7 @@ from ddpm_jax.reporting.profile import Profile
 from ddpm_jax.reporting.throughput import Throughput
 from ddpm_jax.reporting.writer import BestSoFar, import_wandb
 from ddpm_jax.runtime.compilation import RUN_ONCE, jit, own_settings
+from ddpm_jax.runtime.cpu import release_memory
 from ddpm_jax.runtime.devices import agreed_by_all, check_divisible, data_mesh, state_sharding
 from ddpm_jax.runtime.progress import progress
 from ddpm_jax.runtime.signals import Stopped, stop_requested
@@ -105,6 +106,8 @@ def run_steps(
         batches = reports.throughput.timed(prefetch(load, range(start, last)))
         batches = progress(batches, "Training", total=last, done=start, note=reports.note)
         for done, batch in enumerate(batches, start + 1):
+            if done <= start + 2:  # What compiling took; what the first step took.
+                release_memory()
             with reports.profile.step(done):
                 state, reports.metrics, streak = step(state, reports.metrics, batch)
             reports.push(done, streak)

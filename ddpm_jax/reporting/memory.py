@@ -29,6 +29,11 @@ def peak_resident() -> int | None:
     return _bytes(Path("/proc/self/status"), "VmHWM")
 
 
+def resident() -> int | None:
+    """Bytes of physical memory that this process uses, pages of libraries included; None if unknown."""
+    return _bytes(Path("/proc/self/status"), "VmRSS")
+
+
 def device_limit() -> int | None:
     """Bytes available for arrays on each local device, None if unknown; CPUs share the free memory of the system, or of
     the container.

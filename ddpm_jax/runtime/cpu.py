@@ -22,6 +22,21 @@ def reuse_memory() -> None:
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     accelerated = importlib.util.find_spec("libtpu") or entry_points(group="jax_plugins")
     chosen = any(name.startswith("MALLOC_") for name in os.environ)  # Settings of the user take precedence.
-    if sys.platform == "linux" and not accelerated and not chosen and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+    if not accelerated and not chosen and (libc := _glibc()):
         for option, value in (MALLOC_ARENA_MAX, 1), (MALLOC_MMAP_MAX, 0), (MALLOC_TRIM_THRESHOLD, -1):
             libc.mallopt(option, value)
+
+
+def release_memory() -> None:
+    """Returns freed memory to the system, whatever `reuse_memory` keeps; call it when another kind of work begins.
+
+    The temporaries of a step are one block, and aligning a block takes a gap that is larger than the block. So the gap
+    that the first step leaves can be too small for the second, and the memory of one step would be lost for good.
+    """
+    if jax.default_backend() == "cpu" and (libc := _glibc()):
+        libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    return libc if hasattr(libc, "malloc_trim") else None

@@ -80,8 +80,10 @@ def refuse_disagreement(own: np.ndarray, theirs: np.ndarray, most: float, varian
 def in_turn(work: Round, peers: dict[str, Peer], rounds: int) -> tuple[list[float], dict[str, list[float]]]:
     """Seconds of this process and of each peer, in alternation, since the machine's speed may change.
 
-    A round before the timed ones maps again what `forget_peak` gave back to the system.
+    As in training (ddpm_jax.runtime.cpu.release_memory), what the first round frees returns to the system; another
+    round before the timed ones maps it again.
     """
+    work()
     forget_peak()
     for run in (work, *(peer.seconds for peer in peers.values())):
         run()

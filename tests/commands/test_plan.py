@@ -57,7 +57,9 @@ def test_arithmetic_and_memory_grow_with_the_images():
     fixed, parameters = (4 * two.flops - eight.flops) / 3, sum(x.size for x in jax.tree.leaves(toy.shapes.params))
     assert 10 * parameters < fixed < 100 * parameters
     assert two.memory is not None and eight.memory is not None and two.memory > bytes_of(toy.shapes)
-    assert 0 < toy.compile_bytes <= (peak_resident() or 0)
+    assert 0 < toy.process.kept <= toy.process.peak <= (peak_resident() or 0)
+    assert toy.process.with_arrays(toy.process.peak) == toy.process.kept + toy.process.peak
+    assert toy.process.with_arrays(0) == toy.process.peak
     # Each image needs at least its input of the last convolution.
     assert eight.memory - two.memory >= 6 * 4 * 8 * 8 * 8
     # Every kernel is applied to at least the 4x4 pixels of the smallest stage, forward and in both gradients.
