@@ -46,7 +46,7 @@ class Conv(nn.Module):
             strides=self.stride,
             padding=padding,
             precision=HIGHEST,
-            conv_general_dilated=winograd.conv_general_dilated if jax.default_backend() == "cpu" else None,
+            conv_general_dilated=winograd.conv_general_dilated,
             name="conv",
         )
         return nn.relu(conv(x))

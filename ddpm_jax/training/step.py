@@ -125,7 +125,8 @@ def _accumulated_gradient(
         return gradient, loss, t
     # Inside a loop, XLA on CPU compiles the weight gradient of a convolution to naive code, a hundred times slower:
     # there the loop over microbatches is unrolled.
-    total, (loss, t) = jax.lax.scan(add, zeros, inputs, unroll=jax.default_backend() == "cpu")
+    unrolled, rolled = (partial(jax.lax.scan, add, unroll=unroll) for unroll in (True, False))
+    total, (loss, t) = jax.lax.platform_dependent(zeros, inputs, cpu=unrolled, default=rolled)
     return jax.tree.map(lambda g: g / microbatches, total), loss.reshape(-1), t.reshape(-1)
 
 
