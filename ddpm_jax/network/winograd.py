@@ -106,8 +106,7 @@ def tile_size(shape: tuple[int, ...], outputs: int) -> int | None:
     the products gain, and with fewer tiles that of the kernel does.
     """
     batch, height, width, inputs = shape
-    exact = jax.config.jax_default_matmul_precision in ("highest", "float32")
-    if exact or min(inputs, outputs) < MIN_CHANNELS:
+    if min(inputs, outputs) < MIN_CHANNELS:
         return None
     return next((m for m in (4, 2) if batch * math.prod(_grid(m, height, width)) >= MIN_TILES), None)
 
