@@ -327,6 +327,7 @@ def bound_of(
     """Each image's bits per dimension, their terms by t = 1..T, and L_T; x_0 is kept in range as in sampling."""
     mesh, schedule, constraint = data_mesh(), build_schedule(config), build_constraint(config)
     variance = sampling_variance(config)
+
     def work(denoiser: Denoiser, keys: ImageKeys, pixels: Pixels) -> tuple[Array, Array, Array]:
         x0 = from_pixels(pixels)
         total, terms, prior = bits_per_dim(constraint(denoiser), schedule, x0, keys, variance=variance)

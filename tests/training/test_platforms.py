@@ -22,6 +22,7 @@ from tests.end_to_end.commands import ROOT
 from tests.training.toy import config_with
 
 RECIPES = sorted((ROOT / "configs").glob("*.py"))
+TYPE = r"tensor<[\dx]+x(\w+)>"
 SHORT = {"float32": "f32", "bfloat16": "bf16"}
 WINOGRAD = r"stablehlo\.dot_general [^\n]*batching_dims = \[0\] x \[0\][^\n]*\(tensor<(?:16|36)x"
 """Products of transformed tiles; attention's have two batch dimensions."""
@@ -46,7 +47,7 @@ def test_the_step_of_a_recipe_is_lowered_for_accelerators(path):
     shallow = {"multipliers": config.model.multipliers[:2], "blocks": 1, "attention_resolutions": ()}
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, **shallow))
     for text in lowered_step(config, "cuda", "tpu"):
-        types = re.findall(r"stablehlo\.convolution\(.*: \(tensor<.*x(\w+)>, tensor<.*x(\w+)>\) -> tensor<.*x(\w+)>", text)
+        types = re.findall(rf"stablehlo\.convolution\(.*: \({TYPE}, {TYPE}\) -> {TYPE}", text)
         assert len(types) == text.count("stablehlo.convolution") > 20
         assert {kind for kinds in types for kind in kinds} == {SHORT[config.model.dtype]}
         assert not re.search(WINOGRAD, text)
