@@ -151,7 +151,7 @@ def _kernel_gradient(m: int, max_bytes: int, x: Features, dy: Features) -> Kerne
     return _apply(transforms(m).kernel.T, total).reshape(3, 3, x.shape[3], dy.shape[3])
 
 
-def _direct(x: Features, kernel: Kernel, precision: Any) -> Features:
+def _direct(x: Array, kernel: Array, precision: Any) -> Array:
     numbers = ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=numbers, precision=precision)
 

@@ -55,7 +55,7 @@ class Jitted:
         platform: "cpu", "cuda" or "tpu", of which no device is needed here; None for that of the arguments.
         """
         with self._precision():
-            return self._jitted.trace(*args).lower(lowering_platforms=platform and (platform,))
+            return self._jitted.trace(*args).lower(lowering_platforms=(platform,) if platform else None)
 
     def _precision(self) -> AbstractContextManager[Any]:
         return jax.default_matmul_precision("highest") if self._exact else nullcontext()
