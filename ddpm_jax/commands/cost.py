@@ -18,7 +18,6 @@ from ddpm_jax.training.state import TrainState
 
 PRODUCTS = {"cpu": (1536, 1)}
 """Side and number of the matrix products that measure a device, by backend; 4096 and 8 for all others."""
-
 USABLE = 0.9
 """Share of the memory for arrays that a step may use; previews and fragmentation take the rest."""
 

@@ -88,7 +88,7 @@ class ProcessMemory(NamedTuple):
     peak: int
     """While it compiled."""
     kept: int
-    """Beside the arrays of a step."""
+    """Besides the arrays of a step."""
 
     def with_arrays(self, arrays: int | float) -> int | float:
         """The peak of training with a step that takes so many bytes."""
@@ -152,13 +152,12 @@ def lines_of_plan(config: Config, options: PlanOptions, workdir: Path | None) ->
     check_divisible(abstract_mesh(devices), total, microbatches, "data.batch_size")
     params, images = param_shapes(config), total // devices // microbatches
     local = f"planned on a local {jax.default_backend()} ({jax.devices()[0].device_kind})"
-    yield "Devices", f"{devices}, {f'the chips of {options.target}, compiled for by libtpu' if target else local}"
+    yield "Devices", f"{devices}, {f'{options.target}, compiled for by libtpu' if target else local}"
     yield "Parameters", f"{sum(x.size for x in jax.tree.leaves(params)):,}"
     yield "Batch", f"{total:,} images = {images} at once x {microbatches} (train.accumulate) x {devices} (devices)"
     if devices > 1:
         yield "Communication", f"{size_in_words(sent_bytes(params, devices))} a step, sent by each device"
-    lines = target_lines(config, target) if target else device_lines(config, options, devices)
-    speed = yield from lines
+    speed = yield from target_lines(config, target) if target else device_lines(config, options, devices)
     if speed is not None:
         start = 0 if workdir is None else max(checkpoint_steps(checkpoint_folder(workdir)), default=0)
         hours = max(config.train.steps - start, 0) * total / speed / 3600

@@ -82,7 +82,7 @@ def test_convolutions_and_activations_are_in_bfloat16(programs, sharding):
 def test_a_plan_for_tpus_tells_memory_and_a_bound_of_the_speed():
     found = run("main.py", "--mode=plan", *SMOKE, "--plan.target=v5e:2x2")
     lines = dict(line.split(maxsplit=1) for line in found.stdout.splitlines())
-    assert lines["Devices"].startswith("4, the chips of v5e:2x2")
+    assert lines["Devices"].startswith("4, v5e:2x2")
     assert re.match(r"yes: about [\d,]+ at once in nine tenths of the 16 GiB of a v5e", lines["Fits"])
     assert re.match(r"at most [\d,]+ images/s", lines["Speed"])
     refused = run("main.py", "--mode=plan", *SMOKE, "--plan.target=v5e:3x5")
