@@ -169,11 +169,8 @@ def target_lines(config: Config, mesh: Mesh) -> Generator[tuple[str, str], None,
     flops, seconds = estimate(fitting, share // fitting.images, chip)
     yield "Arithmetic", f"{float(f'{flops * mesh.size / 1e9:.3g}'):,g} GFLOP a step"
     speed = config.data.batch_size / seconds
-    rates = f"{chip.teraflops:g} TFLOP/s and {chip.bandwidth:g} GB/s"
-    yield (
-        "Speed",
-        f"at most {float(f'{speed:.3g}'):,g} images/s, {1e3 * seconds:.3g} ms a step at {rates} of each device",
-    )
+    rates = f"{chip.teraflops:g} TFLOP/s and {chip.bandwidth:g} GB/s on each device"
+    yield "Speed", f"at most {float(f'{speed:.3g}'):,g} images/s: {1e3 * seconds:.3g} ms a step, at {rates}"
     return speed
 
 

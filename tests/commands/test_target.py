@@ -14,7 +14,12 @@ from ddpm_jax.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 LIBTPU = ROOT / ".venv-tpu"
-SMOKE = ["--config=configs/digits.py:smoke", "--config.model.dtype=bfloat16"]
+SMALL = [
+    "--config=configs/digits.py:smoke",
+    "--config.model.dtype=bfloat16",
+    "--config.model.multipliers=(1,)",
+    "--config.model.attention_resolutions=()",
+]
 needs_libtpu = pytest.mark.skipif(not LIBTPU.exists(), reason="libtpu is not installed in .venv-tpu; .ci/run does that")
 
 PROGRAM = """
@@ -80,12 +85,12 @@ def test_convolutions_and_activations_are_in_bfloat16(programs, sharding):
 @needs_libtpu
 @pytest.mark.slow
 def test_a_plan_for_tpus_tells_memory_and_a_bound_of_the_speed():
-    found = run("main.py", "--mode=plan", *SMOKE, "--plan.target=v5e:2x2")
+    found = run("main.py", "--mode=plan", *SMALL, "--plan.target=v5e:2x2")
     lines = dict(line.split(maxsplit=1) for line in found.stdout.splitlines())
     assert lines["Devices"].startswith("4, v5e:2x2")
     assert re.match(r"yes: about [\d,]+ at once in nine tenths of the 16 GiB of a v5e", lines["Fits"])
     assert re.match(r"at most [\d,]+ images/s", lines["Speed"])
-    refused = run("main.py", "--mode=plan", *SMOKE, "--plan.target=v5e:3x5")
+    refused = run("main.py", "--mode=plan", *SMALL, "--plan.target=v5e:3x5")
     assert refused.returncode == 2 and "is not divisible by" in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
 
