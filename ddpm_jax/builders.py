@@ -216,6 +216,7 @@ def build_learner(config: Config, mesh: Mesh) -> Learner:
         mesh=mesh,
         seed=config.seed,
         label_dropout=config.train.label_dropout,
+        deterministic=config.train.deterministic,
     )
 
 

@@ -205,6 +205,12 @@ class Train:
         fixed_by="nothing",
     )
     label_dropout: Share = field(0.1, "Probability of dropping an image's label, for classifier-free guidance.")
+    deterministic: bool = field(
+        False,
+        "Use only kernels that give the same bits each time, chosen without measuring: slower steps on a GPU, for the "
+        "same bits after a resume; no effect on CPUs and TPUs, where they are the same anyway.",
+        fixed_by="nothing",
+    )
     max_bad_steps: Count = field(
         5, "Training stops after this many consecutive steps with a non-finite loss or gradient.", fixed_by="nothing"
     )

@@ -5,17 +5,17 @@ uint8 images -> batches over all devices -> features float32 [N, D] (-> logits [
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from ddpm_jax.config.checks import MOST_PIXELS
 from ddpm_jax.errors import UserError, nearest
-from ddpm_jax.evaluation.inception import HIGHEST, Inception, Layer, preprocess
+from ddpm_jax.evaluation.inception import Inception, Layer, preprocess
 from ddpm_jax.evaluation.weights import has_classifier, read_weights, safe_file
 from ddpm_jax.runtime.compilation import jit
 from ddpm_jax.runtime.devices import along_batch, replicated
@@ -79,11 +79,12 @@ def open_extractor(name: str, weights: Path | None, *, grey: bool = False) -> Ex
     def extract(params: Any, pixels: Array) -> tuple[Array, Array | None]:
         features = Inception(layer).apply({"params": params}, preprocess(pixels))
         assert isinstance(features, jax.Array)
-        logits = jnp.matmul(features, params["fc"]["kernel"], precision=HIGHEST) if classifies else None
+        logits = features @ params["fc"]["kernel"] if classifies else None
         return features, logits
 
-    compiled = jit(extract, in_shardings=(replicated(mesh), along_batch(mesh)), out_shardings=replicated(mesh))
-    return Extractor(full_name(name), sha256(weights), int(layer), lambda pixels: compiled(params, pixels))
+    shardings = {"in_shardings": (replicated(mesh), along_batch(mesh)), "out_shardings": replicated(mesh)}
+    compiled = jit(extract, exact=True, **shardings)
+    return Extractor(full_name(name), sha256(weights), int(layer), partial(compiled, params))
 
 
 def pixel_features(pixels: UInt8[np.ndarray, "batch height width channels"], grey: bool) -> Float[Any, "batch D"]:

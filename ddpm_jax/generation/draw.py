@@ -56,11 +56,18 @@ def load_params(config: Config, workdir: Path, mesh: Mesh) -> tuple[PyTree, int]
 
 
 def compile_work(
-    config: Config, mesh: Mesh, work: Work, guidance: Guidance | None = None, purpose: Purpose = Purpose.SAMPLE
+    config: Config,
+    mesh: Mesh,
+    work: Work,
+    guidance: Guidance | None = None,
+    purpose: Purpose = Purpose.SAMPLE,
+    *,
+    exact: bool = False,
 ) -> Compiled:
     """Compiles a Work over the mesh. The batch must be a multiple of the number of devices.
 
-    guidance: by default that of config.sample; purpose: of the random keys of the images.
+    guidance: by default that of config.sample; purpose: of the random keys of the images; exact: as of `jit`, and with
+    direct convolutions.
     """
     unet, schedule, kind = build_unet(config), build_schedule(config), config.diffusion.prediction
     guidance = build_guidance(config) if guidance is None else guidance
@@ -71,7 +78,7 @@ def compile_work(
         indices, labels, inputs = jax.lax.with_sharding_constraint((indices, labels, inputs), along_batch(mesh))
         return work(bind(unet, params, schedule, kind, labels, guidance), image_keys(seed, indices, purpose), inputs)
 
-    return jit(batch, out_shardings=replicated(mesh))
+    return jit(batch, exact=exact, out_shardings=replicated(mesh))
 
 
 def run_batches(

@@ -65,7 +65,8 @@ def conv3x3(
 ) -> nn.Conv:
     """A 3x3 convolution that keeps the size; last: initialise to zero; convolution: see `model.convolution`."""
     init = zero_init if last else kernel_init
-    own = winograd.conv_general_dilated if convolution == "auto" and jax.default_backend() == "cpu" else None
+    exact = convolution == "direct" or jax.config.jax_default_matmul_precision in ("highest", "float32")
+    own = None if exact else winograd.conv_general_dilated
     return nn.Conv(channels, (3, 3), padding="SAME", dtype=dtype, kernel_init=init, conv_general_dilated=own, name=name)
 
 

@@ -83,10 +83,7 @@ def _polynomial(roots: list[Fraction]) -> list[Fraction]:
 
 
 def conv_general_dilated(x: Features, kernel: Array, strides: Any, padding: Any, **options: Any) -> Features:
-    """`jax.lax.conv_general_dilated` for the layers of Flax: by F(m) where that is faster on a CPU.
-
-    Its `precision` does not matter here, since a CPU's products are in float32 with any.
-    """
+    """`jax.lax.conv_general_dilated` for the layers of Flax: by F(m) where that is faster, if lowered for a CPU."""
     border = {"SAME": 1, "VALID": 0, ((1, 1), (1, 1)): 1, ((0, 0), (0, 0)): 0}.get(
         padding if isinstance(padding, str) else (*padding,)
     )
@@ -94,7 +91,7 @@ def conv_general_dilated(x: Features, kernel: Array, strides: Any, padding: Any,
     m = tile_size(x.shape, kernel.shape[3]) if plain and x.dtype == jnp.float32 and _undilated(**options) else None
     if m is None:
         return jax.lax.conv_general_dilated(jnp.asarray(x), kernel, strides, padding, **options)
-    y = winograd_conv(m, x, kernel)
+    y = winograd_conv(m, x, kernel, options.get("precision"))
     return y if border else y[:, 1:-1, 1:-1]
 
 
@@ -109,15 +106,19 @@ def tile_size(shape: tuple[int, ...], outputs: int) -> int | None:
     the products gain, and with fewer tiles that of the kernel does.
     """
     batch, height, width, inputs = shape
-    exact = jax.config.jax_default_matmul_precision in ("highest", "float32")
-    if exact or min(inputs, outputs) < MIN_CHANNELS:
+    if min(inputs, outputs) < MIN_CHANNELS:
         return None
     return next((m for m in (4, 2) if batch * math.prod(_grid(m, height, width)) >= MIN_TILES), None)
 
 
-def winograd_conv(m: int, x: Features, kernel: Kernel) -> Features:
-    """Convolves [batch, height, width, inputs] at stride 1 by F(m), zero-padded to the same size, in float32."""
-    return _bilinear_p.bind(x, kernel, m=m, kind="outputs", max_bytes=CACHED_BYTES)
+def winograd_conv(m: int, x: Features, kernel: Kernel, precision: Any = None) -> Features:
+    """Convolves [batch, height, width, inputs] at stride 1 by F(m), zero-padded to the same size, in float32.
+
+    precision: of the direct convolution, to which other platforms than a CPU lower it; a CPU's products are in
+    float32 with any.
+    """
+    precision = jax.config.jax_default_matmul_precision if precision is None else precision
+    return _bilinear_p.bind(x, kernel, m=m, kind="outputs", max_bytes=CACHED_BYTES, precision=precision)
 
 
 def _outputs(m: int, max_bytes: int, x: Features, kernel: Kernel) -> Features:
@@ -150,6 +151,11 @@ def _kernel_gradient(m: int, max_bytes: int, x: Features, dy: Features) -> Kerne
     return _apply(transforms(m).kernel.T, total).reshape(3, 3, x.shape[3], dy.shape[3])
 
 
+def _direct(x: Features, kernel: Kernel, precision: Any) -> Features:
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=numbers, precision=precision)
+
+
 # The three are linear in each argument, and each is the transpose of the others: <dy, outputs(x, g)> =
 # <input_gradient(dy, g), x> = <kernel_gradient(x, dy), g>. As one bilinear primitive, which names the kind of its
 # transposes in the first and in the second argument, they have derivatives of every order and in both modes.
@@ -162,8 +168,20 @@ _bilinear_p = Primitive("winograd")
 
 
 @_bilinear_p.def_impl
-def _bilinear(a: Array, b: Array, *, m: int, kind: str, max_bytes: int) -> Array:
+def _bilinear(a: Array, b: Array, *, m: int, kind: str, max_bytes: int, **_: Any) -> Array:
     return KINDS[kind][0](m, max_bytes, a, b)
+
+
+def _bilinear_directly(a: Array, b: Array, *, kind: str, precision: Any, **_: Any) -> Array:
+    """The same by XLA's convolution and its transposes."""
+    if kind == "outputs":
+        return _direct(a, b, precision)
+    result = jax.ShapeDtypeStruct(KINDS[kind][1](a, b), a.dtype)
+    if kind == "input_gradient":
+        (gradient,) = jax.linear_transpose(lambda x: _direct(x, b, precision), result)(a)
+    else:
+        (gradient,) = jax.linear_transpose(lambda kernel: _direct(a, kernel, precision), result)(b)
+    return gradient
 
 
 @_bilinear_p.def_abstract_eval
@@ -171,7 +189,7 @@ def _type_of_result(a: ShapedArray, b: ShapedArray, *, kind: str, **_: Any) -> S
     return ShapedArray(KINDS[kind][1](a, b), a.dtype)
 
 
-def _transpose_in_first(ct: Array, _: Any, b: Array, *, kind: str, **params: int) -> Array:
+def _transpose_in_first(ct: Array, _: Any, b: Array, *, kind: str, **params: Any) -> Array:
     if kind == "outputs":
         return _bilinear_p.bind(ct, b, kind="input_gradient", **params)
     if kind == "input_gradient":
@@ -179,7 +197,7 @@ def _transpose_in_first(ct: Array, _: Any, b: Array, *, kind: str, **params: int
     return _bilinear_p.bind(b, ct, kind="input_gradient", **params)
 
 
-def _transpose_in_second(ct: Array, a: Array, _: Any, *, kind: str, **params: int) -> Array:
+def _transpose_in_second(ct: Array, a: Array, _: Any, *, kind: str, **params: Any) -> Array:
     if kind == "outputs":
         return _bilinear_p.bind(a, ct, kind="kernel_gradient", **params)
     if kind == "input_gradient":
@@ -209,7 +227,8 @@ ad.defbilinear(_bilinear_p, _transpose_in_first, _transpose_in_second)
 _bilinear_jvp = ad.primitive_jvps[_bilinear_p]
 ad.primitive_jvps[_bilinear_p] = _jvp
 batching.primitive_batchers[_bilinear_p] = _over_vmap
-mlir.register_lowering(_bilinear_p, mlir.lower_fun(_bilinear, multiple_results=False))
+mlir.register_lowering(_bilinear_p, mlir.lower_fun(_bilinear_directly, multiple_results=False))
+mlir.register_lowering(_bilinear_p, mlir.lower_fun(_bilinear, multiple_results=False), platform="cpu")
 
 
 def _multiply(tiles: Transformed, kernel: Transformed, *, contracted: int) -> Transformed:

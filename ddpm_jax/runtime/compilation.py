@@ -5,7 +5,7 @@ notebook. With them the same seed would give other numbers, and a resumed run wo
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import jax
@@ -13,6 +13,11 @@ from jax.stages import Lowered
 
 RUN_ONCE = {"xla_backend_optimization_level": 1}
 """Compiler options for drawing the first state: level 0 runs 1 s longer, levels 2 and 3 compile longer."""
+
+DETERMINISTIC = {"xla_gpu_deterministic_ops": True}
+"""Compiler options for the same bits in every process on a GPU: XLA then excludes kernels whose result depends on the
+order of threads, and does not choose kernels by their measured speed, which differs from start to start (xla.proto).
+"""
 
 
 @contextmanager
@@ -35,19 +40,31 @@ def own_settings() -> Iterator[None]:
 class Jitted:
     """A function compiled by jax.jit, which is always traced, lowered and called under `own_settings`."""
 
-    def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
-        self._jitted = jax.jit(function, **options)
+    def __init__(self, function: Callable[..., Any], exact: bool, options: dict[str, Any]) -> None:
+        self._jitted, self._exact = jax.jit(function, **options), exact
 
     @own_settings()
     def __call__(self, *args: Any) -> Any:
-        return self._jitted(*args)
+        with self._precision():
+            return self._jitted(*args)
 
     @own_settings()
-    def lower(self, *args: Any) -> Lowered:
-        """Lowers the function for these arguments, or their shapes; calls of what is compiled then need the same."""
-        return self._jitted.lower(*args)
+    def lower(self, *args: Any, platform: str | None = None) -> Lowered:
+        """Lowers the function for these arguments, or their shapes; calls of what is compiled then need the same.
+
+        platform: "cpu", "cuda" or "tpu", of which no device is needed here; None for that of the arguments.
+        """
+        with self._precision():
+            return self._jitted.trace(*args).lower(lowering_platforms=platform and (platform,))
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        return jax.default_matmul_precision("highest") if self._exact else nullcontext()
 
 
-def jit(function: Callable[..., Any], **options: Any) -> Jitted:
-    """jax.jit with the same options, independent of the switches."""
-    return Jitted(function, options)
+def jit(function: Callable[..., Any], *, exact: bool = False, **options: Any) -> Jitted:
+    """jax.jit with the same options, independent of the switches.
+
+    exact: products of float32 are computed in float32, as metrics need in order to be the same everywhere. By default,
+    NVIDIA's GPUs round their factors to TF32, and TPUs to bfloat16.
+    """
+    return Jitted(function, exact, options)

@@ -82,6 +82,11 @@ def abstract_mesh(devices: int) -> AbstractMesh:
     return AbstractMesh((devices,), ("data",), axis_types=(AxisType.Auto,))
 
 
+def platform_of(mesh: Mesh | AbstractMesh) -> str:
+    """The platform of a mesh's devices: "cpu", "gpu" or "tpu"; an abstract mesh has none, unless it names a device."""
+    return mesh.abstract_mesh.abstract_device.platform
+
+
 def check_divisible(mesh: Mesh | AbstractMesh, batch_size: int, microbatches: int, name: str) -> None:
     """Raises UserError for a batch that cannot be divided evenly among the devices."""
     multiple = microbatches * mesh.size

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from clu.metrics import Average
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array, Int, PyTree
 
 from ddpm_jax.config.sections import Optimizer
@@ -24,8 +24,8 @@ from ddpm_jax.diffusion.randomness import Purpose, draw_normal, purpose_key
 from ddpm_jax.diffusion.schedule import Schedule
 from ddpm_jax.network.bind import apply_unet, drop_labels, label_vectors
 from ddpm_jax.network.unet import UNet
-from ddpm_jax.runtime.compilation import jit
-from ddpm_jax.runtime.devices import replicated
+from ddpm_jax.runtime.compilation import DETERMINISTIC, jit
+from ddpm_jax.runtime.devices import platform_of, replicated
 from ddpm_jax.shapes import Images, Labels, LabelVectors, OneKey, PerImage, Pixels, Steps
 from ddpm_jax.training.ema import update_ema
 from ddpm_jax.training.optimizer import LearningRate
@@ -50,6 +50,8 @@ class Learner:
     mesh: Mesh
     seed: int
     label_dropout: float
+    deterministic: bool
+    """Whether the compiled step gives the same bits in every process, also on a GPU."""
 
 
 def empty_metrics() -> Metrics:
@@ -125,7 +127,8 @@ def _accumulated_gradient(
         return gradient, loss, t
     # Inside a loop, XLA on CPU compiles the weight gradient of a convolution to naive code, a hundred times slower:
     # there the loop over microbatches is unrolled.
-    total, (loss, t) = jax.lax.scan(add, zeros, inputs, unroll=jax.default_backend() == "cpu")
+    unrolled, rolled = (partial(jax.lax.scan, add, unroll=unroll) for unroll in (True, False))
+    total, (loss, t) = jax.lax.platform_dependent(zeros, inputs, cpu=unrolled, default=rolled)
     return jax.tree.map(lambda g: g / microbatches, total), loss.reshape(-1), t.reshape(-1)
 
 
@@ -181,8 +184,14 @@ def validation_losses(
     return _losses(learner, params, x0, label_vectors(labels, learner.unet.labels), t, noise)
 
 
+def compiler_options(mesh: Mesh | AbstractMesh, deterministic: bool) -> dict[str, bool]:
+    """XLA's options for the training step; CPUs and TPUs compute the same bits without any."""
+    return DETERMINISTIC if deterministic and platform_of(mesh) == "gpu" else {}
+
+
 def lower_step(learner: Learner, state: TrainState, batch: Batch) -> jax.stages.Lowered:
     """Lowers the training step for these arrays (or shapes); the state is donated and keeps its sharding."""
     layout = jax.tree.map(lambda x: x.sharding, state)
-    jitted = jit(partial(train_step, learner), donate_argnums=0, out_shardings=(layout, None, None))
+    shardings, options = (layout, None, None), compiler_options(learner.mesh, learner.deterministic)
+    jitted = jit(partial(train_step, learner), donate_argnums=0, out_shardings=shardings, compiler_options=options)
     return jitted.lower(state, empty_metrics(), batch)

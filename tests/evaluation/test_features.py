@@ -33,3 +33,22 @@ def test_an_unknown_extractor_is_refused_with_the_nearest_name():
     assert full_name("inception") == full_name("inception-2048") == "inception-2048"
     with pytest.raises(UserError, match="Features 'inceptoin' do not exist; did you mean inception"):
         full_name("inceptoin")
+
+
+def products(text: str) -> list[str]:
+    """The lines of a program that multiply and sum."""
+    return [line for line in text.splitlines() if "stablehlo.dot_general" in line or "stablehlo.convolution" in line]
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_features_are_computed_with_the_precision_of_float32(platform, stem):
+    extract = open_extractor("inception-192", stem).extract
+    pixels = np.zeros((2, 32, 32, 3), np.uint8)
+    lines = products(extract.func.lower(*extract.args, pixels, platform=platform).as_text())
+    assert sum("convolution" in line for line in lines) == 5 and all(line.count("HIGHEST") == 2 for line in lines)
+
+
+def test_on_a_cpu_features_are_computed_by_winograd(stem):
+    extract = open_extractor("inception-192", stem).extract
+    text = extract.func.lower(*extract.args, np.zeros((2, 32, 32, 3), np.uint8)).as_text()
+    assert sum("dot_general" in line and "tensor<36x" in line for line in products(text))

@@ -1,8 +1,12 @@
 import numpy as np
+import pytest
 
+from ddpm_jax.builders import build_schedule, param_shapes
 from ddpm_jax.config import config_of
-from ddpm_jax.generation.draw import batches_of, run_batches
+from ddpm_jax.diffusion.likelihood import bits_per_dim
+from ddpm_jax.generation.draw import batches_of, compile_work, run_batches
 from ddpm_jax.runtime.devices import data_mesh
+from tests.training.toy import CONFIG
 
 
 def compiled(params, seed, indices, labels, inputs):
@@ -28,3 +32,17 @@ def test_batches_are_no_larger_than_the_number_of_images():
     config = config_of({"sample": {"count": 10, "batch_size": 4}})
     assert batches_of(config, data_mesh()) == range(0, 10, 4)
     assert batches_of(config, data_mesh(), 3) == range(0, 3, 3)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_exact_work_is_computed_with_the_precision_of_float32(platform):
+    """Such as the variational bound's; samples have the speed of the platform's default."""
+
+    def bound(denoiser, keys, x0):
+        return bits_per_dim(denoiser, build_schedule(CONFIG), x0, keys)
+
+    arguments = (param_shapes(CONFIG), 0, np.arange(2), None, np.zeros((2, 8, 8, 1), np.float32))
+    for exact in (True, False):
+        text = compile_work(CONFIG, data_mesh(), bound, exact=exact).lower(*arguments, platform=platform).as_text()
+        products = [line for line in text.splitlines() if "stablehlo.dot_general" in line or "convolution(" in line]
+        assert len(products) > 20 and {line.count("HIGHEST") for line in products} == {2 if exact else 0}

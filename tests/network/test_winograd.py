@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddpm_jax.network import winograd
-from ddpm_jax.network.winograd import conv_general_dilated, tile_size, transforms, winograd_conv
+from ddpm_jax.network.layers import conv3x3
+from ddpm_jax.network.winograd import (
+    KINDS,
+    _bilinear_directly,
+    _bilinear_p,
+    conv_general_dilated,
+    tile_size,
+    transforms,
+    winograd_conv,
+)
 
 RMS_ERROR = {2: 1e-6, 4: 3e-6}
 """Bound of the rounding error of float32, relative to the RMS of the exact result."""
@@ -167,8 +176,37 @@ def test_layers_use_it_for_plain_convolutions_in_float32():
         return text.count("winograd["), text.count("conv_general_dilated[")
 
     assert convolutions() == (2, 3) and convolutions(jnp.bfloat16) == (0, 5)
+
+
+def test_a_network_convolves_directly_where_exactness_is_asked_for():
+    """As an option of the network, or of JAX; evaluation/inception.py always uses Winograd on a CPU."""
+
+    def convolutions(**options):
+        conv = conv3x3(64, jnp.float32, "conv", **options)
+        x = jax.ShapeDtypeStruct((8, 12, 12, 64), jnp.float32)
+        return str(jax.make_jaxpr(lambda x: conv.init_with_output(jax.random.key(0), x)[0])(x)).count("winograd[")
+
+    assert convolutions() == 1 and convolutions(convolution="direct") == 0
     with jax.default_matmul_precision("highest"):
-        assert convolutions() == (0, 5)
+        assert convolutions() == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_platforms_compute_the_same_by_direct_convolutions(kind):
+    x, kernel, dy = arrays(5, (2, 6, 5, 3), (3, 3, 3, 4), (2, 6, 5, 4))
+    operands = {"outputs": (x, kernel), "input_gradient": (dy, kernel), "kernel_gradient": (x, dy)}[kind]
+
+    def compute(*operands):
+        return _bilinear_p.bind(*operands, m=4, kind=kind, max_bytes=2**20, precision="highest")
+
+    traced = jax.jit(compute).trace(*operands)
+    texts = {platform: traced.lower(lowering_platforms=(platform,)).as_text() for platform in ("cpu", "cuda", "tpu")}
+    assert "convolution" not in texts["cpu"]
+    for platform in ("cuda", "tpu"):
+        assert texts[platform].count("stablehlo.convolution") == 1 and "dot_general" not in texts[platform]
+        assert "HIGHEST" in texts[platform]
+    elsewhere = _bilinear_directly(*operands, kind=kind, precision=None)
+    np.testing.assert_allclose(elsewhere, jax.jit(compute)(*operands), atol=1e-4)
 
 
 def test_few_channels_and_few_tiles_are_convolved_directly():
