@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from inspect import signature
 from typing import Any
 
@@ -37,6 +37,7 @@ from ddpm_jax.sampling.timesteps import Pairs, listed_pairs, step_pairs
 from ddpm_jax.sampling.unipc import unipc
 from ddpm_jax.shapes import ImageKeys, Images
 from ddpm_jax.training.optimizer import build_optimizer, learning_rate
+from ddpm_jax.training.state import TrainState, init_state
 from ddpm_jax.training.step import Learner
 
 logger = logging.getLogger(__name__)
@@ -85,6 +86,13 @@ def param_shapes(config: Config) -> PyTree:
     """The shapes of the network's parameters."""
     unet, data = build_unet(config), config.data
     return jax.eval_shape(lambda: init_params(unet, jax.random.key(0), data.image_size, data.channels))
+
+
+def state_shapes(config: Config) -> TrainState:
+    """The shapes of a training state."""
+    optimizer = build_optimizer(config.optimizer, config.train.steps)
+    size = config.data.image_size, config.data.channels
+    return jax.eval_shape(partial(init_state, build_unet(config), optimizer, config.seed, *size))
 
 
 DEFAULT_STEPS = {"ddim": 50, "dpm_solver": 20, "unipc": 20}

@@ -18,6 +18,7 @@ from ddpm_jax.commands.mirror import ALL, local_copy
 from ddpm_jax.commands.output_folder import create_output_folder, read_only_explained
 from ddpm_jax.commands.plan import PlanOptions, plan
 from ddpm_jax.commands.sample import sample
+from ddpm_jax.commands.target import prepare_libtpu
 from ddpm_jax.commands.train import train
 from ddpm_jax.config import (
     Config,
@@ -67,6 +68,7 @@ FLAGS
   --config.FIELD=VALUE    sets one field
   --plan.devices=64  --plan.memory=80  --plan.teraflops=200  --plan.price=2.5
                           with --mode=plan: the number of devices to plan for; GiB, TFLOP/s and hourly price of each
+  --plan.target=v5e:4x4   with --mode=plan: a slice of TPUs, which need not exist (pip install -r requirements-tpu.txt)
   --help                  this text
 
 FIELDS THAT ARE OFTEN SET
@@ -140,6 +142,8 @@ def run_mode(flags: Flags, workdir: Path | None) -> None:
     # Against JAX_TRANSFER_GUARD: a command transfers arrays in many places, on threads of their own, too.
     jax.config.update("jax_transfer_guard", "allow")
     reuse_memory()
+    if flags.plan.target:
+        prepare_libtpu(flags.plan.target)
     join_cluster()
     _find_devices()
     if workdir is None or flags.mode == "plan":  # A plan writes nothing, not even a log.

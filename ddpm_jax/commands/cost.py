@@ -18,6 +18,8 @@ from ddpm_jax.training.state import TrainState
 
 PRODUCTS = {"cpu": (1536, 1)}
 """Side and number of the matrix products that measure a device, by backend; 4096 and 8 for all others."""
+USABLE = 0.9
+"""Share of the memory for arrays that a step may use; previews and fragmentation take the rest."""
 
 
 class StepCost(NamedTuple):
@@ -27,6 +29,21 @@ class StepCost(NamedTuple):
     """Floating-point operations over all devices, as XLA counts them in this backend's program."""
     memory: int | None
     """Bytes on one device, state and batch included."""
+
+
+class LinearModel(NamedTuple):
+    """The cost of a step, in bytes on one device or in operations, as a linear function of its images."""
+
+    fixed: int | float
+    per_image: int | float
+
+    def at(self, images: int) -> int | float:
+        """The cost of a step of this many images."""
+        return self.fixed + self.per_image * images
+
+    def most_images(self, limit: int | float) -> int:
+        """The most images whose step costs at most `limit`."""
+        return max(int((limit - self.fixed) / self.per_image), 0)
 
 
 def step_cost(lowered: Lowered, compiled: Compiled, *, microbatches: int, devices: int) -> StepCost:

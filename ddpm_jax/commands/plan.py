@@ -12,7 +12,7 @@ import logging
 import math
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -21,8 +21,18 @@ import jax
 from jax.sharding import AbstractMesh
 from jax.stages import Compiled
 
-from ddpm_jax.builders import build_learner
-from ddpm_jax.commands.cost import StepCost, bytes_of, matrix_rate, sent_bytes, state_bytes, step_cost
+from ddpm_jax.builders import build_learner, param_shapes, state_shapes
+from ddpm_jax.commands.cost import (
+    USABLE,
+    LinearModel,
+    StepCost,
+    bytes_of,
+    matrix_rate,
+    sent_bytes,
+    state_bytes,
+    step_cost,
+)
+from ddpm_jax.commands.target import target_lines, target_mesh
 from ddpm_jax.config import Config
 from ddpm_jax.config.fields import Count, Positive, field
 from ddpm_jax.data.batches import Batch, random_batch
@@ -32,21 +42,21 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.reporting.memory import device_limit, peak_resident, resident, size_in_words
 from ddpm_jax.runtime.compilation import RUN_ONCE, jit, own_settings
 from ddpm_jax.runtime.cpu import release_memory
-from ddpm_jax.runtime.devices import abstract_mesh, check_divisible, data_mesh, replicated, to_devices
+from ddpm_jax.runtime.devices import abstract_mesh, check_divisible, data_mesh, placed_shapes, to_devices
 from ddpm_jax.training.cadence import due
 from ddpm_jax.training.checkpoint import checkpoint_steps, retained_steps
 from ddpm_jax.training.state import TrainState, init_state
 from ddpm_jax.training.step import empty_metrics, lower_step
 from ddpm_jax.workdir import checkpoint_folder
 
-USABLE = 0.9
-"""Share of the memory for arrays that a step may use; previews and fragmentation take the rest."""
 SMALL_BATCH = 8
 """Images of a step that fits on nearly every device. Fewer can take another path on a CPU (network/winograd.py)."""
 QUICK_S = 1.0
 """Approximate limit of a timed step in seconds, and the minimum for all timed steps together."""
 TIMED_STEPS = 3
 """Minimum number of timed steps."""
+EXCLUSIVE = ("devices", "memory", "teraflops")
+"""Options that --plan.target determines."""
 SPANS = ((1 / 30, 3600, "seconds"), (2, 60, "minutes"), (48, 1, "hours"), (math.inf, 1 / 24, "days"))
 """Limits in hours, units per hour, and units in which durations are printed."""
 
@@ -65,22 +75,11 @@ class PlanOptions:
     teraflops: Positive | None = field(
         None, "TFLOP/s that each device reaches in a training step; None to time steps on a device here."
     )
+    target: str | None = field(
+        None,
+        "A slice of TPUs that need not exist, such as v5e:4x4, for which libtpu compiles; None for no TPUs.",
+    )
     price: Positive | None = field(None, "Price of one device for an hour, in any currency.")
-
-
-class LinearModel(NamedTuple):
-    """The cost of a step, in bytes on one device or in operations, as a linear function of its images."""
-
-    fixed: int | float
-    per_image: int | float
-
-    def at(self, images: int) -> int | float:
-        """The cost of a step of this many images."""
-        return self.fixed + self.per_image * images
-
-    def most_images(self, limit: int | float) -> int:
-        """The most images whose step costs at most `limit`."""
-        return max(int((limit - self.fixed) / self.per_image), 0)
 
 
 class ProcessMemory(NamedTuple):
@@ -89,7 +88,7 @@ class ProcessMemory(NamedTuple):
     peak: int
     """While it compiled."""
     kept: int
-    """What remains of them beside the arrays of a step."""
+    """Besides the arrays of a step."""
 
     def with_arrays(self, arrays: int | float) -> int | float:
         """The peak of training with a step that takes so many bytes."""
@@ -107,8 +106,7 @@ class OneDevice:
         self.learner = build_learner(self.config, self.mesh)
         size = config.data.image_size, config.data.channels
         self.fresh = partial(init_state, self.learner.unet, self.learner.optimizer, config.seed, *size)
-        struct = partial(jax.ShapeDtypeStruct, sharding=replicated(self.mesh))
-        self.shapes = jax.tree.map(lambda x: struct(x.shape, x.dtype), jax.eval_shape(self.fresh))
+        self.shapes = placed_shapes(self.mesh, state_shapes(config), "replicated")
 
     def compile(self, images: int) -> tuple[Compiled, StepCost]:
         """The compiled step of this many images, and its cost."""
@@ -146,18 +144,33 @@ def plan(config: Config, options: PlanOptions, workdir: Path | None) -> None:
 
 def lines_of_plan(config: Config, options: PlanOptions, workdir: Path | None) -> Iterator[tuple[str, str]]:
     """The lines of the plan, name and text, each as soon as it is known."""
-    devices = options.devices or jax.device_count()
+    if options.target and (given := [name for name in EXCLUSIVE if getattr(options, name) is not None]):
+        raise UserError(f"--plan.target={options.target} determines --plan.{given[0]}; leave out one of them.")
+    target = target_mesh(options.target) if options.target else None
+    devices = target.size if target else options.devices or jax.device_count()
     microbatches, total = config.train.accumulate, config.data.batch_size
-    mesh, one = abstract_mesh(devices), OneDevice(config)
-    check_divisible(mesh, total, microbatches, "data.batch_size")
-    params, images = one.shapes.params, total // devices // microbatches
-    yield "Devices", f"{devices}, planned on a local {jax.default_backend()} ({jax.devices()[0].device_kind})"
+    check_divisible(abstract_mesh(devices), total, microbatches, "data.batch_size")
+    params, images = param_shapes(config), total // devices // microbatches
+    local = f"planned on a local {jax.default_backend()} ({jax.devices()[0].device_kind})"
+    yield "Devices", f"{devices}, {f'{options.target}, compiled for by libtpu' if target else local}"
     yield "Parameters", f"{sum(x.size for x in jax.tree.leaves(params)):,}"
     yield "Batch", f"{total:,} images = {images} at once x {microbatches} (train.accumulate) x {devices} (devices)"
     if devices > 1:
         yield "Communication", f"{size_in_words(sent_bytes(params, devices))} a step, sent by each device"
+    speed = yield from target_lines(config, target) if target else device_lines(config, options, devices)
+    if speed is not None:
+        start = 0 if workdir is None else max(checkpoint_steps(checkpoint_folder(workdir)), default=0)
+        hours = max(config.train.steps - start, 0) * total / speed / 3600
+        yield "Time", time_in_words(config, options, devices, start, hours)
+    yield "Checkpoints", checkpoints_in_words(config, bytes_of(state_shapes(config)))
+    yield "Images", images_in_words(config)
+
+
+def device_lines(config: Config, options: PlanOptions, devices: int) -> Generator[tuple[str, str], None, float | None]:
+    """Arithmetic, memory and speed, measured on one device here; returns images/s of all, None if unknown."""
+    mesh, one, total = abstract_mesh(devices), OneDevice(config), config.data.batch_size
     rate = matrix_rate(config.model.dtype)
-    measured = measure(one, images, rate, timed=not options.teraflops)
+    measured = measure(one, total // devices // config.train.accumulate, rate, timed=not options.teraflops)
     if measured.flops is not None:
         yield "Arithmetic", f"{rounded(measured.flops.at(total) / 1e9)} GFLOP a step"
     if measured.memory is not None:
@@ -167,12 +180,7 @@ def lines_of_plan(config: Config, options: PlanOptions, workdir: Path | None) ->
         yield from memory_in_words(config, options, mesh, one.shapes, measured.memory, process)
     speed, text = speed_in_words(config, options, devices, measured, rate)
     yield "Speed", text
-    if speed is not None:
-        start = 0 if workdir is None else max(checkpoint_steps(checkpoint_folder(workdir)), default=0)
-        hours = max(config.train.steps - start, 0) * total / speed / 3600
-        yield "Time", time_in_words(config, options, devices, start, hours)
-    yield "Checkpoints", checkpoints_in_words(config, bytes_of(one.shapes))
-    yield "Images", images_in_words(config)
+    return speed
 
 
 def rounded(number: float) -> str:

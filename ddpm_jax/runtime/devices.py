@@ -118,6 +118,12 @@ def state_sharding(mesh: Mesh | AbstractMesh, state: PyTree, mode: str) -> PyTre
     return jax.tree.map(place, state)
 
 
+def placed_shapes(mesh: Mesh, shapes: PyTree, mode: str) -> PyTree:
+    """The shapes of a state with the sharding of each array; mode: "replicated" or "fsdp"."""
+    layout = state_sharding(mesh, shapes, mode)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, layout)
+
+
 def to_devices(mesh: Mesh, rows: PyTree, axis: int = 0) -> PyTree:
     """Global arrays, divided along `axis`, from arrays that hold this process's rows."""
     sharding = along_batch(mesh, axis)

@@ -5,10 +5,8 @@ import dataclasses
 import jax
 import pytest
 
-from ddpm_jax.commands.cost import StepCost, bytes_of, state_bytes
+from ddpm_jax.commands.cost import USABLE, LinearModel, StepCost, bytes_of, state_bytes
 from ddpm_jax.commands.plan import (
-    USABLE,
-    LinearModel,
     OneDevice,
     PlanOptions,
     extra_bytes,
