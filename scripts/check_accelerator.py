@@ -50,6 +50,8 @@ def main() -> int:
     start, seconds = time.monotonic(), 60.0 * flags.minutes
     facts: dict[str, Any] = {**description(), "quick": flags.quick, "minutes": flags.minutes, "parts": []}
     with tempfile.TemporaryDirectory(prefix="ddpm_jax-check-") as folder:
+        # Training reuses what the measurement of its speed compiled.
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{folder}/xla")
         kept = {name: getattr(flags, name) for name in ("out", "data", "weights", "peer_python", "quick")}
         check = Check(folder=Path(folder), end=start + seconds, **kept)
         for report in run_parts(check, [(share * seconds, parts) for share, parts in GROUPS]):

@@ -72,6 +72,8 @@ class Part(NamedTuple):
     name: str
     work: Callable[[Check, float], Results]
     """From a time limit in seconds to results; raises Failed, OutOfTime or Skipped, whose messages say why."""
+    share: float = 0.6
+    """Largest share of what is left of the group's time, so that a part that hangs leaves some to those after it."""
 
 
 def run_parts(check: Check, groups: Sequence[tuple[float, Sequence[Part]]]) -> Iterator[dict[str, Any]]:
@@ -82,7 +84,7 @@ def run_parts(check: Check, groups: Sequence[tuple[float, Sequence[Part]]]) -> I
     for seconds, parts in groups:
         end = min(check.end, time.monotonic() + seconds)
         for part in parts:
-            yield run_part(check, part, end - time.monotonic())
+            yield run_part(check, part, part.share * (end - time.monotonic()))
 
 
 def run_part(check: Check, part: Part, seconds: float) -> dict[str, Any]:
@@ -135,8 +137,9 @@ def output_of(
             process.wait()
         if not ended:
             raise OutOfTime(f"not ready after {seconds:.0f} s{_last_lines(errors, '; its last words: ', 1)}")
-        if process.returncode not in codes:
-            raise Failed(f"exit code {process.returncode}{_last_lines(errors, ': ', 3)}")
+        if (code := process.returncode) not in codes:
+            how = f"exit code {code}" if code >= 0 else f"ended by {signal.Signals(-code).name}"
+            raise Failed(how + _last_lines(errors, ": ", 3))
         output.seek(0)
         return output.read()
 

@@ -103,9 +103,12 @@ def training_text(parts: Facts) -> str:
     if not facts:
         return ""
     names = ("train_loss", "validation_loss_ema", "validation_loss_raw")
-    rows = [
-        (name.replace("_", " "), *((p := facts[name]) and (p["value"], p["step"]) or (None, None))) for name in names
-    ]
+    points = {
+        **{name.replace("_", " "): facts[name] for name in names},
+        "share of a matrix product's rate": facts["share_of_matrix_product"],
+        "peak memory, MiB": facts["peak_memory_mebibytes"],
+    }
+    rows = [(name, point["value"], point["step"]) for name, point in points.items() if point]
     rows += [("images/s", facts["images_per_second"], facts["steps"])]
     for part in training.PARTS:
         if (found := results_of(parts, part.name)) and "fid" in found:
