@@ -20,7 +20,7 @@ from ddpm_jax.runtime.signals import polling, raise_if_stopped
 
 ROOT = Path(__file__).parents[2]
 Results = dict[str, Any]
-TINY = ("--config.model.multipliers=(1,)", "--config.model.attention_resolutions=()")
+TINY = ("--config.model.multipliers=(1,)", "--config.model.attention_resolutions=()", "--config.data.image_size=8")
 """Fields that make a toy network compile in seconds."""
 
 
@@ -73,7 +73,7 @@ class Part(NamedTuple):
     work: Callable[[Check, float], Results]
     """From a time limit in seconds to results; raises Failed, OutOfTime or Skipped, whose messages say why."""
     share: float = 0.6
-    """Largest share of what is left of the group's time, so that a part that hangs leaves some to those after it."""
+    """Largest share of what is left of the group's time, so that a part that hangs leaves some to the next ones."""
 
 
 def run_parts(check: Check, groups: Sequence[tuple[float, Sequence[Part]]]) -> Iterator[dict[str, Any]]:
@@ -84,7 +84,8 @@ def run_parts(check: Check, groups: Sequence[tuple[float, Sequence[Part]]]) -> I
     for seconds, parts in groups:
         end = min(check.end, time.monotonic() + seconds)
         for part in parts:
-            yield run_part(check, part, part.share * (end - time.monotonic()))
+            share = 1.0 if part is parts[-1] else part.share
+            yield run_part(check, part, share * (end - time.monotonic()))
 
 
 def run_part(check: Check, part: Part, seconds: float) -> dict[str, Any]:
@@ -159,5 +160,5 @@ def _ended(process: subprocess.Popen[bytes], seconds: float) -> bool:
 def _last_lines(file: IO[str], before: str, count: int) -> str:
     """The last lines of a file in one, after the text `before`; nothing for an empty file."""
     file.seek(0)
-    lines = [line.strip() for line in file.read().replace("\r", "\n").splitlines() if line.strip()]
+    lines = [line.strip() for line in file.read().replace("\r", "\n").splitlines() if any(map(str.isalnum, line))]
     return before + " | ".join(lines[-count:]) if lines else ""

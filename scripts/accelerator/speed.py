@@ -76,6 +76,6 @@ PARTS = (
     training_part("celeba64", LARGE),
 )
 PEER_PARTS = (
-    Part("train cifar10 against diffusers", partial(compare, command="train", batch=SMALL)),
+    Part("train cifar10 against diffusers", partial(compare, command="train", batch=SMALL), 0.9),
     Part("sample cifar10 against diffusers", partial(compare, command="sample", batch=SAMPLED)),
 )

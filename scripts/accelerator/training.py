@@ -16,7 +16,7 @@ GRACE_S = 30.0
 """Seconds for the last step and its checkpoint."""
 TRAINING_SHARE, WITH_FID = 0.75, 0.7
 """Share of this group's time for training, and the factor by which it is shorter if FID follows."""
-QUICK_S = 16.0
+QUICK_S = 12.0
 """Seconds of training in a quick check, its start included."""
 REFERENCE = {"loss": 0.0295, "steps": 46_800, "batch": 128}
 """A training loss of cifar10 that others report, which only applies after this many steps."""
