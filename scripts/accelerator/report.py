@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ddpm_jax.errors import shell_command
 from scripts.accelerator import laws, speed, training
 
 Facts = dict[str, Any]
@@ -127,13 +128,14 @@ def pieces_text(parts: Facts) -> str:
     facts = results_of(parts, "EMA parameters")
     if not facts:
         return ""
-    name = training.MODEL
-    return (
-        f"EMA parameters in bfloat16: {len(facts['pieces'])} piece(s), {facts['bytes']:,} bytes, SHA-256 "
-        f"{facts['sha256']} when joined.\n\n    cat {name}.[0-9]* >{name}\n"
-        f"    python scripts/import_safetensors.py {name} runs/imported\n"
-        f"    python main.py --mode=sample --workdir=runs/imported"
+    name, run = training.MODEL, "runs/imported"
+    commands = (
+        f"cat {name}.[0-9]* >{name}",
+        shell_command("python", "scripts/import_safetensors.py", name, run),
+        shell_command("python", "main.py", "--mode=sample", f"--workdir={run}"),
     )
+    about = f"{len(facts['pieces'])} piece(s), {facts['bytes']:,} bytes, SHA-256 {facts['sha256']} when joined."
+    return "\n".join((f"EMA parameters in bfloat16: {about}\n", *(f"    {command}" for command in commands)))
 
 
 def gibibytes(mebibytes: float | None) -> float | None:
