@@ -16,8 +16,8 @@ GRACE_S = 30.0
 """Seconds for the last step and its checkpoint."""
 TRAINING_SHARE, WITH_FID = 0.75, 0.7
 """Share of this group's time for training, and the factor by which it is shorter if FID follows."""
-QUICK_S = 12.0
-"""Seconds of training in a quick check, its start included."""
+TOY_STEPS = 20
+"""Training steps of a quick check, which need not wait for the deadline."""
 REFERENCE = {"loss": 0.0295, "steps": 46_800, "batch": 128}
 """A training loss of cifar10 that others report, which only applies after this many steps."""
 PIECE_BYTES = 15 * 2**20
@@ -54,18 +54,18 @@ def saved_steps(check: Check) -> list[int]:
 
 
 def train(check: Check, seconds: float) -> Results:
-    """Trains until the deadline, then stops it by SIGTERM, which saves."""
-    fields = ["model.dtype=bfloat16", "train.steps=1000000", "log.preview_every=0", "checkpoint.keep=1000"]
+    """Trains until the deadline, then stops it by SIGTERM, which saves; a few steps in a quick check."""
+    fields = ["model.dtype=bfloat16", "log.preview_every=0", "checkpoint.keep=1000"]
     fields += [f"data.cache={check.folder / 'cache'}"]
+    limit = seconds * (WITH_FID if check.weights else 1.0)
     if check.quick:
-        limit, grace = min(seconds, QUICK_S + GRACE_S), GRACE_S
-        fields += ["checkpoint.every=10", "log.validate_every=10"]
+        fields += [f"train.steps={TOY_STEPS}", "checkpoint.every=10", "log.validate_every=10"]
     else:
-        limit = seconds * (WITH_FID if check.weights else 1.0)
-        grace, every = min(GRACE_S, limit / 4), checkpoint_interval(check, limit)
-        fields += ["data.batch_size=128", f"checkpoint.every={every}", f"log.validate_every={every}"]
+        every = checkpoint_interval(check, limit)
+        fields += ["train.steps=1000000", "data.batch_size=128"]
+        fields += [f"checkpoint.every={every}", f"log.validate_every={every}"]
     flags = recipe_flags(check)
-    output_of([*main_words(check, "train", *fields), *flags], limit, codes=(STOPPED,), grace=grace)
+    output_of([*main_words(check, "train", *fields), *flags], limit, codes=(0, STOPPED), grace=min(GRACE_S, limit / 4))
     steps = checkpoint_steps(checkpoint_folder(workdir(check)))
     if not steps:
         raise OutOfTime(f"{limit:.0f} s did not suffice to compile and save a first step")
