@@ -27,7 +27,8 @@ from ddpm_jax.network.unet import init_params
 from ddpm_jax.runtime.devices import check_divisible, data_mesh, replicated, to_devices
 from ddpm_jax.training.state import first_state
 from ddpm_jax.training.step import empty_metrics, lower_step
-from scripts.benchmarks.peer import VARIANTS, Peer, comparison, in_turn, python_of, refuse_disagreement
+from scripts.benchmarks.peer import VARIANTS, Peer, comparison, in_turn, peak_memory, python_of, refuse_disagreement
+from scripts.benchmarks.resident import forget_peak
 from scripts.benchmarks.timing import median
 
 SAMPLERS = ("ddpm", "ddim", "dpm_solver", "unipc")
@@ -128,9 +129,12 @@ def measure_samplers(flags: argparse.Namespace) -> dict[str, Any]:
         return {**facts, "steps": steps, **comparison(flags.batch * flags.repeat, own, theirs, peers)}
     for name in (config.sample.sampler,) if configured else SAMPLERS:
         steps, work = sampler(name)
+        forget_peak()  # That of compiling.
         rates[name] = flags.batch * flags.repeat / median(work, flags.rounds)
         facts[f"{name}_{steps}_images_per_second"] = rates[name]
-    return facts if configured else {**facts, "ddim_over_ddpm": rates["ddim"] / rates["ddpm"]}
+    if configured:
+        return {**facts, "peak_memory_mebibytes": peak_memory()}
+    return {**facts, "ddim_over_ddpm": rates["ddim"] / rates["ddpm"]}
 
 
 def describe(config: Config, flags: argparse.Namespace) -> dict[str, Any]:
