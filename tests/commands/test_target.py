@@ -63,13 +63,14 @@ def collectives(program: str) -> dict[str, list[str]]:
 @needs_libtpu
 @pytest.mark.slow
 @pytest.mark.parametrize("sharding", ["replicated", "fsdp"])
-def test_the_state_is_donated_and_gradients_are_summed_in_float32(programs, sharding):
+def test_the_state_is_donated_and_only_gradients_and_parameters_are_sent(programs, sharding):
     program, arrays = programs[sharding]["program"], programs[sharding]["state"]
     aliases = program.split("input_output_alias=", 1)[1].split("entry_computation_layout", 1)[0]
     assert aliases.count("alias)") >= arrays
     moved = collectives(program)
-    assert set(moved) == ({"all-reduce"} if sharding == "replicated" else set(moved) | {"all-gather"})
-    assert "bf16" not in moved["all-reduce"] + moved.get("reduce-scatter", [])
+    assert set(moved) == ({"all-reduce"} if sharding == "replicated" else {"all-reduce", "all-gather"})
+    # Besides the gradients, a few sums of metrics and of the norm.
+    assert len(moved["all-reduce"]) < 2 * arrays
 
 
 @needs_libtpu
