@@ -84,10 +84,10 @@ def checked_flags() -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--quick", action="store_true", help="every part at toy size")
     flags = parser.parse_args()
-    for name in ("data", "weights"):
+    for name, expected in ("data", "an .npz of images"), ("weights", "Inception's weights, a .safetensors file"):
         path = getattr(flags, name)
         if path is not None and not path.is_file():
-            raise UserError(f"--{name}={path} is not a file; expected {'an .npz' if name == 'data' else 'weights'}.")
+            raise UserError(f"--{name}={path} is not a file; expected {expected}: correct the path, or leave it out.")
         setattr(flags, name, path and path.resolve())
     if not 1 <= flags.minutes <= 600:
         raise UserError(f"--minutes={flags.minutes:g} is out of range; expected 1 to 600.")

@@ -52,9 +52,9 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def text_of(value: Any) -> str:
-    """A cell: floats with three significant digits, "–" for None."""
+    """A cell: floats with at least three significant digits, "–" for None."""
     if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
     return "–" if value is None else str(value)
 
 
