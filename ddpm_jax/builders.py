@@ -88,6 +88,7 @@ def param_shapes(config: Config) -> PyTree:
     return jax.eval_shape(lambda: init_params(unet, jax.random.key(0), data.image_size, data.channels))
 
 
+@cache  # Tracing takes a second or two.
 def state_shapes(config: Config) -> TrainState:
     """The shapes of a training state."""
     optimizer = build_optimizer(config.optimizer, config.train.steps)

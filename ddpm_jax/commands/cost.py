@@ -20,6 +20,8 @@ PRODUCTS = {"cpu": (1536, 1)}
 """Side and number of the matrix products that measure a device, by backend; 4096 and 8 for all others."""
 USABLE = 0.9
 """Share of the memory for arrays that a step may use; previews and fragmentation take the rest."""
+REMEDY = "try model.dtype=bfloat16, model.remat=True, or train.sharding=fsdp on more devices"
+"""The remedy for a step that does not fit with one image on each device."""
 
 
 class StepCost(NamedTuple):
@@ -97,3 +99,8 @@ def sent_bytes(params: PyTree, devices: int) -> float:
     That is a ring all-reduce of the gradients, and as much as gathering parameters and scattering gradients under FSDP.
     """
     return 2.0 * (devices - 1) / devices * bytes_of(params)
+
+
+def rounded(number: float) -> str:
+    """The number with three significant digits."""
+    return f"{float(f'{number:.3g}'):,g}"

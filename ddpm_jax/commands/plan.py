@@ -21,13 +21,15 @@ import jax
 from jax.sharding import AbstractMesh
 from jax.stages import Compiled
 
-from ddpm_jax.builders import build_learner, param_shapes, state_shapes
+from ddpm_jax.builders import build_learner, state_shapes
 from ddpm_jax.commands.cost import (
+    REMEDY,
     USABLE,
     LinearModel,
     StepCost,
     bytes_of,
     matrix_rate,
+    rounded,
     sent_bytes,
     state_bytes,
     step_cost,
@@ -150,19 +152,19 @@ def lines_of_plan(config: Config, options: PlanOptions, workdir: Path | None) ->
     devices = target.size if target else options.devices or jax.device_count()
     microbatches, total = config.train.accumulate, config.data.batch_size
     check_divisible(abstract_mesh(devices), total, microbatches, "data.batch_size")
-    params, images = param_shapes(config), total // devices // microbatches
+    state, images = state_shapes(config), total // devices // microbatches
     local = f"planned on a local {jax.default_backend()} ({jax.devices()[0].device_kind})"
     yield "Devices", f"{devices}, {f'{options.target}, compiled for by libtpu' if target else local}"
-    yield "Parameters", f"{sum(x.size for x in jax.tree.leaves(params)):,}"
+    yield "Parameters", f"{sum(x.size for x in jax.tree.leaves(state.params)):,}"
     yield "Batch", f"{total:,} images = {images} at once x {microbatches} (train.accumulate) x {devices} (devices)"
     if devices > 1:
-        yield "Communication", f"{size_in_words(sent_bytes(params, devices))} a step, sent by each device"
+        yield "Communication", f"{size_in_words(sent_bytes(state.params, devices))} a step, sent by each device"
     speed = yield from target_lines(config, target) if target else device_lines(config, options, devices)
     if speed is not None:
         start = 0 if workdir is None else max(checkpoint_steps(checkpoint_folder(workdir)), default=0)
         hours = max(config.train.steps - start, 0) * total / speed / 3600
         yield "Time", time_in_words(config, options, devices, start, hours)
-    yield "Checkpoints", checkpoints_in_words(config, bytes_of(state_shapes(config)))
+    yield "Checkpoints", checkpoints_in_words(config, bytes_of(state))
     yield "Images", images_in_words(config)
 
 
@@ -181,11 +183,6 @@ def device_lines(config: Config, options: PlanOptions, devices: int) -> Generato
     speed, text = speed_in_words(config, options, devices, measured, rate)
     yield "Speed", text
     return speed
-
-
-def rounded(number: float) -> str:
-    """The number with three significant digits."""
-    return f"{float(f'{number:.3g}'):,g}"
 
 
 class Measured(NamedTuple):
@@ -283,8 +280,7 @@ def memory_in_words(
         return
     enough = microbatches_that_fit(total, devices, on_mesh(2).most_images(USABLE * limit))
     if enough is None:
-        remedy = "try model.dtype=bfloat16, model.remat=True, or train.sharding=fsdp on more devices"
-        yield "Fits", f"no: not one image in {usable}; {remedy}"
+        yield "Fits", f"no: not one image in {usable}; {REMEDY}"
     else:
         fewer = f"{total // devices // enough} at once and the sums of their gradients would"
         yield "Fits", f"no: {images:,} images at once do not fit in {usable}; {fewer}: set train.accumulate={enough}"

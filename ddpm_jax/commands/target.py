@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from jax.stages import Compiled
 
 from ddpm_jax.builders import build_learner, state_shapes
-from ddpm_jax.commands.cost import USABLE, LinearModel
+from ddpm_jax.commands.cost import REMEDY, USABLE, LinearModel, rounded
 from ddpm_jax.config import Config
 from ddpm_jax.data.batches import random_batch
 from ddpm_jax.errors import UserError
@@ -37,7 +37,6 @@ LAYOUT = r"[1-9]\d*(x[1-9]\d*){1,2}"
 EXHAUSTED = re.compile(r"Used ([\d.]+)([MG]) of [\d.]+[MG] hbm")
 """libtpu's text for a program that needs more memory than a chip has."""
 UNITS = {"M": 2**20, "G": 2**30}
-REMEDY = "try model.dtype=bfloat16, model.remat=True, or train.sharding=fsdp on more devices"
 
 logger = logging.getLogger(__name__)
 
@@ -167,10 +166,10 @@ def target_lines(config: Config, mesh: Mesh) -> Generator[tuple[str, str], None,
         fewer = f"{fitting.images:,} at once take {size_in_words(fitting.memory)}"
         yield "Fits", f"no, in the {limit}; {fewer}: set train.accumulate={share // fitting.images}"
     flops, seconds = estimate(fitting, share // fitting.images, chip)
-    yield "Arithmetic", f"{float(f'{flops * mesh.size / 1e9:.3g}'):,g} GFLOP a step"
+    yield "Arithmetic", f"{rounded(flops * mesh.size / 1e9)} GFLOP a step"
     speed = config.data.batch_size / seconds
     rates = f"{chip.teraflops:g} TFLOP/s and {chip.bandwidth:g} GB/s on each device"
-    yield "Speed", f"at most {float(f'{speed:.3g}'):,g} images/s: {1e3 * seconds:.3g} ms a step, at {rates}"
+    yield "Speed", f"at most {rounded(speed)} images/s: {rounded(1e3 * seconds)} ms a step, at {rates}"
     return speed
 
 
@@ -188,8 +187,15 @@ def most_images(asked: Compilation, other: Compilation, chip: Chip) -> int:
 
 
 def estimate(step: Compilation, microbatches: int, chip: Chip) -> tuple[float, float]:
-    """FLOPs on each device and seconds of a step, as XLA counts its operations and bytes."""
+    """FLOPs on each device and seconds of a step, as XLA counts its operations and bytes.
+
+    XLA counts the body of the loop over microbatches once. Outside of it the state is read and written, with little
+    arithmetic.
+    """
     assert step.compiled is not None
-    costs = step.compiled.cost_analysis() or {}
-    flops, moved = float(costs["flops"]), float(costs["bytes accessed"])
+    costs, sizes = step.compiled.cost_analysis() or {}, step.compiled.memory_analysis()
+    assert sizes is not None  # libtpu always knows.
+    outside = sizes.argument_size_in_bytes + sizes.output_size_in_bytes
+    flops = microbatches * float(costs["flops"])
+    moved = outside + microbatches * (float(costs["bytes accessed"]) - outside)
     return flops, max(flops / chip.teraflops / 1e12, moved / chip.bandwidth / 1e9)

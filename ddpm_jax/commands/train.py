@@ -31,7 +31,7 @@ from ddpm_jax.reporting.throughput import Throughput
 from ddpm_jax.reporting.writer import BestSoFar, import_wandb
 from ddpm_jax.runtime.compilation import RUN_ONCE, jit, own_settings
 from ddpm_jax.runtime.cpu import release_memory
-from ddpm_jax.runtime.devices import agreed_by_all, check_divisible, data_mesh, state_sharding
+from ddpm_jax.runtime.devices import agreed_by_all, check_divisible, data_mesh, placed_shapes
 from ddpm_jax.runtime.progress import progress
 from ddpm_jax.runtime.signals import Stopped, stop_requested
 from ddpm_jax.training.cadence import due
@@ -156,14 +156,13 @@ def start_state(config: Config, learner: Learner, checkpoints: Checkpoints) -> T
     def fresh() -> TrainState:
         return init_state(learner.unet, learner.optimizer, config.seed, config.data.image_size, config.data.channels)
 
-    shapes = jax.eval_shape(fresh)
-    shardings = state_sharding(learner.mesh, shapes, config.train.sharding)
-    like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+    like = placed_shapes(learner.mesh, jax.eval_shape(fresh), config.train.sharding)
     restored = checkpoints.restore(like)
     if restored is not None:
         logger.info("Resuming from step %d", int(restored.step))
         checkpoints.set_aside_after(int(restored.step))
         return restored
+    shardings = jax.tree.map(lambda shape: shape.sharding, like)
     return jit(fresh, out_shardings=shardings, compiler_options=RUN_ONCE)()
 
 

@@ -149,7 +149,8 @@ def check_samplers(_: Check, seconds: float) -> Results:
 
 def check_devices(check: Check, seconds: float) -> Results:
     """One device gives the losses of several; a CPU passes for two."""
-    variables = _xla_flags("--xla_force_host_platform_device_count=2") if check.platform == "cpu" else {}
+    two = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2".strip()
+    variables = {"XLA_FLAGS": two} if check.platform == "cpu" else {}
     if not variables and check.results.get("device", {}).get("count") == 1:
         raise Skipped("there is only one device")
     words = [PROGRAM, "devices", *check.recipe(RECIPE, smoke=True)]
@@ -159,19 +160,15 @@ def check_devices(check: Check, seconds: float) -> Results:
 def check_resume(check: Check, seconds: float, *, deterministic: bool) -> Results:
     """Six steps have the same bits as three and, in another process, three more."""
     if deterministic and check.platform not in ("gpu", "cuda", "rocm"):
-        raise Skipped("the flag is for GPUs")
-    variables = _xla_flags("--xla_gpu_deterministic_ops=true") if deterministic else {}
+        raise Skipped("train.deterministic is for GPUs")
     end, name = time.monotonic() + seconds, "deterministic" if deterministic else "default"
     runs = check.folder / f"{name}-whole", check.folder / f"{name}-resumed"
     for workdir, steps in ((runs[0], 6), (runs[1], 3), (runs[1], 6)):
-        fields = [f"--config.{field}" for field in (*FIELDS, f"train.steps={steps}")]
+        own = f"train.deterministic={deterministic}", f"train.steps={steps}"
+        fields = [f"--config.{field}" for field in (*FIELDS, *own)]
         words = ["main.py", *check.recipe(RECIPE, smoke=True), f"--workdir={workdir}", *fields]
-        output_of(words, end - time.monotonic(), variables)
-    return _checked(json.loads(output_of([PROGRAM, "compare", *runs], end - time.monotonic(), variables)))
-
-
-def _xla_flags(flag: str) -> dict[str, str]:
-    return {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()}
+        output_of(words, end - time.monotonic())
+    return _checked(json.loads(output_of([PROGRAM, "compare", *runs], end - time.monotonic())))
 
 
 PARTS = (

@@ -6,10 +6,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from ddpm_jax.commands.target import CHIPS, Compilation, most_images, prepare_libtpu
+from ddpm_jax.commands.target import CHIPS, Compilation, estimate, most_images, prepare_libtpu
 from ddpm_jax.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -108,3 +110,16 @@ def test_the_most_images_lie_on_the_line_through_two_steps():
     asked, half = (Compilation(images, unit * (20 + images), None) for images in (8, 4))
     assert most_images(asked, half, chip) == 80
     assert most_images(asked, half, chip._replace(memory=0.1)) == 8
+
+
+def test_a_loop_over_microbatches_counts_for_each_of_them():
+    sizes = SimpleNamespace(argument_size_in_bytes=3e9, output_size_in_bytes=2e9)
+
+    def step(flops: float, moved: float) -> Compilation:
+        costs = {"flops": flops, "bytes accessed": moved}
+        compiled: Any = SimpleNamespace(cost_analysis=lambda: costs, memory_analysis=lambda: sizes)
+        return Compilation(8, 0.0, compiled)
+
+    for chip in CHIPS.values():
+        assert estimate(step(1e12, 6e9), 4, chip) == estimate(step(4e12, 9e9), 1, chip)
+        assert estimate(step(1e15, 6e9), 4, chip) == estimate(step(4e15, 9e9), 1, chip)
