@@ -8,7 +8,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable
-from pathlib import Path
+from pathlib import Path, PurePath
 
 CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 """Characters that end lines, command terminals, or cannot be written as UTF-8."""
@@ -47,6 +47,11 @@ def shell_command(*words: object) -> str:
     own = program() if str(words[0]).startswith("--") else []
     paths = (f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word) for word in words)
     return shlex.join([*own, *paths])
+
+
+def copy_command(source: PurePath, target: PurePath) -> str:
+    """The command that copies a file, or at a URL the words for it, for messages."""
+    return shell_command("cp", source, target) if isinstance(source, Path) else f"copy {source} to {target}"
 
 
 def nearest(name: str, known: Iterable[str], written: Callable[[str], str] | None = None) -> str:

@@ -18,7 +18,6 @@ from jaxtyping import Float, PyTree
 from numpy.typing import ArrayLike
 
 from ddpm_jax.builders import build_schedule, build_unet
-from ddpm_jax.commands.mirror import local_copy
 from ddpm_jax.config import Config, checked
 from ddpm_jax.config.checks import value_type
 from ddpm_jax.config.convert import field_types
@@ -32,6 +31,7 @@ from ddpm_jax.interop.safetensors_file import PRETRAINED, find_file, read_file
 from ddpm_jax.network.bind import bind
 from ddpm_jax.runtime.compilation import jit
 from ddpm_jax.runtime.devices import data_mesh, replicated
+from ddpm_jax.runtime.urls import as_path, store_errors
 from ddpm_jax.sampling.noise import draw_noise, image_keys
 from ddpm_jax.shapes import Images, Labels, Pixels, Steps
 from ddpm_jax.workdir import images_trained_on, read_config
@@ -46,7 +46,8 @@ def load_run(workdir: str | Path, *, step: int | None = None, ema: bool = True) 
     if str(workdir).startswith(PRETRAINED):
         return _load_pretrained(str(workdir), step, ema)
     number = None if step is None else operator.index(step)
-    with local_copy(str(workdir), "load", number) as folder:
+    folder = as_path(str(workdir), "workdir")
+    with store_errors(folder):
         config = read_config(folder)
         chosen = dataclasses.replace(config.sample, ema=ema, checkpoint=number)
         config = checked(dataclasses.replace(config, sample=chosen))

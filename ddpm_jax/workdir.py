@@ -2,6 +2,8 @@
 
 <workdir>/config.json  data.json  labels.json  progress.json  train.log  checkpoints/<step>/  samples/<name>/
           wandb.json (only if log.wandb is set)  TensorBoard event files
+
+A workdir is a folder, or a URL (runtime/urls.py).
 """
 
 import json
@@ -17,31 +19,32 @@ import jax
 from ddpm_jax.config import Config, changes, differences, fields_fixed_by, from_json, to_json
 from ddpm_jax.data.dataset import Dataset, Identity, Traits, difference, identity
 from ddpm_jax.data.fingerprints import Fingerprints
-from ddpm_jax.errors import UserError, script, shell_command
+from ddpm_jax.errors import UserError, copy_command, script, shell_command
 from ddpm_jax.runtime.devices import wait_for_all
 from ddpm_jax.runtime.files import staged
-from ddpm_jax.runtime.locks import exclusive_lock
+from ddpm_jax.runtime.locks import exclusive_lock, newest_job
+from ddpm_jax.runtime.urls import AnyPath, names_in
 
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
 
-def checkpoint_folder(workdir: Path) -> Path:
+def checkpoint_folder(workdir: AnyPath) -> AnyPath:
     """The folder of the checkpoints of a run."""
     return workdir / "checkpoints"
 
 
-def no_checkpoint(workdir: Path) -> UserError:
+def no_checkpoint(workdir: AnyPath) -> UserError:
     """The error for a run that has no checkpoint yet."""
     return UserError(f"{workdir} holds no checkpoint yet; train first: {_training_command(workdir)}")
 
 
-def _training_command(workdir: Path) -> str:
+def _training_command(workdir: AnyPath) -> str:
     return shell_command("--config=FILE", f"--workdir={workdir}")
 
 
-def read_config(workdir: Path) -> Config:
+def read_config(workdir: AnyPath) -> Config:
     """The configuration of the run in a workdir."""
     path = workdir / "config.json"
     try:
@@ -52,7 +55,7 @@ def read_config(workdir: Path) -> Config:
         raise UserError(f"{path} is not text ({error}); every checkpoint of the run holds a copy.") from error
 
 
-def refuse_another_run(workdir: Path, config: Config) -> None:
+def refuse_another_run(workdir: AnyPath, config: Config) -> None:
     """Raises UserError if the workdir holds a run that cannot continue with this configuration; writes nothing."""
     if config.sample.out is not None:  # In config.json, it would redirect the results of all later commands.
         raise UserError(
@@ -65,7 +68,7 @@ def refuse_another_run(workdir: Path, config: Config) -> None:
         _refuse_checkpoints_without_config(workdir)
         return
     before = read_config(workdir)
-    steps = [int(path.name) for path in checkpoint_folder(workdir).glob("*") if path.name.isdecimal()]
+    steps = [int(name) for name in names_in(checkpoint_folder(workdir)) if name.isdecimal()]
     # Imported parameters, at step 0, have not been trained here yet, so only the fields that they depend on are fixed.
     if (workdir / "data.json").exists() or any(steps):
         changed = differences(before, config)
@@ -83,7 +86,7 @@ def refuse_another_run(workdir: Path, config: Config) -> None:
         _read_identity(workdir)  # Damage is refused before anything else is prepared.
 
 
-def _remedy_for(workdir: Path, fields: Mapping[str, Any]) -> str:
+def _remedy_for(workdir: AnyPath, fields: Mapping[str, Any]) -> str:
     """The remedy for fields that cannot change while a run resumes, by their new values."""
     if fields.keys() & set(fields_fixed_by("parameters")):
         return "choose another --workdir."
@@ -97,29 +100,36 @@ def _remedy_for(workdir: Path, fields: Mapping[str, Any]) -> str:
     return f"to train its parameters on with these, from step 0 of a new workdir: {' && '.join(steps)}"
 
 
-def _refuse_checkpoints_without_config(workdir: Path) -> None:
+def _refuse_checkpoints_without_config(workdir: AnyPath) -> None:
     """Without the configuration, it is unknown whether the checkpoints belong to the requested run."""
     copies = {path.parts[-3]: path for path in checkpoint_folder(workdir).glob("*/config/metadata")}
     if steps := [int(step) for step in copies if step.isdecimal()]:
         raise UserError(
             f"{workdir} holds checkpoints, but its config.json is missing; restore it: "
-            + shell_command("cp", copies[str(max(steps))], workdir / "config.json")
+            + copy_command(copies[str(max(steps))], workdir / "config.json")
         )
 
 
 @contextmanager
-def acquired(workdir: Path, config: Config, dataset: Dataset) -> Iterator[None]:
-    """Locks the workdir for this job while it trains, and calls `acquire`; other processes wait until that is done."""
+def acquired(workdir: AnyPath, config: Config, dataset: Dataset) -> Iterator[Callable[[], None]]:
+    """Makes this the job that trains in the workdir, and calls `acquire`; other processes wait until that is done.
+
+    Yields a function to call before each save, which raises UserError if another job has begun since, as at a URL.
+    """
     refusal = f"Another job is training in {workdir}; wait for it, or choose another --workdir."
     with ExitStack() as held:
+        confirm: Callable[[], None] = lambda: None  # noqa: E731
         if jax.process_index() == 0:
-            held.enter_context(exclusive_lock(workdir / ".train.lock", refusal))
+            if isinstance(workdir, Path):
+                held.enter_context(exclusive_lock(workdir / ".train.lock", refusal))
+            else:
+                confirm = held.enter_context(newest_job(workdir / ".train.holder.json"))
             acquire(workdir, config, identity(dataset))
         wait_for_all("acquired")
-        yield
+        yield confirm
 
 
-def acquire(workdir: Path, config: Config, data: Identity) -> None:
+def acquire(workdir: AnyPath, config: Config, data: Identity) -> None:
     """Writes the configuration and the identity of the data, and logs changed fields; refuses other data."""
     workdir.mkdir(parents=True, exist_ok=True)
     if (workdir / "data.json").exists():
@@ -133,14 +143,14 @@ def acquire(workdir: Path, config: Config, data: Identity) -> None:
     _write(workdir / "data.json", table | (data.fingerprints._asdict() if data.fingerprints else {}))
 
 
-def write_config(workdir: Path, config: Config, names: Sequence[str]) -> None:
+def write_config(workdir: AnyPath, config: Config, names: Sequence[str]) -> None:
     """Writes the configuration, and the names of the classes or attributes."""
     with staged(workdir / "config.json") as partial:
         partial.write_text(to_json(config), encoding="utf-8")
     _write(workdir / "labels.json", names)
 
 
-def _refuse_other_data(workdir: Path, now: Identity) -> None:
+def _refuse_other_data(workdir: AnyPath, now: Identity) -> None:
     before = _read_identity(workdir)
     if changed := difference(before, now):
         raise UserError(
@@ -151,7 +161,7 @@ def _refuse_other_data(workdir: Path, now: Identity) -> None:
         logger.info("%s covered few of the images; from now on it covers all of them", workdir / "data.json")
 
 
-def read_label_names(workdir: Path) -> tuple[str, ...]:
+def read_label_names(workdir: AnyPath) -> tuple[str, ...]:
     """The names of the classes or attributes, in the order of their numbers."""
     path = workdir / "labels.json"
     text = _read(path, str, "it lists the names of the classes as JSON.")
@@ -179,7 +189,7 @@ class Progress(NamedTuple):
     """For each curve the points (step, value) lower than all before."""
 
 
-def read_progress(workdir: Path, step: int) -> Progress:
+def read_progress(workdir: AnyPath, step: int) -> Progress:
     """The progress at a step from which the run resumes.
 
     Without the file, as in runs of older versions, everything due counts as done. Only the first process reads it; the
@@ -197,15 +207,15 @@ def read_progress(workdir: Path, step: int) -> Progress:
         return Progress(step, {})
 
 
-def write_progress(workdir: Path, progress: Progress) -> None:
+def write_progress(workdir: AnyPath, progress: Progress) -> None:
     """Saves the progress for a later start; only the first process writes. Raises UserError if the workdir is gone."""
-    if not (workdir / "config.json").is_file():
+    if not (workdir / "config.json").exists():
         raise UserError(f"{workdir} was moved or removed during training; restore it, and start again.")
     if jax.process_index() == 0:
         _write(workdir / "progress.json", progress._asdict())
 
 
-def wandb_id(workdir: Path) -> str:
+def wandb_id(workdir: AnyPath) -> str:
     """The id of this run at Weights & Biases: created once, so that runs of the same name are distinct."""
     path = workdir / "wandb.json"
     if not path.exists():
@@ -214,16 +224,16 @@ def wandb_id(workdir: Path) -> str:
     return _read(path, lambda text: str(json.loads(text)["id"]), "remove it to begin another run at W&B.")
 
 
-def images_trained_on(workdir: Path) -> int | None:
+def images_trained_on(workdir: AnyPath) -> int | None:
     """The number of images in the data set of a run; None before its first training."""
     return _read_data(workdir, ()).traits.images if (workdir / "data.json").exists() else None
 
 
-def _read_identity(workdir: Path) -> Identity:
+def _read_identity(workdir: AnyPath) -> Identity:
     return _read_data(workdir, read_label_names(workdir))
 
 
-def _read_data(workdir: Path, names: tuple[str, ...]) -> Identity:
+def _read_data(workdir: AnyPath, names: tuple[str, ...]) -> Identity:
     """The identity of the data in data.json; names: of the labels, which it does not hold."""
 
     def parse(text: str) -> Identity:
@@ -239,13 +249,13 @@ def _read_data(workdir: Path, names: tuple[str, ...]) -> Identity:
     return _read(workdir / "data.json", parse, "remove it if the data is unchanged.")
 
 
-def _read(path: Path, parse: Callable[[str], T], remedy: str) -> T:
+def _read(path: AnyPath, parse: Callable[[str], T], remedy: str) -> T:
     try:
         return parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error!r}); {remedy}") from error
 
 
-def _write(path: Path, value: Any) -> None:
+def _write(path: AnyPath, value: Any) -> None:
     with staged(path) as partial:
         partial.write_text(json.dumps(value, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -14,7 +14,6 @@ from absl import flags as absl_flags
 
 from ddpm_jax.commands.edit import TASKS
 from ddpm_jax.commands.evaluate import evaluate
-from ddpm_jax.commands.mirror import ALL, local_copy
 from ddpm_jax.commands.output_folder import create_output_folder, read_only_explained
 from ddpm_jax.commands.plan import PlanOptions, plan
 from ddpm_jax.commands.sample import sample
@@ -24,7 +23,6 @@ from ddpm_jax.config import (
     Config,
     check_overrides,
     config_of,
-    defaults,
     flatten,
     load_recipe,
     override,
@@ -41,7 +39,7 @@ from ddpm_jax.runtime.devices import is_distributed, join_cluster, wait_for_all
 from ddpm_jax.runtime.exit_codes import exit_code, exit_without_barrier, explanation
 from ddpm_jax.runtime.files import user_cache
 from ddpm_jax.runtime.log import quieten_log, start_log
-from ddpm_jax.runtime.store import is_url
+from ddpm_jax.runtime.urls import AnyPath, as_path, is_url, local_folder, store_errors
 from ddpm_jax.workdir import read_config
 
 COMMANDS = {"train": train, "sample": sample, "evaluate": evaluate}
@@ -109,17 +107,9 @@ def main_without_exit(argv: list[str]) -> int:
         return 0
     flags = parse_flags(argv)
     _check_workdir(flags)
-    copy = local_copy(flags.workdir, flags.mode, wanted_checkpoint(flags)) if flags.workdir else nullcontext()
-    code = 0
-    try:
-        with copy as workdir:
-            # An error is logged before the copy is uploaded, since the log is part of it.
-            code = exit_code(lambda: run_mode(flags, workdir))
-    except OSError as error:
-        if not code:
-            raise
-        logger.error("%s", explanation(error))
-    return code
+    workdir = as_path(flags.workdir, "--workdir") if flags.workdir else None
+    with store_errors(workdir):
+        return run_mode(flags, workdir)
 
 
 def usage() -> str:
@@ -135,8 +125,8 @@ def command() -> None:
     sys.exit(main(sys.argv))
 
 
-def run_mode(flags: Flags, workdir: Path | None) -> None:
-    """Runs a mode; workdir: None for the plan of a recipe."""
+def run_mode(flags: Flags, workdir: AnyPath | None) -> int:
+    """Runs a mode and returns the exit code; workdir: None for the plan of a recipe."""
     config = resolve_config(flags, workdir)
     _use_compilation_cache()
     # Against JAX_TRANSFER_GUARD: a command transfers arrays in many places, on threads of their own, too.
@@ -148,32 +138,49 @@ def run_mode(flags: Flags, workdir: Path | None) -> None:
     _find_devices()
     if workdir is None or flags.mode == "plan":  # A plan writes nothing, not even a log.
         plan(config, flags.plan, workdir)
-        return
+        return 0
     if flags.mode == "train":
         _create(workdir)
-        _run_logged(flags.mode, config, workdir, workdir)
+        code = _run_logged(flags.mode, config, workdir, workdir)
     else:
         with read_only_explained(workdir) if config.sample.out is None else nullcontext():
-            run = flags.workdir if flags.workdir and is_url(flags.workdir) else str(workdir)
-            folder = create_output_folder(config, workdir, run)
-            _run_logged(flags.mode, config, workdir, folder)
-    wait_for_all("the end")  # Process 0 may still be writing.
+            folder = create_output_folder(config, workdir)
+            code = _run_logged(flags.mode, config, workdir, folder)
+    if not code:
+        wait_for_all("the end")  # Process 0 may still be writing.
+    return code
 
 
-def _run_logged(mode: str, config: Config, workdir: Path, folder: Path) -> None:
-    """Runs a mode with its log in a folder."""
-    if jax.process_index() == 0:
-        start_log(folder / f"{mode}.log")
-    else:
+def _run_logged(mode: str, config: Config, workdir: AnyPath, folder: AnyPath) -> int:
+    """Runs a mode with its log in a folder, and returns its exit code."""
+    task = TASKS[config.sample.task] if mode == "sample" and config.sample.task != "generate" else COMMANDS[mode]
+    if jax.process_index() > 0:
         quieten_log()
-    if mode != "train" and jax.process_index() == 0:
-        for line in before_sampling(config):
+        task(config, workdir)
+        return 0
+
+    def run(log: Path) -> None:
+        start_log(log)
+        for line in before_sampling(config) if mode != "train" else ():
             logger.warning("%s", line)
-    run = TASKS[config.sample.task] if mode == "sample" and config.sample.task != "generate" else COMMANDS[mode]
-    run(config, workdir)
+        with store_errors(workdir):
+            task(config, workdir)
+
+    if isinstance(folder, Path):
+        run(folder / f"{mode}.log")
+        return 0
+    code = 0
+    try:
+        with local_folder(folder, f"{mode}.log") as logs:
+            code = exit_code(lambda: run(logs / f"{mode}.log"))  # An error is logged before the log is uploaded.
+    except OSError as error:
+        if not code:
+            raise
+        logger.error("%s", explanation(error))
+    return code
 
 
-def resolve_config(flags: Flags, workdir: Path | None) -> Config:
+def resolve_config(flags: Flags, workdir: AnyPath | None) -> Config:
     """The configuration of the recipe, or of the run if none is given, with the overrides."""
     trains = flags.mode in ("train", "plan")
     if flags.recipe and not trains:
@@ -231,19 +238,13 @@ def _check_workdir(flags: Flags) -> None:
             f"--workdir={workdir} is for load_run; convert it to a run first: "
             + shell_command("python", script("scripts/import_safetensors.py"), workdir, "runs/imported")
         )
-    if is_url(workdir) and is_distributed():
+    if is_url(workdir) and is_distributed() and not str(workdir).startswith("gs://"):
         raise UserError(
-            f"--workdir={workdir} is for jobs of one process; for several, mount the bucket and give the folder where "
-            "it is mounted (docs/cloud.md)."
+            f"--workdir={workdir} is for jobs of one process, since only at gs:// can several write a checkpoint; use "
+            "a bucket there, or a folder that all machines share (docs/cloud.md)."
         )
     if is_url(workdir) and flags.recipe:
         config_of(override(load_recipe(flags.recipe), flags.overrides))
-
-
-def wanted_checkpoint(flags: Flags) -> int | None:
-    """The step of the checkpoint that the overrides name, or ALL; None for the newest."""
-    overridden: Any = override(defaults(), flags.overrides)
-    return ALL if overridden.evaluate.every_checkpoint else overridden.sample.checkpoint
 
 
 def _refuse_retraining(trained: Config, config: Config) -> None:
@@ -255,7 +256,9 @@ def _refuse_retraining(trained: Config, config: Config) -> None:
         )
 
 
-def _create(workdir: Path) -> None:
+def _create(workdir: AnyPath) -> None:
+    if not isinstance(workdir, Path):
+        return  # A bucket has no folders.
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -47,6 +47,7 @@ from ddpm_jax.generation.requests import sample_name, sampler_fields, with_sampl
 from ddpm_jax.reporting.images import Picture, captioned_rows, grey_levels_apart, grid, save_gif, save_png
 from ddpm_jax.runtime.devices import data_mesh
 from ddpm_jax.runtime.files import staged
+from ddpm_jax.runtime.urls import AnyPath
 from ddpm_jax.sampling.ddim import ddim
 from ddpm_jax.sampling.editing import PixelMask, invert, noised, slerp
 from ddpm_jax.sampling.noise import draw_noise, image_keys
@@ -61,7 +62,7 @@ COLUMNS = 10
 logger = logging.getLogger(__name__)
 
 
-def reconstruct(config: Config, workdir: Path) -> Path:
+def reconstruct(config: Config, workdir: AnyPath) -> AnyPath:
     """Inverts images, samples them again, and logs the PSNR."""
     originals = read_images(config)
     params, step = load_params(config, workdir, data_mesh())
@@ -73,7 +74,7 @@ def reconstruct(config: Config, workdir: Path) -> Path:
     return write(config, workdir, step, images, paired_grid(originals, images), inputs=originals.tobytes())
 
 
-def interpolate(config: Config, workdir: Path) -> Path:
+def interpolate(config: Config, workdir: AnyPath) -> AnyPath:
     """Samples images between two images, or between the noise of two seeds."""
     settings = config.sample
     ends = read_images(config) if settings.images else None
@@ -108,7 +109,7 @@ def deterministic(config: Config, pairs: Pairs) -> Work:
     return lambda denoiser, keys, x_T: ddim(denoiser, schedule, x_T, keys, pairs).images
 
 
-def inpaint_images(config: Config, workdir: Path) -> Path:
+def inpaint_images(config: Config, workdir: AnyPath) -> AnyPath:
     """Samples the pixels where the mask is white and keeps the others."""
     originals, mask = read_images(config), read_mask(config)
     chosen = originals[assign_in_turn(config, len(originals))]
@@ -124,7 +125,7 @@ def inpaint_images(config: Config, workdir: Path) -> Path:
     return write(config, workdir, step, images, picture, inputs=originals.tobytes() + mask.tobytes())
 
 
-def vary(config: Config, workdir: Path) -> Path:
+def vary(config: Config, workdir: AnyPath) -> AnyPath:
     """Samples variations of images, which differ the more, the greater sample.strength is."""
     settings, schedule, sampler = config.sample, build_schedule(config), build_sampler(config)
     originals = read_images(config)
@@ -157,7 +158,7 @@ def assign_in_turn(config: Config, originals: int) -> np.ndarray:
     return np.arange(count) % originals
 
 
-def compare(config: Config, workdir: Path) -> Path:
+def compare(config: Config, workdir: AnyPath) -> AnyPath:
     """Samples the same few images with several samplers from the same noise, one row each."""
     columns = min(config.sample.count, COMPARED_IMAGES)
     field = "sample.compare"
@@ -194,7 +195,7 @@ def _refuse_unused(config: Config) -> None:
             )
 
 
-TASKS: dict[str, Callable[[Config, Path], Path]] = {
+TASKS: dict[str, Callable[[Config, AnyPath], AnyPath]] = {
     "reconstruct": reconstruct,
     "interpolate": interpolate,
     "inpaint": inpaint_images,
@@ -204,7 +205,7 @@ TASKS: dict[str, Callable[[Config, Path], Path]] = {
 
 
 def run_edit(
-    config: Config, workdir: Path, params: PyTree, work: Work, images: Images
+    config: Config, workdir: AnyPath, params: PyTree, work: Work, images: Images
 ) -> Float[np.ndarray, "batch height width channels"]:
     """Applies a Work to images in batches; labels are used only if sample.label is set."""
     mesh, count, labels = data_mesh(), len(images), None
@@ -286,14 +287,14 @@ def paired_grid(originals: Pixels, edited: Pixels) -> Picture:
 
 def write(
     config: Config,
-    workdir: Path,
+    workdir: AnyPath,
     step: int,
     pixels: Pixels,
     picture: Picture,
     *,
     inputs: bytes = b"",
     frames: Sequence[np.ndarray] = (),
-) -> Path:
+) -> AnyPath:
     """Writes the picture, the single files and the array to <workdir>/samples/<name>/, which it returns.
 
     inputs: the bytes of the original images and the mask, which the name's checksum covers; frames: those of a GIF.

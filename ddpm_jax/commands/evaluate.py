@@ -52,6 +52,7 @@ from ddpm_jax.generation.output import checksum, sample_to_disk, unfinished_fold
 from ddpm_jax.generation.requests import image_fields, only_images, sample_name, with_sampler
 from ddpm_jax.runtime.devices import agreed_by_all, data_mesh, wait_for_all
 from ddpm_jax.runtime.files import sha256
+from ddpm_jax.runtime.urls import AnyPath
 from ddpm_jax.shapes import ImageKeys, Labels, Pixels
 from ddpm_jax.training.checkpoint import checkpoint_steps
 from ddpm_jax.workdir import checkpoint_folder, no_checkpoint
@@ -65,7 +66,7 @@ BOUND_BATCH = 16
 logger = logging.getLogger(__name__)
 
 
-def evaluate(config: Config, workdir: Path) -> Path:
+def evaluate(config: Config, workdir: AnyPath) -> AnyPath:
     """Measures every chosen checkpoint by config.evaluate; returns the folder with the results."""
     settings, folder = config.evaluate, output_folder(config, workdir) / "evaluation"
     each, steps = sampler_configs(config), chosen_steps(config, workdir)
@@ -124,7 +125,7 @@ def sampler_configs(config: Config) -> list[Config]:
     return [with_sampler(config, name, count, field) for name in split_names(config.evaluate.samplers, field)]
 
 
-def chosen_steps(config: Config, workdir: Path) -> list[int]:
+def chosen_steps(config: Config, workdir: AnyPath) -> list[int]:
     """The checkpoints to measure, as the first process finds them: a job that trains may be replacing some."""
     found = checkpoint_steps(checkpoint_folder(workdir))
     steps = [agreed_by_all(found[i] if i < len(found) else 0) for i in range(agreed_by_all(len(found)))]
@@ -187,7 +188,7 @@ def reference_statistics(config: Config, extractor: Extractor, dataset: Dataset 
     return statistics_of(arrays, extractor.name, "The cache"), key
 
 
-def labels_to_sample(config: Config, workdir: Path, dataset: Dataset | None) -> Labels | None:
+def labels_to_sample(config: Config, workdir: AnyPath, dataset: Dataset | None) -> Labels | None:
     """Labels by sample.label, or else those of the data: each image's, in a shuffled order that repeats.
 
     With other labels, or the same in other proportions, even a perfect model would be far from the data.
@@ -201,7 +202,7 @@ def labels_to_sample(config: Config, workdir: Path, dataset: Dataset | None) -> 
 
 
 def evaluate_sampler(
-    config: Config, workdir: Path, step: int, params: PyTree, dataset: Dataset | None, setup: EvaluationSetup | None
+    config: Config, workdir: AnyPath, step: int, params: PyTree, dataset: Dataset | None, setup: EvaluationSetup | None
 ) -> str:
     """Samples images from a checkpoint's parameters, measures them, and adds a result to <step>.json; its name."""
     labels = labels_to_sample(config, workdir, dataset)
@@ -263,7 +264,7 @@ def light_config(config: Config) -> Config:
     return with_sampler(plain, config.evaluate.light_sampler, config.evaluate.light_count, "evaluate.light_sampler")
 
 
-def build_light_evaluation(config: Config, workdir: Path, dataset: Dataset) -> Callable[[PyTree], dict[str, float]]:
+def build_light_evaluation(config: Config, workdir: AnyPath, dataset: Dataset) -> Callable[[PyTree], dict[str, float]]:
     """A function from parameters to the metrics of a few samples, for curves during training."""
     settings, mesh = config.evaluate, data_mesh()
     one, setup = light_config(config), open_setup(config, dataset, settings.light_count)
@@ -289,7 +290,9 @@ def held_out_rows(config: Config, dataset: Dataset) -> np.ndarray:
     return held[: config.evaluate.bound_images]
 
 
-def evaluate_bound(config: Config, workdir: Path, step: int, params: PyTree, dataset: Dataset, rows: np.ndarray) -> str:
+def evaluate_bound(
+    config: Config, workdir: AnyPath, step: int, params: PyTree, dataset: Dataset, rows: np.ndarray
+) -> str:
     """Measures bits per dimension of held-out images, with all terms, and adds a result to <step>.json; its name."""
     folder, sample = output_folder(config, workdir) / "evaluation", config.sample
     protocol = {

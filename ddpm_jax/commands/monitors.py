@@ -4,7 +4,6 @@ import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -24,6 +23,7 @@ from ddpm_jax.reporting.images import captioned_rows, grid, strip
 from ddpm_jax.reporting.writer import Writer
 from ddpm_jax.runtime.cpu import release_memory
 from ddpm_jax.runtime.signals import Stopped, interruptible, raise_if_stopped
+from ddpm_jax.runtime.urls import AnyPath
 from ddpm_jax.sampling.loop import FrameSpec
 from ddpm_jax.training.cadence import due
 from ddpm_jax.training.state import TrainState
@@ -79,7 +79,7 @@ class Monitors:
 
 
 def build_monitors(
-    config: Config, learner: Learner, dataset: Dataset, held: np.ndarray, writer: Writer, workdir: Path
+    config: Config, learner: Learner, dataset: Dataset, held: np.ndarray, writer: Writer, workdir: AnyPath
 ) -> list[Monitor]:
     """The monitors of a configuration."""
     monitors = []
@@ -122,7 +122,9 @@ def comparison_configs(config: Config) -> list[Config]:
     ]
 
 
-def build_preview(config: Config, learner: Learner, writer: Writer, workdir: Path) -> Callable[[int, TrainState], None]:
+def build_preview(
+    config: Config, learner: Learner, writer: Writer, workdir: AnyPath
+) -> Callable[[int, TrainState], None]:
     """A report that samples the same few images by DDIM from the EMA parameters, as a grid and a strip of frames."""
     names = label_names(config, workdir)
     preview = preview_config(config)

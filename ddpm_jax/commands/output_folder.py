@@ -16,19 +16,20 @@ import jax
 
 from ddpm_jax.config import Config
 from ddpm_jax.errors import UserError
+from ddpm_jax.runtime.locks import exclusive_lock
+from ddpm_jax.runtime.urls import AnyPath, as_path
 
 
-def output_folder(config: Config, workdir: Path) -> Path:
+def output_folder(config: Config, workdir: AnyPath) -> AnyPath:
     """The folder for results of a run."""
     out = config.sample.out
-    return workdir if out is None else Path(out).expanduser().resolve()
+    return workdir if out is None else as_path(out, "sample.out")
 
 
-def create_output_folder(config: Config, workdir: Path, run: str) -> Path:
+def create_output_folder(config: Config, workdir: AnyPath) -> AnyPath:
     """Creates the folder for results, and records in a new one to which run it belongs.
 
-    run: the absolute path or the URL of the workdir, which stays the same for every command. Raises UserError if the
-    folder is of another run.
+    Raises UserError if the folder is of another run.
     """
     folder = output_folder(config, workdir)
     if folder == workdir:
@@ -37,20 +38,18 @@ def create_output_folder(config: Config, workdir: Path, run: str) -> Path:
         raise UserError(f"sample.out={folder} is the workdir of another run; choose another folder.")
     folder.mkdir(parents=True, exist_ok=True)
     if jax.process_index() == 0:
-        _record_run(folder / "run.json", run)
+        _record_run(folder / "run.json", str(workdir))
     return folder
 
 
-def _record_run(path: Path, run: str) -> None:
+def _record_run(path: AnyPath, run: str) -> None:
     """Writes run.json, or raises UserError if it names another run."""
+    with exclusive_lock(path.with_name(".run.lock"), None):  # Of two commands that start at once, one writes it.
+        if not path.exists():
+            path.write_text(json.dumps({"workdir": run}, ensure_ascii=False) + "\n", encoding="utf-8")
+            return
     try:
-        with path.open("x", encoding="utf-8") as file:  # Of two commands that start at once, one writes it.
-            file.write(json.dumps({"workdir": run}, ensure_ascii=False) + "\n")
-        return
-    except FileExistsError:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    try:
-        found = json.loads(text)["workdir"]
+        found = json.loads(path.read_bytes())["workdir"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error!r}); remove it if the folder is of {run}.") from error
     if found != run:
@@ -61,13 +60,13 @@ def _record_run(path: Path, run: str) -> None:
 
 
 @contextmanager
-def read_only_explained(workdir: Path) -> Iterator[None]:
+def read_only_explained(workdir: AnyPath) -> Iterator[None]:
     """Turns a write that the system denies in a workdir into one line with the field that avoids writing there."""
     try:
         yield
     except OSError as error:
         path = Path(str(error.filename))
-        denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+        denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and isinstance(workdir, Path)
         if not denied or not path.is_relative_to(workdir) or not _is_readable(path):
             raise
         raise UserError(

@@ -14,7 +14,6 @@ import statistics
 import time
 from collections.abc import Generator, Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import jax
@@ -45,6 +44,7 @@ from ddpm_jax.reporting.memory import device_limit, peak_resident, resident, siz
 from ddpm_jax.runtime.compilation import RUN_ONCE, jit, own_settings
 from ddpm_jax.runtime.cpu import release_memory
 from ddpm_jax.runtime.devices import abstract_mesh, check_divisible, data_mesh, placed_shapes, to_devices
+from ddpm_jax.runtime.urls import AnyPath
 from ddpm_jax.training.cadence import due
 from ddpm_jax.training.checkpoint import checkpoint_steps, retained_steps
 from ddpm_jax.training.state import TrainState, init_state
@@ -136,7 +136,7 @@ class OneDevice:
         return statistics.median(seconds[1:])
 
 
-def plan(config: Config, options: PlanOptions, workdir: Path | None) -> None:
+def plan(config: Config, options: PlanOptions, workdir: AnyPath | None) -> None:
     """Prints the cost of training with this configuration, from the newest checkpoint of the workdir on."""
     if jax.process_count() > 1:
         raise UserError("--mode=plan runs in one process; start it on one machine, with --plan.devices=….")
@@ -144,7 +144,7 @@ def plan(config: Config, options: PlanOptions, workdir: Path | None) -> None:
         print(f"{name:14} {value}", flush=True)
 
 
-def lines_of_plan(config: Config, options: PlanOptions, workdir: Path | None) -> Iterator[tuple[str, str]]:
+def lines_of_plan(config: Config, options: PlanOptions, workdir: AnyPath | None) -> Iterator[tuple[str, str]]:
     """The lines of the plan, name and text, each as soon as it is known."""
     if options.target and (given := [name for name in EXCLUSIVE if getattr(options, name) is not None]):
         raise UserError(f"--plan.target={options.target} determines --plan.{given[0]}; leave out one of them.")

@@ -17,6 +17,7 @@ from ddpm_jax.reporting.memory import memory_in_use, size_in_words
 from ddpm_jax.reporting.profile import Profile
 from ddpm_jax.reporting.throughput import Throughput
 from ddpm_jax.reporting.writer import BestSoFar, ByImagesSeen, TensorBoard, WeightsAndBiases, Writer, Writers, tag
+from ddpm_jax.runtime.urls import AnyPath
 from ddpm_jax.training.cadence import due
 from ddpm_jax.training.feedback import Feedback
 from ddpm_jax.training.state import TrainState
@@ -87,18 +88,21 @@ class Reports:
         logger.debug("step %d: %s", step, ", ".join(f"{name} {value:.4g}" for name, value in self._latest.items()))
 
 
-def open_writer(config: Config, workdir: Path, start: int, best: BestSoFar) -> Writer:
-    """A writer to TensorBoard, to Weights & Biases if configured, and to `best`; only the first process writes."""
+def open_writer(config: Config, workdir: AnyPath, folder: Path, start: int, best: BestSoFar) -> Writer:
+    """A writer to TensorBoard, to Weights & Biases if configured, and to `best`; only the first process writes.
+
+    folder: the workdir, or the folder on this machine whose files are uploaded there.
+    """
     if jax.process_index() > 0:
         return Writers([])
     fields = flatten(config)
-    curves = TensorBoard(workdir, start, {name: _plain(fields[name]) for name in HYPERPARAMETERS})
+    curves = TensorBoard(folder, start, {name: _plain(fields[name]) for name in HYPERPARAMETERS})
     size = config.data.batch_size
-    by_images = ByImagesSeen(TensorBoard(workdir / "by_images_seen", start * size), size)
+    by_images = ByImagesSeen(TensorBoard(folder / "by_images_seen", start * size), size)
     writers: list[Writer] = [best, curves, by_images]
     if config.log.wandb:
         settings = dataclasses.asdict(config)
-        writers.append(WeightsAndBiases(workdir, config.log.wandb_project, settings, wandb_id(workdir)))
+        writers.append(WeightsAndBiases(folder, config.log.wandb_project, settings, wandb_id(workdir)))
     writer = Writers(writers)
     writer.text("config", "```json\n" + to_json(config) + "```")
     return writer
@@ -109,7 +113,7 @@ def _plain(value: Any) -> str | int | float:
 
 
 def describe(
-    config: Config, workdir: Path, state: TrainState, cost: StepCost, train: int, held: int, start: int
+    config: Config, workdir: AnyPath, state: TrainState, cost: StepCost, train: int, held: int, start: int
 ) -> None:
     """Logs the workdir, the devices and the sizes when training starts."""
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
@@ -128,7 +132,7 @@ def describe(
     logger.debug("Parameters:\n%s", get_parameter_overview(state.params, include_stats=False))
 
 
-def summarise(config: Config, workdir: Path, best: BestSoFar, steps: Sequence[int]) -> None:
+def summarise(config: Config, workdir: AnyPath, best: BestSoFar, steps: Sequence[int]) -> None:
     """Logs the lowest losses, the checkpoints and the next command when training ends."""
     points = best.lowest().items()
     found = (f"{name.replace('/', ' ')} {value:.4g} at step {step:,}" for name, (step, value) in points)

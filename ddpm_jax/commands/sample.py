@@ -6,7 +6,6 @@
 """
 
 import logging
-from pathlib import Path
 
 import numpy as np
 
@@ -17,12 +16,13 @@ from ddpm_jax.generation.labels import choose_labels, label_names
 from ddpm_jax.generation.output import GIF_IMAGES, STRIP_IMAGES, publish_samples, sample_to_disk, unfinished_folder
 from ddpm_jax.generation.requests import sample_name
 from ddpm_jax.runtime.devices import data_mesh
+from ddpm_jax.runtime.urls import AnyPath
 from ddpm_jax.sampling.loop import FrameSpec
 
 logger = logging.getLogger(__name__)
 
 
-def sample(config: Config, workdir: Path) -> Path:
+def sample(config: Config, workdir: AnyPath) -> AnyPath:
     """Samples sample.count images and writes them to <workdir>/samples/<name>/ (or in sample.out), which it returns.
 
     Images are written batch by batch; after an interruption the same call resumes where it stopped.

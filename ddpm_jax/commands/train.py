@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
-from pathlib import Path
 
 import jax
 from jax.sharding import Mesh
@@ -34,6 +33,7 @@ from ddpm_jax.runtime.cpu import release_memory
 from ddpm_jax.runtime.devices import agreed_by_all, check_divisible, data_mesh, placed_shapes
 from ddpm_jax.runtime.progress import progress
 from ddpm_jax.runtime.signals import Stopped, stop_requested
+from ddpm_jax.runtime.urls import AnyPath, local_folder
 from ddpm_jax.training.cadence import due
 from ddpm_jax.training.checkpoint import Checkpoints, checkpoint_steps
 from ddpm_jax.training.preemption import Preemption
@@ -44,7 +44,7 @@ from ddpm_jax.workdir import Progress, acquired, checkpoint_folder, read_progres
 logger = logging.getLogger(__name__)
 
 
-def train(config: Config, workdir: Path) -> None:
+def train(config: Config, workdir: AnyPath) -> None:
     """Trains until train.steps, from the newest checkpoint in the workdir if it has one."""
     mesh, rules = data_mesh(), config.checkpoint
     check_before_start(config, workdir, mesh)
@@ -53,8 +53,8 @@ def train(config: Config, workdir: Path) -> None:
     learner, load = build_learner(config, mesh), build_loader(config, dataset, rows, mesh)
     folder = checkpoint_folder(workdir)
     with (
-        acquired(workdir, config, dataset),
-        Checkpoints(folder, keep=rules.keep, keep_every=rules.keep_every) as checkpoints,
+        acquired(workdir, config, dataset) as confirm,
+        Checkpoints(folder, keep=rules.keep, keep_every=rules.keep_every, confirm=confirm) as checkpoints,
     ):
         state = start_state(config, learner, checkpoints)
         start, skipped = int(state.step), int(state.skipped)
@@ -67,8 +67,11 @@ def train(config: Config, workdir: Path) -> None:
         step, cost = compile_step(config, learner, state, load(start))
         describe(config, workdir, state, cost, len(rows), len(held), start)
         throughput = Throughput(config.data.batch_size, start, ideal_rate(config, mesh, cost))
-        with closing(open_writer(config, workdir, start, best)) as writer:
-            profile = Profile(workdir, config.log.profile)
+        with (
+            local_folder(workdir) as curves,
+            closing(open_writer(config, workdir, curves, start, best)) as writer,
+        ):
+            profile = Profile(curves, config.log.profile)
             reports = Reports(
                 config, writer, throughput, profile, metrics, skipped, partial(diverged, config, checkpoints)
             )
@@ -130,7 +133,7 @@ def run_steps(
     return preemption.requested if stopping else None
 
 
-def check_before_start(config: Config, workdir: Path, mesh: Mesh) -> None:
+def check_before_start(config: Config, workdir: AnyPath, mesh: Mesh) -> None:
     """Raises UserError for mistakes that would otherwise show only after training has begun."""
     refuse_another_run(workdir, config)
     reached = max(checkpoint_steps(checkpoint_folder(workdir)), default=0)

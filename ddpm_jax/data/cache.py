@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from etils import epath
 from jaxtyping import Int, UInt8
 
 from ddpm_jax.data.fingerprints import PIXELS, Fingerprints
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime.files import DISK_REMEDIES, NO_ARRAYS, save_array, staged, user_cache
 from ddpm_jax.runtime.locks import exclusive_lock
-from ddpm_jax.runtime.store import Store, is_url
+from ddpm_jax.runtime.urls import as_url, download, files_below, is_url, store_errors, upload
 
 VERSION = 2
 ABOUT = "about.json"
@@ -59,43 +60,49 @@ class Cache:
     """A folder of decoded images."""
 
     folder: Path
-    store: Store | None = None
+    url: epath.Path | None = None
     """Remote copy, from which missing entries are downloaded and to which new ones are uploaded."""
 
     def fetch(self, name: str) -> None:
         """Downloads an entry, if it is complete there and missing here."""
-        if self.store is not None and not (self.folder / name).exists():
-            found = [path for path in self.store.sizes() if path.partition("/")[0] == name]
-            if found == [name] or f"{name}/{ABOUT}" in found:
-                with suppress(FileNotFoundError):  # Another job is replacing it; prepare it here instead.
-                    self.store.get(found, self.folder)
+        if self.url is None or (self.folder / name).exists():
+            return
+        with store_errors(self.url), suppress(FileNotFoundError):  # Another job is replacing it; prepare it here.
+            if (self.url / name / ABOUT).exists():
+                with staged(self.folder / name, folder=True) as partial:
+                    download(files_below(self.url / name), self.url / name, partial)
+            elif name.endswith(".npz") and (self.url / name).exists():
+                with staged(self.folder / name) as partial:
+                    partial.write_bytes((self.url / name).read_bytes())
 
     def push(self, name: str) -> None:
         """Uploads an entry, `ABOUT` last."""
-        if self.store is not None:
-            path = self.folder / name
-            names = [f"{name}/{file.name}" for file in path.iterdir()] if path.is_dir() else [name]
-            last = [name for name in names if name.endswith(f"/{ABOUT}")]
-            try:
-                self.store.put([name for name in names if name not in last], self.folder)
-                self.store.put(last, self.folder)
-            except (OSError, UserError) as error:
-                logger.warning("%s could not be uploaded to %s: %s", name, self.store.address, error)
+        if self.url is None:
+            return
+        path = self.folder / name
+        names = [f"{name}/{file.name}" for file in path.iterdir()] if path.is_dir() else [name]
+        last = [name for name in names if name.endswith(f"/{ABOUT}")]
+        try:
+            with store_errors(self.url):
+                upload([name for name in names if name not in last], self.folder, self.url)
+                upload(last, self.folder, self.url)
+        except (OSError, UserError) as error:
+            logger.warning("%s could not be uploaded to %s: %s", name, self.url, error)
 
 
 def open_cache(path: str | None) -> Cache:
     """The cache at data.cache, a folder or a URL; for None, a folder of the current user."""
     if path is None or not is_url(path):
         return Cache(Path(path).expanduser() if path else user_cache("data"))
-    store = Store(path)
-    return Cache(user_cache("data") / hashlib.sha256(store.address.encode()).hexdigest()[:16], store)
+    url = as_url(path)
+    return Cache(user_cache("data") / hashlib.sha256(str(url).encode()).hexdigest()[:16], url)
 
 
 def remembered(cache: Cache, key: str, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Small arrays by name: from the cache, or computed and stored there."""
     path, lock = cache.folder / f"{key}-v{VERSION}.npz", cache.folder / f"{key}.lock"
     try:
-        with exclusive_lock(lock, None) if cache.store else nullcontext():
+        with exclusive_lock(lock, None) if cache.url else nullcontext():
             cache.fetch(path.name)
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)

@@ -6,9 +6,9 @@ its protocol, so results under other protocols stand beside it and never replace
 
 import json
 import logging
-import shutil
 import zlib
 from collections import defaultdict
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from ddpm_jax.reporting.charts import line_chart, panels
 from ddpm_jax.reporting.writer import TensorBoard
 from ddpm_jax.runtime.files import staged
 from ddpm_jax.runtime.locks import exclusive_lock
+from ddpm_jax.runtime.urls import AnyPath, local_folder, remove_tree
 
 Result = dict[str, Any]
 """Metrics by name, and "protocol", which holds everything that they depend on."""
@@ -30,7 +31,7 @@ def result_name(name: str, protocol: dict[str, Any]) -> str:
     return f"{name}-{zlib.crc32(json.dumps(protocol, sort_keys=True).encode()):08x}"
 
 
-def read_results(folder: Path, step: int) -> dict[str, Result]:
+def read_results(folder: AnyPath, step: int) -> dict[str, Result]:
     """The results of a checkpoint so far, by name; raises UserError if their file is damaged."""
     path = folder / f"{step}.json"
     if not path.exists():
@@ -51,7 +52,7 @@ def _is_result(result: Any) -> bool:
     return "fid" not in result or {"distance", "real", "drawn"} <= protocol.keys()
 
 
-def add_result(folder: Path, step: int, name: str, result: Result) -> None:
+def add_result(folder: AnyPath, step: int, name: str, result: Result) -> None:
     """Adds a result to <step>.json and its metrics to TensorBoard, one job at a time."""
     path, protocol = folder / f"{step}.json", result["protocol"]
     with exclusive_lock(folder / ".results.lock", None):  # One lock for all steps, since curves span them.
@@ -61,17 +62,16 @@ def add_result(folder: Path, step: int, name: str, result: Result) -> None:
         _write_curve(folder, name, protocol)
 
 
-def _write_curve(folder: Path, name: str, protocol: Result) -> None:
+def _write_curve(folder: AnyPath, name: str, protocol: Result) -> None:
     """Rewrites a protocol's curves, since TensorBoard connects points in the order in which they were written."""
     key = _curve_name(name, protocol)
     tags = {"fid": protocol.get("distance", "")}
-    shutil.rmtree(folder / "tensorboard" / key, ignore_errors=True)
-    writer = TensorBoard(folder / "tensorboard" / key, None)
-    for step, other, result in all_results(folder):
-        if _curve_name(other.rpartition("-")[0], result["protocol"]) == key:
-            numbers = {tags.get(metric, metric): value for metric, value in result.items() if isinstance(value, float)}
-            writer.scalars(step, {f"evaluation-{name}/{metric}": value for metric, value in numbers.items()})
-    writer.close()
+    remove_tree(folder / "tensorboard" / key)
+    with local_folder(folder / "tensorboard" / key, every=None) as curves, closing(TensorBoard(curves, None)) as writer:
+        for step, other, result in all_results(folder):
+            if _curve_name(other.rpartition("-")[0], result["protocol"]) == key:
+                numbers = {tags.get(metric, metric): each for metric, each in result.items() if isinstance(each, float)}
+                writer.scalars(step, {f"evaluation-{name}/{metric}": each for metric, each in numbers.items()})
 
 
 def _curve_name(name: str, protocol: dict[str, Any]) -> str:
@@ -87,7 +87,7 @@ class Row(NamedTuple):
     result: Result
 
 
-def all_results(folder: Path) -> list[Row]:
+def all_results(folder: AnyPath) -> list[Row]:
     """The results of all checkpoints, in order; damaged files are skipped with a warning."""
     rows = []
     for step in sorted(int(path.stem) for path in folder.glob("*.json") if path.stem.isdecimal()):
@@ -98,7 +98,7 @@ def all_results(folder: Path) -> list[Row]:
     return rows
 
 
-def draw_charts(folder: Path) -> None:
+def draw_charts(folder: AnyPath) -> None:
     """Draws the Fréchet distance by training steps and by sampling steps, and each bound by t."""
     rows = all_results(folder)
     measured = [row for row in rows if "fid" in row.result]
@@ -107,11 +107,13 @@ def draw_charts(folder: Path) -> None:
         ("steps", "sampling steps", "fid-by-sampling-steps.png"),
     ):
         if charts := comparable_curves(measured, varied):
-            panels(folder / file, charts, x_label, "Fréchet distance", log_x=varied == "steps")
+            with staged(folder / file) as partial:
+                panels(partial, charts, x_label, "Fréchet distance", log_x=varied == "steps")
     for step, name, result in rows:
         if "L_by_t" in result:
             curve = {"": list(enumerate(result["L_by_t"], start=1))}
-            line_chart(folder / f"{step}-{name}.png", curve, "t", "bits per dimension at t", log_x=True)
+            with staged(folder / f"{step}-{name}.png") as partial:
+                line_chart(partial, curve, "t", "bits per dimension at t", log_x=True)
 
 
 def comparable_curves(rows: list[Row], varied: str) -> dict[str, dict[str, list[tuple[int, float]]]]:

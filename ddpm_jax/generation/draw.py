@@ -6,7 +6,6 @@ Sampling, editing and the variational bound differ only in their work.
 """
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -32,6 +31,7 @@ from ddpm_jax.runtime.compilation import jit
 from ddpm_jax.runtime.devices import along_batch, replicated
 from ddpm_jax.runtime.progress import progress
 from ddpm_jax.runtime.signals import raise_if_stopped
+from ddpm_jax.runtime.urls import AnyPath
 from ddpm_jax.sampling.loop import NO_FRAMES, FrameSpec, Samples, scan_loop
 from ddpm_jax.sampling.noise import draw_noise, image_keys
 from ddpm_jax.shapes import ImageKeys, Labels, Pixels
@@ -44,7 +44,7 @@ Compiled = Any
 """A jitted (params, seed, indices, labels, inputs=None) -> outputs of a Work; compiled once for each batch size."""
 
 
-def load_params(config: Config, workdir: Path, mesh: Mesh) -> tuple[PyTree, int]:
+def load_params(config: Config, workdir: AnyPath, mesh: Mesh) -> tuple[PyTree, int]:
     """The parameters selected by sample.ema and sample.checkpoint, on every device, and their step."""
     shapes = param_shapes(config)
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), shapes)

@@ -1,18 +1,18 @@
 """The labels that generated images are conditioned on."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
 
 from ddpm_jax.config import Config, split_names
 from ddpm_jax.errors import UserError, nearest
+from ddpm_jax.runtime.urls import AnyPath
 from ddpm_jax.shapes import Labels
 from ddpm_jax.workdir import read_label_names
 
 
-def label_names(config: Config, workdir: Path) -> tuple[str, ...]:
+def label_names(config: Config, workdir: AnyPath) -> tuple[str, ...]:
     """The names of the classes or attributes that a run's model is conditioned on."""
     return read_label_names(workdir) if config.label_width else ()
 

@@ -29,6 +29,7 @@ from ddpm_jax.runtime.files import NO_ARRAYS, save_array, staged
 from ddpm_jax.runtime.locks import exclusive_lock
 from ddpm_jax.runtime.progress import progress
 from ddpm_jax.runtime.signals import Stopped
+from ddpm_jax.runtime.urls import AnyPath, local_folder, names_in
 from ddpm_jax.sampling.loop import NO_FRAMES, FrameSpec, Samples
 from ddpm_jax.shapes import Labels, Pixels
 
@@ -42,24 +43,25 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def unfinished_folder(target: Path, *, wait: bool = False) -> Iterator[Path]:
+def unfinished_folder(target: AnyPath, *, wait: bool = False) -> Iterator[Path]:
     """The hidden folder that collects the images of a target, locked by the writing process.
 
-    If another job holds the lock, this one waits for it, or is refused before it samples anything.
+    If another job holds the lock, this one waits for it, or is refused before it samples anything. For a target at a
+    URL it is on this machine, and what an interrupted command leaves in it is uploaded.
     """
     refusal = None if wait else f"Another job is sampling {target}; wait for it, or set another sample.seed."
     with ExitStack() as held:
         if jax.process_index() == 0:
             held.enter_context(exclusive_lock(target.with_name(f".{target.name}.lock"), refusal))
             _refuse_files_of_the_user(target)
-        yield target.with_name(f".{target.name}.unfinished")
+        yield held.enter_context(local_folder(target.with_name(f".{target.name}.unfinished"), "*", every=None))
 
 
-def _refuse_files_of_the_user(target: Path) -> None:
+def _refuse_files_of_the_user(target: AnyPath) -> None:
     """A folder of samples is replaced as a whole, so nothing else may lie in it."""
-    for path in sorted(target.iterdir()) if target.is_dir() else ():
-        if path.name not in FILES:
-            raise UserError(f"{target} holds {path.name}, which sampling did not write and would remove; move it away.")
+    for name in names_in(target):
+        if name not in FILES:
+            raise UserError(f"{target} holds {name}, which sampling did not write and would remove; move it away.")
 
 
 def sample_to_disk(
@@ -132,7 +134,7 @@ def checksum(tree: PyTree) -> int:
     return total
 
 
-def publish_samples(config: Config, folder: Path, store: PixelFile, target: Path) -> None:
+def publish_samples(config: Config, folder: Path, store: PixelFile, target: AnyPath) -> None:
     """Writes the pictures, PNG files and array of a finished call to the target, then removes the folder."""
     pixels, frames = store.images(), np.load(folder / "frames.npy", allow_pickle=False)
     with staged(target, folder=True) as out:

@@ -14,7 +14,7 @@ from ddpm_jax.config import Config, flatten, to_tree
 from ddpm_jax.errors import UserError, shell_command
 from ddpm_jax.runtime.files import staged
 from ddpm_jax.runtime.locks import exclusive_lock
-from ddpm_jax.runtime.store import is_url
+from ddpm_jax.runtime.urls import is_url
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.optimizer import build_optimizer
 from ddpm_jax.training.state import first_state

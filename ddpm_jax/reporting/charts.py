@@ -39,7 +39,7 @@ def panels(
         axes.set(title=title, xlabel=x_label, ylabel=y_label)
         if len(curves) > 1:
             axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, format="png")
 
 
 def _draw(axes: "Axes", curves: Mapping[str, Points], log_x: bool) -> None:

@@ -1,5 +1,6 @@
 """Atomic writes of files and folders (`staged`), errors of disks, checksums, and the user's cache folder."""
 
+import base64
 import errno
 import hashlib
 import logging
@@ -21,8 +22,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from ddpm_jax.runtime.signals import raise_if_stopped
+from ddpm_jax.runtime.urls import AnyPath, files_below, uploaded
 
 NO_ARRAYS = (
     ArithmeticError,
@@ -64,7 +67,7 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def staged(target: Path, *, folder: bool = False) -> Iterator[Path]:
+def staged(target: AnyPath, *, folder: bool = False) -> Iterator[Path]:
     """Yields a hidden sibling of `target`, `.<name>.partial`, which becomes the target when the block succeeds.
 
     The old or the new target is on disk, complete, at all times, and the new one survives a power cut. If a process is
@@ -72,8 +75,12 @@ def staged(target: Path, *, folder: bool = False) -> Iterator[Path]:
     the target stays as it was. Only one job at a time may stage a target (locks.py).
 
     folder: the sibling is a folder, which exists when the block begins; else a file that the block creates.
-    Raises OSError if nothing can be written.
+    At a URL, see `uploaded`. Raises OSError if nothing can be written.
     """
+    if not isinstance(target, Path):
+        with uploaded(target, folder=folder) as partial:
+            yield partial
+        return
     partial, replaced = (target.with_name(f".{target.name}.{suffix}") for suffix in ("partial", "replaced"))
     _restore(target, replaced)
     _remove(partial)
@@ -154,10 +161,28 @@ def sync(path: Path) -> None:
         os.close(opened)
 
 
-def sha256(path: Path) -> str:
+def sha256(path: AnyPath) -> str:
     """The SHA-256 of a file in hexadecimal."""
+    return file_digest(path, "sha256")
+
+
+def file_digest(path: AnyPath, algorithm: str) -> str:
+    """The checksum of a file in hexadecimal; algorithm: its name in hashlib."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, algorithm).hexdigest()  # pyright: ignore[reportArgumentType]
+
+
+def md5_sums(folder: epath.Path) -> dict[str, str]:
+    """The MD5 of each file below a URL, by name: as the store computed it from the bytes that arrived, else read."""
+    sums = {}
+    for name, about in files_below(folder).items():
+        if listed := about.get("md5Hash"):  # Google's.
+            sums[name] = base64.b64decode(listed).hex()
+        elif re.fullmatch('"?[0-9a-f]{32}"?', etag := str(about.get("ETag"))):  # S3's, except for uploads in parts.
+            sums[name] = etag.strip('"')
+        else:
+            sums[name] = file_digest(folder / name, "md5")
+    return sums
 
 
 def user_cache(name: str) -> Path:

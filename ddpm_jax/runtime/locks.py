@@ -6,6 +6,9 @@
 A record of a dead process of this host is stale, and so is that of a Slurm job from before it was requeued. Some shared
 file systems grant flock on each host separately; there the record, which is created exclusively, keeps hosts apart, and
 all other records of other hosts count as live. File systems without flock get a SoftFileLock, .train.soft.lock.
+
+At a URL there are no locks. What jobs write there they write whole, and of two that train the newest one goes on
+(`newest_job`).
 """
 
 import errno
@@ -15,15 +18,18 @@ import math
 import os
 import socket
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
+from etils import epath
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from ddpm_jax.errors import UserError, printable, shell_command
 from ddpm_jax.runtime.signals import raise_if_stopped
+from ddpm_jax.runtime.urls import AnyPath
 
 POLL_S = 0.2
 """Seconds between two attempts to acquire a lock that another job holds."""
@@ -36,12 +42,15 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def exclusive_lock(path: Path, refusal: str | None) -> Iterator[None]:
-    """Holds the lock file at `path` while the block runs, and removes it afterwards.
+def exclusive_lock(path: AnyPath, refusal: str | None) -> Iterator[None]:
+    """Holds the lock file at `path` while the block runs, and removes it afterwards; at a URL it holds nothing.
 
     refusal: the first sentence of the UserError that is raised if another job holds the lock; None waits for that job.
     Raises OSError if no lock can be created.
     """
+    if not isinstance(path, Path):
+        yield
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     reported = -math.inf
     while (lock := _acquire(path)) is None:
@@ -59,6 +68,37 @@ def exclusive_lock(path: Path, refusal: str | None) -> Iterator[None]:
             _beside(path, "holder").unlink(missing_ok=True)  # First, since the next job can lock a new file at once.
             path.unlink(missing_ok=True)
         lock.release()
+
+
+@contextmanager
+def newest_job(path: epath.Path) -> Iterator[Callable[[], None]]:
+    """Writes a record of this job to a URL, and removes it after the block.
+
+    Yields a function that raises UserError if another job has written the record since: call it before each write that
+    a newer job relies on. So a job that was killed hinders none, and one that goes on beside a newer one stops.
+    """
+    token, before = uuid.uuid4().hex, _read_record(path)
+    if before:
+        logger.warning(
+            "%s names a job that did not end there: %s. If it still runs, it stops at its next checkpoint.",
+            path,
+            _in_words(before),
+        )
+    path.write_text(json.dumps({"token": token, **_this_process()}) + "\n")
+
+    def confirm() -> None:
+        found = json.loads(path.read_bytes())
+        if found.get("token") != token:
+            raise UserError(
+                f"Another job trains in {path.parent} now: {_in_words(found)}. It goes on from the newest checkpoint; "
+                "this one stops. Start one job at a time, or choose another --workdir."
+            )
+
+    try:
+        yield confirm
+    finally:
+        if _read_record(path).get("token") == token:
+            path.unlink(missing_ok=True)
 
 
 def _acquire(path: Path) -> BaseFileLock | None:
@@ -89,20 +129,28 @@ def _acquire(path: Path) -> BaseFileLock | None:
     return lock
 
 
-def is_held(path: Path) -> bool:
-    """Whether a process that lives, as far as this host can tell, holds the lock at `path`."""
-    holder = _read_record(_beside(path, "holder"))
-    return bool(holder) and not _is_stale(holder)
-
-
 def _beside(path: Path, kind: str) -> Path:
     return path.with_name(f"{path.stem}.{kind}{path.suffix}")
 
 
 def _write_record(record: Path) -> None:
     """Raises FileExistsError if a process of another host has written one first."""
+    # Written under another name and then linked: at no moment is there a record that says nothing.
+    complete = record.with_name(f"{record.name}.{socket.gethostname()}.{os.getpid()}")
+    try:
+        with complete.open("w") as file:
+            file.write(json.dumps(_this_process()) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(complete, record)
+    finally:
+        complete.unlink(missing_ok=True)
+
+
+def _this_process() -> dict[str, object]:
+    """The holder of a lock, as its record holds it."""
     job, restarts = _slurm_job()
-    holder = {
+    return {
         "host": socket.gethostname(),
         "boot": _boot(),
         "process": os.getpid(),
@@ -111,19 +159,9 @@ def _write_record(record: Path) -> None:
         "restarts": restarts,
         "since": datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
     }
-    # Written under another name and then linked: at no moment is there a record that says nothing.
-    complete = record.with_name(f"{record.name}.{socket.gethostname()}.{os.getpid()}")
-    try:
-        with complete.open("w") as file:
-            file.write(json.dumps(holder) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(complete, record)
-    finally:
-        complete.unlink(missing_ok=True)
 
 
-def _read_record(record: Path) -> dict[str, object]:
+def _read_record(record: AnyPath) -> dict[str, object]:
     """The holder of a lock; empty if there is no readable record."""
     try:
         holder = json.loads(record.read_bytes())
@@ -167,9 +205,13 @@ def _holder(path: Path) -> str:
     """The holder of a lock and the command that removes the lock, as the end of a message."""
     files = (path, _beside(path, "holder"), _beside(path, "soft"))
     holder = _read_record(files[1])
+    who = _in_words(holder) if holder else "an unknown process"
+    remove = shell_command("rm", *(file for file in files if file.exists()))
+    return f"The lock is held by {who}; only if that has ended: {remove}"
+
+
+def _in_words(holder: Mapping[str, object]) -> str:
     process, host, since = (
         printable(" ".join(str(holder.get(key, "?")).split())) for key in ("process", "host", "since")
     )
-    who = f"process {process} on {host} since {since}" if holder else "an unknown process"
-    remove = shell_command("rm", *(file for file in files if file.exists()))
-    return f"The lock is held by {who}; only if that has ended: {remove}"
+    return f"process {process} on {host} since {since}"

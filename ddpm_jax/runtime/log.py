@@ -2,25 +2,12 @@
 
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
 
 logger = logging.getLogger("ddpm_jax")
-
-_aliases: dict[str, str] = {}
-
-
-class Lines(logging.Formatter):
-    """Formats lines with the names of `path_alias` in place of paths."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        for path, name in _aliases.items():
-            text = text.replace(path, name)
-        return text
 
 
 class Terminal(logging.Handler):
@@ -50,13 +37,12 @@ def start_log(file: Path | None = None) -> None:
     for other in ("absl", "asyncio", "tensorboardX"):
         logging.getLogger(other).setLevel(logging.CRITICAL)
     terminal = Terminal()
-    terminal.setFormatter(Lines())
     terminal.setLevel(logging.INFO)
     logger.addHandler(terminal)
     sys.unraisablehook = _unraisable
     if file is not None:
         log_file = LogFile(file)
-        log_file.setFormatter(Lines("%(asctime)s %(levelname)s %(message)s"))
+        log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(log_file)
 
 
@@ -68,16 +54,6 @@ def has_log_file() -> bool:
 def _unraisable(ignored: "sys.UnraisableHookArgs") -> None:
     """Sends errors that no code can catch to the log file, such as those of Orbax's coroutines on a full disk."""
     logger.debug("Ignored in %r", ignored.object, exc_info=ignored.exc_value)
-
-
-@contextmanager
-def path_alias(path: str, name: str) -> Iterator[None]:
-    """Replaces a path by a name in all log lines of the block, such as a local copy's by its URL."""
-    _aliases[path] = name
-    try:
-        yield
-    finally:
-        del _aliases[path]
 
 
 def quieten_log() -> None:

@@ -7,30 +7,35 @@ it is ignored. Reading verifies every byte of the items that are read, because O
 Old checkpoints are deleted only after a newer one is sealed. In a job of several processes the first one chooses the
 checkpoint for all.
 
+At gs:// every process writes through Orbax, too, under the final name. There the manifest is MD5SUMS, which costs one
+listing to write and to verify, since the store computes those checksums from the bytes that arrive. Orbax knows no
+other stores: for those, checkpoints are copied from and to this machine.
+
 This is the only module that uses Orbax.
 """
 
+import errno
 import logging
 import os
 import re
-import shlex
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, copy_command
 from ddpm_jax.runtime.devices import agreed_by_all
-from ddpm_jax.runtime.files import DISK_REMEDIES, sha256, staged, sync
+from ddpm_jax.runtime.files import DISK_REMEDIES
+from ddpm_jax.runtime.urls import AnyPath, download, files_below, files_in, names_in, remove_tree, store_errors, upload
+from ddpm_jax.training.seals import SEALS, DamagedCheckpoint, seal, seal_of, verify
 from ddpm_jax.training.state import TrainState
 
-SEAL = "SHA256SUMS"
 ORBAX_NAMES = {"params", "ema", "training", "metrics", "config", "_CHECKPOINT_METADATA", "commit_success.txt"}
 """All names that Orbax writes directly in the folder of a checkpoint."""
 ABSENT, REFUSED = -1, -2
@@ -39,26 +44,29 @@ ABSENT, REFUSED = -1, -2
 logger = logging.getLogger(__name__)
 
 
-class DamagedCheckpoint(Exception):
-    """A sealed checkpoint whose files differ from those that were sealed; the message names the file."""
-
-
-def checkpoint_steps(folder: Path) -> list[int]:
+def checkpoint_steps(folder: AnyPath) -> list[int]:
     """The steps of all sealed checkpoints in a folder, oldest first; empty if there is no folder."""
-    if not folder.is_dir():
-        return []
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdecimal() and (p / SEAL).is_file())
+    return sorted(int(name) for name in names_in(folder) if name.isdecimal() and seal_of(folder / name))
 
 
 class Checkpoints:
     """The checkpoints of a run, saved in the background; a context manager.
 
     keep: number of newest checkpoints to keep; keep_every: also keep those whose step is a multiple of this (0: none).
+    confirm: called by the first process before each save; raises if this job may not write any more.
     """
 
-    def __init__(self, folder: Path, *, keep: int = 3, keep_every: int = 0) -> None:
-        self.folder = folder.resolve()  # Orbax refuses relative paths, but only when saving.
-        self.keep, self.keep_every = keep, keep_every
+    def __init__(
+        self,
+        folder: AnyPath,
+        *,
+        keep: int = 3,
+        keep_every: int = 0,
+        confirm: Callable[[], None] = lambda: None,
+    ) -> None:
+        # Orbax refuses relative paths, but only when saving.
+        self.folder = folder.resolve() if isinstance(folder, Path) else folder
+        self.keep, self.keep_every, self._confirm = keep, keep_every, confirm
         self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
         self._sealer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._sealing: Future[None] | None = None
@@ -84,7 +92,9 @@ class Checkpoints:
         target = self.folder / str(int(state.step))
         if jax.process_index() == 0:
             with self._explained():
-                self.folder.mkdir(exist_ok=True)  # A workdir that is gone is not created again.
+                self._confirm()
+                if isinstance(self.folder, Path):
+                    self.folder.mkdir(exist_ok=True)  # A workdir that is gone is not created again.
                 self._make_room(target)
         training = {"step": state.step, "skipped": state.skipped, "bad_streak": state.bad_streak}
         items = ocp.args.Composite(
@@ -95,8 +105,9 @@ class Checkpoints:
             config=ocp.args.JsonSave(dict(config)),
         )
         with self._explained():
-            self._orbax.save(target, args=items)
-        self._sealing = self._sealer.submit(self._seal, target)
+            place = target if _orbax_knows(target) else Path(mkdtemp(prefix="ddpm_jax-")) / target.name
+            self._orbax.save(place, args=items)
+        self._sealing = self._sealer.submit(self._seal, place, target)
 
     def wait(self) -> None:
         """Waits until the checkpoint in progress is sealed; raises the error if it failed."""
@@ -107,10 +118,14 @@ class Checkpoints:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turns errors of the disk, which TensorStore reports as ValueError, into one line."""
+        """Turns errors of the disk, which TensorStore reports as ValueError, or of a store into one line."""
         try:
-            yield
+            with store_errors(self.folder):
+                yield
         except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and not isinstance(self.folder, Path):
+                reason = f"a checkpoint could not be written ({getattr(error, 'strerror', None) or error})"
+                raise OSError(errno.EIO, f"{reason}; earlier checkpoints are intact", str(self.folder)) from error
             number = re.search(r"os_error_code='(\d+)'", str(error))
             if isinstance(error, ValueError) and number is None:
                 raise
@@ -146,20 +161,23 @@ class Checkpoints:
     def restore_metrics(self, step: int) -> dict[str, Any]:
         """The running means that were saved with a step; empty if none were."""
         target = self.folder / str(step)
-        if not agreed_by_all(int((target / "metrics").is_dir())):
+        if not agreed_by_all(int("metrics" in names_in(target))):
             return {}
-        return self._orbax.restore(target, args=ocp.args.Composite(metrics=ocp.args.JsonRestore())).metrics
+        with _readable(target) as path:
+            return self._orbax.restore(path, args=ocp.args.Composite(metrics=ocp.args.JsonRestore())).metrics
 
     def _read(self, targets: dict[str, PyTree], step: int | None, verified: str | None) -> tuple[Any, int] | None:
         """Items of a step, or of the newest intact checkpoint, and the step; None if there is no checkpoint."""
         args = ocp.args.Composite(**{name: ocp.args.StandardRestore(tree) for name, tree in targets.items()})
         while (found := self._agreed_step(step, verified)) is not None:
             try:
-                return self._orbax.restore(self.folder / str(found), args=args), found
+                with store_errors(self.folder), _readable(self.folder / str(found)) as path:
+                    return self._orbax.restore(path, args=args), found
             except (OSError, ValueError, KeyError) as error:
-                if not isinstance(error, OSError) and (self.folder / str(found) / SEAL).is_file():
+                sealed = seal_of(self.folder / str(found)) is not None
+                if not isinstance(error, OSError) and sealed:
                     raise self._mismatch(found, error) from error
-                if jax.process_count() > 1 or (self.folder / str(found) / SEAL).is_file():
+                if jax.process_count() > 1 or sealed:
                     raise
                 logger.info("Checkpoint %d was deleted while it was read, since newer ones were saved", found)
         return None
@@ -169,14 +187,14 @@ class Checkpoints:
         saved, current = self.folder / str(step) / "config" / "metadata", self.folder.parent / "config.json"
         return UserError(
             f"Checkpoint {step} in {self.folder} does not hold the arrays that {current} describes ({reason}). "
-            f"If that file was changed, restore it: {shlex.join(['cp', str(saved), str(current)])}"
+            f"If that file was changed, restore it: {copy_command(saved, current)}"
         )
 
     def set_aside_after(self, step: int) -> None:
         """Renames checkpoints after the step from which a run resumes: they must be damaged, or it would use them."""
         if jax.process_index() == 0:
             for later in (s for s in checkpoint_steps(self.folder) if s > step):
-                shutil.rmtree(self.folder / f"{later}.damaged", ignore_errors=True)
+                remove_tree(self.folder / f"{later}.damaged")
                 (self.folder / str(later)).rename(self.folder / f"{later}.damaged")
 
     def _agreed_step(self, step: int | None, verified: str | None) -> int | None:
@@ -216,13 +234,21 @@ class Checkpoints:
             raise UserError(f"All checkpoints in {self.folder} are damaged; restore a copy, or start a new workdir.")
         return ABSENT
 
-    def _seal(self, target: Path) -> None:
+    def _seal(self, place: AnyPath, target: AnyPath) -> None:
+        """Completes the checkpoint that Orbax is writing at a place, and brings it to its target if that is another."""
         self._orbax.wait_until_finished()
         if jax.process_index() == 0:
-            seal(target)
-            self._retire()
+            with store_errors(target):
+                seal(place)
+                if place != target:
+                    assert isinstance(place, Path) and not isinstance(target, Path)
+                    names = [name for name in files_in(place) if name not in SEALS]
+                    upload(names, place, target)
+                    upload(SEALS.keys() & set(names_in(place)), place, target)
+                    remove_tree(place.parent)
+                self._retire()
 
-    def _make_room(self, target: Path) -> None:
+    def _make_room(self, target: AnyPath) -> None:
         """Deletes an existing folder at the place of a new checkpoint; it must be incomplete, or training would have
         resumed from it.
         """
@@ -238,13 +264,13 @@ class Checkpoints:
         steps = checkpoint_steps(self.folder)
         for step in set(steps) - retained_steps(steps, self.keep, self.keep_every):
             _delete(self.folder / str(step))
-        for path in self.folder.iterdir():
-            if not path.is_dir() or (path / SEAL).exists():
+        for path in list(self.folder.iterdir()):
+            if not path.is_dir() or seal_of(path):
                 continue
             if ".orbax-checkpoint-tmp" in path.name:
-                shutil.rmtree(path, ignore_errors=True)
+                remove_tree(path)
             elif path.name.isdecimal() and not _foreign_file(path):
-                logger.warning("Deleting %s: a checkpoint that was never completed (it has no %s).", path, SEAL)
+                logger.warning("Deleting %s: a checkpoint that was never completed (it has no manifest).", path)
                 _delete(path)
 
 
@@ -253,50 +279,35 @@ def retained_steps(steps: Sequence[int], keep: int, keep_every: int) -> set[int]
     return {*steps[-keep:], *(step for step in steps if keep_every and step % keep_every == 0)}
 
 
-def seal(checkpoint: Path) -> None:
-    """Adds the checksums atomically, in the format of sha256sum."""
-    lines = []
-    for path in sorted(checkpoint.rglob("*")):
-        if path.is_file() and path != checkpoint / SEAL:
-            sync(path)  # Older checkpoints may be deleted once this one is sealed.
-            lines.append(f"{sha256(path)}  {path.relative_to(checkpoint)}\n")
-    with staged(checkpoint / SEAL) as partial:
-        partial.write_text("".join(lines))
+def _orbax_knows(path: AnyPath) -> bool:
+    return isinstance(path, Path) or str(path).startswith("gs://")
 
 
-def verify(checkpoint: Path, item: str | None = None) -> None:
-    """Raises DamagedCheckpoint unless every sealed file exists and is unchanged.
-
-    item: verify only the files of this item, such as "ema", and those that belong to no item.
-    """
-    try:
-        lines = (checkpoint / SEAL).read_text().splitlines()
-        sealed = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
-    except (OSError, ValueError) as error:
-        raise DamagedCheckpoint(f"{SEAL} cannot be read: {error}") from error
-    if not any(name.startswith(f"{item}/" if item else "") for name in sealed):
-        raise DamagedCheckpoint(f"{SEAL} names no files" + (f" of {item}" if item else ""))
-    for name, digest in sealed.items():
-        if item and "/" in name and not name.startswith(f"{item}/"):
-            continue
-        path = checkpoint / name
-        if not path.is_file():
-            raise DamagedCheckpoint(f"{name} is missing")
-        if sha256(path) != digest:
-            raise DamagedCheckpoint(f"{name} has changed")
+@contextmanager
+def _readable(checkpoint: AnyPath) -> Iterator[AnyPath]:
+    """The checkpoint, or a copy on this machine where Orbax does not know the store."""
+    if _orbax_knows(checkpoint):
+        yield checkpoint
+        return
+    assert not isinstance(checkpoint, Path)
+    with TemporaryDirectory(prefix="ddpm_jax-") as top:
+        folder = Path(top) / checkpoint.name
+        download(files_below(checkpoint), checkpoint, folder)
+        yield folder
 
 
-def _foreign_file(checkpoint: Path) -> str | None:
+def _foreign_file(checkpoint: AnyPath) -> str | None:
     """The name of something in a folder that Orbax did not write there; None where there is nothing."""
-    return next((path.name for path in sorted(checkpoint.iterdir()) if not _is_ours(path.name)), None)
+    return next((name for name in names_in(checkpoint) if not _is_ours(name)), None)
 
 
 def _is_ours(name: str) -> bool:
     # A seal that was not finished when the process was killed is ours, too.
-    return name in {*ORBAX_NAMES, SEAL} or name.startswith(f".{SEAL}.")
+    return name in {*ORBAX_NAMES, *SEALS} or name.startswith(tuple(f".{seal}." for seal in SEALS))
 
 
-def _delete(checkpoint: Path) -> None:
+def _delete(checkpoint: AnyPath) -> None:
     """Removes the seal first, so that an interrupted deletion leaves no valid checkpoint."""
-    (checkpoint / SEAL).unlink(missing_ok=True)
-    shutil.rmtree(checkpoint, ignore_errors=True)
+    for name in SEALS:
+        (checkpoint / name).unlink(missing_ok=True)
+    remove_tree(checkpoint)

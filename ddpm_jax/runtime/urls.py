@@ -1,0 +1,282 @@
+"""Folders at URLs such as gs://bucket/runs/x, as etils.epath reads and writes them.
+
+An object store has no folders, no renaming, no appending and no locks. So what is written at once is uploaded as whole
+files (`uploaded`), and what grows is kept on this machine and uploaded again and again (`local_folder`). Checkpoints
+are written by Orbax itself (training/checkpoint.py).
+
+Paths that are exists()-checked may be trusted; is_dir() and is_file() answer False while a store cannot be reached.
+"""
+
+import errno
+import logging
+import os
+import re
+import shutil
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
+from typing import Any
+
+from etils import epath
+from fsspec.config import conf
+from fsspec.core import url_to_fs
+
+from ddpm_jax.errors import UserError
+from ddpm_jax.runtime.signals import deferred
+
+UPLOAD_EVERY_S = 30.0
+"""Seconds between two uploads of files that grow."""
+SCHEMES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}
+"""The stores that epath knows, and the package that each needs."""
+LIBRARIES = {"gcsfs", "s3fs", "adlfs", "aiohttp", "google", "botocore", "aiobotocore", "azure"}
+"""Packages whose exceptions come from a store."""
+DENIED = re.compile(r"Forbidden|AccessDenied|[Pp]ermission|[Cc]redentials|UNAUTHENTICATED|Anonymous|\b40[13]\b")
+"""Words in the answer of a store to those who may not use it."""
+STATUSES = re.compile(
+    r"\b(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|INTERNAL|UNKNOWN|PERMISSION_DENIED|UNAUTHENTICATED|NOT_FOUND): "
+)
+"""Words by which TensorStore reports errors of a store, as ValueError."""
+
+AnyPath = Path | epath.Path
+"""A path on this machine (Path), or a URL (epath.Path)."""
+
+logger = logging.getLogger(__name__)
+
+# TensorFlow, where it is installed, would be imported for its own access to stores.
+os.environ.setdefault("EPATH_USE_TF", "false")
+for _protocol in ("gcs", "s3", "abfs"):  # Other processes write there, too.
+    conf.setdefault(_protocol, {}).setdefault("use_listings_cache", False)
+for _library in ("gcsfs", "s3fs", "adlfs", "azure", "google"):
+    logging.getLogger(_library).setLevel(logging.CRITICAL)  # What they log, they also raise.
+
+
+def is_url(path: str | None) -> bool:
+    """Whether this is a URL rather than a path on this machine; raises UserError for one that is mistyped."""
+    if path and re.match("[a-z0-9]{2,}:/[^/]", path):
+        raise UserError(f"{path} is neither a folder nor a URL; did you mean {path.replace(':/', '://', 1)}?")
+    return path is not None and "://" in path
+
+
+def as_path(path: str, name: str) -> AnyPath:
+    """A folder on this machine as an absolute path, or a URL (`as_url`); it need not exist.
+
+    name: of the flag or field, for messages. Raises UserError for what cannot be used.
+    """
+    if is_url(path):
+        return as_url(path)
+    try:
+        return Path(path).expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"{name}={path!r} cannot be a folder ({error}); choose another.") from error
+
+
+def as_url(url: str) -> epath.Path:
+    """A URL whose bucket exists; raises UserError for what cannot be used, OSError if the store does not answer."""
+    scheme, _, rest = url.rstrip("/").partition("://")
+    if scheme not in SCHEMES:
+        known = ", ".join(f"{each}://" for each in SCHEMES)
+        raise UserError(f"{url} has an unknown scheme; expected a folder, or a URL that begins with {known}.")
+    if not rest or {"", ".", ".."} & set(rest.split("/")):
+        raise UserError(f"{url} names no folder in a bucket; expected one such as {scheme}://bucket/runs/x.")
+    path = epath.Path(f"{scheme}://{rest}")
+    with store_errors(url):
+        try:
+            files, root = filesystem(path)
+        except ImportError as error:
+            package = "-r requirements-cloud.txt" if scheme == "gs" else SCHEMES[scheme]
+            raise UserError(f"{url} needs the package {SCHEMES[scheme]}: pip install {package}") from error
+        try:
+            files.ls(root)
+        except FileNotFoundError:
+            bucket = root.partition("/")[0]
+            try:
+                files.ls(bucket)
+            except FileNotFoundError as error:
+                raise UserError(f"{url}: there is no bucket {bucket}; create it, or correct its name.") from error
+    return path
+
+
+def filesystem(path: epath.Path) -> tuple[Any, str]:
+    """The fsspec file system of a URL, and the path on it."""
+    return url_to_fs(str(path))
+
+
+@contextmanager
+def store_errors(url: object) -> Iterator[None]:
+    """Turns what the packages of stores raise into a UserError (no permission) or OSError (EIO) with the URL."""
+    try:
+        yield
+    except Exception as error:
+        if (found := as_store_error(error, url)) is None:
+            raise
+        raise found from error
+
+
+def as_store_error(error: Exception, url: object = "The bucket") -> UserError | OSError | None:
+    """An error of a store in one line; None for other errors, and for those of files that are missing."""
+    from_library = type(error).__module__.partition(".")[0] in LIBRARIES
+    from_tensorstore = isinstance(error, ValueError) and STATUSES.search(str(error)) is not None
+    # Libraries also raise the system's errors; other OSErrors are those of disks.
+    denied = isinstance(error, PermissionError) and error.errno is None
+    if not (from_library or from_tensorstore or denied) or isinstance(error, FileNotFoundError):
+        return None
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    if denied or DENIED.search(reason):
+        return UserError(f"{url}: {reason}; see that you are logged in and may read and write there (docs/cloud.md).")
+    return OSError(errno.EIO, reason, str(url))
+
+
+def names_in(folder: AnyPath) -> list[str]:
+    """The names in a folder, sorted; none if it does not exist."""
+    try:
+        return sorted(path.name for path in folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def remove_tree(folder: AnyPath) -> None:
+    """Removes a folder with all that it holds, if it exists."""
+    if isinstance(folder, Path):
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        folder.rmtree(missing_ok=True)
+
+
+def files_below(folder: epath.Path) -> dict[str, dict[str, Any]]:
+    """What a store says about each file below a URL, by its name relative to that."""
+    files, root = filesystem(folder)
+    found = files.find(root, detail=True)
+    # Consoles and mounts leave markers of folders, whose names end in a slash.
+    return {path[len(root) + 1 :]: about for path, about in found.items() if not path.endswith("/") and path != root}
+
+
+def upload(names: Iterable[str], folder: Path, target: epath.Path) -> None:
+    """Uploads files by their names relative to a folder, each whole."""
+    files, root = filesystem(target)
+    if names := list(names):
+        files.put([str(folder / name) for name in names], [f"{root}/{name}" for name in names])
+
+
+def download(names: Iterable[str], source: epath.Path, folder: Path) -> None:
+    """Downloads files by their names relative to a URL; raises FileNotFoundError if one is gone."""
+    files, root = filesystem(source)
+    if names := list(names):
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        files.get([f"{root}/{name}" for name in names], [str(folder / name) for name in names])
+
+
+@contextmanager
+def uploaded(target: epath.Path, *, folder: bool = False) -> Iterator[Path]:
+    """Yields a path on this machine, whose file or folder is uploaded when the block succeeds.
+
+    A file appears at once. Those of a folder appear one by one, then older ones are deleted.
+    """
+    with TemporaryDirectory(prefix="ddpm_jax-") as top:
+        partial = Path(top) / target.name
+        if folder:
+            partial.mkdir()
+        yield partial
+        with store_errors(target):
+            if not folder:
+                upload([target.name], Path(top), target.parent)
+                return
+            before, names = files_below(target), files_in(partial)
+            upload(names, partial, target)
+            for name in before.keys() - set(names):
+                (target / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def local_folder(target: AnyPath, fetch: str | None = None, *, every: float | None = UPLOAD_EVERY_S) -> Iterator[Path]:
+    """The target itself or, for a URL, a folder on this machine for files that grow, which is uploaded there.
+
+    Files that changed are uploaded whole, every so many seconds (None: not meanwhile) and when the block ends, however
+    it ends; those that were removed are deleted there. fetch: a pattern of files that are downloaded first.
+    Raises OSError if the last upload fails; then the folder stays, and the message names it.
+    """
+    if isinstance(target, Path):
+        yield target
+        return
+    folder = Path(mkdtemp(prefix="ddpm_jax-")) / target.name
+    folder.mkdir()
+    uploads, ended = _Uploads(folder, target), threading.Event()
+    with store_errors(target):
+        uploads.fetch(fetch)
+    thread = threading.Thread(target=uploads.repeat, args=(ended, every), name="upload", daemon=True)
+    thread.start()
+    try:
+        yield folder
+    finally:
+        raised = sys.exc_info()[1]
+        with deferred():
+            ended.set()
+            thread.join()
+            try:
+                with store_errors(target):
+                    uploads.send()
+                shutil.rmtree(folder.parent, ignore_errors=True)
+            except (OSError, UserError) as error:
+                reason = f"{_reason(error)}; what is not there lies in {folder}"
+                if raised is None:
+                    raise OSError(errno.EIO, reason, str(target)) from error
+                logger.error("%s: %s", target, reason)
+
+
+class _Uploads:
+    """The files of a folder on their way to a URL."""
+
+    def __init__(self, folder: Path, target: epath.Path) -> None:
+        self._folder, self._target = folder, target
+        self._sent: dict[str, tuple[int, int]] = {}
+
+    def fetch(self, pattern: str | None) -> None:
+        """Downloads the files that match a pattern."""
+        if pattern is not None:
+            names = [name for name in files_below(self._target) if Path(name).match(pattern)]
+            download(names, self._target, self._folder)
+            self._sent = self._stamps()
+
+    def send(self) -> None:
+        """Uploads files that changed since the last call, and deletes those that were removed here."""
+        stamps = self._stamps()
+        upload([name for name, stamp in stamps.items() if self._sent.get(name) != stamp], self._folder, self._target)
+        for name in self._sent.keys() - stamps.keys():
+            (self._target / name).unlink(missing_ok=True)
+        self._sent = stamps
+
+    def repeat(self, ended: threading.Event, every: float | None) -> None:
+        """Sends now and then until the work has ended; says once that the URL cannot be written."""
+        failing = False
+        while not ended.wait(every) and every is not None:
+            try:
+                with store_errors(self._target):
+                    self.send()
+                if failing:
+                    logger.info("%s can be written again.", self._target)
+                failing = False
+            except (OSError, UserError) as error:
+                if not failing:
+                    logger.warning("%s cannot be written (%s); trying again.", self._target, _reason(error))
+                failing = True
+
+    def _stamps(self) -> dict[str, tuple[int, int]]:
+        """What tells whether a file changed, by name."""
+        stamps = {}
+        for name in files_in(self._folder):
+            with suppress(FileNotFoundError):
+                status = (self._folder / name).stat()
+                stamps[name] = (status.st_size, status.st_mtime_ns)
+        return stamps
+
+
+def files_in(folder: Path) -> list[str]:
+    """The names of all files below a folder on this machine, relative to it, sorted."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def _reason(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split())
