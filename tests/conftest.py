@@ -1,8 +1,11 @@
 """Checks every annotated shape and type of the package at run time, and keeps caches out of the user's folders."""
 
+import atexit
 import json
 import logging
 import os
+import re
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -10,7 +13,8 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Optimising code that runs once would take most of the time.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
-os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="ddpm_jax-tests-")
+os.environ["XDG_CACHE_HOME"] = CACHE = tempfile.mkdtemp(prefix="ddpm_jax-tests-")
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
@@ -74,6 +78,25 @@ def package_log(caplog):
     with caplog.at_level(logging.INFO, "ddpm_jax"):
         yield caplog
     logger.propagate = before
+
+
+@pytest.fixture(scope="session")
+def emulator(tmp_path_factory):
+    """Google Cloud Storage on this machine, with a bucket named "bucket"."""
+    from tests.gcs_emulator import Emulator
+
+    started = Emulator(tmp_path_factory.mktemp("gcs"))
+    started.start()
+    yield started
+    started.kill()
+
+
+@pytest.fixture
+def bucket(emulator, request):
+    """A folder of this test's own in the bucket."""
+    from etils import epath
+
+    return epath.Path("gs://bucket") / re.sub(r"\W", "_", request.node.name)
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.numpy import save
 
-from ddpm_jax.commands.lease import parse_signature
 from ddpm_jax.config import Config, config_of, from_json, load_recipe, override, to_json
 from ddpm_jax.config.sections import Data
 from ddpm_jax.data.decode import UNREADABLE, Decoding, decode
@@ -29,7 +28,8 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.results import read_results
 from ddpm_jax.evaluation.statistics import load_statistics
 from ddpm_jax.interop.tensors import TensorFile
-from ddpm_jax.training.checkpoint import DamagedCheckpoint, verify
+from ddpm_jax.runtime.locks import newest_job
+from ddpm_jax.training.seals import DamagedCheckpoint, verify
 from ddpm_jax.workdir import images_trained_on, read_config, read_label_names
 from tests.end_to_end.commands import ROOT
 
@@ -92,6 +92,11 @@ def read_tensors(path: Path) -> None:
         file.load(name)
 
 
+def read_holder(path: Path) -> None:
+    with newest_job(path) as confirm:
+        confirm()
+
+
 def read_seal(path: Path) -> None:
     with pytest.raises(DamagedCheckpoint):
         verify(path.parent)
@@ -116,7 +121,7 @@ FILES = {
         b'{"images": 9, "crc32": 7, "labels": 5, "kind": "pixels", "ordered": 3, "unordered": 4}',
         lambda path: images_trained_on(path.parent),
     ),
-    ".train.lock": (b'{"machine": "a", "token": "b"}', lambda path: parse_signature(path.read_bytes()).get("token")),
+    ".train.holder.json": (b'{"host": "a", "process": 7, "since": "now", "token": "b"}', read_holder),
     "labels.json": (b'["cat", "dog"]', lambda path: read_label_names(path.parent)),
     "statistics.npz": (arrays(**STATISTICS), lambda path: load_statistics(path, "pixels")),
     "7.json": (json.dumps(RESULTS).encode(), lambda path: read_results(path.parent, 7)),

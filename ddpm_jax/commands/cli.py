@@ -172,7 +172,7 @@ def _run_logged(mode: str, config: Config, workdir: AnyPath, folder: AnyPath) ->
     code = 0
     try:
         with local_folder(folder, f"{mode}.log") as logs:
-            code = exit_code(lambda: run(logs / f"{mode}.log"))  # An error is logged before the log is uploaded.
+            code = exit_code(lambda: run(logs.path / f"{mode}.log"))  # An error is logged before the log is uploaded.
     except OSError as error:
         if not code:
             raise

@@ -54,7 +54,10 @@ def train(config: Config, workdir: AnyPath) -> None:
     folder = checkpoint_folder(workdir)
     with (
         acquired(workdir, config, dataset) as confirm,
-        Checkpoints(folder, keep=rules.keep, keep_every=rules.keep_every, confirm=confirm) as checkpoints,
+        local_folder(workdir) as curves,
+        Checkpoints(
+            folder, keep=rules.keep, keep_every=rules.keep_every, confirm=confirm, before_seal=curves.upload
+        ) as checkpoints,
     ):
         state = start_state(config, learner, checkpoints)
         start, skipped = int(state.step), int(state.skipped)
@@ -67,11 +70,8 @@ def train(config: Config, workdir: AnyPath) -> None:
         step, cost = compile_step(config, learner, state, load(start))
         describe(config, workdir, state, cost, len(rows), len(held), start)
         throughput = Throughput(config.data.batch_size, start, ideal_rate(config, mesh, cost))
-        with (
-            local_folder(workdir) as curves,
-            closing(open_writer(config, workdir, curves, start, best)) as writer,
-        ):
-            profile = Profile(curves, config.log.profile)
+        with closing(open_writer(config, workdir, curves.path, start, best)) as writer:
+            profile = Profile(curves.path, config.log.profile)
             reports = Reports(
                 config, writer, throughput, profile, metrics, skipped, partial(diverged, config, checkpoints)
             )

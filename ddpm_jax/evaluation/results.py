@@ -67,7 +67,10 @@ def _write_curve(folder: AnyPath, name: str, protocol: Result) -> None:
     key = _curve_name(name, protocol)
     tags = {"fid": protocol.get("distance", "")}
     remove_tree(folder / "tensorboard" / key)
-    with local_folder(folder / "tensorboard" / key, every=None) as curves, closing(TensorBoard(curves, None)) as writer:
+    with (
+        local_folder(folder / "tensorboard" / key, every=None) as curves,
+        closing(TensorBoard(curves.path, None)) as writer,
+    ):
         for step, other, result in all_results(folder):
             if _curve_name(other.rpartition("-")[0], result["protocol"]) == key:
                 numbers = {tags.get(metric, metric): each for metric, each in result.items() if isinstance(each, float)}

@@ -54,7 +54,8 @@ def unfinished_folder(target: AnyPath, *, wait: bool = False) -> Iterator[Path]:
         if jax.process_index() == 0:
             held.enter_context(exclusive_lock(target.with_name(f".{target.name}.lock"), refusal))
             _refuse_files_of_the_user(target)
-        yield held.enter_context(local_folder(target.with_name(f".{target.name}.unfinished"), "*", every=None))
+        unfinished = target.with_name(f".{target.name}.unfinished")
+        yield held.enter_context(local_folder(unfinished, "*", every=None)).path
 
 
 def _refuse_files_of_the_user(target: AnyPath) -> None:

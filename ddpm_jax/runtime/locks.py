@@ -24,7 +24,6 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-from etils import epath
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from ddpm_jax.errors import UserError, printable, shell_command
@@ -71,7 +70,7 @@ def exclusive_lock(path: AnyPath, refusal: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def newest_job(path: epath.Path) -> Iterator[Callable[[], None]]:
+def newest_job(path: AnyPath) -> Iterator[Callable[[], None]]:
     """Writes a record of this job to a URL, and removes it after the block.
 
     Yields a function that raises UserError if another job has written the record since: call it before each write that
@@ -87,8 +86,8 @@ def newest_job(path: epath.Path) -> Iterator[Callable[[], None]]:
     path.write_text(json.dumps({"token": token, **_this_process()}) + "\n")
 
     def confirm() -> None:
-        found = json.loads(path.read_bytes())
-        if found.get("token") != token:
+        found = _read_record(path)
+        if found.get("token", token) != token:
             raise UserError(
                 f"Another job trains in {path.parent} now: {_in_words(found)}. It goes on from the newest checkpoint; "
                 "this one stops. Start one job at a time, or choose another --workdir."
@@ -97,8 +96,9 @@ def newest_job(path: epath.Path) -> Iterator[Callable[[], None]]:
     try:
         yield confirm
     finally:
-        if _read_record(path).get("token") == token:
-            path.unlink(missing_ok=True)
+        with suppress(OSError):  # An error of the block matters more than a store that cannot be reached.
+            if _read_record(path).get("token") == token:
+                path.unlink(missing_ok=True)
 
 
 def _acquire(path: Path) -> BaseFileLock | None:

@@ -4,7 +4,7 @@ An object store has no folders, no renaming, no appending and no locks. So what 
 files (`uploaded`), and what grows is kept on this machine and uploaded again and again (`local_folder`). Checkpoints
 are written by Orbax itself (training/checkpoint.py).
 
-Paths that are exists()-checked may be trusted; is_dir() and is_file() answer False while a store cannot be reached.
+Ask exists() of a URL: is_dir() and is_file() answer False while its store cannot be reached.
 """
 
 import errno
@@ -75,7 +75,8 @@ def as_path(path: str, name: str) -> AnyPath:
 
 def as_url(url: str) -> epath.Path:
     """A URL whose bucket exists; raises UserError for what cannot be used, OSError if the store does not answer."""
-    scheme, _, rest = url.rstrip("/").partition("://")
+    scheme, _, rest = url.partition("://")
+    rest = rest.rstrip("/")
     if scheme not in SCHEMES:
         known = ", ".join(f"{each}://" for each in SCHEMES)
         raise UserError(f"{url} has an unknown scheme; expected a folder, or a URL that begins with {known}.")
@@ -146,7 +147,7 @@ def remove_tree(folder: AnyPath) -> None:
 
 
 def files_below(folder: epath.Path) -> dict[str, dict[str, Any]]:
-    """What a store says about each file below a URL, by its name relative to that."""
+    """A store's facts about each file below a URL, by its name relative to that."""
     files, root = filesystem(folder)
     found = files.find(root, detail=True)
     # Consoles and mounts leave markers of folders, whose names end in a slash.
@@ -190,71 +191,39 @@ def uploaded(target: epath.Path, *, folder: bool = False) -> Iterator[Path]:
                 (target / name).unlink(missing_ok=True)
 
 
-@contextmanager
-def local_folder(target: AnyPath, fetch: str | None = None, *, every: float | None = UPLOAD_EVERY_S) -> Iterator[Path]:
-    """The target itself or, for a URL, a folder on this machine for files that grow, which is uploaded there.
+class LocalFolder:
+    """A folder on this machine for files that grow, and the URL to which they are uploaded whole."""
 
-    Files that changed are uploaded whole, every so many seconds (None: not meanwhile) and when the block ends, however
-    it ends; those that were removed are deleted there. fetch: a pattern of files that are downloaded first.
-    Raises OSError if the last upload fails; then the folder stays, and the message names it.
-    """
-    if isinstance(target, Path):
-        yield target
-        return
-    folder = Path(mkdtemp(prefix="ddpm_jax-")) / target.name
-    folder.mkdir()
-    uploads, ended = _Uploads(folder, target), threading.Event()
-    with store_errors(target):
-        uploads.fetch(fetch)
-    thread = threading.Thread(target=uploads.repeat, args=(ended, every), name="upload", daemon=True)
-    thread.start()
-    try:
-        yield folder
-    finally:
-        raised = sys.exc_info()[1]
-        with deferred():
-            ended.set()
-            thread.join()
-            try:
-                with store_errors(target):
-                    uploads.send()
-                shutil.rmtree(folder.parent, ignore_errors=True)
-            except (OSError, UserError) as error:
-                reason = f"{_reason(error)}; what is not there lies in {folder}"
-                if raised is None:
-                    raise OSError(errno.EIO, reason, str(target)) from error
-                logger.error("%s: %s", target, reason)
-
-
-class _Uploads:
-    """The files of a folder on their way to a URL."""
-
-    def __init__(self, folder: Path, target: epath.Path) -> None:
-        self._folder, self._target = folder, target
+    def __init__(self, path: Path, target: epath.Path | None) -> None:
+        """target: None where the folder is the target itself, so that there is nothing to upload."""
+        self.path, self._target = path, target
         self._sent: dict[str, tuple[int, int]] = {}
+        self._uploading = threading.Lock()
 
-    def fetch(self, pattern: str | None) -> None:
+    def fetch(self, pattern: str) -> None:
         """Downloads the files that match a pattern."""
-        if pattern is not None:
+        if self._target is not None:
             names = [name for name in files_below(self._target) if Path(name).match(pattern)]
-            download(names, self._target, self._folder)
+            download(names, self._target, self.path)
             self._sent = self._stamps()
 
-    def send(self) -> None:
+    def upload(self) -> None:
         """Uploads files that changed since the last call, and deletes those that were removed here."""
-        stamps = self._stamps()
-        upload([name for name, stamp in stamps.items() if self._sent.get(name) != stamp], self._folder, self._target)
-        for name in self._sent.keys() - stamps.keys():
-            (self._target / name).unlink(missing_ok=True)
-        self._sent = stamps
+        if self._target is None:
+            return
+        with self._uploading, store_errors(self._target):
+            stamps = self._stamps()
+            upload([name for name, stamp in stamps.items() if self._sent.get(name) != stamp], self.path, self._target)
+            for name in self._sent.keys() - stamps.keys():
+                (self._target / name).unlink(missing_ok=True)
+            self._sent = stamps
 
-    def repeat(self, ended: threading.Event, every: float | None) -> None:
-        """Sends now and then until the work has ended; says once that the URL cannot be written."""
+    def upload_now_and_then(self, ended: threading.Event, every: float | None) -> None:
+        """Uploads every so many seconds until the work has ended; logs once that the URL cannot be written."""
         failing = False
         while not ended.wait(every) and every is not None:
             try:
-                with store_errors(self._target):
-                    self.send()
+                self.upload()
                 if failing:
                     logger.info("%s can be written again.", self._target)
                 failing = False
@@ -264,13 +233,51 @@ class _Uploads:
                 failing = True
 
     def _stamps(self) -> dict[str, tuple[int, int]]:
-        """What tells whether a file changed, by name."""
+        """Size and time of each file, which tell whether it changed."""
         stamps = {}
-        for name in files_in(self._folder):
+        for name in files_in(self.path):
             with suppress(FileNotFoundError):
-                status = (self._folder / name).stat()
+                status = (self.path / name).stat()
                 stamps[name] = (status.st_size, status.st_mtime_ns)
         return stamps
+
+
+@contextmanager
+def local_folder(
+    target: AnyPath, fetch: str | None = None, *, every: float | None = UPLOAD_EVERY_S
+) -> Iterator[LocalFolder]:
+    """The target itself or, for a URL, a folder on this machine that is uploaded there.
+
+    Files that changed are uploaded every so many seconds (None: not meanwhile) and when the block ends, however it
+    ends. fetch: a pattern of files that are downloaded first.
+    Raises OSError if the last upload fails; then the folder stays, and the message names it.
+    """
+    if isinstance(target, Path):
+        yield LocalFolder(target, None)
+        return
+    folder = LocalFolder(Path(mkdtemp(prefix="ddpm_jax-")) / target.name, target)
+    folder.path.mkdir()
+    if fetch is not None:
+        with store_errors(target):
+            folder.fetch(fetch)
+    ended = threading.Event()
+    thread = threading.Thread(target=folder.upload_now_and_then, args=(ended, every), name="upload", daemon=True)
+    thread.start()
+    try:
+        yield folder
+    finally:
+        raised = sys.exc_info()[1]
+        with deferred():
+            ended.set()
+            thread.join()
+            try:
+                folder.upload()
+                shutil.rmtree(folder.path.parent, ignore_errors=True)
+            except (OSError, UserError) as error:
+                reason = f"{_reason(error)}; what is not there lies in {folder.path}"
+                if raised is None:
+                    raise OSError(errno.EIO, reason, str(target)) from error
+                logger.error("%s: %s", target, reason)
 
 
 def files_in(folder: Path) -> list[str]:

@@ -54,6 +54,7 @@ class Checkpoints:
 
     keep: number of newest checkpoints to keep; keep_every: also keep those whose step is a multiple of this (0: none).
     confirm: called by the first process before each save; raises if this job may not write any more.
+    before_seal: called by the first process before a checkpoint is complete, to write what belongs to it.
     """
 
     def __init__(
@@ -63,10 +64,12 @@ class Checkpoints:
         keep: int = 3,
         keep_every: int = 0,
         confirm: Callable[[], None] = lambda: None,
+        before_seal: Callable[[], None] = lambda: None,
     ) -> None:
         # Orbax refuses relative paths, but only when saving.
         self.folder = folder.resolve() if isinstance(folder, Path) else folder
         self.keep, self.keep_every, self._confirm = keep, keep_every, confirm
+        self._before_seal = before_seal
         self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
         self._sealer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._sealing: Future[None] | None = None
@@ -239,6 +242,7 @@ class Checkpoints:
         self._orbax.wait_until_finished()
         if jax.process_index() == 0:
             with store_errors(target):
+                self._before_seal()
                 seal(place)
                 if place != target:
                     assert isinstance(place, Path) and not isinstance(target, Path)

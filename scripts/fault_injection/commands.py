@@ -15,6 +15,7 @@ import numpy as np
 from ddpm_jax.builders import build_learner
 from ddpm_jax.commands.train import start_state
 from ddpm_jax.runtime.devices import data_mesh
+from ddpm_jax.runtime.urls import AnyPath
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.workdir import read_config
@@ -86,7 +87,7 @@ def wait_for(process: subprocess.Popen[str], folder: Path, pattern: str) -> None
         time.sleep(0.01)
 
 
-def newest_state(workdir: Path) -> TrainState:
+def newest_state(workdir: AnyPath) -> TrainState:
     """The state of the newest checkpoint."""
     config = read_config(workdir)
     with Checkpoints(workdir / "checkpoints") as checkpoints:

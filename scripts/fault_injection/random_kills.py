@@ -51,8 +51,6 @@ def prepare_in(folder: Path) -> list[str]:
 
 WORKS: dict[str, Callable[[Path], list[str]]] = {
     "train": lambda folder: training(folder / "run"),
-    # Trains at a URL, to which changes are uploaded all the time.
-    "address": lambda folder: ["scripts/fault_injection/eagerly.py", *training(f"file://{folder}/run")[1:]],
     "sample": sample_in,
     "evaluate": evaluate_in,
     "prepare": prepare_in,
@@ -116,7 +114,7 @@ def differences(work: str, undisturbed: Path, folder: Path) -> str:
     """The difference from an undisturbed command's results; empty if there is none."""
     if left := leftovers(folder):
         return f"left over: {', '.join(left[:5])}"
-    if work in ("train", "address"):
+    if work == "train":
         same = same_bits(newest_state(undisturbed / "run"), newest_state(folder / "run"))
         return "" if same else "another final state"
     kinds = {"sample": "run/samples/**/*", "evaluate": "run/evaluation/*.json", "prepare": "cache/**/*"}

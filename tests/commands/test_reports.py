@@ -10,7 +10,7 @@ from ddpm_jax.errors import TrainingDiverged
 from ddpm_jax.reporting.profile import Profile
 from ddpm_jax.reporting.throughput import Throughput
 from ddpm_jax.reporting.writer import TensorBoard
-from ddpm_jax.training.checkpoint import SEAL, Checkpoints
+from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.step import empty_metrics
 from tests.end_to_end.commands import scalars
 
@@ -27,7 +27,7 @@ def test_skipped_steps_are_counted_and_many_in_a_row_name_the_last_good_checkpoi
         assert scalars(tmp_path / "run", "optimizer/skipped_steps") == {1: 4, 2: 5, 3: 6, 4: 6, 5: 7}
         assert package_log.text.count("was skipped: its loss or gradient is not finite") == 3
         (tmp_path / "40").mkdir()
-        (tmp_path / "40" / SEAL).write_text("")
+        (tmp_path / "40" / "SHA256SUMS").write_text("")
         for step, streak in enumerate([1, 2, 3], start=6):
             reports.push(step, jnp.asarray(streak))
         with pytest.raises(TrainingDiverged, match="at step 8: 3 losses .* last good checkpoint is step 40. Try a new"):

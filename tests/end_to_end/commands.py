@@ -8,6 +8,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from ddpm_jax.runtime.urls import AnyPath
+from ddpm_jax.training.seals import seal_of
 from scripts.fault_injection import commands
 from scripts.fault_injection.commands import ROOT, finish
 from scripts.fault_injection.commands import newest_state as final_state
@@ -38,17 +40,17 @@ def start_job(*argv: str, processes: int, devices: int) -> list[subprocess.Popen
     return commands.start_job(["main.py", *argv], processes, devices)
 
 
-def kill_at(process: subprocess.Popen, workdir: Path, step: int, number: signal.Signals) -> int:
+def kill_at(process: subprocess.Popen, workdir: AnyPath, step: int, number: signal.Signals) -> int:
     """Sends a signal once the checkpoint of a step is complete; returns the exit code."""
     wait_for_checkpoint(process, workdir, step)
     process.send_signal(number)
     return finish(process)[0]
 
 
-def wait_for_checkpoint(process: subprocess.Popen, workdir: Path, step: int) -> None:
+def wait_for_checkpoint(process: subprocess.Popen, workdir: AnyPath, step: int) -> None:
     """Waits until the checkpoint of a step is complete."""
     deadline = time.monotonic() + 400
-    while not (workdir / "checkpoints" / str(step) / "SHA256SUMS").exists():
+    while not seal_of(workdir / "checkpoints" / str(step)):
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.01)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ddpm_jax.runtime.log import path_alias, start_log
+from ddpm_jax.runtime.log import start_log
 
 logger = logging.getLogger("ddpm_jax")
 
@@ -51,11 +51,3 @@ def test_a_closed_terminal_does_not_end_the_work(tmp_path, monkeypatch):
 def test_importing_the_package_leaves_logging_as_it_is():
     program = "import logging, ddpm_jax.runtime.log; raise SystemExit(not logging.raiseExceptions)"
     subprocess.run([sys.executable, "-c", program], check=True)
-
-
-def test_an_alias_replaces_a_path_inside_its_block(capsys):
-    start_log()
-    with path_alias("/copies/x/", "gs://bucket/"):
-        logger.info("Wrote /copies/x/run")
-    logger.info("Wrote /copies/x/run")
-    assert capsys.readouterr().err == "Wrote gs://bucket/run\nWrote /copies/x/run\n"

@@ -9,8 +9,11 @@ import pytest
 
 from ddpm_jax.errors import UserError
 from ddpm_jax.training import checkpoint
-from ddpm_jax.training.checkpoint import SEAL, Checkpoints, DamagedCheckpoint, checkpoint_steps, verify
+from ddpm_jax.training.checkpoint import Checkpoints, checkpoint_steps
+from ddpm_jax.training.seals import DamagedCheckpoint, verify
 from ddpm_jax.training.state import TrainState
+
+SEAL = "SHA256SUMS"
 
 
 def state_at(step: int) -> TrainState:
@@ -87,7 +90,7 @@ def test_an_incomplete_checkpoint_is_ignored_and_deleted_with_a_warning(saved, p
     assert_same(restored(saved), state_at(4))
     assert sorted(p.name for p in saved.iterdir()) == ["1", "2", "4"]
     warnings = [line for line in package_log.messages if "Deleting" in line]
-    assert warnings == [f"Deleting {saved / '3'}: a checkpoint that was never completed (it has no {SEAL})."]
+    assert warnings == [f"Deleting {saved / '3'}: a checkpoint that was never completed (it has no manifest)."]
 
 
 def test_an_incomplete_checkpoint_is_replaced_by_a_new_one(saved, package_log):

@@ -112,7 +112,7 @@ def test_a_run_that_starts_below_its_images_does_not_count_its_own_files(photos,
 @EITHER
 def test_results_outside_of_the_workdir_are_passed_over_too(photos, pack):
     for folder in ("out", "."):
-        create_output_folder(with_out(photos / folder), photos / "run", "/runs/x")
+        create_output_folder(with_out(photos / folder), photos / "run")
         write(photos / folder / "evaluation" / "1-steps.png", encoded(PIXELS))
         write(photos / folder / "samples" / "1" / "images" / "000000.png", encoded(PIXELS))
     images, left_out = find_images(open_tree(pack(photos)))
