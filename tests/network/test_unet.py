@@ -149,7 +149,7 @@ def test_dropout_is_applied_only_while_training(draw, inputs):
     x, n = inputs
 
     def train(key):
-        return unet.apply({"params": params}, x, n, train=True, rngs={"dropout": jax.random.key(key)})
+        return unet.apply({"params": params}, x, n, dropout_keys=jax.random.split(jax.random.key(key), 2))
 
     np.testing.assert_array_equal(forward(unet, params, x, n), forward(SMALL, params, x, n))
     assert np.abs(train(0) - train(1)).max() > 1e-3
