@@ -137,7 +137,7 @@ def dropout(x: Features, rate: float, keys: ImageKeys, layer: str) -> Features:
     def kept(key: OneKey) -> Bool[Array, "height width channels"]:
         return jax.random.bernoulli(jax.random.fold_in(key, number), 1.0 - rate, x.shape[1:])
 
-    return jnp.where(jax.vmap(kept)(keys), x / (1.0 - rate), 0.0).astype(x.dtype)
+    return jnp.where(jax.vmap(kept)(keys), x / (1.0 - rate), 0.0)
 
 
 class ResidualBlock(nn.Module):
