@@ -51,15 +51,15 @@ class LinearModel(NamedTuple):
 def step_cost(lowered: Lowered, compiled: Compiled, *, microbatches: int, devices: int) -> StepCost:
     """The cost of a step with this many microbatches on this many devices.
 
-    On CPU, one device's compiled program is analysed, whose microbatches are unrolled (`step.py`). Elsewhere compiled
-    programs hide arithmetic in library calls, so the lowered program of all devices is analysed, in which the body of
-    the loop over microbatches counts once; the arithmetic outside of the loop is negligible.
+    XLA counts what one device computes. On CPU, the compiled program is analysed, whose microbatches are unrolled
+    (`step.py`). Elsewhere compiled programs hide arithmetic in library calls, so the lowered program is analysed, in
+    which the body of the loop over microbatches counts once; the arithmetic outside of the loop is negligible.
     """
     on_cpu = jax.default_backend() == "cpu"
     flops = ((compiled if on_cpu else lowered).cost_analysis() or {}).get("flops")
     memory = compiled.memory_analysis()
     total = None if memory is None else memory.argument_size_in_bytes + memory.temp_size_in_bytes
-    return StepCost(flops * (devices if on_cpu else microbatches) if flops else None, total)
+    return StepCost(flops * devices * (1 if on_cpu else microbatches) if flops else None, total)
 
 
 def matrix_rate(dtype: DTypeLike, rounds: int = 5) -> float:

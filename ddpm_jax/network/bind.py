@@ -8,7 +8,7 @@ from ddpm_jax.diffusion.denoiser import Denoiser, Prediction, prediction_of_outp
 from ddpm_jax.diffusion.guidance import UNGUIDED, Guidance, guide
 from ddpm_jax.diffusion.schedule import Schedule
 from ddpm_jax.network.unet import UNet
-from ddpm_jax.shapes import Images, Labels, LabelVectors, OneKey, Output, Steps
+from ddpm_jax.shapes import ImageKeys, Images, Labels, LabelVectors, Output, Steps
 
 
 def apply_unet(
@@ -18,14 +18,13 @@ def apply_unet(
     t: Steps,
     labels: LabelVectors | None = None,
     *,
-    dropout_key: OneKey | None = None,
+    dropout_keys: ImageKeys | None = None,
 ) -> Output:
-    """The raw output for x_t at t in 1..T; labels: None for the null label; dropout_key: only while training.
+    """The raw output for x_t at t in 1..T; labels: None for the null label; dropout_keys: only while training.
 
     The network counts time from 0, as Ho et al.'s code and diffusers do: it receives t - 1.
     """
-    rngs = {} if dropout_key is None else {"dropout": dropout_key}
-    output = unet.apply({"params": params}, x_t, t - 1, labels, train=dropout_key is not None, rngs=rngs)
+    output = unet.apply({"params": params}, x_t, t - 1, labels, dropout_keys=dropout_keys)
     assert isinstance(output, jax.Array)
     return output
 

@@ -5,6 +5,7 @@ the statistics of norms and the softmax are always float32.
 """
 
 import math
+import zlib
 from collections.abc import Callable
 from typing import Literal
 
@@ -12,10 +13,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ddpm_jax.network import winograd
-from ddpm_jax.shapes import AnyArray, Features
+from ddpm_jax.shapes import AnyArray, Features, ImageKeys, OneKey
 
 Resample = Literal["none", "down", "up"]
 Convolution = Literal["auto", "direct"]
@@ -126,6 +127,19 @@ class GroupNorm(nn.Module):
         return (pixels * over_pixels(scale) + over_pixels(shift)).astype(x.dtype)
 
 
+def dropout(x: Features, rate: float, keys: ImageKeys, layer: str) -> Features:
+    """Dropout, Srivastava et al. 2014, with a mask for each image that depends on its key and the layer alone.
+
+    So a device draws the masks of its images without regard to the others.
+    """
+    number = zlib.crc32(layer.encode())
+
+    def kept(key: OneKey) -> Bool[Array, "height width channels"]:
+        return jax.random.bernoulli(jax.random.fold_in(key, number), 1.0 - rate, x.shape[1:])
+
+    return jnp.where(jax.vmap(kept)(keys), x / (1.0 - rate), 0.0)
+
+
 class ResidualBlock(nn.Module):
     """norm, SiLU, conv, + time; norm, SiLU, dropout, conv; + input: Ho et al. 2020, appendix B.
 
@@ -143,7 +157,9 @@ class ResidualBlock(nn.Module):
     convolution: Convolution = "auto"
 
     @nn.compact
-    def __call__(self, x: Features, embedding: Float[Array, "batch width"]) -> Features:
+    def __call__(
+        self, x: Features, embedding: Float[Array, "batch width"], dropout_keys: ImageKeys | None = None
+    ) -> Features:
         resampled = RESAMPLE[self.resample]
         h = nn.silu(GroupNorm(self.norm_groups, self.norm_eps, name="norm_in")(x))
         h = conv3x3(self.channels, self.dtype, "conv_in", convolution=self.convolution)(resampled(h))
@@ -155,7 +171,9 @@ class ResidualBlock(nn.Module):
             h = norm_out(h) * (1.0 + scale) + shift
         else:
             h = norm_out(h + shift)
-        h = nn.Dropout(self.dropout, deterministic=self.dropout == 0.0)(nn.silu(h))
+        h = nn.silu(h)
+        if self.dropout > 0.0 and dropout_keys is not None:
+            h = dropout(h, self.dropout, dropout_keys, layer="/".join(self.path))
         h = conv3x3(self.channels, self.dtype, "conv_out", last=True, convolution=self.convolution)(h)
         x = resampled(x)
         if x.shape[-1] != self.channels:

@@ -27,7 +27,7 @@ from ddpm_jax.network.layers import (
     time_embedding,
     upsample,
 )
-from ddpm_jax.shapes import Features, Images, Output
+from ddpm_jax.shapes import Features, ImageKeys, Images, Output
 
 
 class UNet(nn.Module):
@@ -62,12 +62,12 @@ class UNet(nn.Module):
         """A 3x3 convolution that keeps the size."""
         return conv3x3(channels, self.dtype, name, last=last, convolution=self.convolution)
 
-    def block(self, stage: int, name: str, dropout: float, *, resample: Resample = "none") -> nn.Module:
+    def block(self, stage: int, name: str, *, resample: Resample = "none") -> nn.Module:
         """A residual block with the width of a stage."""
         kind = nn.remat(ResidualBlock) if self.remat else ResidualBlock
         width = self.channels * self.multipliers[stage]
         norm = self.norm_groups, self.norm_eps
-        return kind(width, *norm, dropout, self.scale_shift, self.dtype, resample, self.convolution, name=name)
+        return kind(width, *norm, self.dropout, self.scale_shift, self.dtype, resample, self.convolution, name=name)
 
     def attend(self, x: Features, name: str) -> Features:
         """Self-attention with the configured heads."""
@@ -81,13 +81,12 @@ class UNet(nn.Module):
         n: Int[Array, "batch"],
         labels: Float[Array, "batch labels"] | None = None,
         *,
-        train: bool = False,
+        dropout_keys: ImageKeys | None = None,
     ) -> Output:
         """x: [batch, height, width, channels]; n: [batch], 0-based time; labels: zeros, or None, are the null label.
 
-        train=True applies dropout, and needs rngs={"dropout": key}. Returns float32.
+        dropout_keys: those of the images while training; None for no dropout. Returns float32.
         """
-        dropout = self.dropout if train else 0.0
         last_stage = len(self.multipliers) - 1
         embedding = self.embed(n, labels)
         x = self.conv(self.channels, "conv_in")(x.astype(self.dtype))
@@ -95,26 +94,26 @@ class UNet(nn.Module):
         skips = [x]
         for stage in range(last_stage + 1):
             for i in range(self.blocks):
-                x = self.block(stage, f"down_{stage}_block_{i}", dropout)(x, embedding)
+                x = self.block(stage, f"down_{stage}_block_{i}")(x, embedding, dropout_keys)
                 if x.shape[1] in self.attention_resolutions:
                     x = self.attend(x, f"down_{stage}_attention_{i}")
                 skips.append(x)
             if stage < last_stage:
-                x = self.halve(x, embedding, stage, dropout)
+                x = self.halve(x, embedding, stage, dropout_keys)
                 skips.append(x)
 
-        x = self.block(last_stage, "middle_block_0", dropout)(x, embedding)
+        x = self.block(last_stage, "middle_block_0")(x, embedding, dropout_keys)
         x = self.attend(x, "middle_attention")
-        x = self.block(last_stage, "middle_block_1", dropout)(x, embedding)
+        x = self.block(last_stage, "middle_block_1")(x, embedding, dropout_keys)
 
         for stage in reversed(range(last_stage + 1)):
             for i in range(self.blocks + 1):
                 x = jnp.concatenate([x, skips.pop()], axis=-1)
-                x = self.block(stage, f"up_{stage}_block_{i}", dropout)(x, embedding)
+                x = self.block(stage, f"up_{stage}_block_{i}")(x, embedding, dropout_keys)
                 if x.shape[1] in self.attention_resolutions:
                     x = self.attend(x, f"up_{stage}_attention_{i}")
             if stage > 0:
-                x = self.double(x, embedding, stage, dropout)
+                x = self.double(x, embedding, stage, dropout_keys)
 
         x = nn.silu(GroupNorm(self.norm_groups, self.norm_eps, name="norm_out")(x))
         return self.conv(self.out_channels, "conv_out", last=True)(x).astype(jnp.float32)
@@ -132,20 +131,20 @@ class UNet(nn.Module):
         # Without a bias the zero vector, the null label, adds nothing.
         return h + dense(width, self.dtype, "labels", use_bias=False)(labels.astype(self.dtype))
 
-    def halve(self, x: Features, embedding: Array, stage: int, dropout: float) -> Features:
+    def halve(self, x: Features, embedding: Array, stage: int, dropout_keys: ImageKeys | None) -> Features:
         """Goes from a stage to the next, at half the size."""
         name = f"down_{stage}_downsample"
         if self.resampling == "residual":
-            return self.block(stage, name, dropout, resample="down")(x, embedding)
+            return self.block(stage, name, resample="down")(x, embedding, dropout_keys)
         if self.resampling == "pool":
             return downsample(x)
         return halving_conv3x3(x.shape[-1], self.dtype, name, self.downsample_padding)(x)
 
-    def double(self, x: Features, embedding: Array, stage: int, dropout: float) -> Features:
+    def double(self, x: Features, embedding: Array, stage: int, dropout_keys: ImageKeys | None) -> Features:
         """Goes from a stage to the previous one, at twice the size."""
         name = f"up_{stage}_upsample"
         if self.resampling == "residual":
-            return self.block(stage, name, dropout, resample="up")(x, embedding)
+            return self.block(stage, name, resample="up")(x, embedding, dropout_keys)
         return self.conv(x.shape[-1], name)(upsample(x))
 
 

@@ -268,12 +268,13 @@ def _pieces(m: int, max_bytes: int, *arrays: Features) -> tuple[Array, ...]:
     """Each [batch, ...] as [pieces, images, ...], with as many images as fit into `max_bytes` bytes when transformed.
 
     A batch that only divides into pieces of few tiles stays whole: each piece reads the whole transformed kernel.
-    Over several devices the batch is divided already, and stays in one piece: a loop over it would gather it.
+    So does a batch that XLA may have divided among devices, which a loop would gather; under shard_map it is one's own.
     """
     batch, height, width, _ = arrays[0].shape
     tiles = math.prod(_grid(m, height, width))
     one_image = 4 * (m + 2) ** 2 * tiles * max(array.shape[3] for array in arrays)
-    fitting = batch if jax.device_count() > 1 else max(max_bytes // one_image, 1)
+    divided = jax.device_count() > 1 and not jax.sharding.get_abstract_mesh().manual_axes
+    fitting = batch if divided else max(max_bytes // one_image, 1)
     sizes = (n for n in range(1, min(fitting, batch) + 1) if batch % n == 0 and n * tiles >= MIN_TILES)
     images = max(sizes, default=batch)
     return tuple(jnp.asarray(array).reshape(batch // images, images, *array.shape[1:]) for array in arrays)

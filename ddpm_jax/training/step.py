@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from clu.metrics import Average
-from jax.sharding import AbstractMesh, Mesh
+from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 from jaxtyping import Array, Int, PyTree
 
 from ddpm_jax.config.sections import Optimizer
@@ -26,7 +26,7 @@ from ddpm_jax.network.bind import apply_unet, drop_labels, label_vectors
 from ddpm_jax.network.unet import UNet
 from ddpm_jax.runtime.compilation import DETERMINISTIC, jit
 from ddpm_jax.runtime.devices import platform_of, replicated
-from ddpm_jax.shapes import Images, Labels, LabelVectors, OneKey, PerImage, Pixels, Steps
+from ddpm_jax.shapes import ImageKeys, Images, Labels, LabelVectors, OneKey, Output, PerImage, Pixels, Steps
 from ddpm_jax.training.ema import update_ema
 from ddpm_jax.training.optimizer import LearningRate
 from ddpm_jax.training.state import TrainState
@@ -141,7 +141,7 @@ def _microbatch_loss(
     noise = draw_normal(noise_key, x0.shape)
     labels = label_vectors(batch.labels, learner.unet.labels)
     labels = drop_labels(labels, jax.random.bernoulli(label_key, learner.label_dropout, t.shape))
-    loss = _losses(learner, params, x0, labels, t, noise, dropout_key)
+    loss = _losses(learner, params, x0, labels, t, noise, jax.random.split(dropout_key, t.shape[0]))
     return jnp.mean(loss), (loss, t)
 
 
@@ -152,11 +152,34 @@ def _losses(
     labels: LabelVectors,
     t: Steps,
     noise: Images,
-    dropout_key: OneKey | None = None,
+    dropout_keys: ImageKeys | None = None,
 ) -> PerImage:
     x_t = q_sample(learner.schedule, x0, t, noise)
-    output = apply_unet(learner.unet, params, x_t, t, labels, dropout_key=dropout_key)
+    output = _apply_on_each_device(learner, params, x_t, t, labels, dropout_keys)
     return losses(learner.objective, learner.schedule, output, x0, x_t, t, noise)
+
+
+def _apply_on_each_device(
+    learner: Learner,
+    params: PyTree,
+    x_t: Images,
+    t: Steps,
+    labels: LabelVectors,
+    dropout_keys: ImageKeys | None,
+) -> Output:
+    """The network on each device's images, so that its gradients are summed over devices in the parameters' float32.
+
+    Left to XLA, a gradient is summed where a layer computes it, in the layer's dtype (jax issue 27496).
+    """
+
+    def on_device(params: PyTree, x_t: Images, t: Steps, labels: LabelVectors, keys: ImageKeys | None) -> Output:
+        return apply_unet(learner.unet, params, x_t, t, labels, dropout_keys=keys)
+
+    divided = PartitionSpec("data")
+    placed = (PartitionSpec(), divided, divided, divided, divided)
+    # Without check_vma, the transpose of an argument that is the same on all devices is the sum over them.
+    apply = jax.shard_map(on_device, mesh=learner.mesh, in_specs=placed, out_specs=divided, check_vma=False)
+    return apply(params, x_t, t, labels, dropout_keys)
 
 
 def _mean(values: Array, mask: Array | bool = True) -> Average:

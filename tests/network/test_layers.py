@@ -1,10 +1,20 @@
+import itertools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax.network.layers import GroupNorm, ResidualBlock, SelfAttention, downsample, time_embedding, upsample
+from ddpm_jax.network.layers import (
+    GroupNorm,
+    ResidualBlock,
+    SelfAttention,
+    downsample,
+    dropout,
+    time_embedding,
+    upsample,
+)
 
 
 def test_time_embedding_equals_the_reference(reference):
@@ -67,6 +77,25 @@ def test_downsample_undoes_upsample_which_is_nearest_neighbour(draw):
     x = jnp.asarray(draw.normal(size=(2, 3, 4, 5)), jnp.float32)
     np.testing.assert_array_equal(upsample(x), jax.image.resize(x, (2, 6, 8, 5), "nearest"))
     np.testing.assert_allclose(downsample(upsample(x)), x, atol=1e-6)
+
+
+def test_the_mask_of_dropout_depends_on_the_key_of_the_image_and_the_layer_alone(draw):
+    x, keys = jnp.asarray(draw.normal(size=(3, 4, 4, 8)), jnp.float32), jax.random.split(jax.random.key(0), 3)
+    together = dropout(x, 0.5, keys, "a")
+    for i in (2, 0):
+        np.testing.assert_array_equal(dropout(x[i:][:1], 0.5, keys[i:][:1], "a")[0], together[i])
+    masks = [dropout(jnp.ones_like(x), 0.5, keys, layer)[i] > 0.0 for layer in ("a", "b") for i in range(3)]
+    # Two masks agree in a half of their 128 elements, whose standard deviation is 6.
+    assert all(28 < (a == b).sum() < 100 for a, b in itertools.combinations(masks, 2))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("rate", [0.25, 0.9])
+def test_dropout_preserves_the_expectation(rate, dtype):
+    out = dropout(jnp.ones((8, 16, 16, 8), dtype), rate, jax.random.split(jax.random.key(1), 8), "a")
+    assert out.dtype == dtype
+    np.testing.assert_allclose(np.unique(out.astype(jnp.float32)), [0.0, 1.0 / (1.0 - rate)], rtol=4e-3)
+    assert np.mean(out > 0.0) == pytest.approx(1.0 - rate, abs=5 * np.sqrt(rate * (1.0 - rate) / out.size))
 
 
 @pytest.mark.parametrize("resample", ["none", "down", "up"])

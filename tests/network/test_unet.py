@@ -1,4 +1,5 @@
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -149,7 +150,7 @@ def test_dropout_is_applied_only_while_training(draw, inputs):
     x, n = inputs
 
     def train(key):
-        return unet.apply({"params": params}, x, n, train=True, rngs={"dropout": jax.random.key(key)})
+        return unet.apply({"params": params}, x, n, dropout_keys=jax.random.split(jax.random.key(key), 2))
 
     np.testing.assert_array_equal(forward(unet, params, x, n), forward(SMALL, params, x, n))
     assert np.abs(train(0) - train(1)).max() > 1e-3
@@ -165,12 +166,28 @@ def test_bfloat16_is_close_and_returns_float32(draw, inputs):
     np.testing.assert_allclose(close, exact, atol=0.05 * np.abs(exact).max())
 
 
+def test_each_block_has_dropout_of_its_own(monkeypatch, inputs):
+    layers = []
+
+    def recorded(x, rate, keys, layer):
+        layers.append(layer)
+        return x
+
+    monkeypatch.setattr("ddpm_jax.network.layers.dropout", recorded)
+    for remat in (False, True):
+        layers.clear()
+        unet = dataclasses.replace(SMALL, dropout=0.5, resampling="residual", remat=remat)
+        jax.eval_shape(unet.init, jax.random.key(0), *inputs, dropout_keys=jax.random.split(jax.random.key(0), 2))
+        assert len(layers) == len(set(layers)) == 10
+
+
 def test_rematerialisation_changes_neither_values_nor_gradients(draw, inputs):
     params = random_params(SMALL, draw)
+    keys = jax.random.split(jax.random.key(0), 2)
 
-    def loss(unet, params):
-        return (unet.apply({"params": params}, *inputs) ** 2).sum()
+    def loss(remat, params):
+        unet = dataclasses.replace(SMALL, dropout=0.5, remat=remat)
+        return (unet.apply({"params": params}, *inputs, dropout_keys=keys) ** 2).sum()
 
-    plain = jax.jit(jax.value_and_grad(lambda p: loss(SMALL, p)))(params)
-    remat = jax.jit(jax.value_and_grad(lambda p: loss(dataclasses.replace(SMALL, remat=True), p)))(params)
+    plain, remat = (jax.jit(jax.value_and_grad(partial(loss, remat)))(params) for remat in (False, True))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), plain, remat)

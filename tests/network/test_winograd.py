@@ -1,5 +1,7 @@
 """Winograd's convolution equals a direct one in float64 within rounding, in values and in derivatives."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import PartitionSpec
 
 from ddpm_jax.network import winograd
 from ddpm_jax.network.layers import conv3x3
@@ -19,6 +22,7 @@ from ddpm_jax.network.winograd import (
     transforms,
     winograd_conv,
 )
+from ddpm_jax.runtime.devices import data_mesh
 
 RMS_ERROR = {2: 1e-6, 4: 3e-6}
 """Bound of the rounding error of float32, relative to the RMS of the exact result."""
@@ -95,6 +99,16 @@ def test_pieces_divide_the_batch_and_have_enough_tiles(batch, side, pieces):
     (found,) = winograd._pieces(4, 4 * 2 * 3 * 36 * (side // 4) ** 2, x)  # Two images at most.
     np.testing.assert_array_equal(found.reshape(x.shape), x)
     assert len(found) == pieces
+
+
+def test_over_several_devices_only_a_share_of_the_batch_is_in_pieces(monkeypatch):
+    monkeypatch.setattr(winograd, "CACHED_BYTES", 1)
+    monkeypatch.setattr(jax, "device_count", lambda: 4)
+    convolve, (x, kernel) = partial(winograd_conv, 4), arrays(0, (3, 24, 24, 3), (3, 3, 3, 5))
+    placed = (PartitionSpec("data"), PartitionSpec())
+    of_share = jax.shard_map(convolve, mesh=data_mesh(), in_specs=placed, out_specs=placed[0], check_vma=False)
+    for function, in_pieces in ((convolve, False), (of_share, True)):
+        assert ("while" in jax.jit(function).lower(x, kernel).as_text()) is in_pieces
 
 
 def test_only_a_forward_pass_is_in_pieces_that_fit_the_cache(monkeypatch):
