@@ -81,14 +81,14 @@ def package_log(caplog):
 
 
 @pytest.fixture(scope="session")
-def emulator(tmp_path_factory):
+def emulator():
     """Google Cloud Storage on this machine, with a bucket named "bucket"."""
     from tests.gcs_emulator import Emulator
 
-    started = Emulator(tmp_path_factory.mktemp("gcs"))
+    started = Emulator()
     started.start()
     yield started
-    started.kill()
+    started.end()
 
 
 @pytest.fixture

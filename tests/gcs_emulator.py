@@ -1,23 +1,26 @@
-"""Google Cloud Storage on this machine: `python -m tests.gcs_emulator PORT FOLDER` serves the bucket "bucket".
+"""Google Cloud Storage on this machine: `python -m tests.gcs_emulator PORT` serves the bucket "bucket".
 
 gcp-storage-emulator, and what it lacks for TensorStore: generations of objects as headers, and conditional requests.
 Nobody may use the bucket "private".
 """
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any
 
 from gcp_storage_emulator import server
 from gcp_storage_emulator.exceptions import NotFound
-from gcp_storage_emulator.handlers import objects
+from gcp_storage_emulator.handlers import buckets, objects
+from gcp_storage_emulator.storage import Storage
 
+SIGNALS = {signal.SIGUSR1, signal.SIGUSR2}
 Handler = Callable[[Any, Any, Any], None]
 
 
@@ -50,45 +53,65 @@ def generation(storage: Any, bucket: str, name: str | None) -> str:
         return "0"
 
 
-def serve(port: int, folder: str) -> None:
-    """Serves until the process is ended; folder: that of the objects."""
+def serve(port: int) -> None:
+    """Serves until the process is ended; from SIGUSR1 to SIGUSR2 it cannot be reached."""
     handlers = (objects.get, objects.download, objects.insert, objects.ls)
     wrapped = {handler: conditional(handler) for handler in handlers}
     server.HANDLERS = tuple(
         (path, {method: wrapped.get(handler, handler) for method, handler in methods.items()})
         for path, methods in server.HANDLERS
     )
-    server.create_server("127.0.0.1", port, data_dir=folder, default_bucket="bucket").run()
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    storage = Storage(use_memory_fs=True)
+    buckets.create_bucket("bucket", storage)
+    while True:
+        api = server.APIThread("127.0.0.1", port, storage)
+        api.start()
+        signal.sigwait({signal.SIGUSR1})
+        api.join()
+        signal.sigwait({signal.SIGUSR2})
 
 
 class Emulator:
     """The emulator in a process of its own, for this process and those that it starts."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self._port = free.getsockname()[1]
-        self._folder = folder
         url = f"http://127.0.0.1:{self._port}"
-        os.environ |= {"STORAGE_EMULATOR_HOST": url, "TENSORSTORE_GCS_HTTP_URL": url}
+        names = ("STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL", "CLOUD_STORAGE_EMULATOR_ENDPOINT")
+        os.environ |= dict.fromkeys(names, url)
         os.environ |= {"NO_GCE_CHECK": "true", "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}  # They ask other hosts.
 
     def start(self) -> None:
-        """Starts it, with the objects that the folder holds."""
-        command = [sys.executable, "-m", "tests.gcs_emulator", str(self._port), str(self._folder)]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while True:
-            with socket.socket() as attempt:
-                if not attempt.connect_ex(("127.0.0.1", self._port)):
-                    return
-            assert self.process.poll() is None
-            time.sleep(0.05)
+        """Starts it."""
+        command = [sys.executable, "-m", "tests.gcs_emulator", str(self._port)]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._wait_until(True)
 
-    def kill(self) -> None:
-        """Ends it without warning."""
-        self.process.kill()
-        self.process.wait()
+    def end(self) -> None:
+        """Ends it."""
+        self._process.kill()
+        self._process.wait()
+
+    @contextmanager
+    def unreachable(self) -> Iterator[None]:
+        """Nothing answers while the block runs."""
+        self._process.send_signal(signal.SIGUSR1)
+        self._wait_until(False)
+        yield
+        self._process.send_signal(signal.SIGUSR2)
+        self._wait_until(True)
+
+    def _wait_until(self, reachable: bool) -> None:
+        while self._process.poll() is None:
+            with socket.socket() as attempt:
+                if (attempt.connect_ex(("127.0.0.1", self._port)) == 0) == reachable:
+                    return
+            time.sleep(0.02)
+        raise RuntimeError("The emulator ended.")
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]), sys.argv[2])
+    serve(int(sys.argv[1]))

@@ -1,12 +1,10 @@
 """A run that is killed and restarted ends like an undisturbed one, to the last bit."""
 
 import signal
-import time
 from pathlib import Path
 
 import pytest
 
-from ddpm_jax import load_run
 from tests.end_to_end.commands import RECIPE, assert_same_bits, final_state, finish, kill_at, reported, start
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("resume")]  # They share a run.
@@ -43,32 +41,6 @@ def test_a_run_stopped_by_sigterm_and_resumed_reports_the_same_as_an_undisturbed
     assert code == 0, printed
     assert_same_bits(final_state(tmp_path / "run"), final_state(undisturbed))
     assert reported(tmp_path / "run") == reported(undisturbed)
-
-
-def test_a_run_at_a_url_resumes_on_another_machine(undisturbed, tmp_path, monkeypatch):
-    """A file system stands in for a bucket."""
-    remote, url = tmp_path / "store/runs/x", f"--workdir=file://{tmp_path}/store/runs/x"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a"))
-    process = start(RECIPE, url, *LENGTH)
-    while not any((tmp_path / "a/ddpm_jax/copies").glob(f"*/{remote.relative_to('/')}/checkpoints/20/SHA256SUMS")):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    code, printed = finish(process)
-    assert code == 143, printed
-    reached = max(int(path.name) for path in (remote / "checkpoints").iterdir())
-    assert 20 <= reached < 60 and not (remote / ".train.lock").exists()
-    assert "Stopped by SIGTERM" in (remote / "train.log").read_text()
-
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "b"))
-    code, printed = finish(start(RECIPE, url, *LENGTH))
-    assert code == 0 and f"Resuming from step {reached}" in printed and "/copies/" not in printed, printed
-    assert_same_bits(final_state(remote), final_state(undisturbed))
-    assert reported(remote) == reported(undisturbed)
-    code, printed = finish(start("--mode=sample", url, "--config.sample.count=4", "--config.sample.steps=5"))
-    assert code == 0 and len(list((remote / "samples").glob("*/images/*.png"))) == 4, printed
-    assert load_run(url.partition("=")[2]).step == 60
-    assert not list((tmp_path / "b/ddpm_jax/copies").iterdir())
 
 
 def test_a_finished_run_stays_the_same_until_train_steps_is_raised(undisturbed):

@@ -32,6 +32,7 @@ from ddpm_jax.data.sources.example import Features, read_example
 from ddpm_jax.data.sources.splits import SPLITS, choose_split
 from ddpm_jax.errors import UserError, abbreviated
 from ddpm_jax.runtime.progress import progress
+from ddpm_jax.runtime.urls import as_url, is_url
 
 IMAGE_KEYS = ("image", "image/encoded", "jpg", "jpeg", "png", "webp")
 ATTRIBUTE = "attributes/"
@@ -84,7 +85,7 @@ def open_array_record(data: Data) -> Collection:
     """The images of a folder of shards, or of one of its splits, in the order of the records."""
     if not data.path:
         raise UserError("data.path is not set; give a folder of *.array_record* files.")
-    folder = epath.Path(data.path).expanduser()
+    folder = as_url(data.path) if is_url(data.path) else epath.Path(data.path).expanduser()
     origin = f"data.path={folder}"
     splits, lengths = _splits(folder, origin)
     split = choose_split(data.split, sorted(splits) if "" not in splits else (), origin)
@@ -122,8 +123,8 @@ def _splits(folder: epath.Path, origin: str) -> tuple[dict[str, tuple[str, ...]]
     """The shards of each split, or all under "", and the length of each shard, if dataset_info.json lists them."""
     try:
         found = sorted(str(path) for path in folder.glob("*.array_record*"))
-    except (OSError, ImportError) as error:
-        raise UserError(f"{origin} cannot be listed ({error}); for gs:// install gcsfs.") from error
+    except OSError as error:
+        raise UserError(f"{origin} cannot be listed ({error}).") from error
     if not found:
         raise UserError(f"{origin} contains no *.array_record* files.")
     numbered = [match.groups() for path in found if (match := re.search(r"([^/]*)-\d+-of-(\d+)$", path))]

@@ -52,6 +52,21 @@ def test_splits_labels_and_pixels_equal_the_records(mnist, tmp_path):
         open_array_record(options(tmp_path, path=str(folder), split="valid"))
 
 
+def test_shards_in_a_bucket_are_read_as_those_in_a_folder(mnist, tmp_path, bucket):
+    folder, _ = mnist
+    for path in folder.iterdir():
+        (bucket / path.name).write_bytes(path.read_bytes())
+    local, remote = (open_array_record(options(tmp_path, path=str(path))) for path in (folder, bucket))
+    assert [remote.read(row) for row in range(11)] == [local.read(row) for row in range(11)]
+    assert remote.fingerprint(7) == local.fingerprint(7) and len(remote.names) == 11
+    np.testing.assert_array_equal(remote.scan().classes, local.scan().classes)
+    (bucket / "mnist-train.array_record-00001-of-00002").unlink()
+    with pytest.raises(UserError, match="contains 1 of the 2 shards"):
+        open_array_record(options(tmp_path, path=str(bucket)))
+    with pytest.raises(UserError, match="there is no bucket missing"):
+        open_array_record(options(tmp_path, path="gs://missing/mnist"))
+
+
 def test_class_names_are_read_from_the_list_beside_the_shards(mnist, tmp_path):
     folder, _ = mnist
     (folder / "label.labels.txt").write_text("zero\none\nmany\n")
