@@ -295,8 +295,8 @@ class Sample:
     checkpoint: Natural | None = field(None, "Step of the checkpoint; None for the newest.")
     out: str | None = field(
         None,
-        "Folder for the results of --mode=sample and --mode=evaluate, for one run only; None for the workdir. Needed "
-        "where the workdir is read-only; refused by --mode=train.",
+        "Folder or URL for the results of --mode=sample and --mode=evaluate, for one run only; None for the workdir. "
+        "Needed where the workdir is read-only; refused by --mode=train.",
     )
     task: Literal["generate", "compare", "reconstruct", "interpolate", "inpaint", "vary"] = field(
         "generate", "New images, a comparison of samplers from the same noise, or edits of images (`commands/edit.py`)."

@@ -55,7 +55,8 @@ def unfinished_folder(target: AnyPath, *, wait: bool = False) -> Iterator[Path]:
             held.enter_context(exclusive_lock(target.with_name(f".{target.name}.lock"), refusal))
             _refuse_files_of_the_user(target)
         unfinished = target.with_name(f".{target.name}.unfinished")
-        yield held.enter_context(local_folder(unfinished, "*", every=None)).path
+        fetch = "*" if jax.process_index() == 0 else None
+        yield held.enter_context(local_folder(unfinished, fetch, every=None)).path
 
 
 def _refuse_files_of_the_user(target: AnyPath) -> None:

@@ -31,14 +31,14 @@ UPLOAD_EVERY_S = 30.0
 """Seconds between two uploads of files that grow."""
 SCHEMES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}
 """The stores that epath knows, and the package that each needs."""
-LIBRARIES = {"gcsfs", "s3fs", "adlfs", "aiohttp", "google", "botocore", "aiobotocore", "azure"}
-"""Packages whose exceptions come from a store."""
-DENIED = re.compile(r"Forbidden|AccessDenied|[Pp]ermission|[Cc]redentials|UNAUTHENTICATED|Anonymous|\b40[13]\b")
+LIBRARIES = re.compile(r"(gcsfs|s3fs|adlfs|aiohttp|botocore|aiobotocore|azure|google\.(auth|api_core|cloud))\b")
+"""Modules whose exceptions come from a store."""
+DENIED = re.compile(r"Forbidden|AccessDenied|[Cc]redentials|PERMISSION_DENIED|UNAUTHENTICATED|Anonymous")
 """Words in the answer of a store to those who may not use it."""
 STATUSES = re.compile(
-    r"\b(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|INTERNAL|UNKNOWN|PERMISSION_DENIED|UNAUTHENTICATED|NOT_FOUND): "
+    r"\b(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|INTERNAL|PERMISSION_DENIED|UNAUTHENTICATED): .*gs://", re.S
 )
-"""Words by which TensorStore reports errors of a store, as ValueError."""
+"""How TensorStore reports errors of a store, as ValueError."""
 
 AnyPath = Path | epath.Path
 """A path on this machine (Path), or a URL (epath.Path)."""
@@ -118,14 +118,14 @@ def store_errors(url: object) -> Iterator[None]:
 
 def as_store_error(error: Exception, url: object = "The bucket") -> UserError | OSError | None:
     """An error of a store in one line; None for other errors, and for those of files that are missing."""
-    from_library = type(error).__module__.partition(".")[0] in LIBRARIES
+    from_library = LIBRARIES.match(type(error).__module__) is not None
     from_tensorstore = isinstance(error, ValueError) and STATUSES.search(str(error)) is not None
-    # Libraries also raise the system's errors; other OSErrors are those of disks.
+    # s3fs raises the system's class; errors of disks have a number.
     denied = isinstance(error, PermissionError) and error.errno is None
     if not (from_library or from_tensorstore or denied) or isinstance(error, FileNotFoundError):
         return None
     reason = " ".join(str(error).split())[:300] or type(error).__name__
-    if denied or DENIED.search(reason):
+    if denied or getattr(error, "code", None) in (401, 403) or DENIED.search(reason):
         return UserError(f"{url}: {reason}; see that you are logged in and may read and write there (docs/cloud.md).")
     return OSError(errno.EIO, reason, str(url))
 
@@ -200,12 +200,14 @@ class LocalFolder:
         self._sent: dict[str, tuple[int, int]] = {}
         self._uploading = threading.Lock()
 
-    def fetch(self, pattern: str) -> None:
-        """Downloads the files that match a pattern."""
-        if self._target is not None:
-            names = [name for name in files_below(self._target) if Path(name).match(pattern)]
+    def fetch(self, name: str) -> None:
+        """Downloads a file if it exists, or all files ("*")."""
+        if self._target is None:
+            return
+        with store_errors(self._target):
+            names = files_below(self._target) if name == "*" else [name] if (self._target / name).exists() else []
             download(names, self._target, self.path)
-            self._sent = self._stamps()
+        self._sent = self._stamps()
 
     def upload(self) -> None:
         """Uploads files that changed since the last call, and deletes those that were removed here."""
@@ -249,7 +251,7 @@ def local_folder(
     """The target itself or, for a URL, a folder on this machine that is uploaded there.
 
     Files that changed are uploaded every so many seconds (None: not meanwhile) and when the block ends, however it
-    ends. fetch: a pattern of files that are downloaded first.
+    ends. fetch: the name of a file to download first, if it exists, or "*" for all.
     Raises OSError if the last upload fails; then the folder stays, and the message names it.
     """
     if isinstance(target, Path):
@@ -258,8 +260,7 @@ def local_folder(
     folder = LocalFolder(Path(mkdtemp(prefix="ddpm_jax-")) / target.name, target)
     folder.path.mkdir()
     if fetch is not None:
-        with store_errors(target):
-            folder.fetch(fetch)
+        folder.fetch(fetch)
     ended = threading.Event()
     thread = threading.Thread(target=folder.upload_now_and_then, args=(ended, every), name="upload", daemon=True)
     thread.start()

@@ -55,7 +55,7 @@ def test_a_local_folder_is_the_target_itself_on_this_machine(tmp_path):
 def test_files_that_grow_are_uploaded_meanwhile_and_at_the_end(bucket):
     (bucket / "train.log").write_text("before\n")
     (bucket / "other").write_text("kept")
-    with pytest.raises(ZeroDivisionError), local_folder(bucket, "*.log", every=0.02) as folder:
+    with pytest.raises(ZeroDivisionError), local_folder(bucket, "train.log", every=0.02) as folder:
         assert folder.path.name == bucket.name
         with (folder.path / "train.log").open("a") as log:
             log.write("during\n")
@@ -165,7 +165,12 @@ def test_errors_of_stores_are_told_from_others():
     lost = as_store_error(HttpError("503:\nbackend error"), "gs://b/x")
     assert isinstance(lost, OSError) and (lost.errno, lost.strerror) == (errno.EIO, "503: backend error")
     assert isinstance(as_store_error(HttpError("Forbidden: storage.objects.create")), UserError)
+    down = HttpError("Server error at b/bucket/o/checkpoints/403")
+    assert isinstance(as_store_error(down), OSError)
+    down.code = 403
+    assert isinstance(as_store_error(down), UserError)
     assert isinstance(as_store_error(ValueError("UNAVAILABLE: Error writing gs://b/x")), OSError)
+    assert as_store_error(ValueError("UNAVAILABLE: Error writing /b/x")) is None
     for other in (ValueError("shapes differ"), FileNotFoundError("x"), OSError(errno.ENOSPC, "full", "/here")):
         assert as_store_error(other) is None
 
