@@ -3,14 +3,15 @@
 #
 #     scripts/cloud/tpu_vm.sh create NAME ZONE v5litepod-16 v2-alpha-tpuv5-lite [--spot]
 #     scripts/cloud/tpu_vm.sh setup  NAME ZONE                          copies the newest commit to every host and installs it
-#     scripts/cloud/tpu_vm.sh run    NAME ZONE --config=configs/celeba64.py --workdir=/mnt/shared/runs/x
+#     scripts/cloud/tpu_vm.sh each   NAME ZONE gcloud storage cp -r gs://BUCKET/celeba .       runs a command on every host
+#     scripts/cloud/tpu_vm.sh run    NAME ZONE --config=configs/celeba64.py --workdir=gs://BUCKET/runs/x
 #     scripts/cloud/tpu_vm.sh log    NAME ZONE                          follows the log of the first host
 #     scripts/cloud/tpu_vm.sh stop   NAME ZONE                          saves and stops the run
 #     scripts/cloud/tpu_vm.sh delete NAME ZONE
 #
 # `run` starts the command on every host, and restarts it there until it finishes, is stopped, diverges, or reports a mistake
 # to fix. If the TPU VM itself was preempted, create it again, set it up and run the same command. The last argument of
-# `create` is the software version that Google lists for the accelerator type. All hosts must see the workdir (docs/cloud.md).
+# `create` is the software version that Google lists for the accelerator type. All hosts must see the workdir, such as a bucket (docs/cloud.md).
 set -euo pipefail
 
 usage() {
@@ -34,7 +35,11 @@ case $action in
         archive=$(mktemp -d)/ddpm_jax.tgz
         git -C "$here" archive --format=tar.gz --output="$archive" HEAD
         "${tpu[@]}" scp "$archive" "$name:ddpm_jax.tgz" --zone="$zone" --worker=all
-        on_all 'mkdir -p ddpm_jax && tar xzf ddpm_jax.tgz -C ddpm_jax && ddpm_jax/scripts/setup && ddpm_jax/.venv/bin/pip install "jax[tpu]"'
+        on_all 'mkdir -p ddpm_jax && tar xzf ddpm_jax.tgz -C ddpm_jax && ddpm_jax/scripts/setup && ddpm_jax/.venv/bin/pip install "jax[tpu]" -r ddpm_jax/requirements-cloud.txt'
+        ;;
+    each)
+        [ $# -ge 1 ] || usage
+        on_all "cd ddpm_jax &&$(printf ' %q' "$@")"
         ;;
     run)
         [ $# -ge 1 ] || usage
