@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
+from http.server import HTTPServer
 from typing import Any
 
 from gcp_storage_emulator import server
@@ -61,6 +62,7 @@ def serve(port: int) -> None:
         (path, {method: wrapped.get(handler, handler) for method, handler in methods.items()})
         for path, methods in server.HANDLERS
     )
+    HTTPServer.request_queue_size = 512  # Connections beyond it would wait for seconds.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     storage = Storage(use_memory_fs=True)
     buckets.create_bucket("bucket", storage)

@@ -95,10 +95,19 @@ def newest_job(path: AnyPath) -> Iterator[Callable[[], None]]:
 
     try:
         yield confirm
-    finally:
-        with suppress(OSError):  # An error of the block matters more than a store that cannot be reached.
-            if _read_record(path).get("token") == token:
-                path.unlink(missing_ok=True)
+    except OSError:  # Of a store that cannot be reached, most likely, which to ask again would take half a minute.
+        raise
+    except BaseException:
+        _remove_own(path, token)
+        raise
+    _remove_own(path, token)
+
+
+def _remove_own(path: AnyPath, token: str) -> None:
+    """Removes the record of this job."""
+    with suppress(OSError):  # An error of the block matters more.
+        if _read_record(path).get("token") == token:
+            path.unlink(missing_ok=True)
 
 
 def _acquire(path: Path) -> BaseFileLock | None:
@@ -162,10 +171,11 @@ def _this_process() -> dict[str, object]:
 
 
 def _read_record(record: AnyPath) -> dict[str, object]:
-    """The holder of a lock; empty if there is no readable record."""
+    """The holder of a lock; empty if there is no readable record. Raises OSError if a store cannot be reached."""
+    unreadable = OSError if isinstance(record, Path) else FileNotFoundError
     try:
         holder = json.loads(record.read_bytes())
-    except (OSError, ValueError, RecursionError):
+    except (unreadable, ValueError, RecursionError):
         return {}
     return holder if isinstance(holder, dict) else {}
 

@@ -272,6 +272,8 @@ def local_folder(
             ended.set()
             thread.join()
             try:
+                if isinstance(raised, OSError) and raised.errno == errno.EIO:
+                    raise raised  # The store, most likely, which to ask again would take half a minute.
                 folder.upload()
                 shutil.rmtree(folder.path.parent, ignore_errors=True)
             except (OSError, UserError) as error:
