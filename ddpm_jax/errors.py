@@ -50,7 +50,7 @@ def shell_command(*words: object) -> str:
 
 
 def copy_command(source: PurePath, target: PurePath) -> str:
-    """The command that copies a file, or at a URL the words for it, for messages."""
+    """The command that copies a file, or a sentence for a URL, for messages."""
     return shell_command("cp", source, target) if isinstance(source, Path) else f"copy {source} to {target}"
 
 

@@ -31,7 +31,7 @@ from ddpm_jax.interop.safetensors_file import PRETRAINED, find_file, read_file
 from ddpm_jax.network.bind import bind
 from ddpm_jax.runtime.compilation import jit
 from ddpm_jax.runtime.devices import data_mesh, replicated
-from ddpm_jax.runtime.urls import as_path, store_errors
+from ddpm_jax.runtime.urls import as_path, check_folder, store_errors
 from ddpm_jax.sampling.noise import draw_noise, image_keys
 from ddpm_jax.shapes import Images, Labels, Pixels, Steps
 from ddpm_jax.workdir import images_trained_on, read_config
@@ -48,6 +48,7 @@ def load_run(workdir: str | Path, *, step: int | None = None, ema: bool = True) 
     number = None if step is None else operator.index(step)
     folder = as_path(str(workdir), "workdir")
     with store_errors(folder):
+        check_folder(folder)
         config = read_config(folder)
         chosen = dataclasses.replace(config.sample, ema=ema, checkpoint=number)
         config = checked(dataclasses.replace(config, sample=chosen))

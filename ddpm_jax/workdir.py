@@ -1,7 +1,7 @@
 """The files of a run, and the rule that one workdir holds one run.
 
 <workdir>/config.json  data.json  labels.json  progress.json  train.log  checkpoints/<step>/  samples/<name>/
-          wandb.json (only if log.wandb is set)  TensorBoard event files
+          wandb.json (only if log.wandb is set)  TensorBoard event files  .train.* (while a job trains: locks.py)
 
 A workdir is a folder, or a URL (runtime/urls.py).
 """
@@ -207,11 +207,15 @@ def read_progress(workdir: AnyPath, step: int) -> Progress:
         return Progress(step, {})
 
 
-def write_progress(workdir: AnyPath, progress: Progress) -> None:
-    """Saves the progress for a later start; only the first process writes. Raises UserError if the workdir is gone."""
+def write_progress(workdir: AnyPath, progress: Progress, confirm: Callable[[], None] = lambda: None) -> None:
+    """Saves the progress for a later start; only the first process writes.
+
+    confirm: as `acquired` yields it. Raises UserError if the workdir is gone, or another job has begun.
+    """
     if not (workdir / "config.json").exists():
         raise UserError(f"{workdir} was moved or removed during training; restore it, and start again.")
     if jax.process_index() == 0:
+        confirm()
         _write(workdir / "progress.json", progress._asdict())
 
 

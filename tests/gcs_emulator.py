@@ -1,7 +1,7 @@
 """Google Cloud Storage on this machine: `python -m tests.gcs_emulator PORT` serves the bucket "bucket".
 
-gcp-storage-emulator, and what it lacks for TensorStore: generations of objects as headers, and conditional requests.
-Nobody may use the bucket "private".
+gcp-storage-emulator, and what it lacks: generations of objects as headers, conditional requests and renaming.
+Nobody may use the buckets "private" (403) and "anonymous" (401).
 """
 
 import os
@@ -21,6 +21,7 @@ from gcp_storage_emulator.exceptions import NotFound
 from gcp_storage_emulator.handlers import buckets, objects
 from gcp_storage_emulator.storage import Storage
 
+DENIED = {"private": HTTPStatus.FORBIDDEN, "anonymous": HTTPStatus.UNAUTHORIZED}
 SIGNALS = {signal.SIGUSR1, signal.SIGUSR2}
 Handler = Callable[[Any, Any, Any], None]
 
@@ -32,9 +33,11 @@ def conditional(handler: Handler) -> Handler:
         query = {name: values[0] for name, values in request.query.items()}
         bucket, name = request.params["bucket_name"], request.params.get("object_id", query.get("name"))
         now = generation(storage, bucket, name)
-        if bucket == "private":
-            response.status = HTTPStatus.UNAUTHORIZED
-            response.json({"error": {"code": 401, "message": "Anonymous caller does not have access to the bucket."}})
+        if status := DENIED.get(bucket):
+            response.status = status
+            response.json(
+                {"error": {"code": status, "message": "Anonymous caller does not have access to the bucket."}}
+            )
         elif query.get("ifGenerationMatch", now) != now:
             response.status = HTTPStatus.PRECONDITION_FAILED
         elif query.get("ifGenerationNotMatch") == now:
@@ -54,11 +57,25 @@ def generation(storage: Any, bucket: str, name: str | None) -> str:
         return "0"
 
 
+def move(request: Any, response: Any, storage: Any) -> None:
+    """Renames an object."""
+    bucket, name, new = (request.params[key] for key in ("bucket_name", "object_id", "new_id"))
+    try:
+        storage.create_file(
+            bucket, new, storage.get_file(bucket, name), {**storage.get_file_obj(bucket, name), "name": new}
+        )
+        storage.delete_file(bucket, name)
+        response.json(storage.get_file_obj(bucket, new))
+    except NotFound:
+        response.status = HTTPStatus.NOT_FOUND
+
+
 def serve(port: int) -> None:
     """Serves until the process is ended; from SIGUSR1 to SIGUSR2 it cannot be reached."""
     handlers = (objects.get, objects.download, objects.insert, objects.ls)
     wrapped = {handler: conditional(handler) for handler in handlers}
-    server.HANDLERS = tuple(
+    rename = (r"^/storage/v1/b/(?P<bucket_name>[-.\w]+)/o/(?P<object_id>.+)/moveTo/o/(?P<new_id>.+)$", {"POST": move})
+    server.HANDLERS = (rename,) + tuple(
         (path, {method: wrapped.get(handler, handler) for method, handler in methods.items()})
         for path, methods in server.HANDLERS
     )

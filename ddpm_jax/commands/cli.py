@@ -39,7 +39,7 @@ from ddpm_jax.runtime.devices import is_distributed, join_cluster, wait_for_all
 from ddpm_jax.runtime.exit_codes import exit_code, exit_without_barrier, explanation
 from ddpm_jax.runtime.files import user_cache
 from ddpm_jax.runtime.log import quieten_log, start_log
-from ddpm_jax.runtime.urls import AnyPath, as_path, is_url, local_folder, store_errors
+from ddpm_jax.runtime.urls import AnyPath, as_path, check_folder, is_url, local_folder, store_errors
 from ddpm_jax.workdir import read_config
 
 COMMANDS = {"train": train, "sample": sample, "evaluate": evaluate}
@@ -108,7 +108,9 @@ def main_without_exit(argv: list[str]) -> int:
     flags = parse_flags(argv)
     _check_workdir(flags)
     workdir = as_path(flags.workdir, "--workdir") if flags.workdir else None
-    with store_errors(workdir):
+    with store_errors("A bucket" if workdir is None or isinstance(workdir, Path) else workdir):
+        if workdir is not None:
+            check_folder(workdir)
         return run_mode(flags, workdir)
 
 

@@ -47,7 +47,7 @@ from ddpm_jax.generation.requests import sample_name, sampler_fields, with_sampl
 from ddpm_jax.reporting.images import Picture, captioned_rows, grey_levels_apart, grid, save_gif, save_png
 from ddpm_jax.runtime.devices import data_mesh
 from ddpm_jax.runtime.files import staged
-from ddpm_jax.runtime.urls import AnyPath
+from ddpm_jax.runtime.urls import AnyPath, local_file
 from ddpm_jax.sampling.ddim import ddim
 from ddpm_jax.sampling.editing import PixelMask, invert, noised, slerp
 from ddpm_jax.sampling.noise import draw_noise, image_keys
@@ -231,7 +231,7 @@ def read_images(config: Config) -> Pixels:
         )
     files: list[Path] = []
     for name in split_names(config.sample.images, "sample.images", _exists):
-        path = Path(name).expanduser()
+        path = local_file(name, "sample.images")
         files += _images_in(path) if path.is_dir() else [path]
     if not files:
         raise UserError(f"sample.images={config.sample.images!r} holds no image; expected PNG, JPEG or similar files.")
@@ -251,7 +251,7 @@ def read_mask(config: Config) -> PixelMask:
     if not config.sample.mask:
         raise UserError("sample.task='inpaint' needs sample.mask, an image that is white where pixels are to change.")
     decoding = dataclasses.replace(decoding_of(config.data), channels=1, resize="box")  # Cropped like its image.
-    mask = _read(Path(config.sample.mask).expanduser(), decoding, "sample.mask")
+    mask = _read(local_file(config.sample.mask, "sample.mask"), decoding, "sample.mask")
     mask = (mask > 127).astype(np.float32)
     if mask.min() == mask.max():
         colour = "white" if mask.max() else "black"

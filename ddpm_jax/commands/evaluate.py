@@ -11,7 +11,8 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,7 +53,8 @@ from ddpm_jax.generation.output import checksum, sample_to_disk, unfinished_fold
 from ddpm_jax.generation.requests import image_fields, only_images, sample_name, with_sampler
 from ddpm_jax.runtime.devices import agreed_by_all, data_mesh, wait_for_all
 from ddpm_jax.runtime.files import sha256
-from ddpm_jax.runtime.urls import AnyPath
+from ddpm_jax.runtime.locks import newest_job
+from ddpm_jax.runtime.urls import AnyPath, local_file
 from ddpm_jax.shapes import ImageKeys, Labels, Pixels
 from ddpm_jax.training.checkpoint import checkpoint_steps
 from ddpm_jax.workdir import checkpoint_folder, no_checkpoint
@@ -78,19 +80,20 @@ def evaluate(config: Config, workdir: AnyPath) -> AnyPath:
         raise UserError(f"{folder} is a file; expected a folder for results. Move it away.") from error
     found: list[tuple[int, str]] = []
     setup = open_setup(config, dataset, settings.count)
-    for step in steps:
-        at_step = dataclasses.replace(config, sample=dataclasses.replace(config.sample, checkpoint=step))
-        try:
-            params, _ = load_params(at_step, workdir, data_mesh())
-        except UserError as error:
-            if not settings.every_checkpoint or jax.process_count() > 1:  # Other processes may have read it.
-                raise
-            logger.warning("Step %d is skipped: %s", step, error)
-            continue
-        for one in each:
-            found.append((step, evaluate_sampler(one, workdir, step, params, dataset, setup)))
-        if dataset is not None and len(rows):
-            found.append((step, evaluate_bound(config, workdir, step, params, dataset, rows)))
+    with only_evaluation(folder) as confirm:
+        for step in steps:
+            at_step = dataclasses.replace(config, sample=dataclasses.replace(config.sample, checkpoint=step))
+            try:
+                params, _ = load_params(at_step, workdir, data_mesh())
+            except UserError as error:
+                if not settings.every_checkpoint or jax.process_count() > 1:  # Other processes may have read it.
+                    raise
+                logger.warning("Step %d is skipped: %s", step, error)
+                continue
+            for one in each:
+                found.append((step, evaluate_sampler(one, workdir, step, params, dataset, setup, confirm)))
+            if dataset is not None and len(rows):
+                found.append((step, evaluate_bound(config, workdir, step, params, dataset, rows, confirm)))
     if not found:
         raise UserError(f"No checkpoint of {workdir} can be measured; the warnings above name the reasons.")
     if jax.process_index() == 0:
@@ -100,6 +103,19 @@ def evaluate(config: Config, workdir: AnyPath) -> AnyPath:
         logger.debug("\n%s", text)  # For the log file.
         logger.info("Wrote %s", folder)
     return folder
+
+
+@contextmanager
+def only_evaluation(folder: AnyPath) -> Iterator[Callable[[], None]]:
+    """At a URL, which has no locks for the results there, makes this the job that evaluates.
+
+    Yields a function to call before each result is written, as `newest_job` does.
+    """
+    if isinstance(folder, Path) or jax.process_index() > 0:
+        yield lambda: None
+        return
+    with newest_job(folder / ".evaluate.holder.json") as confirm:
+        yield confirm
 
 
 def open_needed_dataset(config: Config) -> Dataset | None:
@@ -153,7 +169,9 @@ def open_setup(config: Config, dataset: Dataset | None, count: int) -> Evaluatio
     if jax.process_index():
         return None
     settings = config.evaluate
-    extractor = open_extractor(settings.features, Path(settings.weights).expanduser() if settings.weights else None)
+    extractor = open_extractor(
+        settings.features, local_file(settings.weights, "evaluate.weights") if settings.weights else None
+    )
     reference, identity = reference_statistics(config, extractor, dataset)
     dimensions, found = extractor.dimensions or math.prod(config.image_shape), len(reference.moments.mean)
     if (reference.extractor, found) != (extractor.name, dimensions):
@@ -170,7 +188,7 @@ def reference_statistics(config: Config, extractor: Extractor, dataset: Dataset 
     """The statistics of evaluate.reference, or those of the run's split, which are cached; and their identity."""
     settings = config.evaluate
     if settings.reference is not None:
-        path = Path(settings.reference).expanduser()
+        path = local_file(settings.reference, "evaluate.reference")
         return load_statistics(path, extractor.name), sha256(path)
     assert dataset is not None
     real = dataset.images
@@ -202,9 +220,18 @@ def labels_to_sample(config: Config, workdir: AnyPath, dataset: Dataset | None) 
 
 
 def evaluate_sampler(
-    config: Config, workdir: AnyPath, step: int, params: PyTree, dataset: Dataset | None, setup: EvaluationSetup | None
+    config: Config,
+    workdir: AnyPath,
+    step: int,
+    params: PyTree,
+    dataset: Dataset | None,
+    setup: EvaluationSetup | None,
+    confirm: Callable[[], None] = lambda: None,
 ) -> str:
-    """Samples images from a checkpoint's parameters, measures them, and adds a result to <step>.json; its name."""
+    """Samples images from a checkpoint's parameters, measures them, and adds a result to <step>.json; its name.
+
+    confirm: as `only_evaluation` yields it.
+    """
     labels = labels_to_sample(config, workdir, dataset)
     folder = output_folder(config, workdir) / "evaluation"
     name = sample_name(config, step, config.sample.count).partition("-")[2]
@@ -214,14 +241,15 @@ def evaluate_sampler(
     with unfinished_folder(folder / f"{step}-{key}", wait=jax.process_count() == 1) as unfinished:
         if agreed_by_all(int(key in read_results(folder, step))):
             logger.info("%s of step %d was measured before", name, step)
-            shutil.rmtree(unfinished, ignore_errors=True)
+            shutil.rmtree(unfinished.path, ignore_errors=True)
             return key
         logger.info("Sampling %d images, %s, from step %d", config.sample.count, name, step)
-        store = sample_to_disk(config, params, labels, unfinished)
+        store = sample_to_disk(config, params, labels, unfinished.path)
         if store and setup:
             fake = measure(setup.extractor, store.images(), "Generated images", limit=config.evaluate.neighbours)
+            confirm()
             add_result(folder, step, name, {**compare(setup.reference, fake), "protocol": protocol})
-            shutil.rmtree(unfinished)
+            shutil.rmtree(unfinished.path)
     wait_for_all(name)
     return key
 
@@ -291,7 +319,13 @@ def held_out_rows(config: Config, dataset: Dataset) -> np.ndarray:
 
 
 def evaluate_bound(
-    config: Config, workdir: AnyPath, step: int, params: PyTree, dataset: Dataset, rows: np.ndarray
+    config: Config,
+    workdir: AnyPath,
+    step: int,
+    params: PyTree,
+    dataset: Dataset,
+    rows: np.ndarray,
+    confirm: Callable[[], None] = lambda: None,
 ) -> str:
     """Measures bits per dimension of held-out images, with all terms, and adds a result to <step>.json; its name."""
     folder, sample = output_folder(config, workdir) / "evaluation", config.sample
@@ -320,6 +354,7 @@ def evaluate_bound(
             "L_T": float(prior.mean()),
             "L_by_t": by_t.tolist(),
         }
+        confirm()
         add_result(folder, step, "bound", {**metrics, "protocol": protocol})
     return key
 

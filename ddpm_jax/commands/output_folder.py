@@ -9,15 +9,14 @@ import errno
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import jax
 
 from ddpm_jax.config import Config
 from ddpm_jax.errors import UserError
-from ddpm_jax.runtime.locks import exclusive_lock
-from ddpm_jax.runtime.urls import AnyPath, as_path
+from ddpm_jax.runtime.urls import AnyPath, as_path, check_folder
 
 
 def output_folder(config: Config, workdir: AnyPath) -> AnyPath:
@@ -36,6 +35,7 @@ def create_output_folder(config: Config, workdir: AnyPath) -> AnyPath:
         return folder
     if (folder / "config.json").exists():
         raise UserError(f"sample.out={folder} is the workdir of another run; choose another folder.")
+    check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if jax.process_index() == 0:
         _record_run(folder / "run.json", str(workdir))
@@ -44,10 +44,17 @@ def create_output_folder(config: Config, workdir: AnyPath) -> AnyPath:
 
 def _record_run(path: AnyPath, run: str) -> None:
     """Writes run.json, or raises UserError if it names another run."""
-    with exclusive_lock(path.with_name(".run.lock"), None):  # Of two commands that start at once, one writes it.
-        if not path.exists():
-            path.write_text(json.dumps({"workdir": run}, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps({"workdir": run}, ensure_ascii=False) + "\n"
+    if isinstance(path, Path):
+        with (
+            suppress(FileExistsError),
+            path.open("x", encoding="utf-8") as file,
+        ):  # Of two that start at once, one does.
+            file.write(text)
             return
+    elif not path.exists():
+        path.write_text(text)
+        return
     try:
         found = json.loads(path.read_bytes())["workdir"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:

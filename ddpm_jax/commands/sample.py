@@ -34,7 +34,8 @@ def sample(config: Config, workdir: AnyPath) -> AnyPath:
     logger.info("Sampling %d images, %s, from step %d", settings.count, target.name.split("-", 1)[1], step)
     frames = FrameSpec(max(settings.strip, settings.gif), max(STRIP_IMAGES, GIF_IMAGES), settings.frames == "x0")
     with unfinished_folder(target) as folder:
-        store = sample_to_disk(config, params, labels, folder, frames)
+        store = sample_to_disk(config, params, labels, folder.path, frames)
         if store:
-            publish_samples(config, folder, store, target)
+            folder.upload()  # At a URL, before the many files of the target.
+            publish_samples(config, folder.path, store, target)
     return target

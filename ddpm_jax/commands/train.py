@@ -79,7 +79,7 @@ def train(config: Config, workdir: AnyPath) -> None:
                 build_monitors(config, learner, dataset, held, writer, workdir),
                 last=config.train.steps,
                 done=monitored,
-                remember=lambda done: write_progress(workdir, Progress(done, best.lows)),
+                remember=lambda done: write_progress(workdir, Progress(done, best.lows), confirm),
             )
             signal_number = run_steps(config, state, step, load, reports, monitors, checkpoints)
         if signal_number:

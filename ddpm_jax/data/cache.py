@@ -26,7 +26,7 @@ from ddpm_jax.data.fingerprints import PIXELS, Fingerprints
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime.files import DISK_REMEDIES, NO_ARRAYS, save_array, staged, user_cache
 from ddpm_jax.runtime.locks import exclusive_lock
-from ddpm_jax.runtime.urls import as_url, download, files_below, is_url, store_errors, upload
+from ddpm_jax.runtime.urls import as_url, check_folder, download, files_below, is_url, store_errors, upload
 
 VERSION = 2
 ABOUT = "about.json"
@@ -95,6 +95,7 @@ def open_cache(path: str | None) -> Cache:
     if path is None or not is_url(path):
         return Cache(Path(path).expanduser() if path else user_cache("data"))
     url = as_url(path)
+    check_folder(url)
     return Cache(user_cache("data") / hashlib.sha256(str(url).encode()).hexdigest()[:16], url)
 
 

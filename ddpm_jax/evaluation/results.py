@@ -68,7 +68,7 @@ def _write_curve(folder: AnyPath, name: str, protocol: Result) -> None:
     tags = {"fid": protocol.get("distance", "")}
     remove_tree(folder / "tensorboard" / key)
     with (
-        local_folder(folder / "tensorboard" / key, every=None) as curves,
+        local_folder(folder / "tensorboard" / key) as curves,
         closing(TensorBoard(curves.path, None)) as writer,
     ):
         for step, other, result in all_results(folder):

@@ -29,13 +29,15 @@ from ddpm_jax.runtime.files import NO_ARRAYS, save_array, staged
 from ddpm_jax.runtime.locks import exclusive_lock
 from ddpm_jax.runtime.progress import progress
 from ddpm_jax.runtime.signals import Stopped
-from ddpm_jax.runtime.urls import AnyPath, local_folder, names_in
+from ddpm_jax.runtime.urls import AnyPath, LocalFolder, local_folder, names_in
 from ddpm_jax.sampling.loop import NO_FRAMES, FrameSpec, Samples
 from ddpm_jax.shapes import Labels, Pixels
 
 GRID_IMAGES = 100
 STRIP_IMAGES = 8
 GIF_IMAGES = 36
+UPLOAD_UNFINISHED_EVERY_S = 600.0
+"""Seconds between two uploads of the images so far, of which each uploads all."""
 FILES = {"grid.png", "strip.png", "denoising.gif", "interpolation.gif", "images", "samples.npz"}
 """All that a folder of samples holds."""
 
@@ -43,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def unfinished_folder(target: AnyPath, *, wait: bool = False) -> Iterator[Path]:
+def unfinished_folder(target: AnyPath, *, wait: bool = False) -> Iterator[LocalFolder]:
     """The hidden folder that collects the images of a target, locked by the writing process.
 
     If another job holds the lock, this one waits for it, or is refused before it samples anything. For a target at a
@@ -56,7 +58,7 @@ def unfinished_folder(target: AnyPath, *, wait: bool = False) -> Iterator[Path]:
             _refuse_files_of_the_user(target)
         unfinished = target.with_name(f".{target.name}.unfinished")
         fetch = "*" if jax.process_index() == 0 else None
-        yield held.enter_context(local_folder(unfinished, fetch, every=None)).path
+        yield held.enter_context(local_folder(unfinished, fetch, every=UPLOAD_UNFINISHED_EVERY_S))
 
 
 def _refuse_files_of_the_user(target: AnyPath) -> None:
@@ -107,7 +109,7 @@ def _open_store(folder: Path, config: Config, params: PyTree, labels: Labels | N
         path.write_text(request)
     store = PixelFile(folder / "pixels.u8", config.image_shape)
     if store.count and (store.count > config.sample.count or not _is_intact(folder / "frames.npy")):
-        logger.warning("The images of an interrupted call in %s are damaged; they are sampled again", folder)
+        logger.warning("The images of an interrupted call are damaged; they are sampled again")
         store.truncate(0)
     return store
 

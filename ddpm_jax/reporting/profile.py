@@ -39,4 +39,4 @@ class Profile:
             jax.block_until_ready(result)
             jax.profiler.stop_trace()
             self.running = False
-            logger.info("Wrote a trace of some steps to %s", self._folder / "plugins" / "profile")
+            logger.info("Wrote a trace of some steps to plugins/profile in the workdir")

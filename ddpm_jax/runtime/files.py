@@ -75,7 +75,7 @@ def staged(target: AnyPath, *, folder: bool = False) -> Iterator[Path]:
     the target stays as it was. Only one job at a time may stage a target (locks.py).
 
     folder: the sibling is a folder, which exists when the block begins; else a file that the block creates.
-    At a URL, see `uploaded`. Raises OSError if nothing can be written.
+    Raises OSError if nothing can be written. At a URL the path is a temporary one (`uploaded`).
     """
     if not isinstance(target, Path):
         with uploaded(target, folder=folder) as partial:
@@ -176,10 +176,8 @@ def md5_sums(folder: epath.Path) -> dict[str, str]:
     """The MD5 of each file below a URL, by name: as the store computed it from the bytes that arrived, else read."""
     sums = {}
     for name, about in files_below(folder).items():
-        if listed := about.get("md5Hash"):  # Google's.
+        if listed := about.get("md5Hash"):  # Google Cloud Storage's.
             sums[name] = base64.b64decode(listed).hex()
-        elif re.fullmatch('"?[0-9a-f]{32}"?', etag := str(about.get("ETag"))):  # S3's, except for uploads in parts.
-            sums[name] = etag.strip('"')
         else:
             sums[name] = file_digest(folder / name, "md5")
     return sums

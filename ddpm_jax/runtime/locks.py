@@ -7,8 +7,8 @@ A record of a dead process of this host is stale, and so is that of a Slurm job 
 file systems grant flock on each host separately; there the record, which is created exclusively, keeps hosts apart, and
 all other records of other hosts count as live. File systems without flock get a SoftFileLock, .train.soft.lock.
 
-At a URL there are no locks. What jobs write there they write whole, and of two that train the newest one goes on
-(`newest_job`).
+At a URL there are no locks. What jobs write there they write whole, and of two that train or evaluate the newest one
+continues (`newest_job`).
 """
 
 import errno
@@ -73,13 +73,13 @@ def exclusive_lock(path: AnyPath, refusal: str | None) -> Iterator[None]:
 def newest_job(path: AnyPath) -> Iterator[Callable[[], None]]:
     """Writes a record of this job to a URL, and removes it after the block.
 
-    Yields a function that raises UserError if another job has written the record since: call it before each write that
-    a newer job relies on. So a job that was killed hinders none, and one that goes on beside a newer one stops.
+    Yields a function that raises UserError if another job has written or removed the record since: call it before each
+    write that a newer job relies on. So a job that was killed blocks no other, and an older one stops.
     """
     token, before = uuid.uuid4().hex, _read_record(path)
     if before:
         logger.warning(
-            "%s names a job that did not end there: %s. If it still runs, it stops at its next checkpoint.",
+            "%s names a job that did not end there: %s. If it still runs, it stops before its next write.",
             path,
             _in_words(before),
         )
@@ -87,10 +87,11 @@ def newest_job(path: AnyPath) -> Iterator[Callable[[], None]]:
 
     def confirm() -> None:
         found = _read_record(path)
-        if found.get("token", token) != token:
+        if found.get("token") != token:
+            other = f"is at work there now: {_in_words(found)}" if found else "has been at work there since"
             raise UserError(
-                f"Another job trains in {path.parent} now: {_in_words(found)}. It goes on from the newest checkpoint; "
-                "this one stops. Start one job at a time, or choose another --workdir."
+                f"{path.parent}: another job {other}; this one stops, and what it has not saved is left to the other. "
+                "Start one job at a time, or choose another --workdir."
             )
 
     try:

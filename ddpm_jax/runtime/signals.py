@@ -50,12 +50,6 @@ def stop_requested() -> int | None:
     return _State.requested
 
 
-def request_stop() -> None:
-    """Asks this process to stop as SIGTERM does, from any thread; nothing happens outside of `stoppable`."""
-    if _State.stoppable:
-        os.kill(os.getpid(), signal.SIGTERM)
-
-
 def raise_if_stopped() -> None:
     """Raises Stopped if a signal arrived, except in deferred work."""
     if _State.requested is not None and (_State.interruptible or not _State.deferred):

@@ -31,12 +31,16 @@ UPLOAD_EVERY_S = 30.0
 """Seconds between two uploads of files that grow."""
 SCHEMES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}
 """The stores that epath knows, and the package that each needs."""
-LIBRARIES = re.compile(r"(gcsfs|s3fs|adlfs|aiohttp|botocore|aiobotocore|azure|google\.(auth|api_core|cloud))\b")
+LIBRARIES = re.compile(
+    r"(gcsfs|s3fs|adlfs|aiohttp|botocore|aiobotocore|azure|requests|google\.(auth|api_core|cloud))\b"
+)
 """Modules whose exceptions come from a store."""
 DENIED = re.compile(r"Forbidden|AccessDenied|[Cc]redentials|PERMISSION_DENIED|UNAUTHENTICATED|Anonymous")
 """Words in the answer of a store to those who may not use it."""
 STATUSES = re.compile(
-    r"\b(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|INTERNAL|PERMISSION_DENIED|UNAUTHENTICATED): .*gs://", re.S
+    r"\b(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|INTERNAL|UNKNOWN|DATA_LOSS|RESOURCE_EXHAUSTED|PERMISSION_DENIED|"
+    r"UNAUTHENTICATED): .*gs://",
+    re.DOTALL,
 )
 """How TensorStore reports errors of a store, as ValueError."""
 
@@ -61,7 +65,7 @@ def is_url(path: str | None) -> bool:
 
 
 def as_path(path: str, name: str) -> AnyPath:
-    """A folder on this machine as an absolute path, or a URL (`as_url`); it need not exist.
+    """A folder on this machine as an absolute path, or a URL; it need not exist (`check_folder`).
 
     name: of the flag or field, for messages. Raises UserError for what cannot be used.
     """
@@ -73,23 +77,42 @@ def as_path(path: str, name: str) -> AnyPath:
         raise UserError(f"{name}={path!r} cannot be a folder ({error}); choose another.") from error
 
 
+def local_file(path: str, name: str) -> Path:
+    """A file or folder that must be on this machine; name: of the field. Raises UserError for a URL."""
+    if is_url(path):
+        raise UserError(f"{name}={path} is a URL; copy it to this machine, and give the copy.")
+    return Path(path).expanduser()
+
+
 def as_url(url: str) -> epath.Path:
-    """A URL whose bucket exists; raises UserError for what cannot be used, OSError if the store does not answer."""
+    """A URL as a path; raises UserError for one that cannot be used. It asks no store."""
     scheme, _, rest = url.partition("://")
     rest = rest.rstrip("/")
     if scheme not in SCHEMES:
         known = ", ".join(f"{each}://" for each in SCHEMES)
         raise UserError(f"{url} has an unknown scheme; expected a folder, or a URL that begins with {known}.")
-    if not rest or {"", ".", ".."} & set(rest.split("/")):
+    if "/" not in rest or {"", ".", ".."} & set(rest.split("/")):
         raise UserError(f"{url} names no folder in a bucket; expected one such as {scheme}://bucket/runs/x.")
-    path = epath.Path(f"{scheme}://{rest}")
+    return epath.Path(f"{scheme}://{rest}")
+
+
+def check_folder(url: AnyPath) -> None:
+    """Raises UserError for a URL that is a file, or whose bucket is missing or denied.
+
+    Raises OSError if the store does not answer.
+    """
+    if isinstance(url, Path):
+        return
+    scheme = str(url).partition("://")[0]
     with store_errors(url):
         try:
-            files, root = filesystem(path)
+            files, root = filesystem(url)
         except ImportError as error:
             package = "-r requirements-cloud.txt" if scheme == "gs" else SCHEMES[scheme]
             raise UserError(f"{url} needs the package {SCHEMES[scheme]}: pip install {package}") from error
         try:
+            if files.isfile(root):
+                raise UserError(f"{url} is a file; give a folder.")
             files.ls(root)
         except FileNotFoundError:
             bucket = root.partition("/")[0]
@@ -97,7 +120,6 @@ def as_url(url: str) -> epath.Path:
                 files.ls(bucket)
             except FileNotFoundError as error:
                 raise UserError(f"{url}: there is no bucket {bucket}; create it, or correct its name.") from error
-    return path
 
 
 def filesystem(path: epath.Path) -> tuple[Any, str]:
@@ -107,7 +129,7 @@ def filesystem(path: epath.Path) -> tuple[Any, str]:
 
 @contextmanager
 def store_errors(url: object) -> Iterator[None]:
-    """Turns what the packages of stores raise into a UserError (no permission) or OSError (EIO) with the URL."""
+    """Turns errors of storage libraries into a UserError (no permission) or OSError (EIO) with the URL."""
     try:
         yield
     except Exception as error:
@@ -116,12 +138,13 @@ def store_errors(url: object) -> Iterator[None]:
         raise found from error
 
 
-def as_store_error(error: Exception, url: object = "The bucket") -> UserError | OSError | None:
+def as_store_error(error: Exception, url: object) -> UserError | OSError | None:
     """An error of a store in one line; None for other errors, and for those of files that are missing."""
     from_library = LIBRARIES.match(type(error).__module__) is not None
     from_tensorstore = isinstance(error, ValueError) and STATUSES.search(str(error)) is not None
-    # s3fs raises the system's class; errors of disks have a number.
-    denied = isinstance(error, PermissionError) and error.errno is None
+    # s3fs and gcsfs raise the system's classes for these; errors of disks have a number.
+    numberless = isinstance(error, OSError) and error.errno is None
+    denied = numberless and (isinstance(error, PermissionError) or str(error).startswith("Forbidden"))
     if not (from_library or from_tensorstore or denied) or isinstance(error, FileNotFoundError):
         return None
     reason = " ".join(str(error).split())[:300] or type(error).__name__
@@ -174,14 +197,15 @@ def download(names: Iterable[str], source: epath.Path, folder: Path) -> None:
 def uploaded(target: epath.Path, *, folder: bool = False) -> Iterator[Path]:
     """Yields a path on this machine, whose file or folder is uploaded when the block succeeds.
 
-    A file appears at once. Those of a folder appear one by one, then older ones are deleted.
+    A file appears at once. Those of a folder appear one by one, then older ones are deleted; a signal to stop waits for
+    that.
     """
     with TemporaryDirectory(prefix="ddpm_jax-") as top:
         partial = Path(top) / target.name
         if folder:
             partial.mkdir()
         yield partial
-        with store_errors(target):
+        with deferred(), store_errors(target):
             if not folder:
                 upload([target.name], Path(top), target.parent)
                 return
@@ -213,17 +237,23 @@ class LocalFolder:
         """Uploads files that changed since the last call, and deletes those that were removed here."""
         if self._target is None:
             return
-        with self._uploading, store_errors(self._target):
-            stamps = self._stamps()
-            upload([name for name, stamp in stamps.items() if self._sent.get(name) != stamp], self.path, self._target)
+        with self._uploading, store_errors(self._target), TemporaryDirectory(prefix="ddpm_jax-") as copies:
+            stamps, changed = self._stamps(), []
+            for name in (name for name, stamp in stamps.items() if self._sent.get(name) != stamp):
+                copy = Path(copies) / name
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                with suppress(FileNotFoundError):  # Removed meanwhile.
+                    shutil.copyfile(self.path / name, copy)  # A file that grows during an upload makes it fail.
+                    changed.append(name)
+            upload(changed, Path(copies), self._target)
             for name in self._sent.keys() - stamps.keys():
                 (self._target / name).unlink(missing_ok=True)
             self._sent = stamps
 
-    def upload_now_and_then(self, ended: threading.Event, every: float | None) -> None:
+    def upload_periodically(self, ended: threading.Event, every: float) -> None:
         """Uploads every so many seconds until the work has ended; logs once that the URL cannot be written."""
         failing = False
-        while not ended.wait(every) and every is not None:
+        while not ended.wait(every):
             try:
                 self.upload()
                 if failing:
@@ -245,13 +275,11 @@ class LocalFolder:
 
 
 @contextmanager
-def local_folder(
-    target: AnyPath, fetch: str | None = None, *, every: float | None = UPLOAD_EVERY_S
-) -> Iterator[LocalFolder]:
+def local_folder(target: AnyPath, fetch: str | None = None, *, every: float = UPLOAD_EVERY_S) -> Iterator[LocalFolder]:
     """The target itself or, for a URL, a folder on this machine that is uploaded there.
 
-    Files that changed are uploaded every so many seconds (None: not meanwhile) and when the block ends, however it
-    ends. fetch: the name of a file to download first, if it exists, or "*" for all.
+    Files that changed are uploaded every so many seconds and when the block ends, however it ends. fetch: the name of a
+    file to download first, if it exists, or "*" for all.
     Raises OSError if the last upload fails; then the folder stays, and the message names it.
     """
     if isinstance(target, Path):
@@ -259,10 +287,14 @@ def local_folder(
         return
     folder = LocalFolder(Path(mkdtemp(prefix="ddpm_jax-")) / target.name, target)
     folder.path.mkdir()
-    if fetch is not None:
-        folder.fetch(fetch)
+    try:
+        if fetch is not None:
+            folder.fetch(fetch)
+    except BaseException:
+        shutil.rmtree(folder.path.parent, ignore_errors=True)
+        raise
     ended = threading.Event()
-    thread = threading.Thread(target=folder.upload_now_and_then, args=(ended, every), name="upload", daemon=True)
+    thread = threading.Thread(target=folder.upload_periodically, args=(ended, every), name="upload", daemon=True)
     thread.start()
     try:
         yield folder
@@ -277,7 +309,7 @@ def local_folder(
                 folder.upload()
                 shutil.rmtree(folder.path.parent, ignore_errors=True)
             except (OSError, UserError) as error:
-                reason = f"{_reason(error)}; what is not there lies in {folder.path}"
+                reason = f"{_reason(error)}; files that were not uploaded are in {folder.path}"
                 if raised is None:
                     raise OSError(errno.EIO, reason, str(target)) from error
                 logger.error("%s: %s", target, reason)

@@ -2,13 +2,13 @@
 
     params/  ema/  training/ (counters and optimizer)  metrics/  config/ (both JSON)  SHA256SUMS
 
-Orbax writes under a temporary name and renames; then SHA256SUMS is added, which completes the checkpoint: one without
-it is ignored. Reading verifies every byte of the items that are read, because Orbax restores corrupted data silently.
-Old checkpoints are deleted only after a newer one is sealed. In a job of several processes the first one chooses the
-checkpoint for all.
+On disks Orbax writes under a temporary name and renames; then SHA256SUMS is added, which completes the checkpoint: one
+without it is ignored. Reading verifies every byte of the items that are read, because Orbax restores corrupted data
+silently. Old checkpoints are deleted only after a newer one is sealed. In a job of several processes the first one
+chooses the checkpoint for all.
 
 At gs:// every process writes through Orbax, too, under the final name. There the manifest is MD5SUMS, which costs one
-listing to write and to verify, since the store computes those checksums from the bytes that arrive. Orbax knows no
+listing to write and to verify, since the store computes those checksums from the bytes that arrive. Orbax supports no
 other stores: for those, checkpoints are copied from and to this machine.
 
 This is the only module that uses Orbax.
@@ -53,7 +53,7 @@ class Checkpoints:
     """The checkpoints of a run, saved in the background; a context manager.
 
     keep: number of newest checkpoints to keep; keep_every: also keep those whose step is a multiple of this (0: none).
-    confirm: called by the first process before each save; raises if this job may not write any more.
+    confirm: called by the first process before it writes and before it deletes; raises if this job may not any more.
     before_seal: called by the first process before a checkpoint is complete, to write what belongs to it.
     """
 
@@ -108,7 +108,7 @@ class Checkpoints:
             config=ocp.args.JsonSave(dict(config)),
         )
         with self._explained():
-            place = target if _orbax_knows(target) else Path(mkdtemp(prefix="ddpm_jax-")) / target.name
+            place = target if _orbax_supports(target) else Path(mkdtemp(prefix="ddpm_jax-")) / target.name
             self._orbax.save(place, args=items)
         self._sealing = self._sealer.submit(self._seal, place, target)
 
@@ -126,8 +126,8 @@ class Checkpoints:
             with store_errors(self.folder):
                 yield
         except (OSError, ValueError) as error:
-            if isinstance(error, OSError) and not isinstance(self.folder, Path):
-                reason = f"a checkpoint could not be written ({getattr(error, 'strerror', None) or error})"
+            if isinstance(error, OSError) and error.errno == errno.EIO and not isinstance(self.folder, Path):
+                reason = f"a checkpoint could not be written ({error.strerror})"
                 raise OSError(errno.EIO, f"{reason}; earlier checkpoints are intact", str(self.folder)) from error
             number = re.search(r"os_error_code='(\d+)'", str(error))
             if isinstance(error, ValueError) and number is None:
@@ -238,19 +238,21 @@ class Checkpoints:
         return ABSENT
 
     def _seal(self, place: AnyPath, target: AnyPath) -> None:
-        """Completes the checkpoint that Orbax is writing at a place, and brings it to its target if that is another."""
-        self._orbax.wait_until_finished()
-        if jax.process_index() == 0:
-            with store_errors(target):
-                self._before_seal()
-                seal(place)
-                if place != target:
-                    assert isinstance(place, Path) and not isinstance(target, Path)
-                    names = [name for name in files_in(place) if name not in SEALS]
-                    upload(names, place, target)
-                    upload(SEALS.keys() & set(names_in(place)), place, target)
-                    remove_tree(place.parent)
-                self._retire()
+        """Completes the checkpoint that Orbax is writing at a place, and copies it to its target if that is another."""
+        try:
+            self._orbax.wait_until_finished()
+            if jax.process_index() == 0:
+                with store_errors(target):
+                    self._confirm()
+                    self._before_seal()
+                    seal(place)
+                    if isinstance(place, Path) and not isinstance(target, Path):
+                        upload([name for name in files_in(place) if name not in SEALS], place, target)
+                        upload(SEALS.keys() & set(names_in(place)), place, target)
+                    self._retire(int(target.name))
+        finally:
+            if place != target:
+                remove_tree(place.parent)
 
     def _make_room(self, target: AnyPath) -> None:
         """Deletes an existing folder at the place of a new checkpoint; it must be incomplete, or training would have
@@ -263,8 +265,8 @@ class Checkpoints:
         logger.warning("Deleting %s, where the new checkpoint goes: training resumed from before it.", target)
         _delete(target)
 
-    def _retire(self) -> None:
-        """Deletes checkpoints that `retained_steps` leaves out, and those that were never completed."""
+    def _retire(self, newest: int) -> None:
+        """Deletes checkpoints that `retained_steps` leaves out, and those before `newest` that were never completed."""
         steps = checkpoint_steps(self.folder)
         for step in set(steps) - retained_steps(steps, self.keep, self.keep_every):
             _delete(self.folder / str(step))
@@ -273,7 +275,7 @@ class Checkpoints:
                 continue
             if ".orbax-checkpoint-tmp" in path.name:
                 remove_tree(path)
-            elif path.name.isdecimal() and not _foreign_file(path):
+            elif path.name.isdecimal() and int(path.name) < newest and not _foreign_file(path):
                 logger.warning("Deleting %s: a checkpoint that was never completed (it has no manifest).", path)
                 _delete(path)
 
@@ -283,14 +285,14 @@ def retained_steps(steps: Sequence[int], keep: int, keep_every: int) -> set[int]
     return {*steps[-keep:], *(step for step in steps if keep_every and step % keep_every == 0)}
 
 
-def _orbax_knows(path: AnyPath) -> bool:
+def _orbax_supports(path: AnyPath) -> bool:
     return isinstance(path, Path) or str(path).startswith("gs://")
 
 
 @contextmanager
 def _readable(checkpoint: AnyPath) -> Iterator[AnyPath]:
     """The checkpoint, or a copy on this machine where Orbax does not know the store."""
-    if _orbax_knows(checkpoint):
+    if _orbax_supports(checkpoint):
         yield checkpoint
         return
     assert not isinstance(checkpoint, Path)

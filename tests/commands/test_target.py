@@ -88,6 +88,15 @@ def test_convolutions_and_activations_are_in_bfloat16(programs, sharding):
 
 @needs_libtpu
 @pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["replicated", "fsdp"])
+def test_nothing_is_transposed_on_the_way(programs, sharding):
+    """Layouts are chosen so that convolutions and products read what others wrote; vectors have but one."""
+    transposed = re.findall(r"= \w+\[([\d,]*)\]\S* transpose\(", programs[sharding]["program"])
+    assert transposed and not [shape for shape in transposed if "," in shape]
+
+
+@needs_libtpu
+@pytest.mark.slow
 def test_a_plan_for_tpus_tells_memory_and_a_bound_of_the_speed():
     found = run("main.py", "--mode=plan", *SMALL, "--plan.target=v5e:2x2")
     lines = dict(line.split(maxsplit=1) for line in found.stdout.splitlines())

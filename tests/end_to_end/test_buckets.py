@@ -105,8 +105,10 @@ def test_two_processes_are_killed_and_resume_to_the_same_bits(bucket):
     assert_same_bits(final_state(bucket / "killed"), final_state(bucket / "undisturbed"))
 
 
-def test_a_store_that_goes_away_is_one_line_and_nothing_is_lost(undisturbed, bucket, emulator):
-    """gcsfs tries again for half a minute before it gives up."""
+def test_a_store_that_goes_away_is_one_line_and_nothing_is_lost(undisturbed, bucket, emulator, tmp_path, monkeypatch):
+    # gcsfs would try again for half a minute.
+    (tmp_path / "sitecustomize.py").write_text("import gcsfs.retry; gcsfs.retry.min = lambda *_: 0.05")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     command = (RECIPE, f"--workdir={bucket}", *LENGTH)
     process = start(*command)
     wait_for_checkpoint(process, bucket, 10)
@@ -117,4 +119,19 @@ def test_a_store_that_goes_away_is_one_line_and_nothing_is_lost(undisturbed, buc
     assert 10 in checkpoint_steps(bucket / "checkpoints")
     code, printed = finish(start(*command))
     assert code == 0 and "names a job that did not end there" in printed, printed
+    assert_same_bits(final_state(bucket), final_state(undisturbed))
+
+
+def test_of_two_jobs_the_newest_continues(undisturbed, bucket):
+    command = (RECIPE, f"--workdir={bucket}", *LENGTH)
+    older = start(*command)
+    wait_for_checkpoint(older, bucket, 10)
+    older.send_signal(signal.SIGSTOP)  # It cannot end before the newer one has begun.
+    newer = start(*command)
+    code, printed = finish(newer)
+    older.send_signal(signal.SIGCONT)
+    assert code == 0 and "names a job that did not end there" in printed, printed
+    code, printed = finish(older)
+    assert code == 2 and "another job has been at work there since; this one stops" in printed, printed
+    assert "Traceback" not in printed
     assert_same_bits(final_state(bucket), final_state(undisturbed))

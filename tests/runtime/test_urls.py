@@ -2,12 +2,13 @@
 
 import errno
 import hashlib
+import json
 import threading
 import time
 
 import numpy as np
 import pytest
-from etils import epath
+from gcsfs.retry import validate_response
 
 from ddpm_jax.commands import cli
 from ddpm_jax.data.cache import cached, open_cache, remembered
@@ -15,7 +16,18 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import urls
 from ddpm_jax.runtime.files import md5_sums, staged
 from ddpm_jax.runtime.locks import newest_job
-from ddpm_jax.runtime.urls import as_path, as_store_error, as_url, files_below, local_folder, names_in, remove_tree
+from ddpm_jax.runtime.urls import (
+    as_path,
+    as_store_error,
+    as_url,
+    check_folder,
+    files_below,
+    local_file,
+    local_folder,
+    names_in,
+    remove_tree,
+    store_errors,
+)
 
 
 def contents(folder) -> dict[str, str]:
@@ -69,10 +81,10 @@ def test_files_that_grow_are_uploaded_meanwhile_and_at_the_end(bucket):
 
 
 def test_what_is_removed_from_a_local_folder_is_deleted_there(bucket):
-    with local_folder(bucket, every=None) as folder:
+    with local_folder(bucket, every=9.0) as folder:
         (folder.path / "pixels").write_text("half of them")
     assert contents(bucket) == {"pixels": "half of them"}
-    with local_folder(bucket, "*", every=None) as folder:
+    with local_folder(bucket, "*", every=9.0) as folder:
         assert (folder.path / "pixels").read_text() == "half of them"
         (folder.path / "pixels").unlink()
     assert contents(bucket) == {}
@@ -105,14 +117,14 @@ def test_uploads_that_fail_for_a_while_are_tried_again(bucket, failing, package_
 
 def test_what_cannot_be_uploaded_at_the_end_stays_on_this_machine(bucket, failing, package_log):
     failing(1)
-    lost = pytest.raises(OSError, match="Cannot connect to host; what is not there lies in ")
-    with lost as caught, local_folder(bucket, every=None) as folder:
+    lost = pytest.raises(OSError, match="Cannot connect to host; files that were not uploaded are in ")
+    with lost as caught, local_folder(bucket, every=9.0) as folder:
         (folder.path / "log").write_text("x")
     assert (folder.path / "log").read_text() == "x" and caught.value.filename == str(bucket)
     failing(1)
-    with pytest.raises(ZeroDivisionError), local_folder(bucket, every=None):
+    with pytest.raises(ZeroDivisionError), local_folder(bucket, every=9.0):
         raise ZeroDivisionError  # An error of the work matters more.
-    assert "what is not there lies in" in package_log.text
+    assert "files that were not uploaded are in" in package_log.text
 
 
 def test_the_store_knows_the_md5_of_each_file(bucket):
@@ -123,19 +135,33 @@ def test_the_store_knows_the_md5_of_each_file(bucket):
 
 BAD = {
     "no bucket": ("gs://", "names no folder in a bucket"),
+    "a bucket alone": ("gs://bucket", "names no folder in a bucket"),
     "an empty name": ("gs://bucket//x", "names no folder in a bucket"),
     "a way out": ("gs://bucket/../x", "names no folder in a bucket"),
     "one slash": ("gs:/bucket/x", "did you mean gs://bucket/x"),
     "an unknown scheme": ("nowhere://x/y", "unknown scheme; expected a folder, or a URL that begins with gs://, s3://"),
     "a bucket that does not exist": ("gs://missing/x", "gs://missing/x: there is no bucket missing; create it"),
-    "a bucket without permission": ("gs://private/x", "Anonymous caller .*; see that you are logged in and may read"),
+    "a bucket without permission": ("gs://private/x", "Forbidden: .*; see that you are logged in and may read"),
+    "a bucket that wants credentials": ("gs://anonymous/x", "Anonymous caller .*; see that you are logged in"),
 }
 
 
 @pytest.mark.parametrize(("url", "message"), BAD.values(), ids=BAD)
 def test_urls_that_cannot_be_used(url, message, emulator):
     with pytest.raises(UserError, match=message):
-        as_path(url, "--workdir")
+        check_folder(as_path(url, "--workdir"))
+
+
+def test_a_url_of_a_file_is_no_folder(bucket):
+    (bucket / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="config.json is a file; give a folder"):
+        check_folder(bucket / "config.json")
+    check_folder(bucket)
+
+
+def test_files_that_must_be_on_this_machine_are_refused_at_a_url():
+    with pytest.raises(UserError, match="sample.mask=gs://b/mask.png is a URL; copy it to this machine"):
+        local_file("gs://b/mask.png", "sample.mask")
 
 
 @pytest.mark.parametrize("mode", ["train", "sample", "plan"])
@@ -155,24 +181,47 @@ def test_the_missing_package_of_a_store_is_named(url, remedy, monkeypatch):
 
     monkeypatch.setattr(urls, "url_to_fs", missing)
     with pytest.raises(UserError, match=f"pip install {remedy}"):
-        as_url(url)
+        check_folder(as_url(url))
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [(401, UserError), (403, UserError), (400, OSError), (429, OSError), (502, OSError), (503, OSError)],
+)
+def test_the_answers_of_a_store_are_told_apart(status, expected):
+    answer = json.dumps({"error": {"code": status, "message": "No, for checkpoints/403"}}).encode()
+    with pytest.raises(expected, match="^gs://b/x: |checkpoints/403|Proxy") as caught, store_errors("gs://b/x"):
+        validate_response(status, answer, "b/x")
+    assert not isinstance(caught.value, OSError) or (caught.value.errno, caught.value.filename) == (
+        errno.EIO,
+        "gs://b/x",
+    )
 
 
 def test_errors_of_stores_are_told_from_others():
-    class HttpError(Exception):
-        __module__ = "gcsfs.retry"
+    assert isinstance(as_store_error(ValueError("UNAVAILABLE: Error writing gs://b/x"), "gs://b/x"), OSError)
+    others = (FileNotFoundError("x"), OSError(errno.ENOSPC, "full", "/here"), OSError("cannot identify image"))
+    for other in (ValueError("shapes differ"), ValueError("UNAVAILABLE: Error writing /b/x"), *others):
+        assert as_store_error(other, "gs://b/x") is None
 
-    lost = as_store_error(HttpError("503:\nbackend error"), "gs://b/x")
-    assert isinstance(lost, OSError) and (lost.errno, lost.strerror) == (errno.EIO, "503: backend error")
-    assert isinstance(as_store_error(HttpError("Forbidden: storage.objects.create")), UserError)
-    down = HttpError("Server error at b/bucket/o/checkpoints/403")
-    assert isinstance(as_store_error(down), OSError)
-    down.code = 403
-    assert isinstance(as_store_error(down), UserError)
-    assert isinstance(as_store_error(ValueError("UNAVAILABLE: Error writing gs://b/x")), OSError)
-    assert as_store_error(ValueError("UNAVAILABLE: Error writing /b/x")) is None
-    for other in (ValueError("shapes differ"), FileNotFoundError("x"), OSError(errno.ENOSPC, "full", "/here")):
-        assert as_store_error(other) is None
+
+def test_a_file_that_grows_or_goes_during_an_upload_does_no_harm(bucket, monkeypatch):
+    upload = urls.upload
+
+    def meanwhile(names, folder, target):
+        with (local.path / "grows").open("a") as file:
+            file.write("more")
+        upload(names, folder, target)
+
+    with local_folder(bucket) as local:
+        (local.path / "grows").write_text("x")
+        monkeypatch.setattr(urls, "upload", meanwhile)
+        local.upload()
+        assert contents(bucket) == {"grows": "x"}
+        monkeypatch.setattr(urls.LocalFolder, "_stamps", lambda self: {"grows": (5, 1), "gone": (1, 1)})
+        local.upload()
+        monkeypatch.undo()
+    assert contents(bucket) == {"grows": "xmoremore"}
 
 
 def test_the_newest_job_at_a_url_goes_on(bucket, package_log):
@@ -182,8 +231,10 @@ def test_the_newest_job_at_a_url_goes_on(bucket, package_log):
         with newest_job(record) as second:
             assert "names a job that did not end there: process" in package_log.text
             second()
-            with pytest.raises(UserError, match="Another job trains in .* now: process .* this one stops"):
+            with pytest.raises(UserError, match="another job is at work there now: process .*; this one stops"):
                 first()
+        with pytest.raises(UserError, match="another job has been at work there since; this one stops"):
+            first()
     assert contents(bucket) == {}
     with newest_job(record) as third:
         third()
@@ -223,4 +274,4 @@ def test_jobs_of_one_machine_may_use_a_cache_at_a_url_at_once(bucket, tmp_path, 
         job.start()
     for job in jobs:
         job.join()
-    assert not failed and isinstance(bucket, epath.Path)
+    assert not failed

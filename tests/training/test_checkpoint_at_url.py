@@ -1,9 +1,12 @@
 """Checkpoints at a URL: restored to the bit, verified by one listing, copied to disks and back."""
 
-import jax
+import tempfile
+import threading
+
 import pytest
 
 from ddpm_jax.errors import UserError
+from ddpm_jax.runtime.locks import newest_job
 from ddpm_jax.runtime.urls import download, files_below, names_in, upload
 from ddpm_jax.training import checkpoint
 from ddpm_jax.training.checkpoint import Checkpoints, checkpoint_steps
@@ -98,13 +101,14 @@ def files_below_disk(folder) -> list[str]:
     return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
 
 
-def test_where_orbax_knows_no_store_checkpoints_are_copied(bucket, monkeypatch):
+def test_where_orbax_supports_no_store_checkpoints_are_copied(bucket, monkeypatch, tmp_path):
     """As at s3://; here the bucket stands in for it."""
-    monkeypatch.setattr(checkpoint, "_orbax_knows", lambda path: not str(path).startswith("gs://"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(checkpoint, "_orbax_supports", lambda path: not str(path).startswith("gs://"))
     with Checkpoints(bucket) as checkpoints:
         for step in (1, 2):
             checkpoints.save(state_at(step), {}, {"loss": [0.5, 7]})
-    assert checkpoint_steps(bucket) == [1, 2]
+    assert checkpoint_steps(bucket) == [1, 2] and list(tmp_path.iterdir()) == []
     assert_same(restored(bucket), state_at(2))
     with Checkpoints(bucket) as checkpoints:
         assert checkpoints.restore_metrics(2) == {"loss": [0.5, 7]}
@@ -116,4 +120,27 @@ def test_a_job_that_may_not_write_any_more_saves_nothing(folder):
 
     with Checkpoints(folder, confirm=refused) as checkpoints, pytest.raises(UserError, match="another job goes on"):
         checkpoints.save(state_at(4), {})
-    assert names_in(folder) == ["1", "2", "3"] and jax.process_index() == 0
+    assert names_in(folder) == ["1", "2", "3"]
+
+
+def test_an_older_job_neither_completes_its_checkpoint_nor_deletes_that_of_a_newer_one(folder, monkeypatch):
+    record = folder.with_name(f"{folder.name}.holder.json")
+    sealing, begun = threading.Event(), threading.Event()
+    with newest_job(record) as older, newest_job(record) as newer:
+
+        def old_job() -> None:
+            sealing.set()
+            assert begun.wait(60)
+            older()
+
+        # The older job had confirmed when it began to save.
+        with Checkpoints(folder, confirm=lambda: None) as a, Checkpoints(folder, confirm=newer) as b:
+            a._confirm = lambda: None
+            a.save(state_at(4), {})
+            a._confirm = old_job
+            b.save(state_at(5), {})
+            b.wait()
+            begun.set()
+            with pytest.raises(UserError, match="another job is at work there now"):
+                a.wait()
+    assert_same(restored(folder), state_at(5))

@@ -32,7 +32,7 @@ from ddpm_jax.data.sources.example import Features, read_example
 from ddpm_jax.data.sources.splits import SPLITS, choose_split
 from ddpm_jax.errors import UserError, abbreviated
 from ddpm_jax.runtime.progress import progress
-from ddpm_jax.runtime.urls import as_url, is_url
+from ddpm_jax.runtime.urls import as_url, check_folder, is_url
 
 IMAGE_KEYS = ("image", "image/encoded", "jpg", "jpeg", "png", "webp")
 ATTRIBUTE = "attributes/"
@@ -86,6 +86,8 @@ def open_array_record(data: Data) -> Collection:
     if not data.path:
         raise UserError("data.path is not set; give a folder of *.array_record* files.")
     folder = as_url(data.path) if is_url(data.path) else epath.Path(data.path).expanduser()
+    if is_url(data.path):
+        check_folder(folder)
     origin = f"data.path={folder}"
     splits, lengths = _splits(folder, origin)
     split = choose_split(data.split, sorted(splits) if "" not in splits else (), origin)
