@@ -108,10 +108,15 @@ def main_without_exit(argv: list[str]) -> int:
     flags = parse_flags(argv)
     _check_workdir(flags)
     workdir = as_path(flags.workdir, "--workdir") if flags.workdir else None
-    with store_errors("A bucket" if workdir is None or isinstance(workdir, Path) else workdir):
+    with store_errors(_store_of(workdir)):
         if workdir is not None:
             check_folder(workdir)
         return run_mode(flags, workdir)
+
+
+def _store_of(workdir: AnyPath | None) -> str:
+    """The store that errors of stores are about: the workdir's, or else the data's."""
+    return "A bucket" if workdir is None or isinstance(workdir, Path) else str(workdir)
 
 
 def usage() -> str:
@@ -165,7 +170,7 @@ def _run_logged(mode: str, config: Config, workdir: AnyPath, folder: AnyPath) ->
         start_log(log)
         for line in before_sampling(config) if mode != "train" else ():
             logger.warning("%s", line)
-        with store_errors(workdir):
+        with store_errors(_store_of(workdir)):
             task(config, workdir)
 
     if isinstance(folder, Path):

@@ -28,7 +28,7 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from ddpm_jax.errors import UserError, printable, shell_command
 from ddpm_jax.runtime.signals import raise_if_stopped
-from ddpm_jax.runtime.urls import AnyPath
+from ddpm_jax.runtime.urls import AnyPath, store_errors
 
 POLL_S = 0.2
 """Seconds between two attempts to acquire a lock that another job holds."""
@@ -106,7 +106,7 @@ def newest_job(path: AnyPath) -> Iterator[Callable[[], None]]:
 
 def _remove_own(path: AnyPath, token: str) -> None:
     """Removes the record of this job."""
-    with suppress(OSError):  # An error of the block matters more.
+    with suppress(OSError, UserError), store_errors(path):  # An error of the block matters more.
         if _read_record(path).get("token") == token:
             path.unlink(missing_ok=True)
 
