@@ -53,8 +53,9 @@ def test_a_run_in_a_bucket_is_killed_resumed_sampled_and_evaluated(undisturbed, 
     sampling = ("--config.sample.count=8", "--config.sample.sampler=ddim", "--config.sample.steps=4")
     measuring = ("--config.evaluate.count=8", "--config.evaluate.features=pixels", "--config.evaluate.bound_images=4")
     for workdir in (bucket, undisturbed):
-        for mode, flags in {"sample": sampling, "evaluate": (*sampling[1:], *measuring), "plan": ()}.items():
+        for mode, flags in {"sample": sampling, "evaluate": (*sampling[1:], *measuring)}.items():
             assert cli.main(["main.py", f"--mode={mode}", f"--workdir={workdir}", *flags]) == 0
+    assert cli.main(["main.py", "--mode=plan", f"--workdir={bucket}"]) == 0
     (name,) = names_in(undisturbed / "samples")
     assert names_in(bucket / "samples") == [name]
     assert names_in(bucket / "samples" / name) == names_in(undisturbed / "samples" / name)
