@@ -291,7 +291,7 @@ def _orbax_supports(path: AnyPath) -> bool:
 
 @contextmanager
 def _readable(checkpoint: AnyPath) -> Iterator[AnyPath]:
-    """The checkpoint, or a copy on this machine where Orbax does not know the store."""
+    """The checkpoint, or a copy on this machine where Orbax does not support the store."""
     if _orbax_supports(checkpoint):
         yield checkpoint
         return

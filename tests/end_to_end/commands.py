@@ -25,6 +25,7 @@ __all__ = [
     "scalars",
     "start",
     "start_job",
+    "train_undisturbed",
 ]
 
 RECIPE = f"--config={ROOT}/configs/digits.py:smoke"
@@ -38,6 +39,13 @@ def start(*argv: str, devices: int = 1) -> subprocess.Popen:
 def start_job(*argv: str, processes: int, devices: int) -> list[subprocess.Popen]:
     """Starts the processes of one job, each with this many devices."""
     return commands.start_job(["main.py", *argv], processes, devices)
+
+
+def train_undisturbed(workdir: Path, *length: str) -> Path:
+    """Trains the recipe in a folder to its end, and returns the folder."""
+    code, printed = finish(start(RECIPE, f"--workdir={workdir}", *length))
+    assert code == 0, printed
+    return workdir
 
 
 def kill_at(process: subprocess.Popen, workdir: AnyPath, step: int, number: signal.Signals) -> int:

@@ -20,6 +20,7 @@ from tests.end_to_end.commands import (
     reported,
     start,
     start_job,
+    train_undisturbed,
     wait_for_checkpoint,
 )
 
@@ -33,10 +34,7 @@ LENGTH = (
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     """An undisturbed run in a folder."""
-    workdir = tmp_path_factory.mktemp("runs") / "undisturbed"
-    code, printed = finish(start(RECIPE, f"--workdir={workdir}", *LENGTH))
-    assert code == 0, printed
-    return workdir
+    return train_undisturbed(tmp_path_factory.mktemp("runs") / "undisturbed", *LENGTH)
 
 
 def test_a_run_in_a_bucket_is_killed_resumed_sampled_and_evaluated(undisturbed, bucket, tmp_path, capsys):

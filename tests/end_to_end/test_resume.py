@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.commands import RECIPE, assert_same_bits, final_state, finish, kill_at, reported, start
+from tests.end_to_end.commands import (
+    RECIPE,
+    assert_same_bits,
+    final_state,
+    finish,
+    kill_at,
+    reported,
+    start,
+    train_undisturbed,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("resume")]  # They share a run.
 LENGTH = (
@@ -16,10 +25,7 @@ LENGTH = (
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("runs") / "undisturbed"
-    code, printed = finish(start(RECIPE, f"--workdir={workdir}", *LENGTH))
-    assert code == 0, printed
-    return workdir
+    return train_undisturbed(tmp_path_factory.mktemp("runs") / "undisturbed", *LENGTH)
 
 
 def test_killed_and_restarted_equals_undisturbed(undisturbed, tmp_path):
