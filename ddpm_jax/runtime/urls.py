@@ -53,7 +53,7 @@ logger = logging.getLogger(__name__)
 os.environ.setdefault("EPATH_USE_TF", "false")
 for _protocol in ("gcs", "s3", "abfs"):  # Other processes write there, too.
     conf.setdefault(_protocol, {}).setdefault("use_listings_cache", False)
-for _library in ("gcsfs", "s3fs", "adlfs", "azure", "google"):
+for _library in ("fsspec", "gcsfs", "s3fs", "adlfs", "azure", "google"):
     logging.getLogger(_library).setLevel(logging.CRITICAL)  # What they log, they also raise.
 
 
