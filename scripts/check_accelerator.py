@@ -4,7 +4,7 @@
 
 runs, within --minutes, compiling included, and each part in processes of its own, so that one that fails or hangs is
 reported and the others still run:
-- the samplers' laws, one device = several, resume to the bit (at most 1.5 of 8 minutes);
+- the samplers' laws, one device = several, resume to the bit (at most 2.25 of 8 minutes);
 - images/s, FLOP/s and memory of training and sampling in bfloat16 (2.5 of 8);
 - the same by turns against diffusers, where PyTorch and diffusers can be imported (1 of 8);
 - training of cifar10 from --data for the minutes that are left, samples, and FID with --weights.
@@ -34,7 +34,7 @@ from scripts.accelerator.report import markdown  # noqa: E402
 
 MINUTES = 8.0
 GROUPS: tuple[tuple[float, Sequence[Part]], ...] = (
-    (1.5 / MINUTES, laws.PARTS),
+    (2.25 / MINUTES, laws.PARTS),
     (2.5 / MINUTES, speed.PARTS),
     (1.0 / MINUTES, speed.PEER_PARTS),
     (1.0, training.PARTS),

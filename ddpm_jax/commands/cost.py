@@ -3,12 +3,13 @@
 import math
 import statistics
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Jaxpr, JaxprEqn
 from jax.sharding import AbstractMesh, Mesh
-from jax.stages import Compiled, Lowered
+from jax.stages import Compiled, Traced
 from jax.typing import DTypeLike
 from jaxtyping import Array, PyTree
 
@@ -25,41 +26,65 @@ REMEDY = "try model.dtype=bfloat16, model.remat=True, or train.sharding=fsdp on 
 
 
 class StepCost(NamedTuple):
-    """The cost of one training step; None for a number that the backend does not report."""
+    """The cost of one training step."""
 
-    flops: float | None
-    """Floating-point operations over all devices, as XLA counts them in this backend's program."""
+    flops: int
+    """Floating-point operations of matrix products and convolutions, over all devices (`count_flops`)."""
     memory: int | None
-    """Bytes on one device, state and batch included."""
+    """Bytes on one device, state and batch included; None if the backend does not report it."""
 
 
 class LinearModel(NamedTuple):
-    """The cost of a step, in bytes on one device or in operations, as a linear function of its images."""
+    """Bytes of a step on one device as a linear function of its images."""
 
     fixed: int | float
     per_image: int | float
 
     def at(self, images: int) -> int | float:
-        """The cost of a step of this many images."""
+        """Bytes of a step of this many images."""
         return self.fixed + self.per_image * images
 
     def most_images(self, limit: int | float) -> int:
-        """The most images whose step costs at most `limit`."""
+        """The most images whose step takes at most `limit` bytes."""
         return max(int((limit - self.fixed) / self.per_image), 0)
 
 
-def step_cost(lowered: Lowered, compiled: Compiled, *, microbatches: int, devices: int) -> StepCost:
-    """The cost of a step with this many microbatches on this many devices.
-
-    XLA counts what one device computes. On CPU, the compiled program is analysed, whose microbatches are unrolled
-    (`step.py`). Elsewhere compiled programs hide arithmetic in library calls, so the lowered program is analysed, in
-    which the body of the loop over microbatches counts once; the arithmetic outside of the loop is negligible.
-    """
-    on_cpu = jax.default_backend() == "cpu"
-    flops = ((compiled if on_cpu else lowered).cost_analysis() or {}).get("flops")
+def step_cost(traced: Traced, compiled: Compiled) -> StepCost:
+    """The cost of a traced and compiled step."""
     memory = compiled.memory_analysis()
     total = None if memory is None else memory.argument_size_in_bytes + memory.temp_size_in_bytes
-    return StepCost(flops * devices * (1 if on_cpu else microbatches) if flops else None, total)
+    return StepCost(count_flops(traced.jaxpr), total)
+
+
+def count_flops(jaxpr: Jaxpr) -> int:
+    """Operations of the matrix products and convolutions, two for each product of two numbers, padding included.
+
+    Counted before XLA compiles, so that the number is the same on every platform, whose programs may hide arithmetic
+    in library calls (GPUs) or need less of it (Winograd's convolutions). Other operations are bound by memory.
+    """
+    return sum(_flops_of(equation) for equation in jaxpr.eqns)
+
+
+def _flops_of(equation: JaxprEqn) -> int:
+    name, given = equation.primitive.name, equation.params
+    operands: list[Any] = [variable.aval for variable in equation.invars]
+    results: list[Any] = [variable.aval for variable in equation.outvars]
+    if name == "dot_general":
+        (contracted, _), _ = given["dimension_numbers"]
+        return 2 * results[0].size * math.prod(operands[0].shape[axis] for axis in contracted)
+    if name == "conv_general_dilated":
+        kernel, out_axis = operands[1], given["dimension_numbers"].rhs_spec[0]
+        return 2 * results[0].size * kernel.size // kernel.shape[out_axis]
+    parts = jax.tree.leaves(list(given.values()), is_leaf=_is_jaxpr)
+    inner = [count_flops(part) for part in parts if _is_jaxpr(part)]
+    if name == "cond":
+        return max(inner)  # A platform's own implementation of the last one.
+    times = given["length"] if name == "scan" else given["mesh"].size if name == "shard_map" else 1
+    return times * sum(inner)
+
+
+def _is_jaxpr(value: object) -> bool:
+    return hasattr(value, "eqns")  # True of a closed one, too.
 
 
 def matrix_rate(dtype: DTypeLike, rounds: int = 5) -> float:

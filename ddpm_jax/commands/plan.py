@@ -14,7 +14,7 @@ import statistics
 import time
 from collections.abc import Generator, Iterator, Mapping
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 from jax.sharding import AbstractMesh
@@ -41,14 +41,14 @@ from ddpm_jax.data.dataset import held_out
 from ddpm_jax.data.open import count_images
 from ddpm_jax.errors import UserError
 from ddpm_jax.reporting.memory import device_limit, peak_resident, resident, size_in_words
-from ddpm_jax.runtime.compilation import RUN_ONCE, jit, own_settings
+from ddpm_jax.runtime.compilation import RUN_ONCE, jit, lower, own_settings
 from ddpm_jax.runtime.cpu import release_memory
 from ddpm_jax.runtime.devices import abstract_mesh, check_divisible, data_mesh, placed_shapes, to_devices
 from ddpm_jax.runtime.urls import AnyPath
 from ddpm_jax.training.cadence import due
 from ddpm_jax.training.checkpoint import checkpoint_steps, retained_steps
 from ddpm_jax.training.state import TrainState, init_state
-from ddpm_jax.training.step import empty_metrics, lower_step
+from ddpm_jax.training.step import empty_metrics, trace_step
 from ddpm_jax.workdir import checkpoint_folder
 
 SMALL_BATCH = 8
@@ -113,12 +113,12 @@ class OneDevice:
     def compile(self, images: int) -> tuple[Compiled, StepCost]:
         """The compiled step of this many images, and its cost."""
         logger.info("Compiling a step of %d images …", images)
-        lowered = lower_step(self.learner, self.shapes, self.batch(images))
-        compiled = lowered.compile()
+        traced = trace_step(self.learner, self.shapes, self.batch(images))
+        compiled = lower(traced).compile()
         if not self.process.peak:
             release_memory()  # As before training.
             self.process = ProcessMemory(peak_resident() or 0, resident() or 0)
-        return compiled, step_cost(lowered, compiled, microbatches=1, devices=1)
+        return compiled, step_cost(traced, compiled)
 
     def batch(self, images: int) -> Batch:
         """Random images."""
@@ -173,8 +173,7 @@ def device_lines(config: Config, options: PlanOptions, devices: int) -> Generato
     mesh, one, total = abstract_mesh(devices), OneDevice(config), config.data.batch_size
     rate = matrix_rate(config.model.dtype)
     measured = measure(one, total // devices // config.train.accumulate, rate, timed=not options.teraflops)
-    if measured.flops is not None:
-        yield "Arithmetic", f"{rounded(measured.flops.at(total) / 1e9)} GFLOP a step"
+    yield "Arithmetic", f"{rounded(measured.flops * total / 1e9)} GFLOP a step"
     if measured.memory is not None:
         # A CPU's memory also holds the process.
         local = jax.default_backend() == "cpu" and devices == 1 and not options.memory
@@ -186,10 +185,12 @@ def device_lines(config: Config, options: PlanOptions, devices: int) -> Generato
 
 
 class Measured(NamedTuple):
-    """Measurements of a step on one device here; None for those that the backend does not report."""
+    """Measurements of a step on one device here."""
 
-    flops: LinearModel | None
+    flops: float
+    """Operations for each image."""
     memory: LinearModel | None
+    """None if the backend does not report it."""
     timed: int
     """Images at once in the timed step; 0 if none was timed, as not one image fits or --plan.teraflops is set."""
     seconds: float
@@ -202,10 +203,10 @@ def measure(one: OneDevice, images: int, rate: float, *, timed: bool = True) -> 
     """
     few = min(images, SMALL_BATCH)
     steps = {some: one.compile(some) for some in (few, max(SMALL_BATCH, 2 * few))}
-    flops, memory = linear_model(steps, "flops"), linear_model(steps, "memory")
-    if not timed and flops is not None:
+    flops, memory = steps[few][1].flops / few, memory_model(steps)
+    if not timed:
         return Measured(flops, memory, 0, 0.0)
-    quick = images if flops is None else int(QUICK_S * rate / flops.per_image)
+    quick = int(QUICK_S * rate / flops)
     limit = device_limit()
     fitting = images if memory is None or limit is None else memory.most_images(USABLE * limit)
     if not fitting:
@@ -215,7 +216,7 @@ def measure(one: OneDevice, images: int, rate: float, *, timed: bool = True) -> 
         at_once = 2 ** int(math.log2(at_once)) if at_once >= SMALL_BATCH else 1
     if at_once not in steps:
         steps = {few: steps[few], at_once: one.compile(at_once)}
-        flops, memory = linear_model(steps, "flops"), linear_model(steps, "memory")
+        memory = memory_model(steps)
     return Measured(flops, memory, at_once, one.seconds(steps[at_once][0], at_once))
 
 
@@ -223,24 +224,21 @@ def speed_in_words(
     config: Config, options: PlanOptions, devices: int, measured: Measured, rate: float
 ) -> tuple[float | None, str]:
     """Images/s of all devices, None if unknown, and the text of the line."""
-    total, flops = config.data.batch_size, measured.flops
-    if options.teraflops and flops is not None:
-        speed = total * devices * options.teraflops * 1e12 / flops.at(total)
+    if options.teraflops:
+        speed = devices * options.teraflops * 1e12 / measured.flops
         return speed, f"{rounded(speed)} images/s at {options.teraflops:g} TFLOP/s on each device"
     if not measured.timed:
         return None, "not timed, since not one image fits on a device here; set --plan.teraflops"
     per_device = measured.timed / measured.seconds
-    share = flops and f", {flops.at(measured.timed) / measured.seconds / rate:.0%} of its rate in matrix products"
+    share = f"{measured.flops * per_device / rate:.0%} of its rate in matrix products"
     speed = devices * per_device
-    text = f"{rounded(speed)} images/s, {rounded(per_device)} on each device with {measured.timed} at once{share or ''}"
+    text = f"{rounded(speed)} images/s, {rounded(per_device)} on each device with {measured.timed} at once, {share}"
     return speed, text
 
 
-def linear_model(
-    steps: Mapping[int, tuple[Compiled, StepCost]], what: Literal["flops", "memory"]
-) -> LinearModel | None:
-    """The line through the costs of two steps by their numbers of images; None if a cost is unknown."""
-    (few, low), (many, high) = ((images, getattr(cost, what)) for images, (_, cost) in sorted(steps.items()))
+def memory_model(steps: Mapping[int, tuple[Compiled, StepCost]]) -> LinearModel | None:
+    """The line through the memory of two steps by their numbers of images; None if it is unknown."""
+    (few, low), (many, high) = ((images, cost.memory) for images, (_, cost) in sorted(steps.items()))
     if low is None or high is None:
         return None
     slope = max((high - low) / (many - few), 1.0)

@@ -149,5 +149,5 @@ def summarise(config: Config, workdir: AnyPath, best: BestSoFar, steps: Sequence
 
 def cost_in_words(cost: StepCost) -> str:
     """Arithmetic and memory of a step as text."""
-    flops = "unknown arithmetic" if cost.flops is None else f"{cost.flops / 1e9:,.3f} GFLOP"
+    flops = f"{cost.flops / 1e9:,.3f} GFLOP"
     return flops if cost.memory is None else f"{flops}, {size_in_words(cost.memory)} of arrays on each device"

@@ -28,7 +28,7 @@ from ddpm_jax.errors import TrainingDiverged, UserError
 from ddpm_jax.reporting.profile import Profile
 from ddpm_jax.reporting.throughput import Throughput
 from ddpm_jax.reporting.writer import BestSoFar, import_wandb
-from ddpm_jax.runtime.compilation import RUN_ONCE, jit, own_settings
+from ddpm_jax.runtime.compilation import RUN_ONCE, jit, lower, own_settings
 from ddpm_jax.runtime.cpu import release_memory
 from ddpm_jax.runtime.devices import agreed_by_all, check_divisible, data_mesh, placed_shapes
 from ddpm_jax.runtime.progress import progress
@@ -38,7 +38,7 @@ from ddpm_jax.training.cadence import due
 from ddpm_jax.training.checkpoint import Checkpoints, checkpoint_steps
 from ddpm_jax.training.preemption import Preemption
 from ddpm_jax.training.state import TrainState, init_state, is_finite
-from ddpm_jax.training.step import Learner, Metrics, TrainStep, lower_step, metrics_from_json, metrics_to_json
+from ddpm_jax.training.step import Learner, Metrics, TrainStep, metrics_from_json, metrics_to_json, trace_step
 from ddpm_jax.workdir import Progress, acquired, checkpoint_folder, read_progress, refuse_another_run, write_progress
 
 logger = logging.getLogger(__name__)
@@ -172,16 +172,15 @@ def start_state(config: Config, learner: Learner, checkpoints: Checkpoints) -> T
 def compile_step(config: Config, learner: Learner, state: TrainState, batch: Batch) -> tuple[TrainStep, StepCost]:
     """The compiled training step and its cost."""
     logger.info("Compiling the training step …")
-    lowered = lower_step(learner, state, batch)
-    compiled = lowered.compile()
-    cost = step_cost(lowered, compiled, microbatches=config.train.accumulate, devices=learner.mesh.size)
-    return own_settings()(compiled), cost
+    traced = trace_step(learner, state, batch)
+    compiled = lower(traced).compile()
+    return own_settings()(compiled), step_cost(traced, compiled)
 
 
-def ideal_rate(config: Config, mesh: Mesh, cost: StepCost) -> float | None:
-    """Images per second at the peak rate of all devices; None if a step's cost is unknown."""
+def ideal_rate(config: Config, mesh: Mesh, cost: StepCost) -> float:
+    """Images per second at the peak rate of all devices."""
     peak = matrix_rate(config.model.dtype) * mesh.size
-    return peak * config.data.batch_size / cost.flops if cost.flops else None
+    return peak * config.data.batch_size / cost.flops
 
 
 def save(config: Config, checkpoints: Checkpoints, state: TrainState, metrics: Metrics, monitors: Monitors) -> None:

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import jax
-from jax.stages import Lowered
+from jax.stages import Lowered, Traced
 
 RUN_ONCE = {"xla_backend_optimization_level": 1}
 """Compiler options for drawing the first state: level 0 runs 1 s longer, levels 2 and 3 compile longer."""
@@ -49,16 +49,26 @@ class Jitted:
             return self._jitted(*args)
 
     @own_settings()
+    def trace(self, *args: Any) -> Traced:
+        """Traces the function for these arguments, or their shapes."""
+        with self._precision():
+            return self._jitted.trace(*args)
+
     def lower(self, *args: Any, platform: str | None = None) -> Lowered:
         """Lowers the function for these arguments, or their shapes; calls of what is compiled then need the same.
 
         platform: "cpu", "cuda" or "tpu", of which no device is needed here; None for that of the arguments.
         """
-        with self._precision():
-            return self._jitted.trace(*args).lower(lowering_platforms=(platform,) if platform else None)
+        return lower(self.trace(*args), platform)
 
     def _precision(self) -> AbstractContextManager[Any]:
         return jax.default_matmul_precision("highest") if self._exact else nullcontext()
+
+
+@own_settings()
+def lower(traced: Traced, platform: str | None = None) -> Lowered:
+    """Lowers a traced function, for one platform or for that of its arguments."""
+    return traced.lower(lowering_platforms=(platform,) if platform else None)
 
 
 def jit(function: Callable[..., Any], *, exact: bool = False, **options: Any) -> Jitted:

@@ -24,7 +24,7 @@ from ddpm_jax.diffusion.randomness import Purpose, draw_normal, purpose_key
 from ddpm_jax.diffusion.schedule import Schedule
 from ddpm_jax.network.bind import apply_unet, drop_labels, label_vectors
 from ddpm_jax.network.unet import UNet
-from ddpm_jax.runtime.compilation import DETERMINISTIC, jit
+from ddpm_jax.runtime.compilation import DETERMINISTIC, jit, lower
 from ddpm_jax.runtime.devices import platform_of, replicated
 from ddpm_jax.shapes import ImageKeys, Images, Labels, LabelVectors, OneKey, Output, PerImage, Pixels, Steps
 from ddpm_jax.training.ema import update_ema
@@ -212,9 +212,14 @@ def compiler_options(mesh: Mesh | AbstractMesh, deterministic: bool) -> dict[str
     return DETERMINISTIC if deterministic and platform_of(mesh) == "gpu" else {}
 
 
-def lower_step(learner: Learner, state: TrainState, batch: Batch) -> jax.stages.Lowered:
-    """Lowers the training step for these arrays (or shapes); the state is donated and keeps its sharding."""
+def trace_step(learner: Learner, state: TrainState, batch: Batch) -> jax.stages.Traced:
+    """Traces the training step for these arrays (or shapes); the state is donated and keeps its sharding."""
     layout = jax.tree.map(lambda x: x.sharding, state)
     shardings, options = (layout, None, None), compiler_options(learner.mesh, learner.deterministic)
     jitted = jit(partial(train_step, learner), donate_argnums=0, out_shardings=shardings, compiler_options=options)
-    return jitted.lower(state, empty_metrics(), batch)
+    return jitted.trace(state, empty_metrics(), batch)
+
+
+def lower_step(learner: Learner, state: TrainState, batch: Batch) -> jax.stages.Lowered:
+    """Lowers the training step."""
+    return lower(trace_step(learner, state, batch))

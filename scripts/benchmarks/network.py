@@ -24,9 +24,10 @@ from ddpm_jax.generation.requests import for_sampler
 from ddpm_jax.interop.diffusers_folder import write_folder
 from ddpm_jax.network.bind import apply_unet
 from ddpm_jax.network.unet import init_params
+from ddpm_jax.runtime.compilation import lower
 from ddpm_jax.runtime.devices import check_divisible, data_mesh, replicated, to_devices
 from ddpm_jax.training.state import first_state
-from ddpm_jax.training.step import empty_metrics, lower_step
+from ddpm_jax.training.step import empty_metrics, trace_step
 from scripts.benchmarks.peer import VARIANTS, Peer, comparison, in_turn, peak_memory, python_of, refuse_disagreement
 from scripts.benchmarks.resident import forget_peak
 from scripts.benchmarks.timing import median
@@ -74,10 +75,10 @@ def measure_training(flags: argparse.Namespace) -> dict[str, Any]:
         batch = to_devices(mesh, random_batch(config, flags.batch, config.train.accumulate), axis=1)
         state = jax.device_put(jax.jit(lambda p: first_state(p, learner.optimizer))(params), replicated(mesh))
         start = time.perf_counter()
-        lowered = lower_step(learner, state, batch)
-        step = lowered.compile()
+        traced = trace_step(learner, state, batch)
+        step = lower(traced).compile()
         compiling = time.perf_counter() - start
-        cost = step_cost(lowered, step, microbatches=config.train.accumulate, devices=mesh.size)
+        cost = step_cost(traced, step)
 
         def work() -> None:
             nonlocal state
@@ -90,10 +91,9 @@ def measure_training(flags: argparse.Namespace) -> dict[str, Any]:
         rate = matrix_rate(config.model.dtype) * mesh.size
     ours = facts["ours"]
     ours["compile_seconds"] = compiling
-    if cost.flops:
-        flops_per_second = cost.flops * ours["images_per_second"] / flags.batch
-        ours |= {"gigaflop_per_step": cost.flops / 1e9, "gigaflop_per_second": flops_per_second / 1e9}
-        ours["share_of_matrix_product"] = flops_per_second / rate
+    flops_per_second = cost.flops * ours["images_per_second"] / flags.batch
+    ours |= {"gigaflop_per_step": cost.flops / 1e9, "gigaflop_per_second": flops_per_second / 1e9}
+    ours["share_of_matrix_product"] = flops_per_second / rate
     if cost.memory:
         ours["compiled_memory_mebibytes"] = cost.memory / 2**20
     return {**describe(config, flags), **facts}

@@ -82,13 +82,15 @@ def peak_memory() -> float | None:
 
 
 def arrange(module: torch.nn.Module, variant: str) -> torch.nn.Module:
-    """The module on the device, in the variant's memory format, compiled if the variant is."""
+    """The module on the device, in the variant's memory format."""
     module = module.to(device())
-    if "channels_last" in variant:
-        module = module.to(memory_format=torch.channels_last)
+    return module.to(memory_format=torch.channels_last) if "channels_last" in variant else module
+
+
+def compile_if_asked(module: torch.nn.Module, variant: str) -> None:
+    """Compiles the module on its first call for those very shapes, if the variant is compiled."""
     if "compiled" in variant:
-        module.compile()
-    return module
+        module.compile(dynamic=False)
 
 
 def layout(spec: dict[str, Any]) -> torch.memory_format:
@@ -105,6 +107,7 @@ def open_unet(spec: dict[str, Any]) -> Any:
         x_t, t = (torch.from_numpy(given[name]).to(device()) for name in ("x_t", "t"))
         output = unet(x_t.permute(0, 3, 1, 2).contiguous(memory_format=layout(spec)), t - 1).sample
         np.save(spec["outputs"], output.float().permute(0, 2, 3, 1).cpu().numpy())
+    compile_if_asked(unet, spec["variant"])
     return unet
 
 
@@ -180,6 +183,7 @@ def features(spec: dict[str, Any]) -> tuple[Work, str]:
     inception.fid_inception_v3 = lambda: network  # Instead of its download.
     block = inception.InceptionV3.BLOCK_INDEX_BY_DIM[spec["dimensions"]]
     wrapped = arrange(inception.InceptionV3([block]).eval(), spec["variant"])
+    compile_if_asked(wrapped, spec["variant"])
     with np.load(spec["inputs"]) as given:
         pixels = given["pixels"]
 

@@ -11,8 +11,8 @@ from ddpm_jax.commands.plan import (
     PlanOptions,
     extra_bytes,
     kept_checkpoints,
-    linear_model,
     memory_in_words,
+    memory_model,
     microbatches_that_fit,
     plan,
     time_in_words,
@@ -51,9 +51,7 @@ def lines_of(config, capsys, options=HERE, workdir=None) -> dict[str, str]:
 def test_arithmetic_and_memory_grow_with_the_images():
     toy = OneDevice(CONFIG)
     (_, two), (_, eight) = toy.compile(2), toy.compile(8)
-    # The update does not grow: Adam, clipping and EMA are some tens of operations for each parameter.
-    fixed, parameters = (4 * two.flops - eight.flops) / 3, sum(x.size for x in jax.tree.leaves(toy.shapes.params))
-    assert 10 * parameters < fixed < 100 * parameters
+    assert eight.flops == 4 * two.flops
     assert two.memory is not None and eight.memory is not None and two.memory > bytes_of(toy.shapes)
     assert 0 < toy.process.kept <= toy.process.peak <= (peak_resident() or 0)
     assert toy.process.with_arrays(toy.process.peak) == toy.process.kept + toy.process.peak
@@ -67,10 +65,10 @@ def test_arithmetic_and_memory_grow_with_the_images():
 
 def test_the_most_images_are_the_largest_number_within_the_limit():
     step, _ = OneDevice(CONFIG).compile(2)
-    line = linear_model({10: (step, StepCost(7.0, 1_300)), 2: (step, StepCost(7.0, 500))}, "memory")
+    line = memory_model({10: (step, StepCost(7, 1_300)), 2: (step, StepCost(7, 500))})
     assert line == LinearModel(300, 100)
     assert line.most_images(line.at(7)) == 7 and line.most_images(line.at(7) - 1) == 6 and line.most_images(10) == 0
-    assert linear_model({10: (step, StepCost(7.0, None)), 2: (step, StepCost(7.0, 500))}, "memory") is None
+    assert memory_model({10: (step, StepCost(7, None)), 2: (step, StepCost(7, 500))}) is None
 
 
 def test_the_fewest_microbatches_that_fit_are_found():
@@ -85,7 +83,7 @@ def test_the_fewest_microbatches_that_fit_are_found():
 
 def test_a_batch_fits_after_following_the_advice():
     state = OneDevice(CONFIG).shapes
-    line = linear_model({n: OneDevice(CONFIG).compile(n) for n in (2, 8)}, "memory")
+    line = memory_model({n: OneDevice(CONFIG).compile(n) for n in (2, 8)})
     assert line is not None
     mesh, config = abstract_mesh(2), config_with(data={"batch_size": 64})
 
@@ -164,6 +162,6 @@ def test_a_plan_omits_what_does_not_fit_or_is_not_reported(capsys, monkeypatch):
     assert lines["Fits"].startswith("no: not one image") and lines["Speed"].startswith("not timed")
     assert "Time" not in lines
     step, _ = OneDevice(CONFIG).compile(2)
-    monkeypatch.setattr(OneDevice, "compile", lambda self, images: (step, StepCost(None, None)))
+    monkeypatch.setattr(OneDevice, "compile", lambda self, images: (step, StepCost(7, None)))
     lines = lines_of(config_with(data={"batch_size": 2}), capsys)
-    assert not {"Arithmetic", "Memory", "Fits"} & set(lines) and "images/s" in lines["Speed"]
+    assert not {"Memory", "Fits"} & set(lines) and "images/s" in lines["Speed"]

@@ -82,7 +82,7 @@ def test_the_step_is_compiled_with_these_options(monkeypatch):
     monkeypatch.setattr(step, "jit", recorded)
     monkeypatch.setattr(step, "platform_of", lambda mesh: "gpu")
     one = OneDevice(config_with(train={"deterministic": True}))
-    step.lower_step(one.learner, one.shapes, one.batch(2))
+    step.trace_step(one.learner, one.shapes, one.batch(2))
     assert compiled_with == [DETERMINISTIC]
 
 
