@@ -84,16 +84,15 @@ def build_unet(config: Config) -> UNet:
 
 def param_shapes(config: Config) -> PyTree:
     """The shapes of the network's parameters."""
-    unet, data = build_unet(config), config.data
-    return jax.eval_shape(lambda: init_params(unet, jax.random.key(0), data.image_size, data.channels))
+    unet = build_unet(config)
+    return jax.eval_shape(lambda: init_params(unet, jax.random.key(0), config.image_shape))
 
 
 @cache  # Tracing takes a second or two.
 def state_shapes(config: Config) -> TrainState:
     """The shapes of a training state."""
     optimizer = build_optimizer(config.optimizer, config.train.steps)
-    size = config.data.image_size, config.data.channels
-    return jax.eval_shape(partial(init_state, build_unet(config), optimizer, config.seed, *size))
+    return jax.eval_shape(partial(init_state, build_unet(config), optimizer, config.seed, config.image_shape))
 
 
 DEFAULT_STEPS = {"ddim": 50, "dpm_solver": 20, "unipc": 20}

@@ -78,7 +78,7 @@ def pure_results(params) -> dict:
 
 @pytest.fixture(scope="module")
 def params():
-    shapes = jax.eval_shape(lambda: init_params(UNET, jax.random.key(0), 4, 1))
+    shapes = jax.eval_shape(lambda: init_params(UNET, jax.random.key(0), (4, 4, 1)))
     draw = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: draw.normal(0.0, 0.1, leaf.shape).astype(np.float32), shapes)
 

@@ -266,7 +266,7 @@ def _read(path: Path, decoding: Decoding, field: str) -> UInt8[np.ndarray, "heig
     """An image, cropped and resized like the data unless it already has their size."""
     try:
         raw = path.read_bytes()
-        if size_of(raw) == (decoding.image_size, decoding.image_size):
+        if size_of(raw) == decoding.shape[1::-1]:
             decoding = dataclasses.replace(decoding, crop=())
         return decode(raw, decoding)
     except CropError as error:

@@ -106,8 +106,7 @@ class OneDevice:
         self.config = dataclasses.replace(config, train=dataclasses.replace(config.train, accumulate=1))
         self.mesh = data_mesh(jax.local_devices()[:1])
         self.learner = build_learner(self.config, self.mesh)
-        size = config.data.image_size, config.data.channels
-        self.fresh = partial(init_state, self.learner.unet, self.learner.optimizer, config.seed, *size)
+        self.fresh = partial(init_state, self.learner.unet, self.learner.optimizer, config.seed, config.image_shape)
         self.shapes = placed_shapes(self.mesh, state_shapes(config), "replicated")
 
     def compile(self, images: int) -> tuple[Compiled, StepCost]:

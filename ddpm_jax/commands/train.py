@@ -157,7 +157,7 @@ def start_state(config: Config, learner: Learner, checkpoints: Checkpoints) -> T
 
     @jit  # Traced once for the shapes and for the values.
     def fresh() -> TrainState:
-        return init_state(learner.unet, learner.optimizer, config.seed, config.data.image_size, config.data.channels)
+        return init_state(learner.unet, learner.optimizer, config.seed, config.image_shape)
 
     like = placed_shapes(learner.mesh, jax.eval_shape(fresh), config.train.sharding)
     restored = checkpoints.restore(like)

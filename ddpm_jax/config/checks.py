@@ -10,7 +10,7 @@ import types
 import typing
 from typing import Any
 
-from ddpm_jax.config.fields import Range, meanings
+from ddpm_jax.config.fields import Range, meanings, sides
 from ddpm_jax.config.sections import Config, Data, Model, Sample
 from ddpm_jax.errors import UserError, nearest
 
@@ -20,6 +20,7 @@ TYPE_NAMES = {
     bool: "True or False",
     str: "text",
     tuple: "whole numbers such as (1, 2, 2)",
+    object: "a side such as 64, or (height, width) such as (48, 80)",
 }
 MOST_PIXELS = 4096
 """Largest height x width x channels for evaluate.features="pixels", whose covariance is the square of that."""
@@ -63,7 +64,7 @@ def _check_value(hint: Any, value: Any, name: str) -> None:
             raise UserError(f"{name}={value!r} does not exist; {nearest(str(value), map(str, choices))}")
         return
     kind = value_type(hint)
-    sound = type(value) is kind
+    sound = type(value) is kind or (kind is object and type(value) in (int, tuple))
     if kind is tuple:
         sound = sound and all(type(item) is int for item in value)
     elif kind is float:
@@ -90,13 +91,17 @@ def value_type(hint: Any) -> type:
     if origin is typing.Literal:
         return type(typing.get_args(hint)[0])
     if origin is typing.Annotated:
-        return typing.get_args(hint)[0]
+        hint = typing.get_args(hint)[0]
+    if typing.get_origin(hint) is types.UnionType:
+        return object  # As ml_collections calls what may have several types.
+    if origin is typing.Annotated:
+        return hint
     return origin or hint
 
 
 def resolutions(data: Data, model: Model) -> list[int]:
-    """The image size in each stage of the U-Net."""
-    return [data.image_size // 2**stage for stage in range(len(model.multipliers))]
+    """The shorter side of the features in each stage of the U-Net."""
+    return [min(sides(data.image_size)) // 2**stage for stage in range(len(model.multipliers))]
 
 
 def _multiples(number: int, factor: int) -> str:
@@ -109,20 +114,33 @@ def _check_size(data: Data, model: Model) -> None:
     if not model.multipliers or min(model.multipliers) < 1:
         raise UserError(f"model.multipliers={model.multipliers} must list one or more widths of at least 1.")
     halvings = len(model.multipliers) - 1
-    factor, size = 2**halvings, data.image_size
-    if size % factor:
-        raise UserError(
-            f"data.image_size={size} must be divisible by {factor}, since model.multipliers={model.multipliers} halve "
-            f"it {halvings} times (try {_multiples(size, factor)}, or fewer stages)."
-        )
+    factor = 2**halvings
+    for side in sides(data.image_size):
+        if side % factor:
+            raise UserError(
+                f"data.image_size={data.image_size} must be divisible by {factor}, since model.multipliers="
+                f"{model.multipliers} halve it {halvings} times (try {_multiples(side, factor)} for {side}, or fewer "
+                "stages)."
+            )
 
 
 def _check_pixels(data: Data) -> None:
     crop, background = data.crop, data.background
-    sound = len(crop) in (0, 1, 4) and min(crop, default=0) >= 0 and crop != (0,)
-    if not sound or (len(crop) == 4 and not 0 < crop[2] - crop[0] == crop[3] - crop[1]):
+    sound = len(crop) in (0, 1, 2, 4) and min(crop, default=0) >= 0
+    cropped = sides(crop[0] if len(crop) == 1 else crop) if len(crop) in (1, 2) else sides(data.image_size)
+    if len(crop) == 4:
+        cropped = crop[3] - crop[1], crop[2] - crop[0]
+    if not sound or min(cropped) < 1:
         raise UserError(
-            f"data.crop={crop} is not a crop; expected (), (side,) or a square (left, top, right, bottom) in pixels."
+            f"data.crop={crop} is not a crop; expected (), (side,), (height, width) or (left, top, right, bottom) in "
+            "pixels."
+        )
+    height, width = sides(data.image_size)
+    # Half a pixel of rounding in either side of the crop.
+    if abs(cropped[0] * width - cropped[1] * height) > max(height, width) / 2:
+        raise UserError(
+            f"data.crop={crop} is {cropped[0]}x{cropped[1]} (height x width) and would be distorted to "
+            f"data.image_size={data.image_size}; give both the same shape."
         )
     if len(background) != 3 or not all(0 <= level <= 255 for level in background):
         raise UserError(f"data.background={background} is not a colour; expected red, green and blue from 0 to 255.")
@@ -130,7 +148,7 @@ def _check_pixels(data: Data) -> None:
         raise UserError(
             f"data.path={data.path} is not read by data.source={data.source!r}; leave it out, or set data.source=auto."
         )
-    if data.source == "digits" and (data.image_size, data.channels) != (8, 1):
+    if data.source == "digits" and (sides(data.image_size), data.channels) != ((8, 8), 1):
         raise UserError(
             f"data.source='digits' has 8x8 greyscale images; got data.image_size={data.image_size}, "
             f"data.channels={data.channels} (set 8 and 1, or another source)."
@@ -165,7 +183,7 @@ def _check_attention(data: Data, model: Model) -> None:
         if resolution not in occurring:
             raise UserError(
                 f"model.attention_resolutions={model.attention_resolutions}: {resolution} never occurs; images of "
-                f"{data.image_size} pixels pass through {', '.join(map(str, occurring))}."
+                f"{data.image_size} pixels pass through {', '.join(map(str, occurring))} (the shorter side)."
             )
     attended = [m for m, r in zip(model.multipliers, occurring, strict=True) if r in model.attention_resolutions]
     name, per = ("head_channels", model.head_channels) if model.head_channels else ("heads", model.heads)

@@ -27,7 +27,9 @@ def to_config_dict(section: Any) -> ConfigDict:
         value = getattr(section, name)
         if dataclasses.is_dataclass(value):
             value = to_config_dict(value)
-        result[name] = config_dict.placeholder(value_type(hint)) if value is None else value
+        kind = value_type(hint)
+        # A placeholder takes None besides; a field of several types keeps them.
+        result[name] = config_dict.FieldReference(value, field_type=kind) if value is None or kind is object else value
     return result
 
 

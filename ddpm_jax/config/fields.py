@@ -80,7 +80,18 @@ def between(low: int, high: int) -> Range:
     return Range(f"{low} to {high}", lambda value: low <= value <= high)
 
 
+def sides(image_size: int | tuple[int, ...]) -> tuple[int, int]:
+    """Height and width of an image size, which is a side or both."""
+    return (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
+
+
+def _is_size(value: Any) -> bool:
+    pair = (value,) if type(value) is int else value if isinstance(value, tuple) and len(value) == 2 else (0,)
+    return all(type(side) is int and side >= 1 for side in pair)
+
+
 Count = Annotated[int, at_least(1)]
+ImageSize = Annotated[int | tuple[int, int], Range("a side such as 64, or (height, width) such as (48, 80)", _is_size)]
 Natural = Annotated[int, at_least(0)]
 Seed = Annotated[int, between(0, 2**31 - 1)]
 Frames = Annotated[int, between(0, 1000)]

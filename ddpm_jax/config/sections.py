@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 from ddpm_jax.config.fields import (
     Count,
     Frames,
+    ImageSize,
     Natural,
     NonNegative,
     Positive,
@@ -27,6 +28,7 @@ from ddpm_jax.config.fields import (
     field,
     option,
     section,
+    sides,
 )
 
 
@@ -47,10 +49,14 @@ class Data:
     split: str | None = field(
         None, 'Split such as "train", or "all"; None for the training split, or all images if there are no splits.'
     )
-    image_size: Count = field(32, "Height and width in pixels after crop and resize.", fixed_by="parameters")
+    image_size: ImageSize = field(
+        32, "Side, or (height, width), in pixels after crop and resize.", fixed_by="parameters"
+    )
     channels: Literal[1, 3] = field(3, "1 for greyscale, 3 for colour.", fixed_by="parameters")
     crop: tuple[int, ...] = field(
-        (), "(): the largest centred square; (side,): a centred square; (left, top, right, bottom): that box."
+        (),
+        "(): the largest centred box of the shape of image_size; (side,): a centred square; (height, width): a centred "
+        "box; (left, top, right, bottom): that box.",
     )
     resize: Literal["lanczos", "bicubic", "bilinear", "box"] = field(
         "lanczos", "Pillow's resampling filter, which antialiases when it shrinks an image."
@@ -420,7 +426,7 @@ class Config:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width and channels of an image."""
-        return self.data.image_size, self.data.image_size, self.data.channels
+        return *sides(self.data.image_size), self.data.channels
 
     @property
     def label_width(self) -> int:

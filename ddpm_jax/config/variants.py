@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ddpm_jax.config.fields import sides
 from ddpm_jax.errors import UserError, nearest
 
 Recipe = Any  # A ConfigDict, whose fields a type checker cannot know.
@@ -22,7 +23,7 @@ def smoke(config: Recipe) -> Recipe:
     if config.data.source != "digits":
         config.data.source = "synthetic"
     config.train.accumulate = min(config.train.accumulate, 2)
-    config.data.batch_size = (8 if config.data.image_size <= 64 else 2) * config.train.accumulate
+    config.data.batch_size = (8 if max(sides(config.data.image_size)) <= 64 else 2) * config.train.accumulate
     config.data.holdout = 0.1
     config.model.channels = 8
     config.model.norm_groups = 4

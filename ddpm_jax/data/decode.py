@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 
+from ddpm_jax.config.fields import sides
 from ddpm_jax.config.sections import Data
 
 Raw = bytes | UInt8[np.ndarray, "height width"] | UInt8[np.ndarray, "height width _"]
@@ -66,11 +67,16 @@ class CropError(ValueError):
 class Decoding:
     """The fields of config.data that decide how an image becomes pixels."""
 
-    image_size: int
+    image_size: int | tuple[int, int]
     channels: int
     crop: tuple[int, ...] = ()
     resize: str = "lanczos"
     background: tuple[int, ...] = (255, 255, 255)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the pixels."""
+        return *sides(self.image_size), self.channels
 
 
 def decoding_of(data: Data) -> Decoding:
@@ -78,13 +84,14 @@ def decoding_of(data: Data) -> Decoding:
     return Decoding(data.image_size, data.channels, data.crop, data.resize, data.background)
 
 
-def decode(raw: Raw, how: Decoding) -> UInt8[np.ndarray, "size size _"]:
+def decode(raw: Raw, how: Decoding) -> UInt8[np.ndarray, "height width _"]:
     """The pixels of an image file's bytes or of an array; raises one of UNREADABLE for anything but a sound image."""
     image = _flat(raw, how.channels, how.background)
-    image = image.crop(crop_box(image.size, how.crop))
-    if image.size != (how.image_size, how.image_size):
-        image = image.resize((how.image_size, how.image_size), FILTERS[how.resize])
-    return np.asarray(image, np.uint8).reshape(how.image_size, how.image_size, how.channels)
+    height, width, _ = how.shape
+    image = image.crop(crop_box(image.size, how.crop, (height, width)))
+    if image.size != (width, height):
+        image = image.resize((width, height), FILTERS[how.resize])
+    return np.asarray(image, np.uint8).reshape(how.shape)
 
 
 def decode_whole(raw: Raw) -> UInt8[np.ndarray, "height width 3"]:
@@ -108,20 +115,32 @@ def size_of(raw: Raw) -> tuple[int, int]:
     return _open(raw).size
 
 
-def crop_box(size: tuple[int, int], crop: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of data.crop in an image of this width and height; raises CropError."""
+def crop_box(
+    size: tuple[int, int], crop: tuple[int, ...], shape: tuple[int, int] = (1, 1)
+) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of data.crop in an image of this width and height; raises CropError.
+
+    shape: height and width of the shape of the largest centred box, which () stands for.
+    """
     width, height = size
     if len(crop) == 4:
         left, top, right, bottom = crop
         needed = right, bottom
     else:
-        side = crop[0] if crop else min(size)
-        left, top = (width - side) // 2, (height - side) // 2
-        right, bottom = left + side, top + side
-        needed = side, side
+        needed = sides(crop if len(crop) == 2 else crop[0])[::-1] if crop else largest_box(size, shape)
+        left, top = (width - needed[0]) // 2, (height - needed[1]) // 2
+        right, bottom = left + needed[0], top + needed[1]
     if width < needed[0] or height < needed[1]:
         raise CropError(f"data.crop={crop} needs images of at least {needed[0]}x{needed[1]}, got {width}x{height}")
     return left, top, right, bottom
+
+
+def largest_box(size: tuple[int, int], shape: tuple[int, int]) -> tuple[int, int]:
+    """Width and height of the largest box of a shape (height, width) in an image of this width and height."""
+    width, height = size
+    if width * shape[0] > height * shape[1]:  # Wider than the shape.
+        return max(1, round(height * shape[1] / shape[0])), height
+    return width, max(1, round(width * shape[0] / shape[1]))
 
 
 def _open(raw: Raw) -> Image.Image:

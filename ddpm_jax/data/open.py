@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ddpm_jax.config import Config
+from ddpm_jax.config.fields import sides
 from ddpm_jax.config.sections import Data
 from ddpm_jax.data.cache import open_cache
 from ddpm_jax.data.collection import Collection
@@ -81,7 +82,7 @@ def choose_images(config: Config, labelled: bool) -> tuple[Collection, np.ndarra
         if data.attributes:  # All further commas belong to the last name.
             names = [name.strip() for name in data.attributes.split(",", model.attributes - 1)]
         attributes = tuple(names)
-        collection = draw_discs(SYNTHETIC_IMAGES, data.image_size, data.channels, model.classes, attributes)
+        collection = draw_discs(SYNTHETIC_IMAGES, sides(data.image_size), data.channels, model.classes, attributes)
     annotations = collection.annotations
     if collection.scan and (labelled or data.classes or data.filter or model.classes or model.attributes):
         annotations = collection.scan()

@@ -57,7 +57,7 @@ class TooManyUnreadable(UserError):
         self.reasons = reasons
 
 
-Decoded = UInt8[np.ndarray, "size size channels"] | Failure
+Decoded = UInt8[np.ndarray, "height width channels"] | Failure
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -73,8 +73,7 @@ def load_images(
     """
     stamps = ask_of_each(collection.stamp, rows, f"Listing {collection.origin}")
     key = key_of([repr(how), PIL.__version__, *stamps])
-    shape = (how.image_size, how.image_size, how.channels)
-    return cached(cache, key, shape, lambda: decode_all(collection, rows, how, list_unreadable))
+    return cached(cache, key, how.shape, lambda: decode_all(collection, rows, how, list_unreadable))
 
 
 def ask_of_each(ask: Callable[[int], str], rows: Int[np.ndarray, "M"], label: str) -> Iterator[str]:

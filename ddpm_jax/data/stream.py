@@ -17,17 +17,17 @@ from ddpm_jax.errors import UserError, printable
 
 
 class Streamed:
-    """Rows of a collection, indexed like an array uint8 [N, size, size, channels]."""
+    """Rows of a collection, indexed like an array uint8 [N, height, width, channels]."""
 
     def __init__(self, collection: Collection, rows: Int[np.ndarray, "N"], how: Decoding) -> None:
         self._collection, self._rows, self._how = collection, rows, how
         self._pool = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="decode")
-        self.shape = (len(rows), how.image_size, how.image_size, how.channels)
+        self.shape = (len(rows), *how.shape)
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, index: Int[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape size size channels"]:
+    def __getitem__(self, index: Int[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape height width channels"]:
         """The pixels of some rows; UserError for an image that cannot be read."""
         index = np.asarray(index)
         pixels = np.empty((index.size, *self.shape[1:]), np.uint8)
@@ -42,7 +42,7 @@ class Streamed:
         found = ask_of_each(source.fingerprint, self._rows, f"Comparing {source.origin}")
         return fingerprints_of(source.fingerprint_kind, (text.encode() for text in found))
 
-    def _decode(self, place: int) -> UInt8[np.ndarray, "size size channels"]:
+    def _decode(self, place: int) -> UInt8[np.ndarray, "height width channels"]:
         row = int(self._rows[place])
         try:
             return decode(read_with_retry(self._collection.read, row), self._how)

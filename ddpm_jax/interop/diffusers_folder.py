@@ -193,7 +193,14 @@ def model_card(config: Config, step: int, images: int | None, caption: str | Non
     return CARD.format(
         table=table,
         picture=picture,
-        use=use.format(steps=diffusion.steps, classes=model.classes, last=model.classes - 1, null=null),
+        use=use.format(
+            steps=diffusion.steps,
+            classes=model.classes,
+            last=model.classes - 1,
+            null=null,
+            height=config.image_shape[0],
+            width=config.image_shape[1],
+        ),
         kind="class-conditional" if model.classes else "unconditional-image-generation",
         origin="It was trained" if step else "It was trained elsewhere and imported",
         config=to_json(config).rstrip(),
@@ -238,7 +245,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 
 unet, scheduler = UNet2DModel.from_pretrained("this/folder"), DDPMScheduler.from_pretrained("this/folder")
 labels = torch.arange(4) % {classes}  # Classes 0 to {last}, which labels.json names{null}.
-x = torch.randn(4, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
+x = torch.randn(4, unet.config.in_channels, {height}, {width})
 scheduler.set_timesteps({steps})
 with torch.no_grad():
     for t in scheduler.timesteps:

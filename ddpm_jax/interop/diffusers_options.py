@@ -10,6 +10,7 @@ from typing import Any
 
 from ddpm_jax.config import Config
 from ddpm_jax.config.checks import resolutions
+from ddpm_jax.config.fields import sides
 from ddpm_jax.errors import UserError, nearest
 
 DEFAULTS: dict[str, Any] = {
@@ -91,14 +92,16 @@ def checked_options(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     for name in ("dropout", "norm_eps"):
         options[name] = checked_float(options[name], f"{where}: {name}")
     size = options["sample_size"]
-    if isinstance(size, list | tuple) and len(size) == 2 and size[0] == size[1]:
-        options["sample_size"] = size[0]
+    if isinstance(size, list | tuple) and len(size) == 2:
+        options["sample_size"] = size[0] if size[0] == size[1] else tuple(size)
     for name, values in SUPPORTED.items():
         if (type(options[name]), options[name]) not in [(type(value), value) for value in values]:
             expected = " or ".join(repr(value) for value in values)
             raise UserError(f"{where}: {name}={options[name]!r} is not supported; expected {expected}.")
     for name, kinds in KINDS.items():
         value = options[name]
+        if name == "sample_size" and type(value) is tuple:
+            kinds, value = (int,), next((side for side in value if type(side) is not int), max(value))
         too_large = type(value) is int and not 1 <= value < LARGEST
         if type(value) not in kinds or too_large or value in ([], ()):
             expected = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
@@ -170,7 +173,7 @@ def _resampling(options: Mapping[str, Any]) -> set[str]:
 def fields_of(options: Mapping[str, Any], classes: int) -> dict[str, Any]:
     """The fields of a configuration that describe a UNet2DModel; classes: their number without a null class."""
     widths, size = options["block_out_channels"], options["sample_size"]
-    sizes = [size // 2**stage for stage in range(len(widths))]
+    sizes = [min(sides(size)) // 2**stage for stage in range(len(widths))]
     attends = _attention(options["down_block_types"])
     return {
         "data.image_size": size,
@@ -212,7 +215,7 @@ def options_of(config: Config) -> dict[str, Any]:
     return {
         "_class_name": "UNet2DModel",
         **DEFAULTS,
-        "sample_size": data.image_size,
+        "sample_size": data.image_size if isinstance(data.image_size, int) else list(data.image_size),
         "in_channels": data.channels,
         "out_channels": data.channels * (2 if config.diffusion.variance == "learned" else 1),
         "freq_shift": model.frequency_shift,

@@ -95,7 +95,7 @@ class UNet(nn.Module):
         for stage in range(last_stage + 1):
             for i in range(self.blocks):
                 x = self.block(stage, f"down_{stage}_block_{i}")(x, embedding, dropout_keys)
-                if x.shape[1] in self.attention_resolutions:
+                if min(x.shape[1:3]) in self.attention_resolutions:
                     x = self.attend(x, f"down_{stage}_attention_{i}")
                 skips.append(x)
             if stage < last_stage:
@@ -110,7 +110,7 @@ class UNet(nn.Module):
             for i in range(self.blocks + 1):
                 x = jnp.concatenate([x, skips.pop()], axis=-1)
                 x = self.block(stage, f"up_{stage}_block_{i}")(x, embedding, dropout_keys)
-                if x.shape[1] in self.attention_resolutions:
+                if min(x.shape[1:3]) in self.attention_resolutions:
                     x = self.attend(x, f"up_{stage}_attention_{i}")
             if stage > 0:
                 x = self.double(x, embedding, stage, dropout_keys)
@@ -148,7 +148,7 @@ class UNet(nn.Module):
         return self.conv(x.shape[-1], name)(upsample(x))
 
 
-def init_params(unet: UNet, key: Array, image_size: int, image_channels: int) -> PyTree:
+def init_params(unet: UNet, key: Array, image_shape: tuple[int, int, int]) -> PyTree:
     """Initial float32 parameters for square images; call it under jit, which removes the forward pass."""
-    images = jnp.zeros((1, image_size, image_size, image_channels), jnp.float32)
+    images = jnp.zeros((1, *image_shape), jnp.float32)
     return unet.init(key, images, jnp.zeros((1,), jnp.int32))["params"]

@@ -31,10 +31,10 @@ class TrainState:
 
 
 def init_state(
-    unet: UNet, optimizer: optax.GradientTransformation, seed: int, image_size: int, image_channels: int
+    unet: UNet, optimizer: optax.GradientTransformation, seed: int, image_shape: tuple[int, int, int]
 ) -> TrainState:
-    """The state before the first step."""
-    return first_state(init_params(unet, purpose_key(seed, Purpose.INIT), image_size, image_channels), optimizer)
+    """The state before the first step; image_shape: height, width and channels."""
+    return first_state(init_params(unet, purpose_key(seed, Purpose.INIT), image_shape), optimizer)
 
 
 def first_state(params: PyTree, optimizer: optax.GradientTransformation, ema: PyTree | None = None) -> TrainState:

@@ -95,8 +95,7 @@ def devices(recipe: str, *overrides: str) -> Results:
     config = config_of(override(load_recipe(recipe.partition("=")[2]), settings))
     for some in (jax.devices()[:1], jax.devices()):
         learner = build_learner(config, data_mesh(some))
-        shape = config.data.image_size, config.data.channels
-        first = partial(init_state, learner.unet, learner.optimizer, config.seed, *shape)
+        first = partial(init_state, learner.unet, learner.optimizer, config.seed, config.image_shape)
         state = jit(first, out_shardings=replicated(learner.mesh), compiler_options=RUN_ONCE)()
         batch = to_devices(learner.mesh, random_batch(config, batch_size, config.train.accumulate), axis=1)
         step, metrics = lower_step(learner, state, batch).compile(), empty_metrics()

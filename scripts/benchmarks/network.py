@@ -59,8 +59,7 @@ def chosen_mesh(flags: argparse.Namespace, microbatches: int = 1) -> Mesh:
 
 def random_params(config: Config) -> Any:
     """Parameters without zeros, as after some training: freshly initialised ones would predict zero for every input."""
-    shape = config.data.image_size, config.data.channels
-    params = jax.jit(lambda: init_params(build_unet(config), jax.random.key(0), *shape))()
+    params = jax.jit(lambda: init_params(build_unet(config), jax.random.key(0), config.image_shape))()
     random = np.random.default_rng(1)
     return jax.tree.map(lambda x: x + 0.02 * random.standard_normal(x.shape, np.float32), params)
 

@@ -75,7 +75,8 @@ class Model:
         labels = f", {model.attributes} attributes" if model.attributes else labels
         trained = f", trained on a set of {run.images:,}" if run.images else ""
         kind = "EMA" if ema else "raw parameters"
-        size = f"{data.image_size}x{data.image_size} {colour} images"
+        height, width, _ = run.config.image_shape
+        size = f"{width}x{height} {colour} images"
         return f"**{self.workdir}**, step {run.step:,} ({kind}): {size}, {parameters:.1f} M parameters{labels}{trained}"
 
 
@@ -90,7 +91,7 @@ def inpaint_brushed(run: Run, image: np.ndarray, brush: np.ndarray, **options: A
 
     image: uint8 [height, width, channels]; brush: [any height, any width], more than 0 where the brush painted.
     """
-    size = (run.config.data.image_size, run.config.data.image_size)
+    size = run.config.image_shape[1::-1]
     covered = Image.fromarray(np.where(brush > 0, np.uint8(255), np.uint8(0))).resize(size, Image.Resampling.BOX)
     mask = np.asarray(covered) > 127
     if not mask.any():

@@ -172,8 +172,9 @@ def _compare_tab(shared: SharedControls) -> None:
 
 
 def _inpaint_tab(shared: SharedControls) -> None:
-    total, size = shared.model.config.diffusion.steps, shared.model.config.data.image_size
-    canvas_size = size * max(1, CANVAS_PX // size)
+    total, (height, width, _) = shared.model.config.diffusion.steps, shared.model.config.image_shape
+    factor = max(1, CANVAS_PX // max(height, width))
+    canvas_size = width * factor, height * factor
     image = gr.State(None)
     with gr.Column(min_width=280):
         condition = ", conditioned on the class or attributes selected above" if shared.conditional else ""
@@ -187,9 +188,9 @@ def _inpaint_tab(shared: SharedControls) -> None:
             sources=(),
             transforms=(),
             layers=False,
-            canvas_size=(canvas_size, canvas_size),
+            canvas_size=canvas_size,
             fixed_canvas=True,
-            brush=gr.Brush(default_size=canvas_size // 8, colors=["#ff2d87"], color_mode="fixed"),
+            brush=gr.Brush(default_size=min(canvas_size) // 8, colors=["#ff2d87"], color_mode="fixed"),
             elem_id="canvas",
         )
         steps = gr.Slider(1, total, min(50, total), step=1, label="DDPM steps")
@@ -300,8 +301,8 @@ def _default_steps(sampler: str, total: int) -> int:
     return min(DEFAULT_STEPS.get(sampler, total), total)
 
 
-def _canvas_value(image: np.ndarray, size: int) -> dict[str, Any]:
-    large = _to_rgb(_enlarge(image, size // image.shape[0]))
+def _canvas_value(image: np.ndarray, size: tuple[int, int]) -> dict[str, Any]:
+    large = _to_rgb(_enlarge(image, size[0] // image.shape[1]))
     return {"background": large, "layers": [], "composite": large}
 
 

@@ -33,7 +33,7 @@ COUNTS = {
 
 def random_params(unet, draw, image_size=8, channels=1):
     """Parameters without zeros, so that every path contributes; scaling by fan-in keeps activations near 1."""
-    shapes = jax.eval_shape(lambda: init_params(unet, jax.random.key(0), image_size, channels))
+    shapes = jax.eval_shape(lambda: init_params(unet, jax.random.key(0), (image_size, image_size, channels)))
 
     def fill(leaf):
         scale = np.prod(leaf.shape[:-1]) ** -0.5 if leaf.ndim > 1 else 0.3
@@ -55,13 +55,13 @@ def inputs(draw):
 def test_parameter_counts_equal_the_published_ones(name, reference):
     size, unet = COUNTS[name]
     expected = next(n for key, n in reference["parameter_counts"].items() if key.startswith(name))
-    shapes = jax.eval_shape(lambda: init_params(unet, jax.random.key(0), size, 3))
+    shapes = jax.eval_shape(lambda: init_params(unet, jax.random.key(0), (size, size, 3)))
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == expected
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(shapes))
 
 
 def test_an_untrained_network_predicts_zero(inputs):
-    params = jax.jit(lambda: init_params(SMALL, jax.random.key(0), 8, 1))()
+    params = jax.jit(lambda: init_params(SMALL, jax.random.key(0), (8, 8, 1)))()
     np.testing.assert_array_equal(forward(SMALL, params, *inputs), 0.0)
 
 

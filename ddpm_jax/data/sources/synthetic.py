@@ -7,9 +7,9 @@ from ddpm_jax.data.collection import Collection, in_memory
 
 
 def draw_discs(
-    count: int, image_size: int, channels: int, classes: int = 0, attributes: tuple[str, ...] = (), seed: int = 0
+    count: int, size: tuple[int, int], channels: int, classes: int = 0, attributes: tuple[str, ...] = (), seed: int = 0
 ) -> Collection:
-    """Discs as uint8 [count, image_size, image_size, channels], of random position, size and colour.
+    """Discs as uint8 [count, height, width, channels], of random position, size and colour; size: height and width.
 
     The class of a disc (0..classes - 1) is the horizontal band that contains its centre; an odd number of attributes
     halves its radius.
@@ -22,11 +22,11 @@ def draw_discs(
     colour, ground = random.uniform(150, 255, (count, channels)), random.uniform(0, 60, (count, channels))
     values = random.integers(0, 2, (count, len(attributes)), np.uint8)
     radius /= 1 + values.sum(axis=1) % 2
-    grid = (np.arange(image_size) + 0.5) / image_size
-    squared = (grid[None, :, None] - centre_y[:, None, None]) ** 2 + (
-        grid[None, None, :] - centre_x[:, None, None]
-    ) ** 2
-    inside = np.clip((radius[:, None, None] - np.sqrt(squared)) * image_size + 0.5, 0.0, 1.0)[..., None]
+    side = min(size)  # The unit of lengths.
+    y, x = ((np.arange(pixels) + 0.5) / side for pixels in size)
+    centre_y, centre_x = centre_y * (size[0] / side), centre_x * (size[1] / side)
+    squared = (y[None, :, None] - centre_y[:, None, None]) ** 2 + (x[None, None, :] - centre_x[:, None, None]) ** 2
+    inside = np.clip((radius[:, None, None] - np.sqrt(squared)) * side + 0.5, 0.0, 1.0)[..., None]
     images = inside * colour[:, None, None, :] + (1.0 - inside) * ground[:, None, None, :]
     names = tuple(f"band {i}" for i in range(classes))
     annotations = Annotations(labels.astype(np.int32), names, values, attributes)
