@@ -78,8 +78,9 @@ def _check_value(hint: Any, value: Any, name: str) -> None:
 
 def without_none(hint: Any) -> tuple[Any, bool]:
     """A field's type without None, and whether the field may be None."""
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        (kind,) = (kind for kind in typing.get_args(hint) if kind is not type(None))
+    kinds = typing.get_args(hint)
+    if typing.get_origin(hint) in (types.UnionType, typing.Union) and type(None) in kinds:
+        (kind,) = (kind for kind in kinds if kind is not type(None))
         return kind, True
     return hint, False
 

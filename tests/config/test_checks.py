@@ -99,10 +99,11 @@ def test_contradictory_settings_of_sampling_are_refused_in_one_line(fields, word
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"crop": [1, 2]}, r"data.crop=\(1, 2\) is not a crop; expected \(\), \(side,\) or"),
+        ({"crop": [1, 2, 3]}, r"data.crop=\(1, 2, 3\) is not a crop; expected \(\), \(side,\), \(height, width\) or"),
         ({"crop": [5, 0, 5, 9]}, r"is not a crop"),
         ({"crop": [0]}, r"is not a crop"),
-        ({"crop": [0, 0, 20, 10]}, r"is not a crop; .* a square"),
+        ({"crop": [0, 0, 20, 10]}, r"is 10x20 \(height x width\) and would be distorted to data.image_size=32"),
+        ({"crop": [8], "image_size": [16, 32]}, r"is 8x8 .* would be distorted to data.image_size=\(16, 32\)"),
         ({"attributes": "a, a"}, r"chooses 1, but model.attributes=0"),
         ({"background": [0, 0, 256]}, r"data.background=\(0, 0, 256\) is not a colour"),
         ({"fraction": 0.0}, r"data.fraction=0.0 is out of range; expected more than 0 and at most 1"),
@@ -129,3 +130,16 @@ def test_classes_and_attributes_exclude_each_other():
 
 def test_the_defaults_are_valid():
     assert checked(Config()) == Config()
+
+
+@pytest.mark.parametrize("size", [0, -8, (8,), (8, 0), (8, 8, 8), (8, 8.0), "8x8", True, 8.0])
+def test_what_is_no_image_size_is_refused(size):
+    with pytest.raises(UserError, match="data.image_size=.* expected a side such as 64, or "):
+        config_of({"data": {"image_size": size}})
+
+
+def test_both_sides_must_halve_often_enough():
+    attends = {"attention_resolutions": [12]}
+    assert config_of({"data": {"image_size": [48, 80]}, "model": attends}).image_shape == (48, 80, 3)
+    with pytest.raises(UserError, match=r"data.image_size=\(48, 83\) must be divisible by 8, .*try 80 or 88 for 83"):
+        config_of({"data": {"image_size": [48, 83]}})

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm_jax.data.decode import FILTERS, FORMATS, UNREADABLE, CropError, Decoding, crop_box, decode
+from ddpm_jax.data.decode import FILTERS, FORMATS, UNREADABLE, CropError, Decoding, crop_box, decode, largest_box
 from tests.data.pictures import encoded, noise
 
 
@@ -178,3 +178,24 @@ def test_importing_adds_no_filter_of_warnings():
         assert not [one for one in warnings.filters if one[2] is Image.DecompressionBombWarning]
     """
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (48, 80), (80, 48), (1, 7)])
+@pytest.mark.parametrize("size", [(64, 48), (48, 64), (100, 7), (33, 33)])
+def test_the_largest_box_touches_two_edges_and_has_the_shape(size, shape):
+    width, height = largest_box(size, shape)
+    assert (width, height) in ((size[0], height), (width, size[1])) and width <= size[0] and height <= size[1]
+    # At most half a pixel of rounding.
+    assert abs(width * shape[0] - height * shape[1]) <= max(shape) / 2 or min(width, height) == 1
+
+
+def test_images_of_any_shape_keep_their_proportions(draw):
+    """A circle stays one, whatever is cut away around it."""
+    y, x = np.mgrid[:120, :200]
+    disc = np.where((y - 59.5) ** 2 + (x - 99.5) ** 2 < 50**2, 255, 0).astype(np.uint8)
+    for image_size, crop in {(24, 40): (), (40, 24): (), (30, 20): (90, 60), (20, 30): (50, 30, 150, 96)}.items():
+        pixels = decode(file_of(Image.fromarray(disc)), Decoding(image_size, 1, crop))
+        assert pixels.shape == (*image_size, 1)
+    whole = decode(file_of(Image.fromarray(disc)), Decoding((24, 40), 1))[..., 0] > 127
+    assert whole.any(axis=1).sum() == whole.any(axis=0).sum() == 20
+    np.testing.assert_array_equal(whole, whole[::-1, ::-1])

@@ -191,3 +191,13 @@ def test_rematerialisation_changes_neither_values_nor_gradients(draw, inputs):
 
     plain, remat = (jax.jit(jax.value_and_grad(partial(loss, remat)))(params) for remat in (False, True))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), plain, remat)
+
+
+def test_a_transposed_image_with_transposed_kernels_gives_the_transposed_output(draw):
+    """Nothing mixes up height and width."""
+    params, n = random_params(SMALL, draw), jnp.array([3, 700])
+    x = jnp.asarray(draw.normal(size=(2, 8, 12, 1)), jnp.float32)
+    transposed = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1) if leaf.ndim == 4 else leaf, params)
+    expected = forward(SMALL, params, x, n).swapaxes(1, 2)
+    assert expected.shape == (2, 12, 8, 1)
+    np.testing.assert_allclose(forward(SMALL, transposed, x.swapaxes(1, 2), n), expected, atol=2e-5)
