@@ -4,7 +4,17 @@ import jax
 import pytest
 
 from ddpm_jax.builders import param_shapes
-from ddpm_jax.config import check_overrides, config_of, defaults, load_recipe, override, parse_section
+from ddpm_jax.config import (
+    check_overrides,
+    config_of,
+    defaults,
+    from_json,
+    load_recipe,
+    override,
+    parse_section,
+    to_config_dict,
+    to_json,
+)
 from ddpm_jax.config.sections import Sample
 from ddpm_jax.errors import UserError
 
@@ -49,10 +59,13 @@ def test_flags_set_fields_of_every_type_and_empty_ones_remove_values():
         "model.multipliers=(1,4)",
         "sample.steps=7",
         "model.attention_resolutions=",
+        "data.image_size=(24,32)",
     ]
     config = config_of(override(recipe, [f"--config.{flag}" for flag in flags]))
     assert (config.data.filter, config.data.flip, config.model.multipliers) == (None, True, (1, 4))
     assert (config.sample.steps, config.model.attention_resolutions) == (7, ())
+    assert config.image_shape == (24, 32, 3) and from_json(to_json(config), "config.json") == config
+    assert config_of(override(to_config_dict(config), ["--config.data.image_size=64"])).image_shape == (64, 64, 3)
 
 
 @pytest.mark.parametrize(
