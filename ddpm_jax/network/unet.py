@@ -149,6 +149,9 @@ class UNet(nn.Module):
 
 
 def init_params(unet: UNet, key: Array, image_shape: tuple[int, int, int]) -> PyTree:
-    """Initial float32 parameters; image_shape: height, width and channels; call it under jit, which removes the forward pass."""
+    """Initial float32 parameters; call it under jit, which removes the forward pass.
+
+    image_shape: height, width and channels.
+    """
     images = jnp.zeros((1, *image_shape), jnp.float32)
     return unet.init(key, images, jnp.zeros((1,), jnp.int32))["params"]
