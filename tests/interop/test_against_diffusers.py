@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 from ddpm_jax import load_run
 from ddpm_jax.builders import build_schedule, build_unet
 from ddpm_jax.config import flatten
+from ddpm_jax.config.fields import sides
 from ddpm_jax.diffusion.schedule import sigmoid_betas
 from ddpm_jax.interop.diffusers_folder import read_folder, write_folder
 from ddpm_jax.interop.runs import start_run
@@ -67,6 +68,7 @@ MODELS = {
     | blocks("resnet", ".A")
     | {"resnet_time_scale_shift": "scale_shift", "attn_norm_num_groups": 8}
     | {"out_channels": 6, "num_class_embeds": 5},
+    "oblong": SMALL | blocks("conv", ".A") | {"sample_size": (16, 24)},
     "one stage": SMALL | blocks("conv", "A") | {"block_out_channels": (16,)},
 }
 
@@ -85,8 +87,7 @@ def random_model(name: str, seed: int = 0):
 def inputs(model, seed: int = 1):
     """x_t, steps counted from 0, and class numbers if the model is conditional."""
     draw = np.random.default_rng(seed)
-    size, channels = model.config.sample_size, model.config.in_channels
-    x = draw.normal(size=(4, channels, size, size)).astype(np.float32)
+    x = draw.normal(size=(4, model.config.in_channels, *sides(model.config.sample_size))).astype(np.float32)
     labels = None if model.config.num_class_embeds is None else draw.integers(0, model.config.num_class_embeds, 4)
     return x, np.array([0, 1, 500, 999]), labels
 
