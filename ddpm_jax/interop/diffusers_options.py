@@ -101,7 +101,8 @@ def checked_options(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     for name, kinds in KINDS.items():
         value = options[name]
         if name == "sample_size" and type(value) is tuple:
-            kinds, value = (int,), next((side for side in value if type(side) is not int), max(value))
+            wrong = [side for side in value if type(side) is not int or not 1 <= side < LARGEST]
+            value = wrong[0] if wrong else value[0]
         too_large = type(value) is int and not 1 <= value < LARGEST
         if type(value) not in kinds or too_large or value in ([], ()):
             expected = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)

@@ -30,7 +30,7 @@ UNET_MISTAKES = {
     "mixed": ({"upsample_type": "resnet"}, "mix resampling by convolutions and by residual blocks"),
     "no size": ({"sample_size": None}, "sample_size=None is not supported; expected a value of type int"),
     "three sides": ({"sample_size": [8, 16, 8]}, "sample_size=[8, 16, 8] is not supported"),
-    "an odd side": ({"sample_size": [8, "16"]}, "sample_size=(8, '16') is not supported"),
+    "an odd side": ({"sample_size": [8, "16"]}, "sample_size=16 is not supported; expected a value of type int"),
     "widths": ({"block_out_channels": [8, 12]}, "must be whole multiples of the first"),
     "wide embedding": ({"time_embedding_dim": 64}, "time_embedding_dim=64 is not supported; expected 32"),
     "norm": ({"resnet_time_scale_shift": "scale_shift"}, "attn_norm_num_groups=None with resnet_time_scale_shift"),

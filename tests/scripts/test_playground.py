@@ -164,7 +164,7 @@ def test_the_canvas_shows_each_pixel_as_a_square(draw, size, channels):
 
     image = draw.integers(0, 256, (size, size, channels), np.uint8)
     side = size * max(1, CANVAS_PX // size)
-    background = _canvas_value(image, side)["background"]
+    background = _canvas_value(image, (side, side))["background"]
     assert background.shape == (side, side, 3)
     np.testing.assert_array_equal(background[:: side // size, :: side // size][..., :channels], image)
 

@@ -46,7 +46,7 @@ def traced_step(mesh: Mesh, sharding: str) -> tuple[TrainState, Traced]:
     """A fresh state and the training step on a mesh."""
     config = config_with(train={"sharding": sharding}, model=MODEL)
     learner = build_learner(config, mesh)
-    fresh = partial(init_state, learner.unet, learner.optimizer, config.seed, 8, 1)
+    fresh = partial(init_state, learner.unet, learner.optimizer, config.seed, (8, 8, 1))
     state = jax.jit(fresh, out_shardings=state_sharding(mesh, jax.eval_shape(fresh), sharding))()
     return state, trace_step(learner, state, loader(config)(0))
 
@@ -108,7 +108,7 @@ def test_under_fsdp_parameters_are_gathered_once_and_gradients_summed(facts):
 def test_the_planned_size_of_a_state_is_its_size_on_each_device(facts, sharding):
     config = config_with(model=MODEL)
     learner = build_learner(config, data_mesh())
-    state = jax.eval_shape(partial(init_state, learner.unet, learner.optimizer, config.seed, 8, 1))
+    state = jax.eval_shape(partial(init_state, learner.unet, learner.optimizer, config.seed, (8, 8, 1)))
     assert state_bytes(state, abstract_mesh(DEVICES), sharding) == facts[sharding]["state"]
 
 

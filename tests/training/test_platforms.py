@@ -31,7 +31,7 @@ WINOGRAD = r"stablehlo\.dot_general [^\n]*batching_dims = \[0\] x \[0\][^\n]*\(t
 def lowered_step(config: Config, *platforms: str) -> list[str]:
     """The texts of the programs of a step, which is traced once."""
     learner, data, microbatches = build_learner(config, data_mesh()), config.data, config.train.accumulate
-    fresh = partial(init_state, learner.unet, learner.optimizer, 0, data.image_size, data.channels)
+    fresh = partial(init_state, learner.unet, learner.optimizer, 0, config.image_shape)
     rows = (microbatches, data.batch_size // microbatches)
     attributes = config.model.attributes
     labels = jax.ShapeDtypeStruct((*rows, attributes), np.uint8) if attributes else np.zeros(rows, np.int32)

@@ -37,7 +37,7 @@ def config_with(**sections) -> Config:
 def learner_and_step(config: Config) -> tuple[Learner, TrainState, Callable]:
     """The learner, the first state and the compiled step of a configuration, made once."""
     learner = build_learner(config, data_mesh())
-    start = partial(init_state, learner.unet, learner.optimizer, config.seed, config.data.image_size, 1)
+    start = partial(init_state, learner.unet, learner.optimizer, config.seed, config.image_shape)
     return learner, on_the_mesh(jax.jit(start)()), jax.jit(partial(train_step, learner))
 
 
