@@ -30,7 +30,9 @@ from tests.end_to_end.commands import (
 SAMPLERS = ("ddpm", "ddim", "dpm_solver", "unipc")
 BATCHES = (1, 7)
 COUNT = 16
-LENGTH = ("--config.train.steps=6", "--config.model.channels=64")
+SHAPE = (8, 4, 1)
+SIZE = f"--config.data.image_size={SHAPE[:2]}"
+LENGTH = ("--config.train.steps=6", "--config.model.channels=64", "--config.data.source=synthetic", SIZE)
 
 
 def run_job(*argv: str, processes: int = 1, devices: int = 1) -> None:
@@ -81,15 +83,15 @@ def sample_everything(workdir: str, target: str) -> None:
     run, mesh = load_run(workdir), data_mesh()
     keys = jax.jit(image_keys, static_argnums=0, out_shardings=along_batch(mesh))(5, np.arange(COUNT))
     sampled = {"devices": np.array(mesh.size), "x_T": run.noise(COUNT, seed=5)}
-    sampled["noise"] = np.asarray(jax.jit(draw_noise, static_argnums=2)(keys, 3, (8, 8, 1)))
+    sampled["noise"] = np.asarray(jax.jit(draw_noise, static_argnums=2)(keys, 3, SHAPE))
     for sampler in SAMPLERS:
         for batch in BATCHES:
             options = {"eta": 1.0} if sampler == "ddim" else {}
             images = run.sample(COUNT, sampler=sampler, steps=4, seed=5, batch_size=batch, **options)
             sampled[f"{sampler} {batch}"] = images.astype(int)
     *_, last = run.iter_steps(COUNT, sampler="ddpm", steps=4, seed=5)
-    mask = np.arange(64).reshape(8, 8) % 3 == 0
-    *_, inpainted = run.inpaint(np.full((1, 8, 8, 1), 90, np.uint8), mask, count=6, steps=4, resamples=1)
+    mask = np.arange(32).reshape(SHAPE[:2]) % 3 == 0
+    *_, inpainted = run.inpaint(np.full((1, *SHAPE), 90, np.uint8), mask, count=6, steps=4, resamples=1)
     sampled |= {"steps": last.x_t.astype(int), "inpaint": inpainted.x_t.astype(int)}
     flags = ["--mode=sample", f"--workdir={workdir}", "--config.sample.task=vary", "--config.sample.count=6"]
     assert cli.main(["main.py", *flags, f"--config.sample.images={Path(workdir).parent}"]) == 0

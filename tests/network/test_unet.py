@@ -48,7 +48,7 @@ def forward(unet, params, x, n, labels=None):
 
 @pytest.fixture
 def inputs(draw):
-    return jnp.asarray(draw.normal(size=(2, 8, 8, 1)), jnp.float32), jnp.array([3, 700])
+    return jnp.asarray(draw.normal(size=(2, 8, 12, 1)), jnp.float32), jnp.array([3, 700])
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -87,7 +87,7 @@ def test_every_option_changes_the_parameters_or_the_image(draw, inputs, option, 
     unet = dataclasses.replace(SMALL, **{option: value})
     params = random_params(unet, draw)
     out = forward(unet, params, *inputs)
-    assert out.shape == (2, 8, 8, 1) and out.dtype == jnp.float32
+    assert out.shape == (2, 8, 12, 1) and out.dtype == jnp.float32
     if shapes_of(params) == shapes_of(random_params(SMALL, draw)):
         assert np.abs(out - forward(SMALL, params, *inputs)).max() > 1e-4
 
@@ -110,7 +110,7 @@ def test_every_parameter_has_a_gradient(draw, inputs, options):
     unet = dataclasses.replace(SMALL, **options)
     params, (x, n) = random_params(unet, draw), inputs
     labels = jnp.eye(3)[:2] if unet.labels else None
-    weights = jnp.asarray(draw.normal(size=(2, 8, 8, unet.out_channels)), jnp.float32)
+    weights = jnp.asarray(draw.normal(size=(2, 8, 12, unet.out_channels)), jnp.float32)
 
     @jax.jit
     @jax.grad

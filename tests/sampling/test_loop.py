@@ -18,7 +18,7 @@ from tests.sampling.samplers import MEAN, SAMPLERS, STD, start
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("steps", [1, 20])
 def test_an_ideal_denoiser_recovers_a_point_mass(linear, name, steps):
-    x_T, keys = start(4, (8, 8, 1))
+    x_T, keys = start(4, (8, 6, 1))
     pairs = step_pairs("trailing", 1000, steps)
     images = SAMPLERS[name](point_denoiser(linear, 0.3), linear, x_T, keys, pairs).images
     np.testing.assert_allclose(images, 0.3, atol=1e-5)
@@ -27,7 +27,7 @@ def test_an_ideal_denoiser_recovers_a_point_mass(linear, name, steps):
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_compiled_and_interpreted_agree(linear, name):
     """For Gaussian data, unlike for a point mass, images depend on every coefficient."""
-    x_T, keys = start(2, (4, 4, 1))
+    x_T, keys = start(2, (4, 6, 1))
     call = partial(SAMPLERS[name], gaussian_denoiser(linear, MEAN, STD), linear, pairs=step_pairs("leading", 1000, 5))
     with jax.disable_jit():
         eager = call(x_T, keys).images
@@ -41,7 +41,7 @@ def test_an_image_depends_only_on_its_seed_and_index(linear, name):
     @jax.jit
     def sample(indices):
         keys = image_keys(7, indices)
-        x_T = draw_noise(keys, 0, (4, 4, 1))
+        x_T = draw_noise(keys, 0, (4, 6, 1))
         return x_T, SAMPLERS[name](denoiser, linear, x_T, keys, pairs).images
 
     noise, images = sample(np.arange(64))
@@ -55,10 +55,10 @@ def test_an_image_depends_only_on_its_seed_and_index(linear, name):
 
 
 def test_any_number_of_frames_runs_from_noise_to_image(linear):
-    x_T, keys = start(3, (4, 4, 1))
+    x_T, keys = start(3, (4, 6, 1))
     pairs, denoiser = step_pairs("leading", 1000, 10), gaussian_denoiser(linear, MEAN, STD)
     whole = ddim(denoiser, linear, x_T, keys, pairs, loop=scan_loop(FrameSpec(11, 2)))
-    assert whole.frames.shape == (11, 2, 4, 4, 1)
+    assert whole.frames.shape == (11, 2, 4, 6, 1)
     np.testing.assert_array_equal(whole.frames[0], x_T[:2])
     np.testing.assert_array_equal(whole.frames[-1], whole.images[:2])
     for count in (1, 4, 30):
@@ -87,7 +87,7 @@ def test_memory_does_not_grow_with_the_steps(linear, name):
 def test_sampling_may_start_from_zero_signal(name, final):
     schedule = schedule_of_betas(linear_betas(1000), zero_terminal_snr=True)
     assert schedule.signal_rate[-1] == 0.0
-    x_T, keys = start(64, (8, 8, 1))
+    x_T, keys = start(64, (8, 6, 1))
     pairs = step_pairs("trailing", 1000, 50, final)
     images = SAMPLERS[name](gaussian_denoiser(schedule, MEAN, STD), schedule, x_T, keys, pairs).images
     np.testing.assert_allclose(images.mean(), MEAN, atol=0.02)
