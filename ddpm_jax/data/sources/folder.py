@@ -15,6 +15,7 @@ from ddpm_jax.data.annotations import TABLES, Annotations, annotate, annotations
 from ddpm_jax.data.collection import Collection
 from ddpm_jax.data.decode import FORMAT_NAMES
 from ddpm_jax.data.sources.files import find_images, summary
+from ddpm_jax.data.sources.shards import SOURCES
 from ddpm_jax.data.sources.splits import ALL, SPLITS, choose_split
 from ddpm_jax.data.sources.tree import Tree, TreeReader, open_tree
 from ddpm_jax.errors import UserError, abbreviated, printable
@@ -31,7 +32,10 @@ def open_folder(data: Data) -> Collection:
     origin = f"data.path={tree.root}"
     if not images:
         found = f"only {summary(left_out)} files" if left_out else "no files"
-        raise UserError(f"{origin} contains no images, {found}; expected {FORMAT_NAMES}, at any depth.")
+        shards = "".join(
+            f" data.source={SOURCES[suffix]} reads {suffix} files." for suffix in left_out.keys() & SOURCES
+        )
+        raise UserError(f"{origin} contains no images, {found}; expected {FORMAT_NAMES}, at any depth.{shards}")
     level = _common_level(images)
     names, splits = _choose_split(images, level, data.split, origin)
     annotations = _annotations(tree, names, level, splits, data.label_column, origin)

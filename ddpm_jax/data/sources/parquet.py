@@ -112,8 +112,8 @@ def open_parquet(data: Data) -> Collection:
     origin = f"data.path={Path(data.path or '').expanduser()}"
     if data.stream:
         raise UserError(
-            f"data.stream=True reads single images at random, and {origin} is Parquet, read in groups of rows; leave it "
-            "out."
+            f"data.stream=True reads single images at random, but {origin} is Parquet, which is read in groups; leave "
+            "data.stream out."
         )
     groups = [(shard, group) for shard in range(len(shards)) for group in range(_open(shards[shard]).num_row_groups)]
     sizes = [_open(shards[shard]).metadata.row_group(group).num_rows for shard, group in groups]

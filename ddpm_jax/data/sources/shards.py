@@ -4,6 +4,7 @@ data/train-00000-of-00002.parquet, val-000003.tar    the last word of a name is 
 train/0000.parquet                                   or else the folder
 """
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ SOURCES = {".parquet": "parquet", ".tar": "webdataset"}
 """The data.source that reads files of a suffix."""
 NUMBERED = re.compile(r"^(.*?)-?(\d+)-of-(\d+)(?:-[0-9a-f]+)?$")
 """The name, number and total in a name such as train-00000-of-00002, which the hub may end with a hash."""
+POINTER = b"version https://git-lfs"
 NUMBER = re.compile(r"[-_.]?\d+$")
 
 
@@ -46,7 +48,7 @@ def find_shards(place: str | None, wanted: str | None, suffix: str) -> list[Path
     origin = f"data.path={path}"
     if path.is_file():
         choose_split(wanted, (), origin)
-        return [path]
+        return _checked([path])
     names = [name for name in open_tree(path).names if name.endswith(suffix)] if path.is_dir() else []
     if not names:
         missing = "contains no" if path.is_dir() else "does not exist; give one or a folder of"
@@ -58,7 +60,7 @@ def find_shards(place: str | None, wanted: str | None, suffix: str) -> list[Path
         _check_numbers(split, origin)
     named = "" not in splits and not splits.keys().isdisjoint(SPLITS.values())
     split = choose_split(wanted, sorted(splits) if named else (), origin)
-    return [path / name for name in (names if split == ALL else splits[split])]
+    return _checked([path / name for name in (names if split == ALL else splits[split])])
 
 
 def _split_of(name: str) -> str:
@@ -69,6 +71,17 @@ def _split_of(name: str) -> str:
     word = re.split(r"[-_.]", stem)[-1].lower()
     folders = [SPLITS[part.lower()] for part in path.parts[:-1] if part.lower() in SPLITS]
     return SPLITS.get(word) or (folders[-1] if folders else word)
+
+
+def _checked(shards: list[Path]) -> list[Path]:
+    """The shards; UserError for one that cannot be read, or that a clone without Git LFS left empty."""
+    for shard in shards:
+        if not os.access(shard, os.R_OK):
+            raise UserError(f"{shard} cannot be read; check its link and permissions, or download it again.")
+        with shard.open("rb") as file:
+            if file.read(len(POINTER)) == POINTER:
+                raise UserError(f"{shard} is only a pointer of Git LFS; run git lfs pull in its folder.")
+    return shards
 
 
 def _check_numbers(names: Sequence[str], origin: str) -> None:

@@ -27,11 +27,11 @@ from ddpm_jax.data.collection import Collection
 from ddpm_jax.data.decode import SUFFIXES
 from ddpm_jax.data.sources.files import summary
 from ddpm_jax.data.sources.shards import find_shards
-from ddpm_jax.data.sources.tree import MAX_BYTES
+from ddpm_jax.data.sources.tree import MAX_BYTES, is_hidden
 from ddpm_jax.errors import UserError, abbreviated, printable
 from ddpm_jax.runtime.progress import progress
 
-NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)")
+NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)", re.DOTALL)
 """The key and the extension in the name of a member."""
 EXTENSIONS = ("jpg", "jpeg", "png", "webp", *sorted(suffix[1:] for suffix in SUFFIXES))
 """Extensions of images; the first in this list, where a sample has several."""
@@ -134,7 +134,7 @@ def _samples(file: BinaryIO, shard: str) -> dict[str, Sample]:
     samples: dict[str, Sample] = defaultdict(dict)
     for member in _members(file, shard):
         name = member.name.removeprefix("./")
-        if (parts := NAME.fullmatch(name)) is None or member.type not in FILE or member.issparse():
+        if (parts := NAME.fullmatch(name)) is None or is_hidden(name) or member.type not in FILE or member.issparse():
             continue  # A folder, a link, or a hidden file.
         key, extension = parts[1], parts[2].lower()
         if extension in samples[key]:
