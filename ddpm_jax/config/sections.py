@@ -53,7 +53,7 @@ class Data:
     )
     label_column: str | None = field(
         None,
-        "Column with the classes of the images, in labels.csv or metadata, Parquet, or WebDataset's .json; None for "
+        "Column (of labels.csv or metadata, Parquet, WebDataset's .json, or records) with the classes; None for "
         "the column `label` or `class`, or WebDataset's .cls, if there is one.",
     )
     image_size: ImageSize = field(

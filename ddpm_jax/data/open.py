@@ -40,8 +40,8 @@ FILES: dict[str, Callable[[Data], Collection]] = {
     "tfds": open_tfds,
     "array_record": open_array_record,
 }
-TABLES = ("folder", "parquet", "webdataset")
-"""Sources whose labels have columns, of which data.label_column chooses one."""
+ONE_LABEL = ("arrays", "celeba", "digits", "synthetic")
+"""Sources whose labels have no columns, of which data.label_column could choose one."""
 
 
 def open_dataset(config: Config, *, labelled: bool = False, list_unreadable: bool = False) -> Dataset:
@@ -80,7 +80,7 @@ def choose_images(config: Config, labelled: bool) -> tuple[Collection, np.ndarra
     """The source's collection, the rows selected from it, their labels, and the labels' names."""
     data, model = config.data, config.model
     source = kind_of(data)
-    if data.label_column is not None and source not in TABLES:
+    if data.label_column is not None and source in ONE_LABEL:
         raise UserError(
             f"data.label_column={data.label_column!r} is not read by data.source={source!r}, whose labels have a fixed "
             "place; leave it out."

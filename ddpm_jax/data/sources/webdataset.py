@@ -99,16 +99,17 @@ def _index(shards: Sequence[str], label_column: str | None, origin: str) -> dict
     columns: dict[str, None] = {}
     kept = {label_column} if label_column else {CLS, *CLASS_COLUMNS}
     for number, shard in enumerate(progress(shards, f"Listing {origin}", total=len(shards))):
+        tar = Path(shard).name
         with open(shard, "rb") as file:
             for key, sample in _samples(file, shard).items():
                 image = next((extension for extension in EXTENSIONS if extension in sample), None)
                 if image is None:
-                    without_image.append(key)
+                    without_image.append(f"{key}.{min(sample)}")
                     continue
                 row = _columns(file, sample, f"{shard}: {printable(key)}")
                 columns |= dict.fromkeys(row)
                 places.append((number, *sample[image]))
-                names.append(f"{key}.{image} in {Path(shard).name}")
+                names.append(f"{key}.{image} in {tar}")
                 # Others, such as captions, can be neither the class nor attributes.
                 rows.append({c: v for c, v in row.items() if isinstance(v, bool) or c in kept or c.lower() in kept})
     if not names:

@@ -107,7 +107,7 @@ def test_a_key_ends_at_the_first_dot_of_the_base_name(tmp_path, package_log):
     hidden = {"._1.jpg": b"", ".hidden.jpg": b"", "README": b"", "d/": b"", "__MACOSX/5.jpg": b"", ".git/6.jpg": b""}
     collection = open_webdataset(options(write_tar(tmp_path / "a.tar", members | hidden)))
     assert collection.names == ["a.b/1.jpg in a.tar", "2.jpg in a.tar"] and np.all(pixels_of(collection) == 7)
-    assert collection.left_out == {"samples without an image": ["3"]}
+    assert collection.left_out == {"samples without an image": ["3.txt"]}
     assert "left out 1 samples without an image" in package_log.text
 
 
@@ -139,7 +139,7 @@ WHOLE = tar_of({"a/1.png": PNG, "a/1.cls": "0", "a/2.png": PNG, "a/2.cls": "1"})
         (b"no tar at all" * 100, r"a.tar cannot be read as a tar after its beginning \(.*\); download it again"),
         (b"", r"a.tar cannot be read as a tar after its beginning \(empty file\)"),
         (b"version https://git-lfs.github.com/spec/v1\n", r"a.tar is only a pointer of Git LFS; run git lfs pull"),
-        (tar_of({"1.txt": "a"}), r"contains no images, only 1; expected members such as 0001.jpg"),
+        (tar_of({"1.txt": "a"}), r"contains no images, only 1.txt; expected members such as 0001.jpg"),
         (tar_of({}), r"contains no images, no files"),
         (tar_of({"1.jpg": PNG, "./1.jpg": PNG}), r"a.tar contains 1.jpg twice"),
         (tar_of({"1.jpg": PNG, "1.json": "{"}), r"a.tar: 1.json is not JSON"),
