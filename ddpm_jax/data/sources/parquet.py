@@ -76,7 +76,6 @@ class ParquetReader:
     def images_of_group(self) -> Callable[[int], Any]:
         """The images of a row group; as many groups are kept as all threads together are reading from."""
         ahead = usable_cpus() * CHUNK * len(self.groups) // self.ends[-1]
-
         reading = threading.Lock()  # Two threads must not read a group twice, nor an open file at once.
 
         @lru_cache(maxsize=2 * ahead + 2)
@@ -115,12 +114,13 @@ def open_parquet(data: Data) -> Collection:
             f"data.stream=True reads single images at random, but {origin} is Parquet, which is read in groups; leave "
             "data.stream out."
         )
-    groups = [(shard, group) for shard in range(len(shards)) for group in range(_open(shards[shard]).num_row_groups)]
-    sizes = [_open(shards[shard]).metadata.row_group(group).num_rows for shard, group in groups]
-    if not sum(sizes):
+    abouts = [_open(shard).metadata for shard in shards]
+    groups = [(shard, group) for shard, about in enumerate(abouts) for group in range(about.num_row_groups)]
+    ends = tuple(itertools.accumulate(abouts[shard].row_group(group).num_rows for shard, group in groups))
+    if not ends or not ends[-1]:
         raise UserError(f"{origin} contains no rows; give a folder of .parquet files with images.")
     image = _image_column(_open(shards[0]).schema_arrow, origin)
-    reader = ParquetReader(shards, tuple(groups), tuple(itertools.accumulate(sizes)), image)
+    reader = ParquetReader(shards, tuple(groups), ends, image)
     names = _Names(reader)
     return Collection(
         origin=origin,
@@ -136,7 +136,7 @@ def open_parquet(data: Data) -> Collection:
 
 def _shard(path: Path) -> Shard:
     status = path.stat()
-    return Shard(path, status.st_size, status.st_mtime_ns)
+    return Shard(path.absolute(), status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=64)

@@ -10,6 +10,7 @@ The members are listed once and the list is cached, since a tar has none; it is 
 import dataclasses
 import json
 import logging
+import os
 import re
 import tarfile
 from collections import defaultdict
@@ -67,7 +68,7 @@ def open_webdataset(data: Data) -> Collection:
     shards = tuple(str(path) for path in find_shards(data.path, data.split, ".tar"))
     origin = f"data.path={Path(data.path or '').expanduser()}"
     states = [Path(shard).stat() for shard in shards]
-    stamps = [f"{shard}:{s.st_size}:{s.st_mtime_ns}" for shard, s in zip(shards, states, strict=True)]
+    stamps = [f"{os.path.abspath(shard)}:{s.st_size}:{s.st_mtime_ns}" for shard, s in zip(shards, states, strict=True)]
     key = key_of(["webdataset", data.label_column or "", *stamps])
     table = remembered(open_cache(data.cache), key, lambda: _index(shards, data.label_column, origin))
     places, names, lost = table["places"], _texts(table["names"]), _texts(table["without_image"])
