@@ -71,6 +71,7 @@ def test_each_dependency_has_its_package_of(path):
         "etils": {"runtime", "data"},
         "google.protobuf": {"data"},
         "grain": {"data"},
+        "pyarrow": {"data"},
     }
     for name in imports(path):
         assert not name.startswith("flax.training")
@@ -116,7 +117,7 @@ def test_processes_that_decode_images_start_without_jax():
 
 
 def test_the_package_imports_where_optional_packages_are_blocked():
-    blocked = ["tensorflow", "tensorflow_datasets", "grain", "torch", "wandb"]
+    blocked = ["tensorflow", "tensorflow_datasets", "grain", "pyarrow", "torch", "wandb"]
     program = f"import sys; sys.modules.update(dict.fromkeys({blocked})); import ddpm_jax.commands.cli"
     subprocess.run([sys.executable, "-c", program], check=True, cwd=PACKAGE.parent)
 

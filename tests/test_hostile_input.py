@@ -24,6 +24,8 @@ from ddpm_jax.data.decode import UNREADABLE, Decoding, decode
 from ddpm_jax.data.filters import evaluate_filter
 from ddpm_jax.data.sources.arrays import open_arrays
 from ddpm_jax.data.sources.folder import open_folder
+from ddpm_jax.data.sources.parquet import open_parquet
+from ddpm_jax.data.sources.webdataset import open_webdataset
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.results import read_results
 from ddpm_jax.evaluation.statistics import load_statistics
@@ -31,6 +33,7 @@ from ddpm_jax.interop.tensors import TensorFile
 from ddpm_jax.runtime.locks import newest_job
 from ddpm_jax.training.seals import DamagedCheckpoint, verify
 from ddpm_jax.workdir import images_trained_on, read_config, read_label_names
+from tests.data.hub import tar_of, write_parquet
 from tests.end_to_end.commands import ROOT
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
@@ -54,6 +57,13 @@ def zipped(**files: bytes) -> bytes:
         for name, content in files.items():
             archive.writestr(name.replace("_", "/").replace("DOT", "."), content)
     return file.getvalue()
+
+
+def parquet() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        images = [{"bytes": image("PNG"), "path": "a.png"}] * 3
+        file = write_parquet(Path(folder, "a.parquet"), ["cat", "dog"], group=2, image=images, label=[0, 1, 0])
+        return file.read_bytes()
 
 
 def one_array() -> bytes:
@@ -113,6 +123,11 @@ FILES = {
     "photos.zip": (zipped(catsDOTzip=b"", cats_aDOTpng=image("PNG"), dogs_bDOTjpg=image("JPEG")),) * 2,
     "photos.npz": (arrays(images=np.stack([PIXELS] * 3), labels=np.arange(3)),) * 2,
     "photos.npy": (one_array(),) * 2,
+    "photos.tar": (
+        tar_of({"a.jpg": image("JPEG"), "a.cls": "1", "a.json": {"round": True}, "b.png": b"", "b.cls": "2"}),
+    )
+    * 2,
+    "photos.parquet": (parquet(),) * 2,
     "labels.csv": (table(), read_table),
     "metadata.jsonl": (b'{"file_name": "a.png", "label": "cat"}\n{"file_name": "b.png", "young": true}\n', read_table),
     "model.safetensors": (save({"a": np.ones((2, 3), np.float32)}, {"format": "ddpm_jax"}), read_tensors),
@@ -128,7 +143,13 @@ FILES = {
     "SHA256SUMS": (f"{'0' * 64}  config/metadata\n".encode(), read_seal),
 }
 NESTED = b"[" * 200_000  # Deeper than Python's parser can recurse.
-SOURCES = {"photos.zip": open_folder, "photos.npz": open_arrays, "photos.npy": open_arrays}
+SOURCES = {
+    "photos.zip": open_folder,
+    "photos.npz": open_arrays,
+    "photos.npy": open_arrays,
+    "photos.tar": open_webdataset,
+    "photos.parquet": open_parquet,
+}
 
 
 @st.composite

@@ -36,11 +36,13 @@ from ddpm_jax.config.fields import (
 class Data:
     """The source of the images, their selection and preparation, and batches (docs/data.md)."""
 
-    source: Literal["auto", "folder", "arrays", "celeba", "tfds", "array_record", "digits", "synthetic"] = field(
+    source: Literal[
+        "auto", "folder", "arrays", "parquet", "webdataset", "celeba", "tfds", "array_record", "digits", "synthetic"
+    ] = field(
         "auto",
-        "A folder or zip of image files, .npy or .npz arrays, CelebA as published, a TensorFlow Datasets set, "
-        'ArrayRecord shards, the digits of the package, or synthetic discs for tests. "auto": the source that fits '
-        "data.path; without a path, the TensorFlow Datasets set in data.name.",
+        "A folder or zip of image files, .npy or .npz arrays, Parquet shards, WebDataset's tars, CelebA as published, "
+        "a TensorFlow Datasets set, ArrayRecord shards, the digits of the package, or synthetic discs for tests. "
+        '"auto": the source that fits data.path; without a path, the TensorFlow Datasets set in data.name.',
     )
     path: str | None = field(
         None, 'Folder or file to read; with data.source="tfds", the folder of prepared sets.', fixed_by="nothing"
@@ -48,6 +50,11 @@ class Data:
     name: str | None = field(None, 'Name of a TensorFlow Datasets set, such as "mnist".')
     split: str | None = field(
         None, 'Split such as "train", or "all"; None for the training split, or all images if there are no splits.'
+    )
+    label_column: str | None = field(
+        None,
+        "Column (of labels.csv or metadata, Parquet, WebDataset's .json, or records) with the classes; None for "
+        "the column `label` or `class`, or WebDataset's .cls, if there is one.",
     )
     image_size: ImageSize = field(
         32, "Side, or (height, width), in pixels after crop and resize.", fixed_by="parameters"

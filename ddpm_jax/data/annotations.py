@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from ddpm_jax.errors import UserError, abbreviated
+from ddpm_jax.errors import UserError, abbreviated, nearest
 
 TABLES = ("labels.csv", "metadata.csv", "metadata.jsonl")
 FILE_COLUMNS = ("file_name", "file", "filename", "image", "image_id", "path")
@@ -72,7 +72,8 @@ def read_table(name: str, text: str, origin: str) -> dict[str, dict[str, str]]:
     rows = (_csv_rows if name.endswith(".csv") else _json_rows)(text, f"{origin}: {name}")
     table: dict[str, dict[str, str]] = {}
     for number, row in enumerate(rows, start=1):
-        column = next((column for column in row if column.lower() in FILE_COLUMNS), None)
+        named = {column.lower(): column for column in row}
+        column = next((named[name] for name in FILE_COLUMNS if name in named), None)
         if column is None:
             raise UserError(
                 f"{origin}: row {number} of {name} has the columns {abbreviated(row)}; expected one of "
@@ -85,10 +86,12 @@ def read_table(name: str, text: str, origin: str) -> dict[str, dict[str, str]]:
     return table
 
 
-def annotations_of_table(names: Sequence[str], table: Mapping[str, Mapping[str, str]], origin: str) -> Annotations:
-    """The annotations in a table: the class from its column `label` or `class`, attributes from yes-or-no columns.
+def annotations_of_table(
+    names: Sequence[str], table: Mapping[str, Mapping[str, str]], origin: str, label_column: str | None = None
+) -> Annotations:
+    """The annotations in a table: the class from `label_column` (`class_column`), attributes from yes-or-no columns.
 
-    Raises UserError for an image without a row, and for a row without an image.
+    Raises UserError for an image without a row or class, for a row without an image, and for an unknown column.
     """
     if missing := [name for name in names if name not in table]:
         raise UserError(
@@ -99,16 +102,34 @@ def annotations_of_table(names: Sequence[str], table: Mapping[str, Mapping[str, 
         raise UserError(f"{origin} has rows for {len(extra)} missing images ({abbreviated(extra)}); remove them.")
     columns = list(dict.fromkeys(column for name in names for column in table[name]))
     values = {column: [table[name].get(column, "") for name in names] for column in columns}
-    class_column = next((column for column in values if column.lower() in CLASS_COLUMNS), None)
-    classes = values.pop(class_column) if class_column else None
+    chosen = class_column(columns, label_column, origin)
+    classes = values.pop(chosen) if chosen else None
     if classes and "" in classes:
-        raise UserError(f"{origin}: {names[classes.index('')]} has no {class_column}; add one.")
+        raise UserError(f"{origin}: {names[classes.index('')]} has no {chosen}; add one.")
     binary = {name: column for name, column in values.items() if all(value.lower() in YES_OR_NO for value in column)}
     if ignored := [name for name in values if name not in binary]:
-        logger.info("%s: ignoring columns that are not yes-or-no: %s", origin, abbreviated(ignored))
+        logger.info(
+            "%s: ignoring columns that are not yes-or-no: %s%s", origin, abbreviated(ignored), hint(label_column)
+        )
     return annotate(
         len(names), classes, {name: [YES_OR_NO[value.lower()] for value in column] for name, column in binary.items()}
     )
+
+
+def class_column(columns: Sequence[str], wanted: str | None, origin: str) -> str | None:
+    """The column that holds the classes: data.label_column, or by default the first in CLASS_COLUMNS, if any.
+
+    Raises UserError if there is no column data.label_column.
+    """
+    if wanted is not None and wanted not in columns:
+        found = nearest(wanted, columns) if columns else "leave it out."
+        raise UserError(f"data.label_column={wanted!r}: {origin} has no such column of text or numbers; {found}")
+    return wanted or next((column for column in columns if column.lower() in CLASS_COLUMNS), None)
+
+
+def hint(wanted: str | None) -> str:
+    """The end of a message that lists columns: how to choose the classes among them; wanted: data.label_column."""
+    return "" if wanted else " (data.label_column=NAME makes one of them the class)"
 
 
 def _csv_rows(text: str, origin: str) -> Iterable[dict[str, str]]:

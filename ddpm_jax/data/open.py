@@ -20,8 +20,11 @@ from ddpm_jax.data.sources.arrays import open_arrays
 from ddpm_jax.data.sources.celeba import is_celeba, open_celeba
 from ddpm_jax.data.sources.digits import load_digits
 from ddpm_jax.data.sources.folder import open_folder
+from ddpm_jax.data.sources.parquet import open_parquet
+from ddpm_jax.data.sources.shards import source_of_shards
 from ddpm_jax.data.sources.synthetic import draw_discs
 from ddpm_jax.data.sources.tfds import data_dir, find_prepared, open_tfds
+from ddpm_jax.data.sources.webdataset import open_webdataset
 from ddpm_jax.data.stream import Streamed
 from ddpm_jax.errors import UserError, abbreviated
 
@@ -31,10 +34,14 @@ SYNTHETIC_IMAGES = 64
 FILES: dict[str, Callable[[Data], Collection]] = {
     "folder": open_folder,
     "arrays": open_arrays,
+    "parquet": open_parquet,
+    "webdataset": open_webdataset,
     "celeba": open_celeba,
     "tfds": open_tfds,
     "array_record": open_array_record,
 }
+ONE_LABEL = ("arrays", "celeba", "digits", "synthetic")
+"""Sources whose labels have no columns, of which data.label_column could choose one."""
 
 
 def open_dataset(config: Config, *, labelled: bool = False, list_unreadable: bool = False) -> Dataset:
@@ -73,6 +80,11 @@ def choose_images(config: Config, labelled: bool) -> tuple[Collection, np.ndarra
     """The source's collection, the rows selected from it, their labels, and the labels' names."""
     data, model = config.data, config.model
     source = kind_of(data)
+    if data.label_column is not None and source in ONE_LABEL:
+        raise UserError(
+            f"data.label_column={data.label_column!r} is not read by data.source={source!r}, whose labels have a fixed "
+            "place; leave it out."
+        )
     if source in FILES:
         collection = FILES[source](data)
     elif source == "digits":
@@ -112,4 +124,4 @@ def kind_of(data: Data) -> str:
         return "celeba"
     if any(path.glob("*.array_record*")) or (path / "features.json").is_file():
         return "array_record"
-    return "folder"
+    return source_of_shards(path) or "folder"

@@ -21,6 +21,16 @@ def test_the_source_is_recognised_by_the_contents_of_the_path(photos, tmp_path):
     for name, kind in kinds.items():
         assert kind_of(data(path=str(tmp_path / name))) == kind
     assert kind_of(data(name="mnist")) == "tfds"
+    write(tmp_path / "tars" / "0.tar", b"")
+    write(tmp_path / "hub" / "data" / "train-00000-of-00001.parquet", b"")
+    write(tmp_path / "hub" / "a.parquet", b"")
+    for name, kind in {
+        "tars": "webdataset",
+        "tars/0.tar": "webdataset",
+        "hub": "parquet",
+        "hub/a.parquet": "parquet",
+    }.items():
+        assert kind_of(data(path=str(tmp_path / name))) == kind
     with pytest.raises(UserError, match=r"data.path is not set; give a folder or zip"):
         kind_of(data())
 
@@ -44,6 +54,17 @@ def test_images_are_counted_without_decoding_them(photos):
 def test_the_cache_knows_the_checksums_of_its_images(photos):
     dataset = open_dataset(config(path=str(photos)))
     assert dataset.fingerprints and identity(dataset) == identity(dataset._replace(fingerprints=None))
+
+
+def test_only_sources_with_columns_of_labels_have_one_chosen():
+    with pytest.raises(UserError, match=r"data.label_column='a' is not read by data.source='digits'.*; leave it out"):
+        open_dataset(config(**DIGITS, label_column="a"))
+
+
+def test_shards_too_deep_to_be_recognised_are_named(tmp_path):
+    write(tmp_path / "a" / "b" / "c.parquet", b"")
+    with pytest.raises(UserError, match=r"contains no images, only 1 .parquet files; .*data.source=parquet reads"):
+        open_dataset(config(path=str(tmp_path)))
 
 
 def test_images_in_memory_can_be_selected():

@@ -1,9 +1,9 @@
 """ArrayRecord shards of tf.train.Example records, as TensorFlow Datasets writes them, read by Grain without TensorFlow.
 
 data.path is a local folder or gs:// URL with *.array_record* files. A record's `image` is an encoded file, its `label`
-a class number or name, its `attributes/<name>` are 0 or 1. Optional files beside the shards are dataset_info.json, with
-splits and lengths, and label.labels.txt, with class names. For sets that would not fit on disk once decoded, set
-data.stream=True.
+(or data.label_column) a class number or name, its `attributes/<name>` are 0 or 1. Optional files beside the shards are
+dataset_info.json, with splits and lengths, and label.labels.txt, with class names. For sets that would not fit on disk
+once decoded, set data.stream=True.
 """
 
 import bisect
@@ -25,7 +25,7 @@ import numpy as np
 from etils import epath
 
 from ddpm_jax.config.sections import Data
-from ddpm_jax.data.annotations import Annotations, annotate
+from ddpm_jax.data.annotations import Annotations, annotate, class_column
 from ddpm_jax.data.cache import key_of, open_cache, remembered
 from ddpm_jax.data.collection import Collection
 from ddpm_jax.data.sources.example import Features, read_example
@@ -35,7 +35,7 @@ from ddpm_jax.runtime.progress import progress
 from ddpm_jax.runtime.urls import as_url, check_folder, is_url
 
 IMAGE_KEYS = ("image", "image/encoded", "jpg", "jpeg", "png", "webp")
-ATTRIBUTE = "attributes/"
+LABEL, ATTRIBUTE = "label", "attributes/"
 END = 2**17
 """Bytes at the end of a shard: its last 64 KiB block, and at least a part of the index before it."""
 THREADS = 16
@@ -103,7 +103,7 @@ def open_array_record(data: Data) -> Collection:
         fingerprint=reader.fingerprint,
         fingerprint_kind="sizes and indices of the shards",
         annotations=annotate(reader.ends[-1]),
-        scan=lambda: _annotations(reader, folder, key_of(["labels", *stamps]), data, origin),
+        scan=lambda: _annotations(reader, folder, stamps, data, origin),
     )
 
 
@@ -224,9 +224,11 @@ def _image_key(reader: RecordReader, origin: str) -> str:
     return key
 
 
-def _annotations(reader: RecordReader, folder: epath.Path, key: str, data: Data, origin: str) -> Annotations:
+def _annotations(reader: RecordReader, folder: epath.Path, stamps: list[str], data: Data, origin: str) -> Annotations:
     """Annotations from the records, all of which are read once; the cache stores the result."""
-    table = remembered(open_cache(data.cache), key, lambda: _scan(reader, origin))
+    label = data.label_column or LABEL
+    key = key_of(["labels", *stamps, *([label] if label != LABEL else [])])
+    table = remembered(open_cache(data.cache), key, lambda: _scan(reader, data.label_column, origin))
     count = reader.ends[-1]
     attributes = {"attributes": table["attributes"], "attribute_names": tuple(map(str, table["attribute_names"]))}
     if "texts" in table:
@@ -236,14 +238,17 @@ def _annotations(reader: RecordReader, folder: epath.Path, key: str, data: Data,
         return bare
     if table["classes"].min() < 0:
         raise UserError(f"{origin}: some records have labels and others do not; choose a split with data.split.")
-    listed = folder / "label.labels.txt"
+    listed = folder / f"{label}.labels.txt"
     names = listed.read_text().splitlines() if listed.exists() else []
     names += [str(number) for number in range(len(names), table["classes"].max() + 1)]
     return dataclasses.replace(bare, classes=table["classes"].astype(np.int32), class_names=tuple(names))
 
 
-def _scan(reader: RecordReader, origin: str) -> dict[str, np.ndarray]:
+def _scan(reader: RecordReader, label_column: str | None, origin: str) -> dict[str, np.ndarray]:
     first = reader.features(0)
+    scalar = [name for name in sorted(first) if name != reader.image and len(first[name]) == 1]
+    single = [name for name in scalar if isinstance(first[name][0], (int, bytes))]
+    label = (class_column(single, label_column, origin) if label_column else None) or LABEL
     # Sorted, since protobuf's maps have no order.
     names = [name for name in sorted(first) if name.startswith(ATTRIBUTE)]
     count = reader.ends[-1]
@@ -255,7 +260,7 @@ def _scan(reader: RecordReader, origin: str) -> dict[str, np.ndarray]:
             raise UserError(
                 f"{origin}: the label of {_Names(reader)[number]} cannot be read ({error}); copy the set again."
             ) from error
-        labels.append((features.get("label") or [-1])[0])
+        labels.append((features.get(label) or [-1])[0])
         attributes[number] = [(features.get(name) or [0])[0] for name in names]
     binary = np.isin(attributes, (0, 1)).all(axis=0)
     table = {
@@ -263,7 +268,7 @@ def _scan(reader: RecordReader, origin: str) -> dict[str, np.ndarray]:
         "attribute_names": np.array([name.removeprefix(ATTRIBUTE) for name in np.array(names)[binary]], str),
     }
     kinds = {type(label) for label in labels}
-    if "label" not in first or not kinds <= {int, bytes}:
+    if label not in first or not kinds <= {int, bytes}:
         return table
     if kinds == {int}:
         return table | {"classes": np.array(labels, np.int64)}

@@ -59,6 +59,11 @@ def find_images(tree: Tree) -> tuple[list[str], LeftOut]:
     return images, found
 
 
+def holds_images(tree: Tree) -> bool:
+    """Whether there are images to train on, apart from those that this program wrote."""
+    return bool(_classify(tree, _outputs(tree))[0])
+
+
 def summary(left_out: LeftOut) -> str:
     """The number of files for each reason, such as "12 .heic, 3 hidden"; "" if none was left out."""
     return shortened((f"{len(names):,} {reason}" for reason, names in left_out.items()), SHOWN)

@@ -2,7 +2,8 @@
 
 photos/dog/1.png, photos/cat/2.jpg      the topmost folders that differ are the classes
 photos/train/dog/1.png, photos/test/…   if all of them are named like splits, the folders below are the classes
-photos/labels.csv, metadata.jsonl       classes and attributes by file name, instead of folders
+photos/labels.csv, metadata.jsonl       classes and attributes by file name, instead of folders; data.label_column
+                                        names the column of the classes
 """
 
 import logging
@@ -14,6 +15,7 @@ from ddpm_jax.data.annotations import TABLES, Annotations, annotate, annotations
 from ddpm_jax.data.collection import Collection
 from ddpm_jax.data.decode import FORMAT_NAMES
 from ddpm_jax.data.sources.files import find_images, summary
+from ddpm_jax.data.sources.shards import SOURCES
 from ddpm_jax.data.sources.splits import ALL, SPLITS, choose_split
 from ddpm_jax.data.sources.tree import Tree, TreeReader, open_tree
 from ddpm_jax.errors import UserError, abbreviated, printable
@@ -30,10 +32,13 @@ def open_folder(data: Data) -> Collection:
     origin = f"data.path={tree.root}"
     if not images:
         found = f"only {summary(left_out)} files" if left_out else "no files"
-        raise UserError(f"{origin} contains no images, {found}; expected {FORMAT_NAMES}, at any depth.")
+        shards = "".join(
+            f" data.source={SOURCES[suffix]} reads {suffix} files." for suffix in left_out.keys() & SOURCES
+        )
+        raise UserError(f"{origin} contains no images, {found}; expected {FORMAT_NAMES}, at any depth.{shards}")
     level = _common_level(images)
     names, splits = _choose_split(images, level, data.split, origin)
-    annotations = _annotations(tree, names, level, splits, origin)
+    annotations = _annotations(tree, names, level, splits, data.label_column, origin)
     order = np.argsort(annotations.classes, kind="stable")
     names = [names[i] for i in order]
     reader = TreeReader(tree, names)
@@ -79,19 +84,28 @@ def _choose_split(images: list[str], level: int, wanted: str | None, origin: str
     return [name for name, folder in zip(images, folders, strict=True) if folder in chosen], chosen
 
 
-def _annotations(tree: Tree, names: list[str], level: int, splits: list[str], origin: str) -> Annotations:
+def _annotations(
+    tree: Tree, names: list[str], level: int, splits: list[str], label_column: str | None, origin: str
+) -> Annotations:
     common = names[0].split("/")[:level]
     places = ["", *("/".join([*common[: i + 1], ""]) for i in range(level))]
     places += [f"{places[-1]}{split}/" for split in splits]
     there = set(tree.names)
     tables = [f"{place}{table}" for table in TABLES for place in places if f"{place}{table}" in there]
     if tables:
-        return _annotations_of_tables(tree, names, tables, origin)
+        return _annotations_of_tables(tree, names, tables, label_column, origin)
+    if label_column is not None:
+        raise UserError(
+            f"data.label_column={label_column!r}: {origin} has no {' or '.join(TABLES)} at its top or in its splits' "
+            "folders; add one, or leave data.label_column out."
+        )
     folders = [_folder_at(name, level + bool(splits)) for name in names]
     return annotate(len(names), folders if len(set(folders)) > 1 else None)
 
 
-def _annotations_of_tables(tree: Tree, names: list[str], tables: list[str], origin: str) -> Annotations:
+def _annotations_of_tables(
+    tree: Tree, names: list[str], tables: list[str], label_column: str | None, origin: str
+) -> Annotations:
     """Annotations from tables at the root or in the splits' folders; their rows name files relative to the table."""
     rows: dict[str, dict[str, str]] = {}
     for table in tables:
@@ -107,4 +121,4 @@ def _annotations_of_tables(tree: Tree, names: list[str], tables: list[str], orig
     # Rows for images of other splits are ignored; rows for files that do not exist are refused.
     others = set(tree.names) - set(names)
     rows = {name: row for name, row in rows.items() if name not in others}
-    return annotations_of_table(names, rows, f"{origin}: {', '.join(tables)}")
+    return annotations_of_table(names, rows, f"{origin}: {', '.join(tables)}", label_column)

@@ -67,10 +67,10 @@ class Folder:
                 continue
             visited.add((status.st_dev, status.st_ino))
             below = PurePosixPath(Path(folder).relative_to(self.root))
-            hidden += [f"{below / name}/" for name in folders if _hidden(name)]
-            folders[:] = sorted(name for name in folders if not _hidden(name))
+            hidden += [f"{below / name}/" for name in folders if is_hidden(name)]
+            folders[:] = sorted(name for name in folders if not is_hidden(name))
             for name in files:
-                (hidden if _hidden(name) else found).append(str(below / name))
+                (hidden if is_hidden(name) else found).append(str(below / name))
         object.__setattr__(self, "real_root", os.path.realpath(self.root))
         object.__setattr__(self, "names", sorted(found))
         object.__setattr__(self, "hidden", sorted(hidden))
@@ -133,7 +133,7 @@ class Zip:
             )
         plain = [e.filename for e in entries if stat.S_IFMT(e.external_attr >> 16) in FILE]
         entry_of = {name.replace("\\", "/"): name for name in plain}  # Some programs write Windows separators.
-        object.__setattr__(self, "entry_of", {name: entry_of[name] for name in entry_of if not _hidden(name)})
+        object.__setattr__(self, "entry_of", {name: entry_of[name] for name in entry_of if not is_hidden(name)})
         object.__setattr__(self, "names", sorted(self.entry_of))
         object.__setattr__(self, "hidden", sorted(entry_of.keys() - self.entry_of.keys()))
 
@@ -207,7 +207,8 @@ def _archive(root: str, version: int) -> zipfile.ZipFile:
         raise UserError(f"data.path={root} cannot be read as a zip ({error}); download or create it again.") from error
 
 
-def _hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Whether a file is hidden, or lies in a hidden folder or that of macOS."""
     return any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
 
 

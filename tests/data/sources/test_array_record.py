@@ -89,6 +89,26 @@ def test_records_may_have_attributes_and_text_labels(tmp_path, draw):
     assert annotations.attribute_names == ("Smiling",) and annotations.attributes[:, 0].tolist() == [0, 1, 0, 1]
 
 
+def test_the_label_column_chooses_the_feature_of_the_classes(tmp_path, draw):
+    features = {"label": [0, 1, 1], "coarse": [2, 0, 2], "name": [b"b", b"a", b"b"], "box": [0.5, 0.5, 0.5]}
+    records = [{"image": [encoded(noise(draw, 8, 8))]} | {k: [v[i]] for k, v in features.items()} for i in range(3)]
+    folder = write_set(tmp_path, "fine", {"train": records}, shards=1)
+    (folder / "coarse.labels.txt").write_text("x\ny\nz\n")
+
+    def annotations(column):
+        return open_array_record(options(tmp_path, path=str(folder), label_column=column)).scan()
+
+    for column, names, classes in [
+        (None, ("0", "1"), [0, 1, 1]),
+        ("coarse", ("x", "y", "z"), [2, 0, 2]),
+        ("name", ("a", "b"), [1, 0, 1]),
+    ]:
+        assert annotations(column).class_names == names and annotations(column).classes.tolist() == classes
+    for column in ("box", "image"):
+        with pytest.raises(UserError, match=rf"data.label_column='{column}': .*expected one of coarse, label, name"):
+            annotations(column)
+
+
 def test_labels_are_read_once_and_then_cached(mnist, tmp_path, monkeypatch, package_log):
     folder, _ = mnist
     first = open_array_record(options(tmp_path, path=str(folder))).scan()

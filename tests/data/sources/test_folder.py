@@ -1,5 +1,6 @@
 """Folders and zips give the same images, classes, splits and labels; ambiguous ones are refused."""
 
+import json
 import os
 import shutil
 import zipfile
@@ -155,3 +156,54 @@ def test_capitalised_splits_are_splits_but_splits_beside_other_images_are_classe
     write(tmp_path / "preview.png", encoded(noise(draw)))
     assert open_folder(data(path=str(tmp_path))).annotations.class_names == (".", "TEST", "Train")
     assert "treating train and test as classes, because of ." in package_log.text
+
+
+@pytest.mark.parametrize(
+    ("column", "names", "classes"),
+    [
+        ("breed", ("a", "b"), [0, 0, 1, 1]),
+        ("age", ("2", "9", "10"), [0, 1, 1, 2]),
+        ("round", ("False", "True"), [0, 0, 1, 1]),
+        ("label", ("x", "y"), [0, 0, 0, 1]),
+    ],
+)
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+def test_the_label_column_chooses_the_classes_of_a_table(labelled, name, column, names, classes):
+    columns = {
+        "image_id": [7, 6, 5, 4],
+        "file_name": [f"images/{i}.png" for i in range(4)],
+        "label": ["x", "x", "y", "x"],
+        "breed": ["b", "a", "b", "a"],
+        "age": [10, 9, 2, 9],
+        "round": [True, False, False, True],
+    }
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    if name.endswith(".csv"):
+        lines = [",".join(columns), *(",".join(str(value) for value in row.values()) for row in rows)]
+    else:
+        lines = [json.dumps(row) for row in rows]
+    (labelled / name).write_text("\n".join(lines))
+    for path in (labelled, zipped(labelled)):
+        annotations = open_folder(data(path=str(path), label_column=column)).annotations
+        assert annotations.class_names == names and annotations.classes.tolist() == classes
+        assert annotations.attribute_names == (() if column == "round" else ("round",))
+
+
+def test_a_label_column_that_is_not_there_is_refused(labelled, package_log):
+    with pytest.raises(UserError, match=r"data.label_column='breed': .* has no labels.csv or .* at its top or in"):
+        open_folder(data(path=str(labelled), label_column="breed"))
+    rows = [f'{{"file_name": "images/{i}.png", "breed": "{i}", "box": [1]}}\n' for i in range(4)]
+    (labelled / "metadata.jsonl").write_text("".join(rows))
+    with pytest.raises(UserError, match=r"data.label_column='bred': .*no such column .*; did you mean breed\?"):
+        open_folder(data(path=str(labelled), label_column="bred"))
+    assert open_folder(data(path=str(labelled))).annotations.class_names == ()
+    assert "ignoring columns that are not yes-or-no: breed (data.label_column=NAME makes one of" in package_log.text
+    (labelled / "metadata.jsonl").write_text("".join(rows).replace('"breed": "2"', '"breed": null'))
+    with pytest.raises(UserError, match=r"images/2.png has no breed; add one"):
+        open_folder(data(path=str(labelled), label_column="breed"))
+    (labelled / "metadata.jsonl").write_text("".join(rows).replace("images/2", "images/9"))
+    with pytest.raises(UserError, match=r"no row for 1 of 4 images \(images/2.png\)"):
+        open_folder(data(path=str(labelled), label_column="breed"))
+    (labelled / "metadata.jsonl").write_text("".join(rows) + rows[0].replace("/0", "/9"))
+    with pytest.raises(UserError, match=r"has rows for 1 missing images \(images/9.png\)"):
+        open_folder(data(path=str(labelled), label_column="breed"))
