@@ -12,7 +12,7 @@ from ddpm_jax.config.sections import Data
 from ddpm_jax.data.cache import open_cache
 from ddpm_jax.data.collection import Collection
 from ddpm_jax.data.dataset import Dataset, Labels
-from ddpm_jax.data.decode import decoding_of
+from ddpm_jax.data.decode import decoding_of, widened
 from ddpm_jax.data.prepare import load_images
 from ddpm_jax.data.select import conditions, select_rows
 from ddpm_jax.data.sources.array_record import open_array_record
@@ -45,7 +45,8 @@ def open_dataset(config: Config, *, labelled: bool = False, list_unreadable: boo
     """
     collection, rows, labels, names = choose_images(config, labelled)
     if collection.decoded is not None:
-        return Dataset(collection.decoded[rows], labels, names)
+        pixels = collection.decoded[rows]
+        return Dataset(widened(pixels) if config.data.depth == 16 else pixels, labels, names)
     how = decoding_of(config.data)
     if config.data.stream:
         return Dataset(Streamed(collection, rows, how), labels, names, left_out=collection.left_out)
@@ -73,6 +74,10 @@ def choose_images(config: Config, labelled: bool) -> tuple[Collection, np.ndarra
     """The source's collection, the rows selected from it, their labels, and the labels' names."""
     data, model = config.data, config.model
     source = kind_of(data)
+    if data.value_range and source != "arrays":
+        raise UserError(
+            f"data.value_range={data.value_range} is for arrays of floats, got data.source={source!r}; unset it."
+        )
     if source in FILES:
         collection = FILES[source](data)
     elif source == "digits":
