@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm_jax.commands import cli
 from ddpm_jax.data.batches import Batches
 from ddpm_jax.data.open import open_dataset
 from ddpm_jax.diffusion.pixels import from_pixels, to_pixels
@@ -13,6 +12,7 @@ from ddpm_jax.diffusion.process import q_sample
 from ddpm_jax.generation.output import write_images
 from tests.commands.sampled import newest, sample, sampled
 from tests.data.pictures import config
+from tests.interop.toy import random_run
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -36,15 +36,12 @@ def test_all_levels_of_16_bits_pass_from_file_to_file_bit_for_bit(tmp_path, line
 
 
 @pytest.mark.parametrize(("channels", "depth", "mode", "shown"), [(1, 16, "I;16", "L"), (4, 8, "RGBA", "RGB")])
-def test_a_run_trains_and_samples_in_its_channels_and_depth(tmp_path, channels, depth, mode, shown):
-    fields = {
-        **{"data.source": "synthetic", "data.image_size": 8, "data.channels": channels, "data.depth": depth},
-        **{"data.batch_size": 8, "model.channels": 8, "model.multipliers": "(1,)", "model.blocks": 1},
-        **{"model.attention_resolutions": "()", "model.norm_groups": 4, "diffusion.steps": 4, "train.steps": 2},
-        **{"checkpoint.every": 2, "log.preview_every": 2, "data.cache": tmp_path / "cache"},
-    }
-    flags = ["--config=configs/folder.py", *(f"--config.{name}={value}" for name, value in fields.items())]
-    assert cli.main(["main.py", *flags, f"--workdir={tmp_path / 'run'}"]) == 0
+def test_samples_have_the_channels_and_the_depth_of_the_run_and_pictures_are_for_people(
+    tmp_path, channels, depth, mode, shown
+):
+    data = {"source": "synthetic", "channels": channels, "depth": depth}
+    model = {"multipliers": [1], "attention_resolutions": []}
+    random_run(tmp_path / "run", data=data, model=model, diffusion={"steps": 2})
     assert sample(tmp_path / "run", count=2) == 0
     folder, images = newest(tmp_path / "run"), sampled(tmp_path / "run")
     assert images.shape == (2, 8, 8, channels) and images.dtype == f"uint{depth}"
