@@ -70,6 +70,7 @@ def build_objective(config: Config) -> Objective:
         weighting=weightings[diffusion.weighting],
         learned_variance=diffusion.variance == "learned",
         vlb_weight=diffusion.vlb_weight,
+        depth=config.data.depth,
     )
 
 

@@ -87,7 +87,9 @@ class Run:
         label: str | int | None = None,
         **options: Any,
     ) -> Pixels:
-        """Samples `count` images, uint8 [count, height, width, channels]; image i depends only on (seed, i).
+        """Samples `count` images [count, height, width, channels], uint8, or uint16 if data.depth is 16.
+
+        Image i depends only on (seed, i).
 
         Other options are fields of config.sample, such as spacing, eta or guidance; docs/configuration.md lists them.
         Their defaults are the configuration of the run; with another sampler than that of the run, options specific to
@@ -114,14 +116,16 @@ class Run:
     ) -> Iterator[SamplingStep]:
         """Replaces the pixels under a mask by samples (RePaint), and yields each step as `iter_steps` does.
 
-        images: uint8 [N, height, width, channels], repeated in turn to `count` images (N by default); mask:
-        [height, width], nonzero where pixels are sampled. Options as for `iter_steps` with DDPM (250 steps by default),
-        and `resamples` and `jump`; without a label the model is unconditional.
+        images: [N, height, width, channels] of the type of samples, repeated in turn to `count` images (N by default);
+        mask: [height, width], nonzero where pixels are sampled. Options as for `iter_steps` with DDPM (250 steps by
+        default), and `resamples` and `jump`; without a label the model is unconditional.
         """
         images, mask, shape = np.asarray(images), np.asarray(mask), self.config.image_shape
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape or not len(images):
+        pixel_type = self.config.data.pixel_type
+        if images.dtype != pixel_type or images.ndim != 4 or images.shape[1:] != shape or not len(images):
             raise UserError(
-                f"images are {images.dtype} {list(images.shape)}; expected uint8 [N, {str(shape)[1:-1]}], N from 1."
+                f"images are {images.dtype} {list(images.shape)}; expected {pixel_type} [N, {str(shape)[1:-1]}], N "
+                "from 1."
             )
         if mask.dtype.kind not in "biuf" or mask.shape != shape[:2] or not 0 < np.count_nonzero(mask) < mask.size:
             raise UserError(

@@ -4,7 +4,7 @@ The annotations have no run-time cost; the test suite checks them.
 """
 
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, UInt8
+from jaxtyping import Array, Float, Int, Key, UInt8, UInt16
 
 AnyArray = Array | np.ndarray
 
@@ -20,8 +20,8 @@ Features = Float[AnyArray, "batch _ _ _"]
 Frames = Float[AnyArray, "frames batch height width channels"]
 """Snapshots of images along a sampling trajectory, noise first."""
 
-Pixels = UInt8[AnyArray, "batch height width channels"]
-"""Images as stored in files, in 0..255."""
+Pixels = UInt8[AnyArray, "batch height width channels"] | UInt16[AnyArray, "batch height width channels"]
+"""Images as stored in files, in 0..255 or, at a depth of 16 bits, in 0..65535; alpha is the last of 2 or 4 channels."""
 
 Steps = Int[AnyArray, "batch"]
 """One diffusion step for each image, in 1..T (0 is clean data)."""

@@ -84,7 +84,10 @@ def describe(images: Any, labels: Any, names: tuple[str, ...]) -> dict[str, Any]
     total, squares = np.zeros(images.shape[3]), np.zeros(images.shape[3])
     chunk = max(CHUNK_BYTES // int(np.prod(images.shape[1:])), 1)
     for start in range(0, len(images), chunk):
-        pixels = images[np.arange(start, min(start + chunk, len(images)))].reshape(-1, images.shape[3]) / 255.0
+        pixels = (
+            images[np.arange(start, min(start + chunk, len(images)))].reshape(-1, images.shape[3])
+            / np.iinfo(images.dtype).max
+        )
         total += pixels.sum(axis=0)
         squares += (pixels**2).sum(axis=0)
     pixels = len(images) * images.shape[1] * images.shape[2]
@@ -94,7 +97,7 @@ def describe(images: Any, labels: Any, names: tuple[str, ...]) -> dict[str, Any]
     return {
         "images": len(images),
         "shape": list(images.shape[1:]),
-        "mebibytes": round(pixels * images.shape[3] / 2**20, 1),
+        "mebibytes": round(pixels * images.shape[3] * images.dtype.itemsize / 2**20, 1),
         "mean": mean.round(4).tolist(),
         "std": deviation.round(4).tolist(),
         "attributes" if labels.ndim == 2 else "classes": dict(zip(names, counts.tolist(), strict=False)),

@@ -72,11 +72,10 @@ def in_words(hint: Any) -> str:
     hint, optional = without_none(hint)
     if typing.get_origin(hint) is typing.Literal:
         words = ", ".join(f"`{choice}`" for choice in typing.get_args(hint))
-    elif value_type(hint) is tuple:
-        words = "whole numbers"
     else:
         ranges = [note.words for note in typing.get_args(hint) if isinstance(note, Range)]
-        words = ranges[0] if ranges else TYPE_NAMES[value_type(hint)]
+        plain = "whole numbers" if value_type(hint) is tuple else TYPE_NAMES[value_type(hint)]
+        words = ranges[0] if ranges else plain
     return f"{words} or None" if optional else words
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PyTree, UInt8
+from jaxtyping import Float, PyTree, UInt
 
 from ddpm_jax.builders import (
     build_inpainting,
@@ -67,9 +67,10 @@ def reconstruct(config: Config, workdir: AnyPath) -> AnyPath:
     originals = read_images(config)
     params, step = load_params(config, workdir, data_mesh())
     x_T = run_edit(config, workdir, params, inversion(config), from_pixels(originals))
-    images = to_pixels(run_edit(config, workdir, params, deterministic(config, build_pairs(config)), x_T))
+    work = deterministic(config, build_pairs(config))
+    images = to_pixels(run_edit(config, workdir, params, work, x_T), config.data.depth)
     errors = np.mean((images.astype(float) - originals) ** 2, axis=(1, 2, 3))
-    decibels = 10 * np.log10(255**2 / np.maximum(errors, 1e-12))
+    decibels = 10 * np.log10(float(np.iinfo(images.dtype).max) ** 2 / np.maximum(errors, 1e-12))
     logger.info("PSNR %.2f dB, mean over %d images", decibels.mean(), len(images))
     return write(config, workdir, step, images, paired_grid(originals, images), inputs=originals.tobytes())
 
@@ -90,7 +91,7 @@ def interpolate(config: Config, workdir: AnyPath) -> AnyPath:
         x_T = run_edit(config, workdir, params, inversion(config), from_pixels(ends))
     first, last = (jnp.repeat(end[None], settings.count, axis=0) for end in x_T)
     between = slerp(first, last, jnp.linspace(0.0, 1.0, settings.count, dtype=jnp.float32))
-    images = to_pixels(run_edit(config, workdir, params, deterministic(config, pairs), between))
+    images = to_pixels(run_edit(config, workdir, params, deterministic(config, pairs), between), config.data.depth)
     frames = [grid(image[None]) for image in [*images, *images[::-1]]]
     inputs = b"" if ends is None else ends.tobytes()
     picture = grid(images, columns=min(settings.count, COLUMNS))
@@ -119,9 +120,10 @@ def inpaint_images(config: Config, workdir: AnyPath) -> AnyPath:
     def work(denoiser: Denoiser, keys: ImageKeys, x0: Images) -> Images:
         return paint(denoiser, x0, keys, mask).images
 
-    painted = to_pixels(run_edit(config, workdir, params, work, from_pixels(chosen)))
+    painted = to_pixels(run_edit(config, workdir, params, work, from_pixels(chosen)), config.data.depth)
     images = np.where(mask > 0.5, painted, chosen)
-    picture = paired_grid(np.where(mask > 0.5, np.uint8(127), chosen), images)
+    grey = chosen.dtype.type(np.iinfo(chosen.dtype).max // 2)
+    picture = paired_grid(np.where(mask > 0.5, grey, chosen), images)
     return write(config, workdir, step, images, picture, inputs=originals.tobytes() + mask.tobytes())
 
 
@@ -144,7 +146,7 @@ def vary(config: Config, workdir: AnyPath) -> AnyPath:
         return sampler(denoiser, noised(schedule, x0, int(pairs[0, 0]), keys), keys, pairs).images
 
     params, step = load_params(config, workdir, data_mesh())
-    images = to_pixels(run_edit(config, workdir, params, work, from_pixels(chosen)))
+    images = to_pixels(run_edit(config, workdir, params, work, from_pixels(chosen)), config.data.depth)
     return write(config, workdir, step, images, paired_grid(chosen, images), inputs=originals.tobytes())
 
 
@@ -250,7 +252,8 @@ def read_mask(config: Config) -> PixelMask:
     """sample.mask as 1 where it is white and 0 elsewhere."""
     if not config.sample.mask:
         raise UserError("sample.task='inpaint' needs sample.mask, an image that is white where pixels are to change.")
-    decoding = dataclasses.replace(decoding_of(config.data), channels=1, resize="box")  # Cropped like its image.
+    like_images = decoding_of(config.data)
+    decoding = dataclasses.replace(like_images, channels=1, pixel_type="uint8", resize="box")
     mask = _read(local_file(config.sample.mask, "sample.mask"), decoding, "sample.mask")
     mask = (mask > 127).astype(np.float32)
     if mask.min() == mask.max():
@@ -262,7 +265,7 @@ def read_mask(config: Config) -> PixelMask:
     return mask
 
 
-def _read(path: Path, decoding: Decoding, field: str) -> UInt8[np.ndarray, "height width channels"]:
+def _read(path: Path, decoding: Decoding, field: str) -> UInt[np.ndarray, "height width channels"]:
     """An image, cropped and resized like the data unless it already has their size."""
     try:
         raw = path.read_bytes()
@@ -279,9 +282,9 @@ def _read(path: Path, decoding: Decoding, field: str) -> UInt8[np.ndarray, "heig
 def paired_grid(originals: Pixels, edited: Pixels) -> Picture:
     """Rows of originals, each above the row of their edited versions."""
     columns = min(len(edited), COLUMNS)
-    padding = [(0, -len(edited) % columns), (0, 0), (0, 0), (0, 0)]
+    padding, white = [(0, -len(edited) % columns), (0, 0), (0, 0), (0, 0)], np.iinfo(edited.dtype).max
     pair = (np.asarray(originals), np.asarray(edited))
-    rows = [np.pad(images, padding, constant_values=255).reshape(-1, columns, *images.shape[1:]) for images in pair]
+    rows = [np.pad(images, padding, constant_values=white).reshape(-1, columns, *images.shape[1:]) for images in pair]
     return grid(np.stack(rows, axis=1).reshape(-1, *edited.shape[1:]), columns=columns)
 
 

@@ -260,10 +260,13 @@ def protocol_of(
     """Everything that a result depends on: metrics are comparable only under protocols that agree."""
     data, sample, other = config.data, config.sample, config.evaluate.reference
     own = {"split": data.split or "training", "image_size": data.image_size, "resize": data.resize, "crop": data.crop}
+    own |= {"depth": data.depth} if data.depth != 8 else {}  # Older results have no such entry, nor "alpha".
+    alpha = {"alpha": "over white"} if data.channels in (2, 4) and setup.extractor.dimensions else {}
     subset, most = setup.reference.subset, config.evaluate.neighbours
     kept = None if subset is None else len(subset)
     protocol = {
         **metrics_protocol(setup.extractor, kept, min(sample.count, most), most),
+        **alpha,
         "real": {
             "images": setup.reference.moments.images,
             "from": other or data.path or data.name or data.source,
@@ -302,7 +305,9 @@ def build_light_evaluation(config: Config, workdir: AnyPath, dataset: Dataset) -
         images = np.concatenate([s.images for s in sample_batches(one, sampler, params, labels, mesh)])
         if setup is None or not np.isfinite(images).all():
             return {}
-        fake = measure(setup.extractor, to_pixels(images), "Generated images", limit=settings.neighbours)
+        fake = measure(
+            setup.extractor, to_pixels(images, config.data.depth), "Generated images", limit=settings.neighbours
+        )
         metrics = compare(setup.reference, fake)
         metrics[setup.extractor.distance] = metrics.pop("fid")
         return {name: value for name, value in metrics.items() if value is not None}
@@ -368,7 +373,9 @@ def bound_of(
 
     def work(denoiser: Denoiser, keys: ImageKeys, pixels: Pixels) -> tuple[Array, Array, Array]:
         x0 = from_pixels(pixels)
-        total, terms, prior = bits_per_dim(constraint(denoiser), schedule, x0, keys, variance=variance)
+        total, terms, prior = bits_per_dim(
+            constraint(denoiser), schedule, x0, keys, variance=variance, depth=config.data.depth
+        )
         return total, terms.T, prior
 
     batches = run_batches(

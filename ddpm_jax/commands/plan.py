@@ -330,5 +330,6 @@ def images_in_words(config: Config) -> str:
     except UserError as error:
         return f"cannot be counted: {error}"
     seen = config.train.steps * data.batch_size / (count - held_out(count, data.holdout))
-    size = f", {size_in_words(count * math.prod(config.image_shape))} in the cache" if cached else ""
+    bytes_each = math.prod(config.image_shape) * data.depth // 8
+    size = f", {size_in_words(count * bytes_each)} in the cache" if cached else ""
     return f"{count:,}; each training image is seen {rounded(seen)} times{size}"

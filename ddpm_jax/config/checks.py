@@ -65,14 +65,16 @@ def _check_value(hint: Any, value: Any, name: str) -> None:
         return
     kind = value_type(hint)
     sound = type(value) is kind or (kind is object and type(value) in (int, tuple))
-    if kind is tuple:
+    if hint == tuple[int, ...]:
         sound = sound and all(type(item) is int for item in value)
     elif kind is float:
         sound = sound and math.isfinite(value)
+    ranges = [note for note in typing.get_args(hint) if isinstance(note, Range)]
     if not sound:
-        raise UserError(f"{name}={value!r} has the wrong type; expected {TYPE_NAMES[kind]}.")
-    for allowed in typing.get_args(hint)[1:]:
-        if isinstance(allowed, Range) and not allowed.holds(value):
+        expected = ranges[0].words if ranges and kind is tuple else TYPE_NAMES[kind]
+        raise UserError(f"{name}={value!r} has the wrong type; expected {expected}.")
+    for allowed in ranges:
+        if not allowed.holds(value):
             raise UserError(f"{name}={value} is out of range; expected {allowed.words}.")
 
 
@@ -95,9 +97,7 @@ def value_type(hint: Any) -> type:
         hint = typing.get_args(hint)[0]
     if typing.get_origin(hint) is types.UnionType:
         return object  # As ml_collections calls what may have several types.
-    if origin is typing.Annotated:
-        return hint
-    return origin or hint
+    return typing.get_origin(hint) or hint
 
 
 def resolutions(data: Data, model: Model) -> list[int]:
@@ -145,6 +145,8 @@ def _check_pixels(data: Data) -> None:
         )
     if len(background) != 3 or not all(0 <= level <= 255 for level in background):
         raise UserError(f"data.background={background} is not a colour; expected red, green and blue from 0 to 255.")
+    if data.depth == 16 and data.channels != 1:
+        raise UserError(f"data.depth=16 is for greyscale images, got data.channels={data.channels}; set it to 1.")
     if data.path and data.source in ("digits", "synthetic"):
         raise UserError(
             f"data.path={data.path} is not read by data.source={data.source!r}; leave it out, or set data.source=auto."

@@ -4,6 +4,7 @@ Every list of fields is derived with `fields_where`; none is kept by hand.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Annotated, Any, Literal, NamedTuple
@@ -90,8 +91,14 @@ def _is_size(value: Any) -> bool:
     return all(type(side) is int and side >= 1 for side in pair)
 
 
+def _is_interval(value: Any) -> bool:
+    numbers = all(type(bound) in (int, float) and math.isfinite(bound) for bound in value)
+    return numbers and (not value or (len(value) == 2 and value[0] < value[1]))
+
+
 Count = Annotated[int, at_least(1)]
 ImageSize = Annotated[int | tuple[int, int], Range("a side such as 64, or (height, width) such as (48, 80)", _is_size)]
+Interval = Annotated[tuple[float, ...], Range("() or (lowest, highest), such as (0.0, 1.0)", _is_interval)]
 Natural = Annotated[int, at_least(0)]
 Seed = Annotated[int, between(0, 2**31 - 1)]
 Frames = Annotated[int, between(0, 1000)]

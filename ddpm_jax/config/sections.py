@@ -16,6 +16,7 @@ from ddpm_jax.config.fields import (
     Count,
     Frames,
     ImageSize,
+    Interval,
     Natural,
     NonNegative,
     Positive,
@@ -59,7 +60,11 @@ class Data:
     image_size: ImageSize = field(
         32, "Side, or (height, width), in pixels after crop and resize.", fixed_by="parameters"
     )
-    channels: Literal[1, 3] = field(3, "1 for greyscale, 3 for colour.", fixed_by="parameters")
+    channels: Literal[1, 2, 3, 4] = field(
+        3, "1 for greyscale, 2 for greyscale and alpha, 3 for colour, 4 for colour and alpha.", fixed_by="parameters"
+    )
+    depth: Literal[8, 16] = field(8, "Bits of a level of grey or colour; 16 for greyscale images only.")
+    value_range: Interval = field((), "Black and white of an array of floats, such as (0.0, 1.0); () for other images.")
     crop: tuple[int, ...] = field(
         (),
         "(): the largest centred box of the shape of image_size; (side,): a centred square; (height, width): a centred "
@@ -68,7 +73,9 @@ class Data:
     resize: Literal["lanczos", "bicubic", "bilinear", "box"] = field(
         "lanczos", "Pillow's resampling filter, which antialiases when it shrinks an image."
     )
-    background: tuple[int, ...] = field((255, 255, 255), "Colour behind transparent pixels: red, green, blue.")
+    background: tuple[int, ...] = field(
+        (255, 255, 255), "Colour behind transparent pixels where alpha is no channel: red, green, blue."
+    )
     filter: str | None = field(
         None, 'Use only images that match this expression of attributes and classes, such as "Smiling & ~Eyeglasses".'
     )
@@ -90,6 +97,11 @@ class Data:
     stream: bool = field(
         False, "Decode images at every use instead of once into the cache, for sets larger than a disk."
     )
+
+    @property
+    def pixel_type(self) -> str:
+        """NumPy's type of the pixels, which has `depth` bits."""
+        return f"uint{self.depth}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from functools import cached_property, lru_cache, partial
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Int, UInt, UInt8
 
 from ddpm_jax.config import Config
 from ddpm_jax.data.dataset import Dataset
@@ -22,20 +22,20 @@ ORDER, FLIP = 0, 1  # Two purposes of a seed, so that order and flips are indepe
 
 
 class Batch(NamedTuple):
-    """images: uint8 [microbatches, rows, height, width, channels]; labels: classes [microbatches, rows], or attributes.
+    """images: [microbatches, rows, height, width, channels]; labels: classes [microbatches, rows], or attributes.
 
     A step processes its microbatches one after another; rows are divided among the processes.
     """
 
-    images: UInt8[np.ndarray, "microbatches rows height width channels"]
+    images: UInt[np.ndarray, "microbatches rows height width channels"]
     labels: Int[np.ndarray, "microbatches rows"] | UInt8[np.ndarray, "microbatches rows attributes"]
 
 
 def random_batch(config: Config, images: int, microbatches: int = 1) -> Batch:
     """Random pixels in the shape of the configuration's batches, for benchmarks."""
     attributes = config.model.attributes
-    rows = microbatches, images // microbatches
-    pixels = np.random.default_rng(0).integers(0, 256, (*rows, *config.image_shape), np.uint8)
+    rows, limits = (microbatches, images // microbatches), np.iinfo(config.data.pixel_type)
+    pixels = np.random.default_rng(0).integers(0, limits.max, (*rows, *config.image_shape), limits.dtype, True)
     return Batch(pixels, np.zeros((*rows, attributes), np.uint8) if attributes else np.zeros(rows, np.int32))
 
 

@@ -1,4 +1,5 @@
 """Decoded images on disk, so that a set is decoded only once: <cache>/<key>-v2/images.u8, memory-mapped.
+Images of 16 bits are in images.u16.
 
 The key covers everything that determines the pixels. An entry appears only once it is complete (`staged`), so an
 interrupted preparation is never mistaken for one; of two jobs that need the same set, one prepares it and the other
@@ -20,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 from etils import epath
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, UInt
 
 from ddpm_jax.data.fingerprints import PIXELS, Fingerprints
 from ddpm_jax.errors import UserError
@@ -33,7 +34,9 @@ ABOUT = "about.json"
 """The last file of an entry to be written and uploaded: an entry without it is incomplete."""
 CHUNK = 2**24
 """Bytes that are read or written at a time."""
-Row = tuple[int, UInt8[np.ndarray, "height width channels"]]
+IMAGES = {"uint8": "images.u8", "uint16": "images.u16"}
+"""The file of the images in an entry, by the type of their pixels."""
+Row = tuple[int, UInt[np.ndarray, "height width channels"]]
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +44,7 @@ logger = logging.getLogger(__name__)
 class Entry(NamedTuple):
     """The decoded images under a key."""
 
-    images: UInt8[np.ndarray, "N height width channels"]
+    images: UInt[np.ndarray, "N height width channels"]
     numbers: Int[np.ndarray, "N"]
     """The number of each image among those that were to be decoded."""
     fingerprints: Fingerprints
@@ -122,10 +125,16 @@ def remembered(cache: Cache, key: str, compute: Callable[[], dict[str, np.ndarra
     return arrays
 
 
-def cached(cache: Cache, key: str, shape: tuple[int, int, int], decode: Callable[[], Iterator[Row]]) -> Entry:
+def cached(
+    cache: Cache,
+    key: str,
+    shape: tuple[int, int, int],
+    decode: Callable[[], Iterator[Row]],
+    pixel_type: str = "uint8",
+) -> Entry:
     """The images under a key: from the cache, or from decode(), whose rows are stored there.
 
-    shape: of one image. If another job is preparing the same images, this one waits for it.
+    shape: of one image; pixel_type: one of IMAGES. If another job is preparing the same images, this one waits for it.
     """
     folder = cache.folder
     entry = folder / f"{key}-v{VERSION}"
@@ -143,7 +152,7 @@ def cached(cache: Cache, key: str, shape: tuple[int, int, int], decode: Callable
         with ExitStack() as staging:  # Also replaces a damaged entry.
             with _disk_errors(folder):
                 partial = staging.enter_context(staged(entry, folder=True))
-            _write(partial, shape, decode())
+            _write(partial, shape, decode(), pixel_type)
             with _disk_errors(folder):
                 staging.close()
         cache.push(entry.name)
@@ -162,11 +171,12 @@ def _disk_errors(folder: Path, failed: str = "filled", remedy: str | None = None
         raise UserError(f"data.cache={folder} cannot be {failed} ({error.strerror or error}); {remedy}.") from error
 
 
-def _write(partial: Path, shape: tuple[int, int, int], rows: Iterator[Row]) -> None:
+def _write(partial: Path, shape: tuple[int, int, int], rows: Iterator[Row], pixel_type: str) -> None:
     """Writes images one at a time, so that memory use does not depend on their number."""
     numbers, checksum, unordered = array("q"), 0, 0
+    images = partial / IMAGES[pixel_type]
     with _disk_errors(partial.parent):
-        file = (partial / "images.u8").open("wb", buffering=CHUNK)
+        file = images.open("wb", buffering=CHUNK)
     try:
         for number, image in rows:
             pixels = image.tobytes()
@@ -182,10 +192,11 @@ def _write(partial: Path, shape: tuple[int, int, int], rows: Iterator[Row]) -> N
     about = {
         "version": VERSION,
         "shape": [len(numbers), *shape],
+        "dtype": pixel_type,
         "crc32": checksum,
         "unordered": unordered,
         "numbers_crc32": zlib.crc32(np.array(numbers, np.int64).tobytes()),
-        "changed": (partial / "images.u8").stat().st_mtime_ns,
+        "changed": images.stat().st_mtime_ns,
     }
     with _disk_errors(partial.parent):
         save_array(partial / "numbers.npy", np.array(numbers, np.int64))
@@ -196,12 +207,13 @@ def read_entry(entry: Path, *, quietly: bool = False) -> Entry | None:
     """An entry of the cache; None, with a warning unless quietly, if it is missing or damaged."""
     if not entry.is_dir():
         return None
-    file = entry / "images.u8"
     try:
         about = json.loads((entry / ABOUT).read_text())
         if about["version"] != VERSION:
             raise ValueError(f"it was written by version {about['version']} of the cache, this is {VERSION}")
-        images = np.memmap(file, np.uint8, "r", shape=tuple(about["shape"]))
+        pixel_type = about.get("dtype", "uint8")  # Older versions had no other.
+        file = entry / IMAGES[pixel_type]
+        images = np.memmap(file, pixel_type, "r", shape=tuple(about["shape"]))
         numbers = np.load(entry / "numbers.npy", allow_pickle=False)
         if zlib.crc32(numbers.tobytes()) != about["numbers_crc32"]:
             raise ValueError("the checksum of its numbers is wrong")

@@ -1,4 +1,4 @@
-"""A Dataset: the selected images of a source as one uint8 array, with their labels.
+"""A Dataset: the selected images of a source as one array of pixels, with their labels.
 
 The array is usually memory-mapped, so a Dataset takes no memory until its rows are gathered into batches.
 """
@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, UInt, UInt8
 
 from ddpm_jax.data.fingerprints import PIXELS, Fingerprints, fingerprints_of
 from ddpm_jax.data.stream import Streamed
@@ -23,7 +23,7 @@ SPOT_CHECKS = 64
 class Dataset(NamedTuple):
     """All images that a run may see."""
 
-    images: UInt8[np.ndarray, "N height width channels"] | Streamed
+    images: UInt[np.ndarray, "N height width channels"] | Streamed
     labels: Labels
     """Class numbers int32 [N], or attributes uint8 [N, attributes], 1 for yes and 0 for no."""
     names: tuple[str, ...]

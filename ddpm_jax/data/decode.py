@@ -1,6 +1,7 @@
-"""Decoding of an image file or array into the uint8 pixels that the network sees.
+"""Decoding of an image file or array into the uint8 or uint16 pixels that the network sees.
 
-bytes -> upright -> 8 bits per channel -> background behind transparent pixels -> grey or RGB -> crop -> resize
+bytes -> upright -> 8 bits per channel, or grey of 16 -> background behind transparent pixels, unless alpha is a channel
+-> grey or RGB -> crop -> resize
 """
 
 import dataclasses
@@ -11,14 +12,17 @@ import warnings
 import zlib
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import UInt, UInt8, UInt16
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 
 from ddpm_jax.config.fields import sides
 from ddpm_jax.config.sections import Data
 
-Raw = bytes | UInt8[np.ndarray, "height width"] | UInt8[np.ndarray, "height width _"]
+Raw = bytes | UInt8[np.ndarray, "height width"] | UInt8[np.ndarray, "height width _"] | UInt16[np.ndarray, "..."]
+"""A file, or pixels; those of 16 bits have one channel."""
+MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+"""Pillow's names of data.channels."""
 FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
     "bicubic": Image.Resampling.BICUBIC,
@@ -72,6 +76,13 @@ class Decoding:
     crop: tuple[int, ...] = ()
     resize: str = "lanczos"
     background: tuple[int, ...] = (255, 255, 255)
+    pixel_type: str = dataclasses.field(default="uint8", repr=False)
+    """uint8, or uint16 for pixels of one channel."""
+
+    @property
+    def key(self) -> str:
+        """A string that changes with the pixels; for uint8, the one of older versions, whose cached images stay."""
+        return repr(self) + ("" if self.pixel_type == Decoding.pixel_type else self.pixel_type)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -81,17 +92,20 @@ class Decoding:
 
 def decoding_of(data: Data) -> Decoding:
     """The decoding of training images and of images to edit."""
-    return Decoding(data.image_size, data.channels, data.crop, data.resize, data.background)
+    return Decoding(data.image_size, data.channels, data.crop, data.resize, data.background, data.pixel_type)
 
 
-def decode(raw: Raw, how: Decoding) -> UInt8[np.ndarray, "height width _"]:
+def decode(raw: Raw, how: Decoding) -> UInt[np.ndarray, "new_height new_width _"]:
     """The pixels of an image file's bytes or of an array; raises one of UNREADABLE for anything but a sound image."""
-    image = _flat(raw, how.channels, how.background)
+    image = _deep(raw, how.background) if how.pixel_type == "uint16" else _flat(raw, how.channels, how.background)
     height, width, _ = how.shape
     image = image.crop(crop_box(image.size, how.crop, (height, width)))
     if image.size != (width, height):
         image = image.resize((width, height), FILTERS[how.resize])
-    return np.asarray(image, np.uint8).reshape(how.shape)
+    pixels = np.asarray(image)
+    if image.mode == "F":  # Filters such as Lanczos overshoot.
+        pixels = np.round(np.clip(pixels, 0, 65535))
+    return pixels.astype(how.pixel_type).reshape(how.shape)
 
 
 def decode_whole(raw: Raw) -> UInt8[np.ndarray, "height width 3"]:
@@ -99,15 +113,29 @@ def decode_whole(raw: Raw) -> UInt8[np.ndarray, "height width 3"]:
     return np.asarray(_flat(raw, 3, Decoding.background), np.uint8)
 
 
+def widened(pixels: UInt8[np.ndarray, "..."]) -> UInt16[np.ndarray, "..."]:
+    """Pixels of 8 bits at 16 bits: 255 becomes 65535."""
+    return pixels.astype(np.uint16) * np.uint16(257)
+
+
 def _flat(raw: Raw, channels: int, background: tuple[int, ...]) -> Image.Image:
-    """Upright, 8 bits per channel, without transparency, in grey or colour."""
+    """Upright, 8 bits per channel, in grey or colour, with alpha if it is one of the channels."""
     image = _open(raw)
     if image.mode.startswith("I"):
-        image = _eight_bit(image)
+        image = Image.fromarray(np.round(_sixteen_bit(image) / 257).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
+        if channels in (2, 4):
+            return image.convert(MODES[channels])
         image = Image.alpha_composite(Image.new("RGBA", image.size, (*background, 255)), image)
-    return image.convert("L" if channels == 1 else "RGB")
+    return image.convert("L" if channels < 3 else "RGB").convert(MODES[channels])
+
+
+def _deep(raw: Raw, background: tuple[int, ...]) -> Image.Image:
+    """Upright, grey of 16 bits as floats, which Pillow resizes without a loss of depth."""
+    image = _open(raw)
+    levels = _sixteen_bit(image) if image.mode.startswith("I") else widened(np.asarray(_flat(raw, 1, background)))
+    return Image.fromarray(levels.astype(np.float32))
 
 
 def size_of(raw: Raw) -> tuple[int, int]:
@@ -174,6 +202,6 @@ def _check_range(image: Image.Image) -> None:
             raise ValueError("grey of neither 8 nor unsigned 16 bits has no standard range")
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """16-bit grey scaled to 8 bits; Pillow's own conversion would clip it."""
-    return Image.fromarray(np.round(np.clip(np.asarray(image, np.float64), 0, 65535) / 257).astype(np.uint8))
+def _sixteen_bit(image: Image.Image) -> UInt16[np.ndarray, "height width"]:
+    """The levels of 16-bit grey, which Pillow's own conversion would clip."""
+    return np.clip(np.asarray(image), 0, 65535).astype(np.uint16)

@@ -12,7 +12,7 @@ from ddpm_jax.config.sections import Data
 from ddpm_jax.data.cache import open_cache
 from ddpm_jax.data.collection import Collection
 from ddpm_jax.data.dataset import Dataset, Labels
-from ddpm_jax.data.decode import decoding_of
+from ddpm_jax.data.decode import decoding_of, widened
 from ddpm_jax.data.prepare import load_images
 from ddpm_jax.data.select import conditions, select_rows
 from ddpm_jax.data.sources.array_record import open_array_record
@@ -52,7 +52,8 @@ def open_dataset(config: Config, *, labelled: bool = False, list_unreadable: boo
     """
     collection, rows, labels, names = choose_images(config, labelled)
     if collection.decoded is not None:
-        return Dataset(collection.decoded[rows], labels, names)
+        pixels = collection.decoded[rows]
+        return Dataset(widened(pixels) if config.data.depth == 16 else pixels, labels, names)
     how = decoding_of(config.data)
     if config.data.stream:
         return Dataset(Streamed(collection, rows, how), labels, names, left_out=collection.left_out)
@@ -84,6 +85,10 @@ def choose_images(config: Config, labelled: bool) -> tuple[Collection, np.ndarra
         raise UserError(
             f"data.label_column={data.label_column!r} is not read by data.source={source!r}, whose labels have a fixed "
             "place; leave it out."
+        )
+    if data.value_range and source != "arrays":
+        raise UserError(
+            f"data.value_range={data.value_range} is for arrays of floats, got data.source={source!r}; unset it."
         )
     if source in FILES:
         collection = FILES[source](data)

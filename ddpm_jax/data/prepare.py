@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import PIL
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, UInt
 
 from ddpm_jax.data.cache import Cache, Entry, Row, cached, key_of
 from ddpm_jax.data.collection import Collection
@@ -57,7 +57,7 @@ class TooManyUnreadable(UserError):
         self.reasons = reasons
 
 
-Decoded = UInt8[np.ndarray, "height width channels"] | Failure
+Decoded = UInt[np.ndarray, "height width channels"] | Failure
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -72,8 +72,8 @@ def load_images(
     Unreadable images are left out; more than 1% of them is an error, at once or (list_unreadable) after the last image.
     """
     stamps = ask_of_each(collection.stamp, rows, f"Listing {collection.origin}")
-    key = key_of([repr(how), PIL.__version__, *stamps])
-    return cached(cache, key, how.shape, lambda: decode_all(collection, rows, how, list_unreadable))
+    key = key_of([how.key, PIL.__version__, *stamps])
+    return cached(cache, key, how.shape, lambda: decode_all(collection, rows, how, list_unreadable), how.pixel_type)
 
 
 def ask_of_each(ask: Callable[[int], str], rows: Int[np.ndarray, "M"], label: str) -> Iterator[str]:

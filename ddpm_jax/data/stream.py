@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, UInt
 
 from ddpm_jax.data.collection import Collection
 from ddpm_jax.data.decode import UNREADABLE, CropError, Decoding, decode
@@ -17,20 +17,20 @@ from ddpm_jax.errors import UserError, printable
 
 
 class Streamed:
-    """Rows of a collection, indexed like an array uint8 [N, height, width, channels]."""
+    """Rows of a collection, indexed like an array of pixels [N, height, width, channels]."""
 
     def __init__(self, collection: Collection, rows: Int[np.ndarray, "N"], how: Decoding) -> None:
         self._collection, self._rows, self._how = collection, rows, how
         self._pool = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="decode")
-        self.shape = (len(rows), *how.shape)
+        self.shape, self.dtype = (len(rows), *how.shape), np.dtype(how.pixel_type)
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, index: Int[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape height width channels"]:
+    def __getitem__(self, index: Int[np.ndarray, "*shape"]) -> UInt[np.ndarray, "*shape height width channels"]:
         """The pixels of some rows; UserError for an image that cannot be read."""
         index = np.asarray(index)
-        pixels = np.empty((index.size, *self.shape[1:]), np.uint8)
+        pixels = np.empty((index.size, *self.shape[1:]), self.dtype)
         for place, image in enumerate(self._pool.map(self._decode, index.ravel().tolist())):
             pixels[place] = image
         return pixels.reshape(*index.shape, *self.shape[1:])
@@ -42,7 +42,7 @@ class Streamed:
         found = ask_of_each(source.fingerprint, self._rows, f"Comparing {source.origin}")
         return fingerprints_of(source.fingerprint_kind, (text.encode() for text in found))
 
-    def _decode(self, place: int) -> UInt8[np.ndarray, "height width channels"]:
+    def _decode(self, place: int) -> UInt[np.ndarray, "height width channels"]:
         row = int(self._rows[place])
         try:
             return decode(read_with_retry(self._collection.read, row), self._how)

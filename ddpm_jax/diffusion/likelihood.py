@@ -3,7 +3,7 @@
 L = L_T + sum_{t=2..T} L_{t-1} + L_0
 L_T     = KL(q(x_T | x_0) || N(0, I))                               (prior_bits)
 L_{t-1} = KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t))             (bound_term, t > 1)
-L_0     = -log p(x_0 | x_1), a Gaussian integrated over each of the 256 grey levels   (bound_term, t = 1)
+L_0     = -log p(x_0 | x_1), a Gaussian integrated over each of the 2^depth levels    (bound_term, t = 1)
 """
 
 import math
@@ -68,33 +68,37 @@ def gaussian_kl(mean: Images, log_var: Array, other_mean: Images, other_log_var:
     return 0.5 * (jnp.expm1(log_var - other_log_var) - (log_var - other_log_var) + shift)
 
 
-def discretized_log_likelihood(x0: Images, mean: Images, log_var: Array) -> Images:
+def discretized_log_likelihood(x0: Images, mean: Images, log_var: Array, depth: int = 8) -> Images:
     """Log P(x0) in nats under N(mean, e^log_var) integrated over bins of width 2/255, the first and last open-ended.
 
-    x0: grey levels scaled to [-1, 1], Ho et al. 2020, Eq. 13.
+    x0: grey levels scaled to [-1, 1], Ho et al. 2020, Eq. 13. depth: bits of a level; 16 for bins of width 2/65535.
     """
+    half = 1.0 / (2**depth - 1)
     inverse_std = jnp.exp(-0.5 * log_var)
-    upper, lower = (x0 - mean + 1.0 / 255.0) * inverse_std, (x0 - mean - 1.0 / 255.0) * inverse_std
+    upper, lower = (x0 - mean + half) * inverse_std, (x0 - mean - half) * inverse_std
     # Both cdfs are evaluated in the lower tail, where their difference is accurate.
     mirrored = lower > 0.0
     high, low = jnp.where(mirrored, -lower, upper), jnp.where(mirrored, -upper, lower)
     inside = jax.scipy.stats.norm.cdf(high) - jax.scipy.stats.norm.cdf(low)
     inside = jnp.log(jnp.maximum(inside, 1e-12))
-    edge = jnp.where(x0 > 0.999, jax.scipy.stats.norm.logcdf(-lower), inside)
-    return jnp.where(x0 < -0.999, jax.scipy.stats.norm.logcdf(upper), edge)
+    edge = jnp.where(x0 > 1.0 - half, jax.scipy.stats.norm.logcdf(-lower), inside)
+    return jnp.where(x0 < half - 1.0, jax.scipy.stats.norm.logcdf(upper), edge)
 
 
 def bound_term(
-    schedule: Schedule, variance: Variance, prediction: Prediction, x0: Images, x_t: Images, t: Steps
+    schedule: Schedule, variance: Variance, prediction: Prediction, x0: Images, x_t: Images, t: Steps, depth: int = 8
 ) -> PerImage:
-    """L_{t-1} (L_0 for t = 1) of each image at its t, in bits per dimension; x0 in [-1, 1], t in 1..T."""
+    """L_{t-1} (L_0 for t = 1) of each image at its t, in bits per dimension; x0 in [-1, 1], t in 1..T.
+
+    depth: bits of a level of x0.
+    """
     tables = posterior_tables(schedule)
     c_0, c_t = per_image(tables.x0, t, x_t), per_image(tables.x_t, t, x_t)
     true_mean, model_mean = c_0 * x0 + c_t * x_t, c_0 * prediction.x0 + c_t * x_t
     model_log_var = log_variance(schedule, variance, prediction, t)
     true_log_var = per_image(log_variance_bounds(schedule)[0], t, x_t)
     kl = gaussian_kl(true_mean, true_log_var, model_mean, model_log_var)
-    decoder = -discretized_log_likelihood(x0, model_mean, model_log_var)
+    decoder = -discretized_log_likelihood(x0, model_mean, model_log_var, depth)
     return jnp.where(t == 1, mean_over_pixels(decoder), mean_over_pixels(kl)) / LOG2
 
 
@@ -107,19 +111,25 @@ def prior_bits(schedule: Schedule, x0: Images) -> PerImage:
 
 
 def bits_per_dim(
-    denoiser: Denoiser, schedule: Schedule, x0: Images, keys: ImageKeys, *, variance: Variance = "fixed_small"
+    denoiser: Denoiser,
+    schedule: Schedule,
+    x0: Images,
+    keys: ImageKeys,
+    *,
+    variance: Variance = "fixed_small",
+    depth: int = 8,
 ) -> tuple[PerImage, Float[Array, "T batch"], PerImage]:
     """The bound: (total, terms L_0..L_{T-1} for t = 1..T, L_T), each in bits per dimension.
 
-    x0: grey levels scaled to [-1, 1]. keys: one per image; step t of an image uses fold_in(key, t), so the result does
-    not depend on the batch.
+    x0: levels of `depth` bits scaled to [-1, 1]. keys: one per image; step t of an image uses fold_in(key, t), so the
+    result does not depend on the batch.
     """
 
     def term(_: None, step: Array) -> tuple[None, PerImage]:
         t = jnp.full(x0.shape[:1], step)
         noise = jax.vmap(lambda key: draw_normal(jax.random.fold_in(key, step), x0.shape[1:]))(keys)
         x_t = q_sample(schedule, x0, t, noise)
-        return None, bound_term(schedule, variance, denoiser(x_t, t), x0, x_t, t)
+        return None, bound_term(schedule, variance, denoiser(x_t, t), x0, x_t, t, depth)
 
     _, terms = jax.lax.scan(term, None, jnp.arange(1, schedule.steps + 1))
     prior = prior_bits(schedule, x0)

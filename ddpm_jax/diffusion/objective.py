@@ -76,6 +76,8 @@ class Objective:
     learned_variance: bool = False
     vlb_weight: float = 1e-3
     """Factor of the bound in the hybrid loss, lambda in Nichol & Dhariwal 2021, Eq. 16."""
+    depth: int = 8
+    """Bits of a pixel's level, on which the bound depends."""
 
 
 def losses(
@@ -97,7 +99,7 @@ def losses(
     # The bound trains only the variance: its gradient through the mean is too noisy (section 3.1 of the same paper).
     frozen = jnp.concatenate([jax.lax.stop_gradient(mean), output[..., mean.shape[-1] :]], axis=-1)
     prediction = prediction_of_output(schedule, objective.prediction, frozen, x_t, t)
-    bound = bound_term(schedule, "learned", prediction, x0, x_t, t)
+    bound = bound_term(schedule, "learned", prediction, x0, x_t, t, objective.depth)
     return loss + objective.vlb_weight * schedule.steps * bound
 
 

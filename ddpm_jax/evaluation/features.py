@@ -1,6 +1,6 @@
 """The features by which images are compared: Inception's, or the pixels themselves for tiny images.
 
-uint8 images -> batches over all devices -> features float32 [N, D] (-> logits [N, 1008])
+images -> batches over all devices -> features float32 [N, D] (-> logits [N, 1008])
 """
 
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, UInt
 
 from ddpm_jax.config.checks import MOST_PIXELS
 from ddpm_jax.errors import UserError, nearest
@@ -45,7 +45,7 @@ class Extractor:
     """SHA-256 of the file of weights."""
     dimensions: int | None
     """Dimensions of a feature; None for pixels, where they depend on the images."""
-    extract: Callable[[UInt8[np.ndarray, "batch height width channels"]], tuple[Array, Array | None]]
+    extract: Callable[[UInt[np.ndarray, "batch height width channels"]], tuple[Array, Array | None]]
     """Features, and logits if there is a classifier."""
 
     @property
@@ -87,19 +87,19 @@ def open_extractor(name: str, weights: Path | None, *, grey: bool = False) -> Ex
     return Extractor(full_name(name), sha256(weights), int(layer), partial(compiled, params))
 
 
-def pixel_features(pixels: UInt8[np.ndarray, "batch height width channels"], grey: bool) -> Float[Any, "batch D"]:
-    """Pixels in [0, 1], each of them a feature."""
+def pixel_features(pixels: UInt[np.ndarray, "batch height width channels"], grey: bool) -> Float[Any, "batch D"]:
+    """Pixels in [0, 1], each of them a feature; so is each level of alpha."""
     if grey:
         if (pixels != pixels[..., :1]).any():
             raise UserError("--grey is for grey images, but one of these is coloured; leave it out.")
         pixels = pixels[..., :1]
-    return pixels.reshape(len(pixels), -1).astype(np.float32) / 255.0
+    return pixels.reshape(len(pixels), -1).astype(np.float32) / np.iinfo(pixels.dtype).max
 
 
 def iter_features(extractor: Extractor, images: Any, progress_label: str) -> Iterator[Batch]:
     """Features (and logits) of images [N, height, width, channels], batch by batch, in order.
 
-    images: an object with a length whose slices are uint8 arrays, such as a memory-mapped file.
+    images: an object with a length whose slices are arrays of pixels, such as a memory-mapped file.
     """
     count, size = len(images), BATCH * jax.local_device_count()
     pixels = np.prod(np.shape(images[np.arange(1)])[1:])

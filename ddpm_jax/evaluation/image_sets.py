@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from ddpm_jax.config.sections import Data
-from ddpm_jax.data.cache import read_entry
+from ddpm_jax.data.cache import IMAGES, read_entry
 from ddpm_jax.data.collection import Collection
 from ddpm_jax.data.decode import UNREADABLE, decode_whole
 from ddpm_jax.data.open import FILES, kind_of
@@ -60,12 +60,12 @@ def open_set(path: Path, extractor: str, split: str | None) -> Any:
         raise UserError(f"{path} does not exist; give a folder, zip, .npz or .npy of images, or statistics.")
     if (path / "samples.npz").is_file():  # A folder that --mode=sample wrote.
         path = path / "samples.npz"
-    if (path / "images.u8").exists():
+    if any((path / name).exists() for name in IMAGES.values()):
         entry = read_entry(path)
         if entry is None:
             raise UserError(f"{path} is not an intact folder of the cache; prepare it again.")
         return entry.images
-    data = Data(path=str(path), split=split or "all")
+    data = Data(path=str(path), split=split or "all", channels=1, depth=16)  # So that arrays may be of 8 or 16 bits.
     collection = FILES[kind_of(data)](data)
     return collection.decoded if collection.decoded is not None else ImageSet(collection)
 

@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, UInt
 
 from ddpm_jax.network import winograd
 from ddpm_jax.shapes import AnyArray, Features
@@ -176,11 +176,16 @@ class Inception(nn.Module):
         return nn.Dense(1008, use_bias=False, name="fc")(features)
 
 
-def preprocess(pixels: UInt8[AnyArray, "batch height width channels"]) -> Float[Array, "batch 299 299 3"]:
-    """Pixels in [-1, 1] at 299x299, resized as in pytorch-fid: bilinear without antialiasing. Grey is repeated."""
-    images = jnp.asarray(pixels).astype(jnp.float32) / 255.0
-    batch, channels = images.shape[0], images.shape[3]
-    if channels == 1:
+def preprocess(pixels: UInt[AnyArray, "batch height width channels"]) -> Float[Array, "batch 299 299 3"]:
+    """Pixels in [-1, 1] at 299x299, resized as in pytorch-fid: bilinear without antialiasing.
+
+    Grey is repeated, and transparent pixels show white, as those of files do in scripts/evaluate_images.py.
+    """
+    images = jnp.asarray(pixels).astype(jnp.float32) / np.iinfo(pixels.dtype).max
+    if images.shape[3] in (2, 4):
+        images, alpha = images[..., :-1], images[..., -1:]
+        images = alpha * images + (1.0 - alpha)
+    if images.shape[3] == 1:
         images = jnp.repeat(images, 3, axis=-1)
-    images = jax.image.resize(images, (batch, SIZE, SIZE, 3), "bilinear", antialias=False)
+    images = jax.image.resize(images, (len(images), SIZE, SIZE, 3), "bilinear", antialias=False)
     return 2.0 * images - 1.0

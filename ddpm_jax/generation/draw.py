@@ -146,6 +146,6 @@ def sample_batches(
 
 
 def sample_pixels(config: Config, sampler: Compiled, params: PyTree, labels: Labels | None, mesh: Mesh) -> Pixels:
-    """sample.count images, uint8, without frames or progress."""
+    """sample.count images, of data.depth, without frames or progress."""
     batches = sample_batches(config, sampler, params, labels, mesh)
-    return np.concatenate([to_pixels(samples.images) for samples in batches])
+    return np.concatenate([to_pixels(samples.images, config.data.depth) for samples in batches])

@@ -87,7 +87,7 @@ def sample_to_disk(
             if not np.isfinite(samples.images).all():
                 raise UserError("The images are not finite; use an earlier checkpoint (sample.checkpoint).")
             if store:
-                _append(samples, store, folder)
+                _append(samples, store, folder, config.data.depth)
     except Stopped:
         if store:
             logger.info("%d of %d images are on disk; the same command resumes.", store.count, config.sample.count)
@@ -107,7 +107,7 @@ def _open_store(folder: Path, config: Config, params: PyTree, labels: Labels | N
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         path.write_text(request)
-    store = PixelFile(folder / "pixels.u8", config.image_shape)
+    store = PixelFile(folder / "pixels.u8", config.image_shape, config.data.pixel_type)
     if store.count and (store.count > config.sample.count or not _is_intact(folder / "frames.npy")):
         logger.warning("The images of an interrupted call are damaged; they are sampled again")
         store.truncate(0)
@@ -122,12 +122,12 @@ def _is_intact(file: Path) -> bool:
     return True
 
 
-def _append(samples: Samples, store: PixelFile, folder: Path) -> None:
+def _append(samples: Samples, store: PixelFile, folder: Path, depth: int) -> None:
     if not store.count:
         # Atomically, since a call that resumes relies on them.
         with staged(folder / "frames.npy") as unfinished:
-            save_array(unfinished, to_pixels(samples.frames))
-    store.append(to_pixels(samples.images))
+            save_array(unfinished, to_pixels(samples.frames, depth))
+    store.append(to_pixels(samples.images, depth))
 
 
 def checksum(tree: PyTree) -> int:
@@ -159,7 +159,7 @@ def shown_grid(config: Config, pixels: Pixels) -> Picture:
     if not classes or config.sample.label is not None or len(pixels) < 2 * classes:
         return grid(pixels)
     columns = -(-len(pixels) // classes)
-    blank = np.full((columns * classes - len(pixels), *pixels.shape[1:]), 255, np.uint8)
+    blank = np.full((columns * classes - len(pixels), *pixels.shape[1:]), np.iinfo(pixels.dtype).max, pixels.dtype)
     in_turn = np.arange(columns * classes).reshape(columns, classes).T.ravel()
     return grid(np.concatenate([pixels, blank])[in_turn], columns=columns)
 

@@ -21,7 +21,7 @@ from ddpm_jax.sampling.noise import draw_noise
 from ddpm_jax.shapes import ImageKeys, Labels, Pixels
 
 Known = tuple[Any, Any]
-"""Images, uint8 [batch, height, width, channels], and a mask [height, width, 1], 1 where they are inpainted."""
+"""Images, pixels [batch, height, width, channels], and a mask [height, width, 1], 1 where they are inpainted."""
 
 
 class SamplingStep(NamedTuple):
@@ -35,7 +35,7 @@ class SamplingStep(NamedTuple):
     """Time since the start of the first step, without compilation."""
     t: int
     x_t: Pixels
-    """The noisy images, uint8 [count, height, width, channels]."""
+    """The noisy images, pixels [count, height, width, channels]."""
     x0: Pixels
     """The clean images that the model predicts from them."""
 
@@ -45,6 +45,7 @@ class StepSampler:
 
     def __init__(self, config: Config, mesh: Mesh) -> None:
         pairs, self._count, self._mesh = build_pairs(config), config.sample.count, mesh
+        self._depth = config.data.depth
         if config.sample.task == "inpaint":
             pairs, _ = resampled(pairs, config.sample.jump, config.sample.resamples)
         self._times = pairs[:, 0]
@@ -79,9 +80,9 @@ class StepSampler:
             x_t = state[0]
             # The number of the step is repeated for each image, since inputs are sharded along the batch.
             state, x0 = step(*given, (inputs, state, np.full_like(indices, done)))
-            pixels = [to_pixels(images)[:count] for images in jax.device_get((x_t, x0))]
+            pixels = [to_pixels(images, self._depth)[:count] for images in jax.device_get((x_t, x0))]
             yield SamplingStep(done, steps, time.monotonic() - began, int(t), *pixels)
-        images = to_pixels(jax.device_get(state[0]))[:count]
+        images = to_pixels(jax.device_get(state[0]), self._depth)[:count]
         if known is not None:
             images = np.where(known[1] > 0.5, images, known[0])
         yield SamplingStep(steps, steps, time.monotonic() - began, 0, images, images)

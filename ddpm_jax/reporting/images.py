@@ -1,26 +1,45 @@
-"""Pictures of image arrays: grids, denoising strips and animations, as uint8 arrays or files."""
+"""Pictures of image arrays: grids, denoising strips and animations, as uint8 arrays or files.
+
+They are for people: alpha is shown over a checkerboard, and 16 bits as 8. Only `save_png` of single images keeps both.
+"""
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import UInt, UInt8
 from PIL import Image, ImageDraw
 
 from ddpm_jax.shapes import Pixels
 
-Picture = UInt8[np.ndarray, "picture_height picture_width channels"]
+Picture = UInt8[np.ndarray, "picture_height picture_width colours"]
+"""Grey or RGB."""
 MIN_SHOWN = 64
 """Height in pixels below which images are enlarged by a whole factor, so that small images are visible."""
 GAP = 2
 BACKGROUND = 255
 CAPTION_HEIGHT = 14
+CHECKERS = (204, 255)
+"""Grey levels of the squares behind transparent pixels, of which eight fit on the shorter side of an image."""
+
+
+def as_shown(images: UInt[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "..."]:
+    """Images [..., height, width, channels] for people: grey or RGB of 8 bits, transparent ones over a checkerboard."""
+    if images.dtype == np.uint16:
+        images = np.round(images / 257).astype(np.uint8)
+    height, width, channels = images.shape[-3:]
+    if channels in (1, 3):
+        return images
+    y, x = (np.arange(side) * 8 // min(height, width) for side in (height, width))
+    board = np.where((y[:, None] + x) % 2, *CHECKERS)[..., None]
+    alpha = images[..., -1:] / np.float32(255)
+    return np.round(alpha * images[..., :-1] + (1 - alpha) * board).astype(np.uint8)
 
 
 def grid(images: Pixels, columns: int | None = None) -> Picture:
     """Images in rows of `columns` (by default about as many as rows), with gaps between them."""
-    images = np.asarray(images)
+    images = as_shown(np.asarray(images))
     count, height, width, channels = images.shape
     columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
@@ -34,7 +53,7 @@ def grid(images: Pixels, columns: int | None = None) -> Picture:
     return picture
 
 
-def strip(frames: UInt8[np.ndarray, "frames batch height width channels"], columns: int) -> Picture:
+def strip(frames: UInt[np.ndarray, "frames batch height width channels"], columns: int) -> Picture:
     """One row for each image: `columns` evenly spaced frames, from noise to image."""
     return grid(evenly_spaced(frames, columns).swapaxes(0, 1).reshape(-1, *frames.shape[2:]), columns)
 
@@ -44,8 +63,8 @@ def evenly_spaced(frames: np.ndarray, count: int) -> np.ndarray:
     return frames[np.round(np.linspace(0, len(frames) - 1, count)).astype(int)]
 
 
-def save_png(picture: Picture, path: Path) -> None:
-    """Writes a picture; one channel is saved as greyscale."""
+def save_png(picture: Picture | UInt[np.ndarray, "height width channels"], path: Path) -> None:
+    """Writes a picture, or an image with its alpha and its 8 or 16 bits; one channel is saved as greyscale."""
     to_image(picture).save(path)
 
 
@@ -68,10 +87,11 @@ def captioned_rows(rows: Sequence[tuple[str, Pixels]]) -> Picture:
 
 
 def grey_levels_apart(a: Pixels, b: Pixels) -> float:
-    """The root mean square difference of two sets of images."""
-    return float(np.sqrt(np.mean((np.asarray(a, float) - np.asarray(b, float)) ** 2)))
+    """The root mean square difference of two sets of images, in units of 1/255 of the range at any depth."""
+    unit = np.iinfo(a.dtype).max / 255
+    return float(np.sqrt(np.mean((np.asarray(a, float) - np.asarray(b, float)) ** 2))) / unit
 
 
-def to_image(picture: Picture) -> Image.Image:
+def to_image(picture: Picture | UInt[np.ndarray, "height width channels"]) -> Image.Image:
     """The picture as a Pillow image, which notebooks display; one channel is greyscale."""
     return Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)

@@ -69,7 +69,7 @@ class Model:
     def description(self, step: int, ema: bool) -> str:
         """One line about the loaded parameters, in Markdown."""
         run, data, model = self.run(step, ema), self.config.data, self.config.model
-        colour = {1: "grey", 3: "colour"}.get(data.channels, f"{data.channels}-channel")
+        colour = {1: "grey", 2: "grey and alpha", 3: "colour", 4: "colour and alpha"}[data.channels]
         parameters = sum(leaf.size for leaf in jax.tree.leaves(run.params)) / 1e6
         labels = f", {model.classes} classes" if model.classes else ""
         labels = f", {model.attributes} attributes" if model.attributes else labels
@@ -89,7 +89,7 @@ def _load(workdir: str, step: int | None, ema: bool) -> Run:
 def inpaint_brushed(run: Run, image: np.ndarray, brush: np.ndarray, **options: Any) -> Iterator[SamplingStep]:
     """Samples the brushed pixels of an image again.
 
-    image: uint8 [height, width, channels]; brush: [any height, any width], more than 0 where the brush painted.
+    image: [height, width, channels]; brush: [any height, any width], more than 0 where the brush painted.
     """
     size = run.config.image_shape[1::-1]
     covered = Image.fromarray(np.where(brush > 0, np.uint8(255), np.uint8(0))).resize(size, Image.Resampling.BOX)
@@ -102,7 +102,7 @@ def inpaint_brushed(run: Run, image: np.ndarray, brush: np.ndarray, **options: A
 
 
 def decode_upload(raw: bytes, config: Config) -> np.ndarray:
-    """The centre square of an image file at the size of the model's images, uint8 [height, width, channels]."""
+    """The centre square of an image file at the size of the model's images, [height, width, channels]."""
     try:
         # data.crop is made for the sizes of the training images.
         return decode(raw, dataclasses.replace(decoding_of(config.data), crop=()))

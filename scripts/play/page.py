@@ -13,7 +13,7 @@ from jax.errors import JaxRuntimeError
 
 from ddpm_jax import Run, UserError
 from ddpm_jax.builders import DEFAULT_STEPS
-from ddpm_jax.reporting.images import Picture
+from ddpm_jax.reporting.images import Picture, as_shown
 from scripts.play.model import (
     DOWNLOADS_KEPT_S,
     Model,
@@ -302,7 +302,7 @@ def _default_steps(sampler: str, total: int) -> int:
 
 
 def _canvas_value(image: np.ndarray, size: tuple[int, int]) -> dict[str, Any]:
-    large = _to_rgb(_enlarge(image, size[0] // image.shape[1]))
+    large = _to_rgb(_enlarge(as_shown(image), size[0] // image.shape[1]))
     return {"background": large, "layers": [], "composite": large}
 
 

@@ -41,6 +41,14 @@ def test_images_are_decoded_once_and_then_read_from_the_cache(tmp_path):
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["about.json", "images.u8", "key-v2", "numbers.npy"]
 
 
+def test_images_of_16_bits_have_a_file_of_their_own_kind(tmp_path):
+    for decode in (lambda: ((number, image.astype(np.uint16) * 257) for number, image in rows()), not_called):
+        images = cached(Cache(tmp_path), "key", (2, 2, 1), decode, "uint16").images
+        assert images.dtype == np.uint16
+        np.testing.assert_array_equal(images, IMAGES.astype(np.uint16) * 257)
+    assert (tmp_path / "key-v2" / "images.u16").stat().st_size == 2 * IMAGES.nbytes
+
+
 def test_keys_depend_on_every_string_and_their_order():
     assert key_of(["ab", "c"]) == key_of(["ab", "c"])
     assert len({key_of(parts) for parts in (["ab", "c"], ["a", "bc"], ["c", "ab"], ["abc"], ["ab\udcff", "c"])}) == 5
@@ -211,7 +219,8 @@ def test_an_entry_holds_the_fingerprints_of_its_images_and_those_of_older_versio
     assert cached(Cache(tmp_path), "key", (2, 2, 1), rows).fingerprints == expected
     about = tmp_path / "key-v2" / "about.json"
     whole = about.read_bytes()
-    about.write_text(json.dumps({name: value for name, value in json.loads(whole).items() if name != "unordered"}))
+    older = {name: value for name, value in json.loads(whole).items() if name not in ("unordered", "dtype")}
+    about.write_text(json.dumps(older))
     before = about.read_bytes()
     assert cached(Cache(tmp_path), "key", (2, 2, 1), not_called).fingerprints == expected._replace(unordered=None)
     assert about.read_bytes() == before

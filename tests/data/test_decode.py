@@ -53,6 +53,39 @@ def test_16_bit_grey_is_scaled_and_not_clipped():
     np.testing.assert_array_equal(decode(file_of(Image.fromarray(ramp)), Decoding(8, 1)), expected)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "JPEG2000"])
+def test_at_a_depth_of_16_bits_every_level_stays(kind):
+    how = Decoding(256, 1, pixel_type="uint16")
+    ramp = np.arange(2**16, dtype=np.uint16).reshape(256, 256)
+    for raw in (ramp, ramp[..., None], file_of(Image.fromarray(ramp), kind)):
+        pixels = decode(raw, how)
+        assert pixels.dtype == np.uint16
+        np.testing.assert_array_equal(pixels[..., 0], ramp)
+
+
+@pytest.mark.parametrize("resize", FILTERS)
+def test_16_bit_grey_is_resized_as_exactly_as_its_depth(resize):
+    steps = np.repeat(np.arange(1000, 1064, dtype=np.uint16), 64).reshape(64, 64)
+    pixels = decode(steps, Decoding(32, 1, resize=resize, pixel_type="uint16"))[4:-4, :, 0]
+    np.testing.assert_allclose(pixels, np.arange(1008.5, 1056, 2)[:, None] * np.ones((1, 32)), atol=0.51)
+
+
+def test_at_a_depth_of_16_bits_white_of_8_bits_is_white(draw):
+    grey, how = noise(draw, 8, 8, 1), Decoding(8, 1, background=(40, 40, 40), pixel_type="uint16")
+    for raw in (grey, encoded(grey[..., 0])):
+        np.testing.assert_array_equal(decode(raw, how), grey.astype(np.uint16) * 257)
+    assert np.all(decode(encoded(np.full((8, 8, 3), 255, np.uint8)), how) == 65535)
+    assert np.all(decode(file_of(Image.new("LA", (8, 8), (9, 0))), how) == 40 * 257)
+    edge = np.repeat([0, 65535], 32).astype(np.uint16) * np.ones((64, 1), np.uint16)
+    shrunk = decode(edge, Decoding(16, 1, pixel_type="uint16"))  # Lanczos overshoots on both sides.
+    assert (shrunk.min(), shrunk.max()) == (0, 65535)
+
+
+def test_the_key_of_8_bits_is_that_of_older_versions():
+    key = "Decoding(image_size=8, channels=1, crop=(), resize='lanczos', background=(255, 255, 255))"
+    assert Decoding(8, 1).key == key != Decoding(8, 1, pixel_type="uint16").key
+
+
 def test_grey_of_other_integers_than_8_and_16_bits_is_refused():
     for dtype in (np.int32, np.int16):
         content = file_of(Image.fromarray(np.arange(64, dtype=dtype).reshape(8, 8) * dtype(4)), "TIFF")
@@ -79,6 +112,40 @@ def test_transparent_pixels_show_the_background(background):
     palette.putpalette([9, 9, 9, 200, 200, 200])
     assert np.all(decode(file_of(palette, transparency=0), how) == background)
     assert np.all(decode(file_of(palette, "GIF", transparency=0), how) == background)
+
+
+def test_alpha_is_kept_as_a_channel(draw):
+    pixels = noise(draw, 8, 8, 4)
+    np.testing.assert_array_equal(decode(encoded(pixels), Decoding(8, 4)), pixels)
+    np.testing.assert_array_equal(decode(pixels, Decoding(8, 4)), pixels)
+    for raw in (pixels[..., :2], encoded(pixels[..., :2])):
+        np.testing.assert_array_equal(decode(raw, Decoding(8, 2)), pixels[..., :2])
+    grey = decode(encoded(pixels), Decoding(8, 2))
+    np.testing.assert_array_equal(grey[..., 1], pixels[..., 3])
+    np.testing.assert_array_equal(grey[..., :1], decode(encoded(pixels[..., :3]), Decoding(8, 1)))
+    palette = Image.new("P", (8, 8), 0)
+    palette.putpalette([9, 9, 9, 200, 200, 200])
+    for name in ("PNG", "GIF"):
+        assert np.all(decode(file_of(palette, name, transparency=0), Decoding(8, 4))[..., 3] == 0)
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_images_without_alpha_are_opaque(draw, channels):
+    for mode in ("1", "L", "P", "RGB", "CMYK", "I;16"):
+        grey = Image.fromarray(np.full((8, 8), 120 * 257, np.uint16))
+        image = grey if mode == "I;16" else Image.fromarray(noise(draw, 8, 8)).convert(mode)
+        raw = file_of(image, "TIFF")
+        pixels = decode(raw, Decoding(8, channels))
+        assert np.all(pixels[..., -1] == 255)
+        np.testing.assert_array_equal(pixels[..., :-1], decode(raw, Decoding(8, channels - 1)))
+
+
+def test_hidden_colours_do_not_bleed_into_visible_ones_when_an_image_shrinks():
+    pixels = np.zeros((16, 16, 4), np.uint8)
+    pixels[..., 1] = 255  # Invisible green around opaque red.
+    pixels[:, :7] = 255, 0, 0, 255
+    shrunk = decode(pixels, Decoding(4, 4, resize="box"))
+    assert 0 < shrunk[0, 1, 3] < 255 and np.all(shrunk[:, :2, 1] == 0)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -29,6 +29,7 @@ def test_the_second_run_reads_the_cache(photos, tmp_path, monkeypatch):
 
 def test_each_choice_of_pixels_has_its_own_cache_entry(photos, tmp_path):
     variants = [{}, {"crop": [6]}, {"channels": 1}, {"image_size": 4}, {"resize": "box"}, {"background": [0, 0, 0]}]
+    variants += [{"channels": 1, "depth": 16}, {"channels": 2}, {"channels": 4}]
     variants += [{"classes": "cats"}, {"first": 3}, {"fraction": 0.5}, {"fraction": 0.5, "fraction_seed": 1}]
     for count, options in enumerate(variants, start=1):
         open_dataset(config(path=str(photos), **options))

@@ -13,6 +13,7 @@ from ddpm_jax.diffusion.likelihood import (
     log_variance_bounds,
     prior_bits,
 )
+from ddpm_jax.diffusion.pixels import from_pixels
 from ddpm_jax.diffusion.process import q_sample
 from ddpm_jax.diffusion.schedule import linear_betas, schedule_of_betas
 from ddpm_jax.sampling.noise import image_keys
@@ -34,10 +35,20 @@ def test_clipped_variance_at_the_first_step_equals_the_reference(linear, referen
 
 @pytest.mark.parametrize("mean", [-1.3, -0.5, 0.0, 0.999])
 @pytest.mark.parametrize("std", [0.003, 0.05, 0.7])
-def test_the_probabilities_of_all_grey_levels_sum_to_one(mean, std):
-    levels = (jnp.arange(256, dtype=jnp.float32) / 127.5 - 1.0).reshape(256, 1, 1, 1)
-    log_p = discretized_log_likelihood(levels, jnp.full_like(levels, mean), jnp.full_like(levels, 2 * np.log(std)))
-    np.testing.assert_allclose(jnp.exp(log_p).sum(), 1.0, atol=1e-4)
+@pytest.mark.parametrize("depth", [8, 16])
+def test_the_probabilities_of_all_grey_levels_sum_to_one(mean, std, depth):
+    levels = from_pixels(jnp.arange(2**depth, dtype=f"uint{depth}").reshape(-1, 1, 1, 1))
+    means, log_vars = jnp.full_like(levels, mean), jnp.full_like(levels, 2 * np.log(std))
+    log_p = discretized_log_likelihood(levels, means, log_vars, depth)
+    np.testing.assert_allclose(jnp.exp(log_p).sum(), 1.0, atol=1e-4 if depth == 8 else 2e-3)
+
+
+def test_twice_the_bits_cost_eight_more_bits(draw):
+    """A smooth density has 257 times as many levels of 16 bits as of 8: log2(257) more bits for each."""
+    levels = draw.integers(20, 236, (64, 1, 1, 1)).astype(np.uint8)
+    x0, mean, log_var = from_pixels(levels), jnp.full(levels.shape, 0.1), jnp.full(levels.shape, 2 * np.log(0.3))
+    few, many = (discretized_log_likelihood(x0, mean, log_var, depth) for depth in (8, 16))
+    np.testing.assert_allclose((few - many) / np.log(2), np.log2(257), rtol=2e-3)
 
 
 def test_kl_equals_its_float64_value_and_is_zero_for_equal_gaussians():

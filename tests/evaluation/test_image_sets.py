@@ -34,6 +34,15 @@ def test_arrays_and_folders_of_samples_are_opened_and_files_with_moments_are_sta
     assert isinstance(open_set(tmp_path / "moments.npz", "pixels", None), Statistics)
 
 
+def test_arrays_of_16_bits_and_with_alpha_are_opened_as_colours_of_8(tmp_path, images):
+    np.savez(tmp_path / "deep.npz", images[..., :1].astype(np.uint16) * 257)
+    alpha = np.full_like(images[..., :1], 255)
+    np.savez(tmp_path / "alpha.npz", np.concatenate([images, alpha], axis=-1))
+    expected = {"deep.npz": images[..., :1].repeat(3, axis=-1), "alpha.npz": images}
+    for name, pixels in expected.items():
+        np.testing.assert_array_equal(open_set(tmp_path / name, "pixels", None)[np.arange(6)], pixels)
+
+
 def test_images_of_another_size_and_damaged_ones_are_refused_by_name(folder, images):
     Image.fromarray(images[0, :3]).save(folder / "98.png")
     (folder / "99.png").write_bytes((folder / "00.png").read_bytes()[:60])

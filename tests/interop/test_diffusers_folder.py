@@ -20,6 +20,7 @@ SCHEDULER = "scheduler/scheduler_config.json"
     [
         {},
         {"data": {"channels": 3, "source": "synthetic"}, "diffusion": {"variance": "learned", "schedule": "cosine"}},
+        *({"data": {"channels": channels, "source": "synthetic"}} for channels in (2, 4)),
         {"model": {"resampling": "residual", "scale_shift": True, "head_channels": 4, "norm_eps": 1e-5}},
         {"model": {"attention_resolutions": [], "heads": 2, "frequency_shift": 0, "downsample_padding": 1}},
         {"model": {"classes": 3}, "diffusion": {"schedule": "sigmoid", "prediction": "v", "zero_terminal_snr": True}},

@@ -1,4 +1,6 @@
-"""Images in .npy and .npz files: uint8 [N, height, width] or [N, height, width, channels], never unpickled.
+"""Images in .npy and .npz files: [N, height, width] or [N, height, width, channels], never unpickled.
+
+uint8, uint16 (data.depth=16), or floats whose black and white data.value_range states.
 
 photos.npy                                            labels in photos_labels.npy or labels.npy, optionally
 photos.npz: images, labels                            or x and y, or arr_0, as --mode=sample writes
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import UInt
 
 from ddpm_jax.config.sections import Data
 from ddpm_jax.data.annotations import annotate
@@ -28,6 +30,8 @@ from ddpm_jax.runtime.files import NO_ARRAYS
 KINDS = {"images": "labels", "x": "y", "arr_0": "arr_1"}
 """Names of image arrays, and of the corresponding label arrays."""
 
+CHUNK = 2**26
+"""Bytes of an array that are read at a time."""
 AFFIXES = [
     ("{}", ""),
     *((pattern, split) for name, split in SPLITS.items() for pattern in (f"{name}_{{}}", f"{{}}_{name}")),
@@ -52,10 +56,29 @@ class ArrayReader:
     members: tuple[Member, ...]
     places: np.ndarray
     """The member and the row of each image."""
+    value_range: tuple[float, ...]
+    """The floats that are black and white."""
+    pixel_type: str
+    """Type of the pixels that floats become."""
+    origin: str
 
-    def __call__(self, number: int) -> UInt8[np.ndarray, "..."]:
+    def __call__(self, number: int) -> UInt[np.ndarray, "..."]:
         which, row = self.places[number]
-        return np.array(_load(self.members[which])[row])
+        image = np.array(_load(self.members[which])[row])
+        return self._levels(image, self.members[which]) if image.dtype.kind == "f" else image.astype(image.dtype.name)
+
+    def _levels(self, image: np.ndarray, member: Member) -> UInt[np.ndarray, "..."]:
+        """Floats in value_range as pixels; UserError for others."""
+        low, high = self.value_range
+        shares = (image.astype(np.float64) - low) / (high - low)
+        # The array's type may round black and white themselves.
+        slack = np.finfo(image.dtype).eps * max(abs(low), abs(high)) / (high - low)
+        if not np.all((shares >= -slack) & (shares <= 1 + slack)):  # Nor is NaN in the range.
+            raise UserError(
+                f"{self.origin}: {_title(member)} has values {_found_range(member)}, outside of data.value_range="
+                f"{self.value_range}; set it to the range of black to white, or change the array."
+            )
+        return np.round(np.clip(shares, 0, 1) * np.iinfo(self.pixel_type).max).astype(self.pixel_type)
 
 
 def open_arrays(data: Data) -> Collection:
@@ -65,7 +88,7 @@ def open_arrays(data: Data) -> Collection:
         raise UserError(f"data.path={data.path} is not a file; data.source='arrays' reads an .npy or .npz file.")
     origin = f"data.path={path}"
     pairs = (_npz_pairs if zipfile.is_zipfile(path) else _npy_pair)(path, data.split, origin)
-    counts = [_checked(images, origin) for images, _ in pairs]
+    counts = [_checked(images, data, origin) for images, _ in pairs]
     places = np.concatenate([np.stack([np.full(n, which), np.arange(n)], axis=1) for which, n in enumerate(counts)])
     classes = [_classes(labels, count, origin) for (_, labels), count in zip(pairs, counts, strict=True)]
     labelled = [name for names in classes if names is not None for name in names]
@@ -75,12 +98,13 @@ def open_arrays(data: Data) -> Collection:
     order = np.argsort(annotations.classes, kind="stable")
     members, places = tuple(images for images, _ in pairs), places[order]
     version = f"{path.resolve()}:{path.stat().st_size}:{path.stat().st_mtime_ns}"
+    mapped = f":{data.value_range}" if data.value_range else ""
     sums = _fingerprints(path, members)
     return Collection(
         origin=origin,
         names=[f"image {row} of {members[which].name or path.name}" for which, row in places],
-        read=ArrayReader(members, places),
-        stamp=lambda number: f"{version}:{members[places[number][0]].name}:{places[number][1]}",
+        read=ArrayReader(members, places, data.value_range, data.pixel_type, origin),
+        stamp=lambda number: f"{version}{mapped}:{members[places[number][0]].name}:{places[number][1]}",
         fingerprint=lambda number: f"{sums[places[number][0]]}:{places[number].tolist()}",
         fingerprint_kind="the file's size and the rows" if members[0].name is None else "checksums in the .npz, rows",
         annotations=annotations.take(order),
@@ -145,16 +169,39 @@ def _load(member: Member) -> np.ndarray:
         return np.load(unpacked.name, mmap_mode="r", allow_pickle=False)
 
 
-def _checked(member: Member, origin: str) -> int:
-    """Number of images in an array, from its header; UserError if it contains none."""
+def _checked(member: Member, data: Data, origin: str) -> int:
+    """Number of images in an array, from its header; UserError if it contains none of data.depth."""
     with _unreadable(member, origin):
         shape, dtype = _header(member)
-    if dtype != np.uint8 or len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3, 4)) or 0 in shape:
+    what, floats = f"{origin}: {_title(member)} is {dtype} {list(shape)}", dtype.kind == "f"
+    channels = shape[3] if len(shape) == 4 else 1
+    deep = dtype.name == "uint16" or (floats and data.depth == 16)
+    if dtype.name not in ("uint8", "uint16") and not floats:
+        raise UserError(f"{what}; expected uint8, uint16 or floats.")
+    if len(shape) not in (3, 4) or 0 in shape or channels not in ((1,) if deep else (1, 2, 3, 4)):
+        allowed = "1" if deep else "1, 2, 3 or 4"
+        raise UserError(f"{what}; expected [N, height, width] or [N, height, width, {allowed}].")
+    if deep and data.depth == 8:
+        raise UserError(f"{what}, of 16 bits; set data.depth=16 (and data.channels=1).")
+    if floats and not data.value_range:
         raise UserError(
-            f"{origin}: {member.name or 'the array'} is {dtype} {list(shape)}; expected uint8 [N, height, width] or "
-            "[N, height, width, 1, 3 or 4]."
+            f"{what} with values {_found_range(member)}; set data.value_range to those of black and white, such as "
+            "(0.0, 1.0), or save it as uint8."
         )
+    if data.value_range and not floats:
+        raise UserError(f"{what}, and data.value_range={data.value_range} is for floats; unset it.")
     return shape[0]
+
+
+def _title(member: Member) -> str:
+    return member.name or "the array"
+
+
+def _found_range(member: Member) -> str:
+    """The lowest and highest value of an array, in words; reads all of it."""
+    array = _load(member)
+    ends = [(part.min(), part.max()) for part in np.array_split(array, -(-array.nbytes // CHUNK)) if part.size]
+    return f"from {np.min(ends):g} to {np.max(ends):g}"  # NaN if there is one.
 
 
 def _header(member: Member) -> tuple[tuple[int, ...], np.dtype]:

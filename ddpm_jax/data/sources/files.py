@@ -21,7 +21,7 @@ LeftOut = Mapping[str, Sequence[str]]
 """Names of files, or of hidden folders, by the reason why they are no images to train on."""
 OUTPUTS = {
     "samples": {"samples.npz", "grid.png"},
-    "cached images": {"images.u8", "about.json"},
+    "cached images": {"numbers.npy", "about.json"},
     "an exported model": {"model_index.json", "grid.png"},
     "a run": {"config.json"},
     "results of a run": {"run.json"},

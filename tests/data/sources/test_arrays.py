@@ -1,11 +1,15 @@
 """Images, labels and splits in .npy and .npz files under their usual names; pickles are never opened."""
 
+import re
+
 import numpy as np
 import pytest
+from PIL import Image
 
+from ddpm_jax.data.open import open_dataset
 from ddpm_jax.data.sources.arrays import open_arrays
 from ddpm_jax.errors import UserError
-from tests.data.pictures import data, noise, pixels_of
+from tests.data.pictures import config, data, noise, pixels_of
 
 
 @pytest.fixture
@@ -75,8 +79,10 @@ def test_pickles_are_never_opened(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
-        ({"images": np.zeros((2, 8, 8), np.float32)}, r"images is float32 \[2, 8, 8\]; expected uint8"),
-        ({"images": np.zeros((2, 8, 8, 2), np.uint8)}, r"images is uint8 \[2, 8, 8, 2\]"),
+        ({"images": np.zeros((2, 8, 8), np.int64)}, r"images is int64 \[2, 8, 8\]; expected uint8, uint16 or floats"),
+        ({"images": np.zeros((2, 8, 8, 5), np.uint8)}, r"images is uint8 \[2, 8, 8, 5\]; expected .* 1, 2, 3 or 4\]"),
+        ({"images": np.zeros((2, 8, 8), np.uint16)}, r"images is uint16 \[2, 8, 8\], of 16 bits; set data.depth=16"),
+        ({"images": np.arange(8.0).reshape(2, 2, 2)}, r"with values from 0 to 7; set data.value_range to those of"),
         ({"images": np.zeros((2, 8, 8), np.uint8), "labels": np.zeros(3, int)}, r"for each of the 2 images"),
         ({"images": np.zeros((2, 8, 8), np.uint8), "labels": np.zeros(2)}, r"labels is float64 \[2\]"),
         ({"photos": np.zeros((2, 8, 8), np.uint8)}, r"contains the arrays photos; expected images"),
@@ -86,6 +92,50 @@ def test_other_arrays_than_images_are_refused(tmp_path, arrays, words):
     np.savez(tmp_path / "set.npz", **arrays)
     with pytest.raises(UserError, match=words):
         open_arrays(data(path=str(tmp_path / "set.npz")))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("depth", [8, 16])
+def test_floats_are_mapped_from_the_stated_range_to_all_levels(tmp_path, depth, dtype):
+    low, high, top = -0.1, 0.7, 2**depth - 1  # No float is exactly either; some types round them outwards.
+    values = np.linspace(low, high, 64).reshape(1, 8, 8).astype(dtype)
+    np.save(tmp_path / "set.npy", values)
+    options = {"channels": 1, "depth": depth, "value_range": (low, high)}
+    pixels = open_arrays(data(path=str(tmp_path / "set.npy"), **options)).read(0)
+    expected = np.clip((values[0].astype(float) - low) / (high - low), 0, 1) * top
+    assert pixels.dtype == f"uint{depth}" and pixels.max() == top
+    np.testing.assert_allclose(pixels, expected, atol=0.51)
+
+
+@pytest.mark.parametrize("wrong", [-0.2, 1.01, np.nan, np.inf])
+@pytest.mark.parametrize("stream", [False, True])
+def test_floats_outside_of_the_stated_range_are_refused_with_the_range_found(tmp_path, wrong, stream):
+    values = np.full((300, 8, 8), 0.5, np.float32)
+    values[7, 3, 3], values[8, 0, 0] = wrong, 0.25  # One of many, which would pass as unreadable.
+    np.save(tmp_path / "set.npy", values)
+    options = {"path": str(tmp_path / "set.npy"), "channels": 1, "value_range": (0.0, 1.0), "stream": stream}
+    found = re.escape(f"from {values.min():g} to {values.max():g}")
+    with pytest.raises(UserError, match=rf"has values {found}, outside of data.value_range=\(0.0, 1.0\)"):
+        open_dataset(config(**options)).images[np.arange(300)]
+
+
+def test_uint16_arrays_of_either_byte_order_are_taken_as_they_are(tmp_path, draw):
+    values = draw.integers(0, 2**16, (3, 8, 8, 1)).astype(np.uint16)
+    for name, array in (("native.npy", values), ("big.npy", values.astype(">u2"))):
+        np.save(tmp_path / name, array)
+        dataset = open_dataset(config(path=str(tmp_path / name), channels=1, depth=16))
+        np.testing.assert_array_equal(dataset.images, values)
+    np.save(tmp_path / "colour.npy", values.repeat(3, axis=3))
+    with pytest.raises(UserError, match=r"uint16 \[3, 8, 8, 3\]; expected .* \[N, height, width, 1\]"):
+        open_dataset(config(path=str(tmp_path / "colour.npy"), channels=1, depth=16))
+
+
+def test_a_range_for_other_images_than_floats_is_refused(tmp_path, images):
+    np.save(tmp_path / "set.npy", images)
+    Image.fromarray(images[0]).save(tmp_path / "a.png")
+    for name, words in (("set.npy", "is for floats; unset it"), ("", "got data.source='folder'; unset it")):
+        with pytest.raises(UserError, match=words):
+            open_dataset(config(path=str(tmp_path / name), value_range=(0.0, 1.0)))
 
 
 def test_missing_and_truncated_files_are_refused(tmp_path, images):

@@ -76,7 +76,7 @@ def test_what_this_program_wrote_is_passed_over_and_named(photos, pack, package_
     before = open_folder(data(path=str(pack(photos))))
     write_run(photos / "runs" / "x")
     write_samples(photos / "kept" / "samples of x")
-    write(photos / "cache" / "ab-v2" / "images.u8", b"")
+    write(photos / "cache" / "ab-v2" / "numbers.npy", b"")
     write(photos / "cache" / "ab-v2" / "about.json", b"{}")
     write(photos / "cache" / "ab-v2" / "contact-sheet.png", encoded(PIXELS))
     package_log.clear()
