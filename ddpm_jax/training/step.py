@@ -136,7 +136,7 @@ def _accumulated_gradient(
 
     zeros = jax.tree.map(jnp.zeros_like, params)
     key = jax.random.fold_in(purpose_key(learner.seed, Purpose.STEP), step)
-    inputs = (batch, jax.random.split(key, microbatches), _augment_keys(learner, step, batch.images.shape[:2]))
+    inputs = (batch, jax.random.split(key, microbatches), augment_keys(learner, step, batch.images.shape[:2]))
     if microbatches == 1:
         gradient, (loss, t) = differentiate(learner, params, *jax.tree.map(lambda x: x[0], inputs))
         return gradient, loss, t
@@ -147,10 +147,13 @@ def _accumulated_gradient(
     return jax.tree.map(lambda g: g / microbatches, total), loss.reshape(-1), t.reshape(-1)
 
 
-def _augment_keys(
-    learner: Learner, step: Int[Array, ""], shape: tuple[int, ...]
+def augment_keys(
+    learner: Learner, step: int | Int[Array, ""], shape: tuple[int, ...]
 ) -> Key[Array, "microbatches rows"] | None:
-    """A key for each image of a batch, by its index among all; None without augmentation."""
+    """A key for each image of a step, by its index in the whole batch, whatever its microbatches and devices.
+
+    shape: of the batch, (microbatches, rows). None without augmentation.
+    """
     if not learner.augment:
         return None
     key = jax.random.fold_in(purpose_key(learner.seed, Purpose.AUGMENT), step)

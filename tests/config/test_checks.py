@@ -19,6 +19,7 @@ REFUSED = {
     "data.image_size": (30, "data.image_size=30 must be divisible by 8"),
     "data.channels": (2, "data.channels=2 does not exist; expected one of 1, 3"),
     "data.source": ("digits", "data.source='digits' has 8x8 greyscale images"),
+    "data.augment": (1.5, "data.augment=1.5 is out of range; expected 0 to 1."),
     "data.batch_size": (0, "data.batch_size=0 is out of range; expected at least 1"),
     "train.accumulate": (3, "data.batch_size=128 must be a multiple of train.accumulate=3"),
     "diffusion.schedule": ("liner", "diffusion.schedule='liner' does not exist; did you mean linear?"),
