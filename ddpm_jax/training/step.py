@@ -125,6 +125,7 @@ def _accumulated_gradient(
     learner: Learner, params: PyTree, batch: Batch, step: Int[Array, ""]
 ) -> tuple[PyTree, PerImage, Steps]:
     """Mean gradient over the microbatches of a batch, with the loss and t of each image."""
+    key = jax.random.fold_in(purpose_key(learner.seed, Purpose.STEP), step)
     # Under FSDP this gathers the parameters once for all microbatches; otherwise it has no effect.
     params = jax.lax.with_sharding_constraint(params, replicated(learner.mesh))
     differentiate = jax.grad(_microbatch_loss, argnums=1, has_aux=True)
@@ -135,7 +136,6 @@ def _accumulated_gradient(
         return jax.tree.map(jnp.add, total, gradient), aux
 
     zeros = jax.tree.map(jnp.zeros_like, params)
-    key = jax.random.fold_in(purpose_key(learner.seed, Purpose.STEP), step)
     inputs = (batch, jax.random.split(key, microbatches), augment_keys(learner, step, batch.images.shape[:2]))
     if microbatches == 1:
         gradient, (loss, t) = differentiate(learner, params, *jax.tree.map(lambda x: x[0], inputs))
