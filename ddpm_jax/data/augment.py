@@ -24,7 +24,7 @@ from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Bool, Float
 
 from ddpm_jax.diffusion.randomness import draw_normal
-from ddpm_jax.shapes import Augmentations, ImageKeys, Images, OneKey
+from ddpm_jax.shapes import AnyArray, Augmentations, ImageKeys, Images, OneKey
 
 PARAMETERS = 9
 FLIPS = 2
@@ -86,7 +86,7 @@ def transform(images: Images, parameters: Augmentations) -> Images:
     return chosen(moved, jax.vmap(_warp)(flipped, parameters), flipped)
 
 
-def _warp(image: Float[Array, "height width channels"], parameters: Float[Array, "parameters"]) -> Array:
+def _warp(image: Float[AnyArray, "height width channels"], parameters: Float[AnyArray, "parameters"]) -> Array:
     """One image after the affine map; the value of a pixel is that of the point which the map takes there."""
     height, width, _ = image.shape
     (xx, xy, x0), (yx, yy, y0) = source_map(parameters, height, width)
@@ -97,7 +97,7 @@ def _warp(image: Float[Array, "height width channels"], parameters: Float[Array,
     return jnp.clip(values, -1.0, 1.0)  # The two weights of a coordinate may sum to slightly more than 1.
 
 
-def source_map(parameters: Float[Array, "parameters"], height: int, width: int) -> Float[Array, "2 3"]:
+def source_map(parameters: Float[AnyArray, "parameters"], height: int, width: int) -> Float[Array, "2 3"]:
     """The inverse of the affine map: from pixels of the result to those of the image, from the centre, (x, y, 1)."""
     _, _, scale, cos_minus_1, sin, along, between, shift_x, shift_y = parameters
     cos, doubled = cos_minus_1 + 1.0, jnp.arctan2(between, along)
