@@ -16,6 +16,7 @@ from jaxtyping import PyTree
 from ddpm_jax.config import Config
 from ddpm_jax.config.fields import fields_where
 from ddpm_jax.config.sections import Sample
+from ddpm_jax.data.augment import PARAMETERS
 from ddpm_jax.data.batches import Batch, Batches
 from ddpm_jax.data.dataset import Dataset
 from ddpm_jax.diffusion.denoiser import Denoiser
@@ -80,7 +81,8 @@ def build_unet(config: Config) -> UNet:
     options["dtype"] = jnp.dtype(config.model.dtype)
     del options["classes"], options["attributes"]
     outputs = config.data.channels * (2 if config.diffusion.variance == "learned" else 1)
-    return UNet(outputs, labels=config.label_width, **options)
+    augmentation = PARAMETERS if config.data.augment else 0
+    return UNet(outputs, labels=config.label_width, augmentation=augmentation, **options)
 
 
 def param_shapes(config: Config) -> PyTree:
@@ -216,6 +218,7 @@ def build_learner(config: Config, mesh: Mesh) -> Learner:
         ema_config=config.optimizer,
         mesh=mesh,
         seed=config.seed,
+        augment=config.data.augment,
         label_dropout=config.train.label_dropout,
         deterministic=config.train.deterministic,
     )

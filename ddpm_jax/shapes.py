@@ -44,5 +44,8 @@ Labels = Int[AnyArray, "batch"] | UInt8[AnyArray, "batch attributes"]
 LabelVectors = Float[AnyArray, "batch labels"]
 """Labels as the network receives them: one-hot classes, or attributes as +1 (yes) and -1 (no); zeros mean no label."""
 
+Augmentations = Float[AnyArray, "batch parameters"]
+"""The parameters of each training image's augmentation (data/augment.py); zeros mean the image as it is."""
+
 OneKey = Key[Array, ""]
 """A random key."""

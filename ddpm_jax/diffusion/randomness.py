@@ -27,6 +27,8 @@ class Purpose(enum.IntEnum):
     """x_T and the samplers' noise."""
     LIKELIHOOD = 4
     """Noise for the variational bound."""
+    AUGMENT = 5
+    """Augmentation of a training image."""
 
 
 def purpose_key(seed: int | Int[Array, ""], purpose: Purpose) -> OneKey:

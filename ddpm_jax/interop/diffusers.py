@@ -48,6 +48,8 @@ LAYERS = {
     "out": "to_out.0",
 }
 """Our layers of residual blocks and attention, and theirs."""
+ONLY_OURS = "augmentation.kernel"
+"""Our tensor for the augmentation of training images, without a counterpart: sampling multiplies it by zeros."""
 LEAVES = {"kernel": "weight", "bias": "bias", "scale": "weight"}
 FORMER = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 """Names of the attention layers in files from before 2023, such as google/ddpm-*."""
@@ -91,8 +93,9 @@ def layout(path: str, rank: int) -> Layout:
 
 
 def tensors_of(params: PyTree, stages: int, null_class: bool) -> dict[str, Tensor]:
-    """Our parameters as diffusers' tensors; null_class appends a class of zeros, which means "no label"."""
-    tensors = {their_name(path, stages): layout(path, leaf.ndim).to_theirs(leaf) for path, leaf in flat(params).items()}
+    """Our parameters but for ONLY_OURS as diffusers' tensors; null_class appends a class of zeros, for "no label"."""
+    ours = {path: leaf for path, leaf in flat(params).items() if path != ONLY_OURS}
+    tensors = {their_name(path, stages): layout(path, leaf.ndim).to_theirs(leaf) for path, leaf in ours.items()}
     if null_class:
         table = tensors["class_embedding.weight"]
         tensors["class_embedding.weight"] = np.concatenate([table, np.zeros_like(table[:1])])
@@ -100,7 +103,7 @@ def tensors_of(params: PyTree, stages: int, null_class: bool) -> dict[str, Tenso
 
 
 def params_of(file: TensorFile, options: Mapping[str, Any], shapes: PyTree) -> PyTree:
-    """Their tensors as our parameters, float32; shapes: of our parameters.
+    """Their tensors as our parameters, float32, with zeros for ONLY_OURS; shapes: of our parameters.
 
     Raises UserError with a list of the tensors that are missing, unexpected, or of the wrong shape.
     """
@@ -108,12 +111,17 @@ def params_of(file: TensorFile, options: Mapping[str, Any], shapes: PyTree) -> P
     stored = {_present_name(name): name for name in file.shapes}
     found = {name: file.shapes[stored_name] for name, stored_name in stored.items()}
     blank = {path: np.broadcast_to(np.float32(0), leaf.shape) for path, leaf in by_path(shapes).items()}
-    expected = {their_name(path, stages): layout(path, leaf.ndim).to_theirs(leaf).shape for path, leaf in blank.items()}
+    theirs = {path: leaf for path, leaf in blank.items() if path != ONLY_OURS}
+    expected = {
+        their_name(path, stages): layout(path, leaf.ndim).to_theirs(leaf).shape for path, leaf in theirs.items()
+    }
     if options["num_class_embeds"] is not None:
         expected["class_embedding.weight"] = (options["num_class_embeds"], 4 * options["block_out_channels"][0])
     check_names(found, expected, str(file.path))
 
     def load(path: str) -> Tensor:
+        if path == ONLY_OURS:
+            return np.array(blank[path])
         tensor = layout(path, blank[path].ndim).to_ours(file.load(stored[their_name(path, stages)]))
         if path == "time_in.kernel" and options["flip_sin_to_cos"]:
             tensor = np.roll(tensor, len(tensor) // 2, axis=0)  # Their embedding begins with cosines, ours with sines.

@@ -153,6 +153,8 @@ def write_folder(
 ) -> None:
     """Writes a folder for diffusers' from_pretrained: a DDPMPipeline, or the UNet2DModel of a conditional model."""
     options, scheduler = options_of(config), scheduler_of(config)
+    if config.data.augment:
+        logger.info("Left out the layer of data.augment=%s: sampling multiplies it by zeros", config.data.augment)
     tensors = tensors_of(params, len(config.model.multipliers), has_null_class(config))
     with new_folder(out) as building:
         pipeline = not config.model.classes  # diffusers has no pipeline for conditional models.

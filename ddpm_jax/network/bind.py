@@ -8,7 +8,7 @@ from ddpm_jax.diffusion.denoiser import Denoiser, Prediction, prediction_of_outp
 from ddpm_jax.diffusion.guidance import UNGUIDED, Guidance, guide
 from ddpm_jax.diffusion.schedule import Schedule
 from ddpm_jax.network.unet import UNet
-from ddpm_jax.shapes import ImageKeys, Images, Labels, LabelVectors, Output, Steps
+from ddpm_jax.shapes import Augmentations, ImageKeys, Images, Labels, LabelVectors, Output, Steps
 
 
 def apply_unet(
@@ -18,13 +18,17 @@ def apply_unet(
     t: Steps,
     labels: LabelVectors | None = None,
     *,
+    augmentation: Augmentations | None = None,
     dropout_keys: ImageKeys | None = None,
 ) -> Output:
-    """The raw output for x_t at t in 1..T; labels: None for the null label; dropout_keys: only while training.
+    """The raw output for x_t at t in 1..T; labels: None for the null label.
+
+    augmentation, dropout_keys: only while training.
 
     The network counts time from 0, as Ho et al.'s code and diffusers do: it receives t - 1.
     """
-    output = unet.apply({"params": params}, x_t, t - 1, labels, dropout_keys=dropout_keys)
+    training = {"augmentation": augmentation, "dropout_keys": dropout_keys}
+    output = unet.apply({"params": params}, x_t, t - 1, labels, **training)
     assert isinstance(output, jax.Array)
     return output
 

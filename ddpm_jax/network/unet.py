@@ -54,6 +54,8 @@ class UNet(nn.Module):
     frequency_shift: int = 1
     labels: int = 0
     """Width of the label vector (classes or attributes); 0 for an unconditional model."""
+    augmentation: int = 0
+    """Number of parameters of a training image's augmentation; 0 without augmentation."""
     dtype: DTypeLike = jnp.float32
     remat: bool = False
     convolution: Convolution = "auto"
@@ -81,14 +83,16 @@ class UNet(nn.Module):
         n: Int[Array, "batch"],
         labels: Float[Array, "batch labels"] | None = None,
         *,
+        augmentation: Float[Array, "batch parameters"] | None = None,
         dropout_keys: ImageKeys | None = None,
     ) -> Output:
         """x: [batch, height, width, channels]; n: [batch], 0-based time; labels: zeros, or None, are the null label.
 
+        augmentation: the parameters of the images' augmentation; zeros, or None, for images as they are.
         dropout_keys: those of the images while training; None for no dropout. Returns float32.
         """
         last_stage = len(self.multipliers) - 1
-        embedding = self.embed(n, labels)
+        embedding = self.embed(n, labels, augmentation)
         x = self.conv(self.channels, "conv_in")(x.astype(self.dtype))
 
         skips = [x]
@@ -118,18 +122,21 @@ class UNet(nn.Module):
         x = nn.silu(GroupNorm(self.norm_groups, self.norm_eps, name="norm_out")(x))
         return self.conv(self.out_channels, "conv_out", last=True)(x).astype(jnp.float32)
 
-    def embed(self, n: Array, labels: Array | None) -> Float[Array, "batch width"]:
-        """The embedding of the time and the labels, of width 4 * channels, that conditions every block."""
+    def embed(self, n: Array, labels: Array | None, augmentation: Array | None) -> Float[Array, "batch width"]:
+        """The embedding of time, labels and augmentation, of width 4 * channels, that conditions every block."""
         width = 4 * self.channels
         h = time_embedding(n, self.channels, self.frequency_shift).astype(self.dtype)
         h = dense(width, self.dtype, "time_in")(h)
         h = dense(width, self.dtype, "time_out")(nn.silu(h))
-        if not self.labels:
-            return h
-        if labels is None:
-            labels = jnp.zeros((n.shape[0], self.labels), jnp.float32)
-        # Without a bias the zero vector, the null label, adds nothing.
-        return h + dense(width, self.dtype, "labels", use_bias=False)(labels.astype(self.dtype))
+        for name, size, vectors in (
+            ("labels", self.labels, labels),
+            ("augmentation", self.augmentation, augmentation),
+        ):
+            if size:
+                vectors = jnp.zeros((n.shape[0], size), jnp.float32) if vectors is None else vectors
+                # Without a bias, zeros (the null label, an image as it is) add nothing.
+                h = h + dense(width, self.dtype, name, use_bias=False)(vectors.astype(self.dtype))
+        return h
 
     def halve(self, x: Features, embedding: Array, stage: int, dropout_keys: ImageKeys | None) -> Features:
         """Goes from a stage to the next, at half the size."""

@@ -1,10 +1,12 @@
 """One training step, as a pure function: (state, metrics, batch) -> (state, metrics, bad streak).
 
-uint8 images -> [-1, 1] -> q_sample at a random t -> U-Net -> loss -> gradients -> optimizer -> EMA. `train.py` compiles
-it with the state donated. The metrics are running sums on the device, so that reading them never delays a step.
+uint8 images -> [-1, 1] -> augmentation, if any -> q_sample at a random t -> U-Net -> loss -> gradients -> optimizer
+-> EMA. `train.py` compiles it with the state donated. The metrics are running sums on the device, so that reading them
+never delays a step.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
@@ -13,9 +15,10 @@ import jax.numpy as jnp
 import optax
 from clu.metrics import Average
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Int, Key, PyTree
 
 from ddpm_jax.config.sections import Optimizer
+from ddpm_jax.data.augment import augment
 from ddpm_jax.data.batches import Batch
 from ddpm_jax.diffusion.objective import Objective, losses, quarter_of
 from ddpm_jax.diffusion.pixels import from_pixels
@@ -26,7 +29,18 @@ from ddpm_jax.network.bind import apply_unet, drop_labels, label_vectors
 from ddpm_jax.network.unet import UNet
 from ddpm_jax.runtime.compilation import DETERMINISTIC, jit, lower
 from ddpm_jax.runtime.devices import platform_of, replicated
-from ddpm_jax.shapes import ImageKeys, Images, Labels, LabelVectors, OneKey, Output, PerImage, Pixels, Steps
+from ddpm_jax.shapes import (
+    Augmentations,
+    ImageKeys,
+    Images,
+    Labels,
+    LabelVectors,
+    OneKey,
+    Output,
+    PerImage,
+    Pixels,
+    Steps,
+)
 from ddpm_jax.training.ema import update_ema
 from ddpm_jax.training.optimizer import LearningRate
 from ddpm_jax.training.state import TrainState
@@ -49,6 +63,7 @@ class Learner:
     ema_config: Optimizer
     mesh: Mesh
     seed: int
+    augment: float
     label_dropout: float
     deterministic: bool
     """Whether the compiled step gives the same bits in every process, also on a GPU."""
@@ -76,8 +91,7 @@ def train_step(
 
     A batch whose loss or gradient is not finite changes only the counters.
     """
-    key = jax.random.fold_in(purpose_key(learner.seed, Purpose.STEP), state.step)
-    gradient, loss, t = _accumulated_gradient(learner, state.params, batch, key)
+    gradient, loss, t = _accumulated_gradient(learner, state.params, batch, state.step)
     norm = optax.tree.norm(gradient)
     # Without the barriers XLA computes `finite` anew for each array, and the new parameters anew for their EMA.
     finite = jax.lax.optimization_barrier(jnp.isfinite(norm) & jnp.all(jnp.isfinite(loss)))
@@ -108,20 +122,21 @@ def train_step(
 
 
 def _accumulated_gradient(
-    learner: Learner, params: PyTree, batch: Batch, key: OneKey
+    learner: Learner, params: PyTree, batch: Batch, step: Int[Array, ""]
 ) -> tuple[PyTree, PerImage, Steps]:
     """Mean gradient over the microbatches of a batch, with the loss and t of each image."""
+    key = jax.random.fold_in(purpose_key(learner.seed, Purpose.STEP), step)
     # Under FSDP this gathers the parameters once for all microbatches; otherwise it has no effect.
     params = jax.lax.with_sharding_constraint(params, replicated(learner.mesh))
     differentiate = jax.grad(_microbatch_loss, argnums=1, has_aux=True)
     microbatches = batch.images.shape[0]
 
-    def add(total: PyTree, microbatch: tuple[Batch, Array]) -> tuple[PyTree, tuple[PerImage, Steps]]:
+    def add(total: PyTree, microbatch: tuple[Batch, Array, Array | None]) -> tuple[PyTree, tuple[PerImage, Steps]]:
         gradient, aux = differentiate(learner, params, *microbatch)
         return jax.tree.map(jnp.add, total, gradient), aux
 
     zeros = jax.tree.map(jnp.zeros_like, params)
-    inputs = (batch, jax.random.split(key, microbatches))
+    inputs = (batch, jax.random.split(key, microbatches), augment_keys(learner, step, batch.images.shape[:2]))
     if microbatches == 1:
         gradient, (loss, t) = differentiate(learner, params, *jax.tree.map(lambda x: x[0], inputs))
         return gradient, loss, t
@@ -132,16 +147,32 @@ def _accumulated_gradient(
     return jax.tree.map(lambda g: g / microbatches, total), loss.reshape(-1), t.reshape(-1)
 
 
+def augment_keys(
+    learner: Learner, step: int | Int[Array, ""], shape: tuple[int, ...]
+) -> Key[Array, "microbatches rows"] | None:
+    """A key for each image of a step, by its index in the whole batch, whatever its microbatches and devices.
+
+    shape: of the batch, (microbatches, rows). None without augmentation.
+    """
+    if not learner.augment:
+        return None
+    key = jax.random.fold_in(purpose_key(learner.seed, Purpose.AUGMENT), step)
+    return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(math.prod(shape))).reshape(shape)
+
+
 def _microbatch_loss(
-    learner: Learner, params: PyTree, batch: Batch, key: OneKey
+    learner: Learner, params: PyTree, batch: Batch, key: OneKey, augment_keys: ImageKeys | None
 ) -> tuple[Array, tuple[PerImage, Steps]]:
     time_key, noise_key, dropout_key, label_key = jax.random.split(key, 4)
-    x0 = from_pixels(batch.images)
+    x0, augmentation = from_pixels(batch.images), None
+    if augment_keys is not None:
+        x0, augmentation = augment(x0, augment_keys, learner.augment)
     t = jax.random.randint(time_key, x0.shape[:1], 1, learner.schedule.steps + 1)
     noise = draw_normal(noise_key, x0.shape)
     labels = label_vectors(batch.labels, learner.unet.labels)
     labels = drop_labels(labels, jax.random.bernoulli(label_key, learner.label_dropout, t.shape))
-    loss = _losses(learner, params, x0, labels, t, noise, jax.random.split(dropout_key, t.shape[0]))
+    dropout_keys = jax.random.split(dropout_key, t.shape[0])
+    loss = _losses(learner, params, x0, labels, t, noise, augmentation, dropout_keys)
     return jnp.mean(loss), (loss, t)
 
 
@@ -152,10 +183,11 @@ def _losses(
     labels: LabelVectors,
     t: Steps,
     noise: Images,
+    augmentation: Augmentations | None = None,
     dropout_keys: ImageKeys | None = None,
 ) -> PerImage:
     x_t = q_sample(learner.schedule, x0, t, noise)
-    output = _apply_on_each_device(learner, params, x_t, t, labels, dropout_keys)
+    output = _apply_on_each_device(learner, params, x_t, t, labels, augmentation, dropout_keys)
     return losses(learner.objective, learner.schedule, output, x0, x_t, t, noise)
 
 
@@ -165,6 +197,7 @@ def _apply_on_each_device(
     x_t: Images,
     t: Steps,
     labels: LabelVectors,
+    augmentation: Augmentations | None,
     dropout_keys: ImageKeys | None,
 ) -> Output:
     """The network on each device's images, so that its gradients are summed over devices in the parameters' float32.
@@ -172,14 +205,16 @@ def _apply_on_each_device(
     Left to XLA, a gradient is summed where a layer computes it, in the layer's dtype (jax issue 27496).
     """
 
-    def on_device(params: PyTree, x_t: Images, t: Steps, labels: LabelVectors, keys: ImageKeys | None) -> Output:
-        return apply_unet(learner.unet, params, x_t, t, labels, dropout_keys=keys)
+    def on_device(
+        params: PyTree, x_t: Images, t: Steps, labels: LabelVectors, told: Augmentations | None, keys: ImageKeys | None
+    ) -> Output:
+        return apply_unet(learner.unet, params, x_t, t, labels, augmentation=told, dropout_keys=keys)
 
     divided = PartitionSpec("data")
-    placed = (PartitionSpec(), divided, divided, divided, divided)
+    placed = (PartitionSpec(), *(divided for _ in range(5)))
     # Without check_vma, the transpose of an argument that is the same on all devices is the sum over them.
     apply = jax.shard_map(on_device, mesh=learner.mesh, in_specs=placed, out_specs=divided, check_vma=False)
-    return apply(params, x_t, t, labels, dropout_keys)
+    return apply(params, x_t, t, labels, augmentation, dropout_keys)
 
 
 def _mean(values: Array, mask: Array | bool = True) -> Average:

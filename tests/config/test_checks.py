@@ -21,6 +21,7 @@ REFUSED = {
     "data.depth": (12, "data.depth=12 does not exist; expected one of 16, 8"),
     "data.value_range": ((1.0, 0.0), "data.value_range=(1.0, 0.0) is out of range; expected () or (lowest, highest)"),
     "data.source": ("digits", "data.source='digits' has 8x8 greyscale images"),
+    "data.augment": (1.5, "data.augment=1.5 is out of range; expected 0 to 1."),
     "data.batch_size": (0, "data.batch_size=0 is out of range; expected at least 1"),
     "train.accumulate": (3, "data.batch_size=128 must be a multiple of train.accumulate=3"),
     "diffusion.schedule": ("liner", "diffusion.schedule='liner' does not exist; did you mean linear?"),

@@ -24,7 +24,7 @@ PUBLISHED = {"cifar10": 35746307, "celeba64": 78700803, "celeba64_small": 787008
 
 def test_the_recipes_are_these():
     expected = "celeba32 celeba64 celeba64_small celebahq128 celebahq256 cifar10 digits fashion_mnist folder mnist"
-    assert " ".join(path.stem for path in RECIPES) == expected
+    assert " ".join(path.stem for path in RECIPES) == f"{expected} small_folder"
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -39,6 +39,16 @@ def test_each_recipe_is_valid_and_documented(path, variant):
 def test_recipes_from_papers_have_the_published_number_of_parameters(name):
     config = config_of(load_recipe(str(RECIPES[0].with_name(f"{name}.py"))))
     assert sum(leaf.size for leaf in jax.tree.leaves(param_shapes(config))) == PUBLISHED[name]
+
+
+def test_augmentation_adds_one_layer_to_a_network_and_nothing_to_one_without():
+    recipe = load_recipe(str(RECIPES[0].with_name("small_folder.py")))
+    shapes = [
+        {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(param_shapes(config))}
+        for config in (config_of(recipe), config_of(override(recipe, ["--config.data.augment=0"])))
+    ]
+    assert dict(shapes[0].items() - shapes[1].items()) == {"['augmentation']['kernel']": (9, 4 * 32)}
+    assert shapes[1].items() < shapes[0].items()
 
 
 def test_recipes_have_their_own_variants_and_refuse_unknown_ones():

@@ -3,6 +3,8 @@
 import json
 import sys
 
+import jax
+import numpy as np
 import pytest
 
 from ddpm_jax import UserError, load_run
@@ -39,6 +41,19 @@ def test_export_and_import_are_exact_inverses(tmp_path, sections):
     changed = {name for name in determined if found[name] != given[name] and name != "model.head_channels"}
     # Heads of equal width can be given by their number or by their width.
     assert changed <= {"model.heads"}, {name: (found[name], given[name]) for name in changed}
+
+
+def test_the_augmentation_layer_is_left_out_by_an_export_and_begins_at_zero_after_an_import(tmp_path, package_log):
+    settings, plain = config(data={"augment": 0.12}), config()
+    params = random_params(settings)
+    write_folder(settings, params, tmp_path / "model", names=[], card="", grid=None)
+    lines = [record.getMessage() for record in package_log.records]
+    assert lines == ["Left out the layer of data.augment=0.12: sampling multiplies it by zeros"]
+    found = read_folder(tmp_path / "model")
+    layer = params.pop("augmentation")
+    assert_same_bits(found.params(plain), params)
+    zeros = jax.tree.map(np.zeros_like, layer)
+    assert_same_bits(found.params(settings), {**params, "augmentation": zeros})
 
 
 def test_pickles_are_refused_with_a_command_to_convert_them(folder):

@@ -55,7 +55,7 @@ def test_every_label_changes_the_prediction(linear, params, x_t, labels):
 class AttributeMixture(UNet):
     """Exact predictions of x_0 for images that have an attribute (the first of MEANS) or have not (the second)."""
 
-    def __call__(self, x, n, labels=None, *, dropout_keys=None):
+    def __call__(self, x, n, labels=None, **training):
         both = jnp.stack([gaussian_denoiser(LINEAR, mean, STD)(x, n + 1).x0 for mean in MEANS])
         known = jnp.where(labels.reshape(-1, 1, 1, 1) > 0.0, *both)
         return jnp.where(labels.reshape(-1, 1, 1, 1) == 0.0, mixture_denoiser(LINEAR, x, n + 1).x0, known)

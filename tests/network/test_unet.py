@@ -42,8 +42,8 @@ def random_params(unet, draw, image_size=8, channels=1):
     return jax.tree.map(fill, shapes)
 
 
-def forward(unet, params, x, n, labels=None):
-    return jax.jit(lambda p: unet.apply({"params": p}, x, n, labels))(params)
+def forward(unet, params, x, n, labels=None, augmentation=None):
+    return jax.jit(lambda p: unet.apply({"params": p}, x, n, labels, augmentation=augmentation))(params)
 
 
 @pytest.fixture
@@ -142,6 +142,17 @@ def test_no_label_is_the_null_label_and_other_labels_differ(draw, inputs):
     none = forward(unet, params, *inputs)
     np.testing.assert_array_equal(forward(unet, params, *inputs, jnp.zeros((2, 3))), none)
     assert np.abs(forward(unet, params, *inputs, jnp.eye(3)[:2]) - none).max() > 1e-4
+
+
+def test_images_as_they_are_are_those_of_a_network_without_augmentation_and_others_differ(draw, inputs):
+    unet = dataclasses.replace(SMALL, augmentation=3)
+    params = random_params(unet, draw)
+    without = forward(SMALL, {name: layer for name, layer in params.items() if name != "augmentation"}, *inputs)
+    assert params["augmentation"]["kernel"].shape == (3, 4 * SMALL.channels)
+    np.testing.assert_array_equal(forward(unet, params, *inputs), without)
+    told = forward(unet, params, *inputs, augmentation=jnp.stack([jnp.zeros(3), jnp.eye(3)[1]]))
+    np.testing.assert_array_equal(told[0], without[0])
+    assert np.abs(told[1] - without[1]).max() > 1e-4
 
 
 def test_dropout_is_applied_only_while_training(draw, inputs):

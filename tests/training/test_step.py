@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -7,9 +8,22 @@ import numpy as np
 import optax
 import pytest
 
+from ddpm_jax.builders import build_learner, state_shapes
+from ddpm_jax.data.augment import PARAMETERS, augment
+from ddpm_jax.data.batches import random_batch
+from ddpm_jax.network.bind import apply_unet
+from ddpm_jax.runtime.devices import data_mesh
 from ddpm_jax.training import step as step_module
 from ddpm_jax.training.state import is_finite
-from ddpm_jax.training.step import METRICS, empty_metrics, metrics_from_json, metrics_to_json
+from ddpm_jax.training.step import (
+    METRICS,
+    augment_keys,
+    empty_metrics,
+    metrics_from_json,
+    metrics_to_json,
+    train_step,
+    validation_losses,
+)
 from tests.training.toy import CONFIG, config_with, learner_and_step, run
 
 pytestmark = pytest.mark.xdist_group("step")  # They share compiled steps.
@@ -50,8 +64,52 @@ def test_the_gradient_of_a_batch_is_the_mean_of_its_microbatches(monkeypatch):
 
 def test_a_model_with_every_option_trains():
     options = {"classes": 2, "dropout": 0.1, "remat": True}
-    state, metrics, _ = run(config_with(model=options, diffusion={"variance": "learned"}), steps=2)
+    config = config_with(data={"augment": 0.5}, model=options, diffusion={"variance": "learned"})
+    before = learner_and_step(config)[1].params["augmentation"]["kernel"]
+    # The last layers begin at zero, so that no gradient reaches the embedding in the first two steps.
+    state, metrics, _ = run(config, steps=4)
     assert is_finite(state) and np.isfinite(metrics["loss"].compute())
+    assert np.abs(state.params["augmentation"]["kernel"] - before).max(axis=1).min() > 0.0
+
+
+def test_the_augmentation_of_an_image_depends_on_the_seed_the_step_and_its_index_alone():
+    """So it is the same after a resume, in any number of microbatches and on any number of devices."""
+
+    def data(seed, step, shape):
+        learner = build_learner(dataclasses.replace(config_with(data={"augment": 0.12}), seed=seed), data_mesh())
+        keys = augment_keys(learner, step, shape)
+        assert keys is not None and keys.shape == shape
+        return np.asarray(jax.random.key_data(keys)).reshape(8, -1)
+
+    keys = data(0, 3, (1, 8))
+    np.testing.assert_array_equal(data(0, 3, (4, 2)), keys)
+    others = np.concatenate([keys, data(0, 4, (1, 8)), data(1, 3, (1, 8))])
+    assert len(np.unique(others, axis=0)) == 24
+
+
+def test_only_a_step_with_augmentation_augments(monkeypatch):
+    """And it tells the network, which a step without augmentation and validation do not."""
+    traced, told = [], []
+
+    def recorded(images, keys, p):
+        traced.append((images.shape, keys.shape, p))
+        return augment(images, keys, p)
+
+    def listened(unet, params, x_t, t, labels, *, augmentation, dropout_keys):
+        told.append(None if augmentation is None else augmentation.shape)
+        return apply_unet(unet, params, x_t, t, labels, augmentation=augmentation, dropout_keys=dropout_keys)
+
+    monkeypatch.setattr(step_module, "augment", recorded)
+    monkeypatch.setattr(step_module, "apply_unet", listened)
+    batch = random_batch(CONFIG, 8)
+    for p in (0.0, 0.12):
+        config = config_with(data={"augment": p})
+        learner, state = build_learner(config, data_mesh()), state_shapes(config)
+        jax.eval_shape(partial(train_step, learner), state, empty_metrics(), batch)
+    held = batch.images[0], batch.labels[0], np.arange(8)
+    jax.eval_shape(lambda params, *arrays: validation_losses(learner, params, *arrays, 8), state.params, *held)
+    assert traced == [((8, 8, 8, 1), (8,), 0.12)]
+    assert told == [None, (8, PARAMETERS), None]
 
 
 def test_a_non_finite_step_changes_only_the_counters(monkeypatch):
