@@ -60,7 +60,14 @@ _FILTERING = threading.Lock()
 
 
 class CropError(ValueError):
-    """An image is smaller than data.crop."""
+    """An image is smaller than data.crop; remedy: crops that fit."""
+
+    def __init__(self, message: str, remedy: str) -> None:
+        super().__init__(message, remedy)
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return self.args[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,8 +138,23 @@ def crop_box(
         left, top = (width - needed[0]) // 2, (height - needed[1]) // 2
         right, bottom = left + needed[0], top + needed[1]
     if width < needed[0] or height < needed[1]:
-        raise CropError(f"data.crop={crop} needs images of at least {needed[0]}x{needed[1]}, got {width}x{height}")
+        raise CropError(
+            f"data.crop={crop} needs images of at least {needed[0]}x{needed[1]}, got {width}x{height}",
+            f"set data.crop=(), the largest centred box{_scaled(size, crop, shape)}",
+        )
     return left, top, right, bottom
+
+
+def _scaled(size: tuple[int, int], crop: tuple[int, ...], shape: tuple[int, int]) -> str:
+    """A suggestion of the same crop for smaller copies of the images for which it was made, in whose middle it lies."""
+    if len(crop) != 4:
+        return ""
+    left, top, right, bottom = crop
+    scale = min(size[0] / (left + right), size[1] / bottom)
+    scaled = max(1, round(scale * (right - left))), max(1, round(scale * (bottom - top)))
+    width, height = largest_box(scaled, shape)
+    left, top = (size[0] - width) // 2, min(int(scale * top), size[1] - height)
+    return f", or data.crop={(left, top, left + width, top + height)}, the same one scaled" if scale < 1 else ""
 
 
 def largest_box(size: tuple[int, int], shape: tuple[int, int]) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from ddpm_jax.data.decode import FILTERS, FORMATS, UNREADABLE, CropError, Decoding, crop_box, decode, largest_box
-from tests.data.pictures import encoded, noise
+from tests.data.pictures import config, encoded, noise
 
 
 def file_of(image: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -132,6 +132,24 @@ def test_a_crop_box_outside_the_image_is_refused():
         with pytest.raises(CropError) as caught:
             crop_box((20, 10), crop)
         assert str(caught.value) == f"data.crop={crop} needs images of at least {needed}, got 20x10"
+        assert caught.value.remedy.startswith("set data.crop=(), the largest centred box")
+
+
+@pytest.mark.parametrize(
+    ("size", "crop", "shape", "scaled"),
+    [
+        ((89, 109), (25, 57, 153, 185), (64, 64), (12, 28, 76, 92)),  # CelebA in half size.
+        ((100, 60), (10, 20, 170, 116), (48, 80), (8, 10, 91, 60)),
+        ((50, 200), (25, 57, 153, 185), (64, 64), (7, 16, 43, 52)),
+        ((300, 40), (0, 0, 50, 50), (8, 8), (130, 0, 170, 40)),
+    ],
+)
+def test_the_remedy_for_images_smaller_than_the_crop_is_a_crop_of_its_shape_that_fits(size, crop, shape, scaled):
+    with pytest.raises(CropError) as caught:
+        crop_box(size, crop, shape)
+    assert caught.value.remedy.endswith(f", or data.crop={scaled}, the same one scaled")
+    assert crop_box(size, scaled, shape) == scaled
+    config(crop=list(scaled), image_size=list(shape))  # Accepted: it has the shape.
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Of damaged metadata.
