@@ -59,13 +59,15 @@ class Folder:
     """Hidden files, and hidden folders with a slash at the end."""
 
     def __post_init__(self) -> None:
-        found, hidden, visited = [], [], set()
+        found, hidden = [], []
+        above: dict[str, frozenset[tuple[int, int]]] = {}
         for folder, folders, files in os.walk(self.root, onerror=_warn_of_folder, followlinks=True):
             status = os.stat(folder)
-            if (status.st_dev, status.st_ino) in visited:  # A link to a parent folder would never end.
+            own, parents = (status.st_dev, status.st_ino), above.get(os.path.dirname(folder), frozenset())
+            if own in parents:  # A link to a parent folder would never end.
                 folders.clear()
                 continue
-            visited.add((status.st_dev, status.st_ino))
+            above[folder] = parents | {own}
             below = PurePosixPath(Path(folder).relative_to(self.root))
             hidden += [f"{below / name}/" for name in folders if _hidden(name)]
             folders[:] = sorted(name for name in folders if not _hidden(name))
