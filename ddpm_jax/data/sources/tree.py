@@ -42,7 +42,8 @@ def open_tree(path: str | Path) -> "Tree":
         raise UserError(f"data.path={path} is one image; give its folder.")
     if path.is_file():
         raise UserError(f"data.path={path} is not a complete zip (or is a web page); download it again.")
-    raise UserError(f"data.path={path} does not exist; give a folder or a zip.")
+    place = "" if path.is_absolute() else f" in {Path.cwd()}"  # A run may resume in another folder.
+    raise UserError(f"data.path={path} does not exist{place}; give a folder or a zip.")
 
 
 @dataclasses.dataclass(frozen=True)

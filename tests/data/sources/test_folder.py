@@ -134,6 +134,12 @@ def test_missing_and_empty_folders_are_refused(tmp_path):
             open_folder(data(path=path and str(path)))
 
 
+def test_for_a_relative_path_that_does_not_exist_the_current_folder_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"data.path=photos does not exist in {tmp_path}; give a folder"):
+        open_folder(data(path="photos"))
+
+
 def test_names_that_are_not_utf8_are_read_and_shown_escaped(tmp_path):
     for folder in (b"/caf\xe9", b"/tea"):
         os.mkdir(os.fsencode(tmp_path) + folder)
