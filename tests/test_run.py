@@ -1,6 +1,7 @@
 """The Python interface, on a run that the command line trained."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -127,6 +128,26 @@ def test_mistakes_are_reported(run, tmp_path):
             run.sample(2, **option)
     with pytest.raises(UserError, match="holds no run"):
         load_run(tmp_path)
+
+
+def test_a_run_may_move_to_a_folder_of_any_name_where_nothing_can_be_written(workdir, run, tmp_path, monkeypatch):
+    moved = tmp_path / "my rün #1"
+    shutil.copytree(workdir, moved)
+    monkeypatch.chdir(tmp_path)
+    before = sorted(moved.rglob("*"))
+    for path in [*before, moved]:
+        path.chmod(path.stat().st_mode & ~0o222)
+    options = {"sampler": "ddim", "steps": 2, "label": 3}
+    np.testing.assert_array_equal(load_run("my rün #1/").sample(2, **options), run.sample(2, **options))
+    assert sorted(moved.rglob("*")) == before
+
+
+def test_two_runs_in_one_process_keep_their_own_schedules_and_parameters(workdir, run):
+    pretrained = load_run("pretrained:digits")
+    own, other = run.sample(2, seed=1), pretrained.sample(2, seed=1, sampler="ddim", steps=2)
+    assert (run.config.diffusion.steps, pretrained.config.diffusion.steps) == (8, 1000)
+    np.testing.assert_array_equal(load_run(workdir).sample(2, seed=1), own)
+    np.testing.assert_array_equal(pretrained.sample(2, seed=1, sampler="ddim", steps=2), other)
 
 
 def test_labels_of_the_denoiser_are_checked(run):

@@ -7,11 +7,14 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from posixpath import splitext
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from ddpm_jax.data.decode import SUFFIXES
 from ddpm_jax.errors import UserError, abbreviated, nearest
 
 TABLES = ("labels.csv", "metadata.csv", "metadata.jsonl")
@@ -51,6 +54,7 @@ def annotate(
     Classes are numbered in natural order: alphabetically, but with numbers inside names sorted by value.
     """
     names = sorted(set(classes), key=lambda name: (natural(name), name)) if classes is not None else []
+    _warn_of_similar(names)
     number = {name: i for i, name in enumerate(names)}
     table = list((attributes or {}).values())
     return Annotations(
@@ -59,6 +63,20 @@ def annotate(
         np.array(table, np.uint8).reshape(len(table), count).T,
         tuple(attributes or {}),
     )
+
+
+def _warn_of_similar(names: Sequence[str]) -> None:
+    """Warns of classes that may be the same: one system tells their names apart, another does not."""
+    similar: dict[str, list[str]] = {}
+    for name in names:
+        similar.setdefault(normalize("NFC", name.strip()).casefold(), []).append(name)
+    for found in similar.values():
+        if len(found) > 1:
+            logger.warning(
+                "The classes %s differ only in case, blanks or the encoding of accents; give them one name if they are "
+                "the same",
+                abbreviated(found),
+            )
 
 
 def natural(name: str) -> list[tuple[int, int | str]]:
@@ -132,13 +150,39 @@ def hint(wanted: str | None) -> str:
     return "" if wanted else " (data.label_column=NAME makes one of them the class)"
 
 
+def match_files(table: Mapping[str, dict[str, str]], images: Iterable[str]) -> dict[str, dict[str, str]]:
+    """The table with the images' own names where a row's differs only in case, suffix or Windows' separators.
+
+    Rows and images that are not each other's only match stay as they are.
+    """
+    images = set(images)
+    of_images, of_rows = _by_stem(images - table.keys()), _by_stem(table.keys() - images)
+    name_of = {
+        rows[0]: of_images[stem][0] for stem, rows in of_rows.items() if len(rows) == len(of_images.get(stem, ())) == 1
+    }
+    return {name_of.get(name, name): row for name, row in table.items()}
+
+
+def _by_stem(names: Iterable[str]) -> dict[str, list[str]]:
+    """The names by what remains of them in lower case, with slashes, and without an image's suffix."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        stem, suffix = splitext(name.replace("\\", "/").lower())
+        found.setdefault(stem if suffix in SUFFIXES else stem + suffix, []).append(name)
+    return found
+
+
 def _csv_rows(text: str, origin: str) -> Iterable[dict[str, str]]:
-    header = text.partition("\n")[0]
+    lines = io.StringIO(text.lstrip(), newline=None)  # The line ends of every system.
+    header = lines.readline()
+    lines.seek(0)
     delimiter = max(",;\t", key=header.count)  # In some countries, spreadsheets save CSV with semicolons.
-    reader = csv.DictReader(io.StringIO(text), restval="", skipinitialspace=True, delimiter=delimiter)
+    reader = csv.DictReader(lines, restval="", skipinitialspace=True, delimiter=delimiter)
     try:
         for row in reader:
-            yield {column.strip(): value.strip() for column, value in row.items() if column}
+            values = {column.strip(): value.strip() for column, value in row.items() if column}
+            if any(values.values()):  # Spreadsheets save empty rows, too.
+                yield values
     except csv.Error as error:
         raise UserError(f"{origin}: row {reader.line_num} cannot be read ({error}); fix it.") from error
 

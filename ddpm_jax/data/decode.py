@@ -6,14 +6,18 @@ bytes -> upright -> 8 bits per channel, or grey of 16 -> background behind trans
 
 import dataclasses
 import io
+import re
 import struct
 import threading
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt, UInt8, UInt16
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 
 from ddpm_jax.config.fields import sides
@@ -44,6 +48,18 @@ FORMATS = {
 programs (EPS), are known by no signature (TGA), or are rarely tested."""
 SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 FORMAT_NAMES = "PNG, JPEG, BMP, GIF, WebP, TIFF, PPM, JPEG 2000 or AVIF"
+HEIC = re.compile(rb"....ftyp(hei[cxms]|hev[cx]|mif1|msf1)", re.DOTALL)
+"""First bytes of photos of iPhones, often renamed to .jpg."""
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""How an image is turned upright, by its orientation tag (EXIF 2.3, 4.6.4)."""
 UNREADABLE = (
     OSError,
     ValueError,
@@ -64,7 +80,14 @@ _FILTERING = threading.Lock()
 
 
 class CropError(ValueError):
-    """An image is smaller than data.crop."""
+    """An image is smaller than data.crop; remedy: crops that fit."""
+
+    def __init__(self, message: str, remedy: str) -> None:
+        super().__init__(message, remedy)
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return self.args[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,8 +182,23 @@ def crop_box(
         left, top = (width - needed[0]) // 2, (height - needed[1]) // 2
         right, bottom = left + needed[0], top + needed[1]
     if width < needed[0] or height < needed[1]:
-        raise CropError(f"data.crop={crop} needs images of at least {needed[0]}x{needed[1]}, got {width}x{height}")
+        raise CropError(
+            f"data.crop={crop} needs images of at least {needed[0]}x{needed[1]}, got {width}x{height}",
+            f"set data.crop=(), the largest centred box{_scaled(size, crop, shape)}",
+        )
     return left, top, right, bottom
+
+
+def _scaled(size: tuple[int, int], crop: tuple[int, ...], shape: tuple[int, int]) -> str:
+    """A suggestion of the same crop for smaller copies of the images for which it was made, in whose middle it lies."""
+    if len(crop) != 4:
+        return ""
+    left, top, right, bottom = crop
+    scale = min(size[0] / (left + right), size[1] / bottom)
+    scaled = max(1, round(scale * (right - left))), max(1, round(scale * (bottom - top)))
+    width, height = largest_box(scaled, shape)
+    left, top = (size[0] - width) // 2, min(int(scale * top), size[1] - height)
+    return f", or data.crop={(left, top, left + width, top + height)}, the same one scaled" if scale < 1 else ""
 
 
 def largest_box(size: tuple[int, int], shape: tuple[int, int]) -> tuple[int, int]:
@@ -177,11 +215,11 @@ def _open(raw: Raw) -> Image.Image:
     if not raw:
         raise ValueError("the file is empty")
     try:
-        # Pillow warns of odd metadata; and, up to twice its limit, of decompression bombs, which are refused below.
-        with _FILTERING, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _without_warnings():  # Bombs of up to twice Pillow's limit, of which it only warns, are refused below.
             image = Image.open(io.BytesIO(raw), formats=tuple(FORMATS))
     except UnidentifiedImageError as error:
+        if HEIC.match(raw):
+            raise ValueError("HEIC cannot be read; convert it to JPEG or PNG") from error
         raise ValueError(f"not a {FORMAT_NAMES} image") from error
     pixels = image.width * image.height
     if Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS:
@@ -189,7 +227,29 @@ def _open(raw: Raw) -> Image.Image:
             f"{pixels / 1e6:.0f} megapixels, more than Pillow's limit of {Image.MAX_IMAGE_PIXELS / 1e6:.0f}"
         )
     _check_range(image)
-    return ImageOps.exif_transpose(image)
+    image.load()
+    turn = TURNS.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Ignores Pillow's warnings, such as those of odd metadata."""
+    with _FILTERING, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _orientation(image: Image.Image) -> Any:
+    """The orientation tag of a loaded image; None without one, or where the metadata are damaged.
+
+    ImageOps.exif_transpose refuses such images, also where it cannot write the other tags of a turned one.
+    """
+    try:
+        with _without_warnings():
+            return image.getexif().get(ExifTags.Base.Orientation)
+    except UNREADABLE:
+        return None
 
 
 def _check_range(image: Image.Image) -> None:

@@ -43,10 +43,10 @@ RETRY_S = 2.0
 
 
 class Failure(NamedTuple):
-    """An image that cannot be used; too_small: because it is smaller than data.crop."""
+    """An image that cannot be used; remedy: what to do if it is only smaller than data.crop, else ""."""
 
     reason: str
-    too_small: bool
+    remedy: str
 
 
 class TooManyUnreadable(UserError):
@@ -163,7 +163,7 @@ def _decode_one(read: Callable[[int], Raw], how: Decoding, number: int) -> Decod
     try:
         return decode(read_with_retry(read, number), how)
     except UNREADABLE as error:
-        return Failure(str(error) or type(error).__name__, isinstance(error, CropError))
+        return Failure(str(error) or type(error).__name__, error.remedy if isinstance(error, CropError) else "")
 
 
 def read_with_retry(read: Callable[[int], Raw], number: int) -> Raw:
@@ -196,9 +196,10 @@ def _decode_in_worker(numbers: list[int]) -> list[Decoded]:
 def _refuse_many(unreadable: Mapping[str, Failure], total: int, origin: str) -> None:
     if len(unreadable) <= MAX_UNREADABLE * total:
         return
-    if all(failure.too_small for failure in unreadable.values()):
-        name, failure = next(iter(unreadable.items()))
-        message = f"{origin}: {failure.reason} ({name}); choose a smaller data.crop."
+    small = [(name, failure) for name, failure in unreadable.items() if failure.remedy]
+    if len(small) > len(unreadable) / 2:
+        name, failure = small[0]
+        message = f"{origin}: {failure.reason} ({name}); {failure.remedy}."
     else:
         message = (
             f"{origin}: more than 1% of its {total} images cannot be read; fix or remove them, starting with "

@@ -49,7 +49,7 @@ class Streamed:
         except UNREADABLE as error:
             name = f"{self._collection.origin}: {printable(self._collection.names[row])}"
             if isinstance(error, CropError):
-                raise UserError(f"{name}: {error}; choose a smaller data.crop.") from error
+                raise UserError(f"{name}: {error}; {error.remedy}.") from error
             raise UserError(
                 f"{name} cannot be read ({error}); fix or remove it, or set data.stream=False, which finds such images "
                 "before training and leaves them out."

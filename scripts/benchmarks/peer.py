@@ -12,13 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, shell_command
 from ddpm_jax.reporting.memory import memory_in_use
 from scripts.benchmarks.resident import forget_peak, peak_mebibytes
 from scripts.benchmarks.timing import seconds_of
 
 KEPT_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 """The peer's equivalent of ddpm_jax.runtime.cpu.reuse_memory."""
+NEEDS = {
+    "train": ("requirements-peers.txt", ("torch", "diffusers")),
+    "sample": ("requirements-peers.txt", ("torch", "diffusers")),
+    "features": ("requirements-peers-fid.txt", ("torch", "torchvision", "pytorch_fid", "safetensors")),
+}
+"""The file that lists what the peer needs for each work, and the modules that it imports."""
+FIND_MISSING = "import importlib.util as u, sys; print(*(n for n in sys.argv[1:] if u.find_spec(n) is None))"
 Round = Callable[[], None]
 VARIANTS = ("eager", "eager channels_last", "compiled", "compiled channels_last")
 """Variants of the peer's work; the fastest counts."""
@@ -28,18 +35,11 @@ class Peer:
     """A process that does the work of `spec` on request; a context manager."""
 
     def __init__(self, python: str, spec: dict[str, Any]):
+        refuse_without_packages(python, spec["work"])
         command = [python, str(Path(__file__).with_name("pytorch.py")), json.dumps(spec)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        try:
-            self.process = subprocess.Popen(command, text=True, env={**KEPT_MEMORY, **os.environ}, **pipes)
-        except OSError as error:
-            raise UserError(
-                f"--peer-python={python} cannot be run: {error.strerror}; expected a Python interpreter."
-            ) from error
-        fid = " -r requirements-peers-fid.txt" if spec.get("work") == "features" else ""
-        self.facts = self._answer(
-            f"it needs PyTorch and its libraries: pip install -r requirements-peers.txt{fid}, or --peer-python="
-        )
+        self.process = subprocess.Popen(command, text=True, env={**KEPT_MEMORY, **os.environ}, **pipes)
+        self.facts = self._answer(f"its packages are those of {NEEDS[spec['work']][0]}")
 
     def __enter__(self) -> "Peer":
         return self
@@ -65,6 +65,19 @@ class Peer:
             code = self.process.returncode
             raise UserError(f"The peer ended with exit code {code}; its output is above; {remedy}.")
         return json.loads(line)
+
+
+def refuse_without_packages(python: str, work: str) -> None:
+    """Raises UserError for what is no Python interpreter or lacks a package that the work needs."""
+    file, modules = NEEDS[work]
+    try:
+        found = subprocess.run([python, "-c", FIND_MISSING, *modules], stdout=subprocess.PIPE, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"it ended with exit code {error.returncode}"
+        raise UserError(f"--peer-python={python} cannot be run: {reason}; expected a Python interpreter.") from error
+    if missing := found.stdout.replace("_", "-").split():
+        install = shell_command(python, "-m", "pip", "install", "-r", file)
+        raise UserError(f"The peer needs {', '.join(missing)}: {install}, or give another --peer-python.")
 
 
 def refuse_disagreement(own: np.ndarray, theirs: np.ndarray, most: float, variant: str) -> None:

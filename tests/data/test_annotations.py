@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ddpm_jax.data.annotations import Annotations, annotate, annotations_of_table, read_table
-from ddpm_jax.errors import UserError
+from ddpm_jax.data.annotations import Annotations, annotate, annotations_of_table, match_files, read_table
+from ddpm_jax.errors import UserError, quoted
 
 IMAGES = [f"images/{i}.png" for i in range(4)]
 TABLES = {
@@ -51,6 +51,40 @@ def test_tables_with_the_delimiters_of_spreadsheets_are_read(delimiter):
     rows = [["File_Name", "Label", "round"], *([f"images/{i}.png", "ab"[i % 2], str(i % 2)] for i in range(4))]
     annotations = read("metadata.csv", "".join(delimiter.join(row) + "\r\n" for row in rows))
     assert annotations.classes.tolist() == [0, 1, 0, 1] and annotations.attributes[:, 0].tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: text.replace("\n", "\r"),
+        lambda text: "\n\n" + text,
+        lambda text: text + "\n   \n,,,\n,,,\r\n\n",
+        lambda text: text.rstrip("\n"),
+    ],
+    ids=["Windows", "old Macs", "empty first", "empty last", "no last end"],
+)
+def test_line_ends_and_empty_rows_of_spreadsheets_change_nothing(change):
+    text = TABLES["labels.csv"]
+    assert read_table("labels.csv", change(text), "here") == read_table("labels.csv", text, "here")
+
+
+def test_rows_belong_to_the_images_that_only_they_can_mean():
+    table = {"images\\0": 0, "IMAGES/1.JPG": 1, "v1.0": 2, "twice": 3, "a.png": 4, "A.PNG": 5, "b": 6, "B": 7, "c": 8}
+    images = ["images/0.png", "images/1.png", "v1.0.jpg", "twice.png", "twice.jpg", "a.png", "b.png"]
+    matched = match_files({name: {"label": str(row)} for name, row in table.items()}, images)
+    of_images = {name: int(row["label"]) for name, row in matched.items() if name in images}
+    assert of_images == {"images/0.png": 0, "images/1.png": 1, "v1.0.jpg": 2, "a.png": 4}
+    assert len(matched) == len(table)
+
+
+@pytest.mark.parametrize("names", [("Cat", "cat"), ("caf\xe9", "cafe\u0301"), ("a", "a ")])
+def test_classes_that_may_be_the_same_stay_apart_with_a_warning(names, package_log):
+    assert annotate(3, [*names, "dog"]).class_names == (*sorted(names), "dog")
+    assert f"The classes {', '.join(map(str, quoted(sorted(names))))} differ only in case" in package_log.text
+    package_log.clear()
+    annotate(2, ["cat", "dog"])
+    assert not package_log.text
 
 
 def test_captions_with_unicode_line_separators_stay_in_one_row():

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from ddpm_jax.data.decode import FILTERS, FORMATS, UNREADABLE, CropError, Decoding, crop_box, decode, largest_box
-from tests.data.pictures import encoded, noise
+from tests.data.pictures import config, encoded, noise
 
 
 def file_of(image: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -149,10 +149,9 @@ def test_hidden_colours_do_not_bleed_into_visible_ones_when_an_image_shrinks():
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF", "PNG", "WEBP", "AVIF"])
 def test_the_exif_orientation_is_applied(orientation, kind):
-    upright = np.zeros((16, 16), np.uint8)
-    upright[:8, :8] = 255
+    upright = np.kron([[0, 60, 120], [240, 180, 30]], np.ones((8, 8))).astype(np.uint8)  # No symmetry, no square.
     # A camera in that orientation stores the inverse of the rotation in the tag.
     stored = {
         1: lambda x: x,
@@ -166,8 +165,62 @@ def test_the_exif_orientation_is_applied(orientation, kind):
     }[orientation](upright)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    pixels = decode(encoded(np.ascontiguousarray(stored), kind, exif=exif, quality=95), Decoding(16, 1))
-    np.testing.assert_allclose(pixels[..., 0].astype(int), upright, atol=60)
+    pixels = decode(encoded(np.ascontiguousarray(stored), kind, exif=exif, quality=95), Decoding((16, 24), 1))
+    np.testing.assert_allclose(pixels[..., 0].astype(int), upright, atol=30)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize(
+    "damaged",
+    [b"garbage", b"MM", b"II*\0\xff\xff\xff\x7f", b"II*\0\x08\0\0\0\x05\0\x12\x01\x03\0"],
+    ids=["no header", "short", "outside", "truncated"],
+)
+def test_damaged_metadata_cost_no_image(damaged, kind, draw, recwarn):
+    upright = np.kron(noise(draw, 2, 3), np.ones((8, 8, 1), np.uint8))
+    plain, odd = (encoded(upright, kind, quality=95, exif=exif) for exif in (b"", b"Exif\0\0" + damaged))
+    recwarn.clear()
+    np.testing.assert_array_equal(decode(odd, Decoding(16, 3)), decode(plain, Decoding(16, 3)))
+    assert not recwarn.list
+
+
+def test_a_turned_image_needs_no_other_sound_tag():
+    # Orientation 6, and a description that consists of fractions, which Pillow reads but cannot write.
+    entries = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0) + struct.pack("<HHII", 0x010E, 5, 4, 26)
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 2) + entries + bytes(40)
+    stored = np.kron([[0, 255]], np.ones((8, 8))).astype(np.uint8)
+    pixels = decode(encoded(stored, exif=exif), Decoding((16, 8), 1))
+    np.testing.assert_array_equal(pixels[..., 0], stored.T)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_the_first_of_several_frames_is_read(kind):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in [(200, 10, 10), (10, 200, 10), (10, 10, 200)]]
+    content = file_of(frames[0], kind, save_all=True, append_images=frames[1:])
+    np.testing.assert_allclose(decode(content, Decoding(8, 3)).astype(int), [[[200, 10, 10]] * 8] * 8, atol=3)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "PPM", "GIF"])
+def test_one_bit_pixels_are_black_and_white(kind):
+    drawing = Image.fromarray(np.eye(8, dtype=np.uint8) * 255).convert("1")
+    np.testing.assert_array_equal(decode(file_of(drawing, kind), Decoding(8, 1))[..., 0], np.eye(8) * 255)
+
+
+@pytest.mark.parametrize("transform", [0, 2], ids=["CMYK", "YCCK"])
+def test_inverted_jpegs_of_adobe_have_the_colours_of_their_inks(transform):
+    inks = Image.new("CMYK", (16, 16), (0, 200, 150, 20))
+    stored = inks
+    if transform == 2:  # Adobe stores inks inverted, and YCCK once more; Pillow writes the former and reads both.
+        luma = Image.merge("RGB", inks.split()[:3]).convert("YCbCr").split()
+        stored = Image.merge("CMYK", [*(band.point(lambda level: 255 - level) for band in luma), inks.split()[3]])
+    content = bytearray(file_of(stored, "JPEG", quality=100))
+    content[content.index(b"Adobe") + 11] = transform
+    expected = np.asarray(inks.convert("RGB"))
+    np.testing.assert_allclose(decode(bytes(content), Decoding(16, 3)).astype(int), expected, atol=4)
+
+
+def test_photos_of_iphones_are_named_whatever_their_suffix():
+    with pytest.raises(ValueError, match="HEIC cannot be read; convert it to JPEG or PNG"):
+        decode(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100), Decoding(8, 3))
 
 
 @pytest.mark.parametrize("resize", FILTERS)
@@ -199,6 +252,24 @@ def test_a_crop_box_outside_the_image_is_refused():
         with pytest.raises(CropError) as caught:
             crop_box((20, 10), crop)
         assert str(caught.value) == f"data.crop={crop} needs images of at least {needed}, got 20x10"
+        assert caught.value.remedy.startswith("set data.crop=(), the largest centred box")
+
+
+@pytest.mark.parametrize(
+    ("size", "crop", "shape", "scaled"),
+    [
+        ((89, 109), (25, 57, 153, 185), (64, 64), (12, 28, 76, 92)),  # CelebA in half size.
+        ((100, 60), (10, 20, 170, 116), (48, 80), (8, 10, 91, 60)),
+        ((50, 200), (25, 57, 153, 185), (64, 64), (7, 16, 43, 52)),
+        ((300, 40), (0, 0, 50, 50), (8, 8), (130, 0, 170, 40)),
+    ],
+)
+def test_the_remedy_for_images_smaller_than_the_crop_is_a_crop_of_its_shape_that_fits(size, crop, shape, scaled):
+    with pytest.raises(CropError) as caught:
+        crop_box(size, crop, shape)
+    assert caught.value.remedy.endswith(f", or data.crop={scaled}, the same one scaled")
+    assert crop_box(size, scaled, shape) == scaled
+    config(crop=list(scaled), image_size=list(shape))  # Accepted: it has the shape.
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Of damaged metadata.

@@ -1,5 +1,6 @@
 import argparse
 import json
+import re
 import runpy
 import subprocess
 import sys
@@ -90,27 +91,44 @@ def test_flags_without_effect_or_out_of_range_are_refused(flags, words, monkeypa
         checked_flags()
 
 
-def test_a_peer_without_pytorch_is_refused_with_the_install_command(tmp_path):
+def test_what_is_no_interpreter_is_refused_as_the_peer(tmp_path):
     with pytest.raises(UserError, match="none cannot be run: No such file"):
-        Peer(f"{tmp_path}/none", {})
-    python = tmp_path / "python"
-    python.write_text("#!/bin/sh\nexit 3\n")
-    python.chmod(0o755)
-    with pytest.raises(UserError, match="The peer ended with exit code 3.*pip install -r requirements-peers"):
-        Peer(str(python), {})
+        Peer(f"{tmp_path}/none", {"work": "train"})
+    no_python = executable(tmp_path / "no-python", "exit 3")
+    with pytest.raises(UserError, match="cannot be run: it ended with exit code 3; expected a Python interpreter"):
+        Peer(no_python, {"work": "train"})
 
 
-def test_only_features_need_torchvision(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("work", "packages", "file"),
+    [
+        ("train", "torch, diffusers", "requirements-peers.txt"),
+        ("sample", "torch, diffusers", "requirements-peers.txt"),
+        ("features", "torch, torchvision, pytorch-fid, safetensors", "requirements-peers-fid.txt"),
+    ],
+)
+def test_missing_packages_of_the_peer_are_named_with_the_one_file_that_lists_them(tmp_path, work, packages, file):
+    listed = [re.split("[>=]", line)[0] for line in (ROOT / file).read_text().splitlines() if line[0] != "#"]
+    assert set(packages.split(", ")) <= set(listed)
+    bare = executable(tmp_path / "python", f'exec {sys.executable} -S "$@"')  # Without site-packages.
+    with pytest.raises(UserError) as caught:
+        Peer(bare, {"work": work})
+    install = f"{bare} -m pip install -r {file}"
+    assert str(caught.value) == f"The peer needs {packages}: {install}, or give another --peer-python."
+
+
+def executable(path, line: str) -> str:
+    """Writes a program of one line of shell, and returns its path."""
+    path.write_text(f"#!/bin/sh\n{line}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_work_other_than_features_needs_no_torchvision(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", MagicMock())
     monkeypatch.setitem(sys.modules, "torchvision", None)  # As if it were not installed.
     peer = runpy.run_path(str(ROOT / "scripts" / "benchmarks" / "pytorch.py"))
     assert peer["make_importable"]() is None
-    (tmp_path / "python").write_text("#!/bin/sh\nexit 3\n")
-    (tmp_path / "python").chmod(0o755)
-    for work, needs_fid in ("train", False), ("features", True):
-        with pytest.raises(UserError) as caught:
-            Peer(f"{tmp_path}/python", {"work": work})
-        assert ("requirements-peers-fid.txt" in str(caught.value)) == needs_fid
 
 
 def test_sample_prints_one_json_object_with_the_rate_of_each_sampler():

@@ -25,6 +25,8 @@ SPLITS = ("train", "validation", "test")
 """In the order of their numbers in list_eval_partition."""
 IMAGES = "img_align_celeba"
 ATTRIBUTES, PARTITION = "list_attr_celeba", "list_eval_partition"
+SEPARATORS = str.maketrans(",;", "  ", '"')
+"""The separators and quotes of a .csv, as spreadsheets save it, are replaced by blanks and removed."""
 
 logger = logging.getLogger(__name__)
 
@@ -107,14 +109,15 @@ def _read_list(path: Path) -> tuple[dict[str, int], np.ndarray, tuple[str, ...]]
     Returns the row of each file by its name without suffix, the numbers [rows, columns] and the column names.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").replace(",", " ").splitlines()
+        text = path.read_text(encoding="utf-8-sig").translate(SEPARATORS)
+        lines = [line for line in text.splitlines() if line.strip()]
         if path.suffix == ".csv":
             columns, lines = tuple(lines[0].split()[1:]), lines[1:]
         elif path.stem == ATTRIBUTES:
             columns, lines = tuple(lines[1].split()), lines[2:]
         else:
             columns = ("partition",)
-        files, rows = zip(*(line.split(maxsplit=1) for line in lines if line.strip()), strict=True)
+        files, rows = zip(*(line.split(maxsplit=1) for line in lines), strict=True)
         values = np.loadtxt(rows, np.int8, ndmin=2)
     except (OSError, ValueError, IndexError) as error:
         raise UserError(f"{path} is not in CelebA's format ({error}); download it again.") from error

@@ -7,13 +7,14 @@ photos/labels.csv, metadata.jsonl       classes and attributes by file name, ins
 """
 
 import logging
+from posixpath import splitext
 
 import numpy as np
 
 from ddpm_jax.config.sections import Data
-from ddpm_jax.data.annotations import TABLES, Annotations, annotate, annotations_of_table, read_table
+from ddpm_jax.data.annotations import TABLES, Annotations, annotate, annotations_of_table, match_files, read_table
 from ddpm_jax.data.collection import Collection
-from ddpm_jax.data.decode import FORMAT_NAMES
+from ddpm_jax.data.decode import FORMAT_NAMES, SUFFIXES
 from ddpm_jax.data.sources.files import find_images, summary
 from ddpm_jax.data.sources.shards import SOURCES
 from ddpm_jax.data.sources.splits import ALL, SPLITS, choose_split
@@ -118,6 +119,7 @@ def _annotations_of_tables(
             raise UserError(f"{origin} contains {abbreviated(tables)}; keep one of them.")
         for name, row in read_table(table, text, origin).items():
             rows[f"{folder}/{name}" if folder else name] = row
+    rows = match_files(rows, (name for name in tree.names if splitext(name)[1].lower() in SUFFIXES))
     # Rows for images of other splits are ignored; rows for files that do not exist are refused.
     others = set(tree.names) - set(names)
     rows = {name: row for name, row in rows.items() if name not in others}

@@ -42,7 +42,8 @@ def open_tree(path: str | Path) -> "Tree":
         raise UserError(f"data.path={path} is one image; give its folder.")
     if path.is_file():
         raise UserError(f"data.path={path} is not a complete zip (or is a web page); download it again.")
-    raise UserError(f"data.path={path} does not exist; give a folder or a zip.")
+    place = "" if path.is_absolute() else f" in {Path.cwd()}"  # A run may resume in another folder.
+    raise UserError(f"data.path={path} does not exist{place}; give a folder or a zip.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,13 +60,15 @@ class Folder:
     """Hidden files, and hidden folders with a slash at the end."""
 
     def __post_init__(self) -> None:
-        found, hidden, visited = [], [], set()
+        found, hidden = [], []
+        above: dict[str, frozenset[tuple[int, int]]] = {}
         for folder, folders, files in os.walk(self.root, onerror=_warn_of_folder, followlinks=True):
             status = os.stat(folder)
-            if (status.st_dev, status.st_ino) in visited:  # A link to a parent folder would never end.
+            own, parents = (status.st_dev, status.st_ino), above.get(os.path.dirname(folder), frozenset())
+            if own in parents:  # A link to a parent folder would never end.
                 folders.clear()
                 continue
-            visited.add((status.st_dev, status.st_ino))
+            above[folder] = parents | {own}
             below = PurePosixPath(Path(folder).relative_to(self.root))
             hidden += [f"{below / name}/" for name in folders if is_hidden(name)]
             folders[:] = sorted(name for name in folders if not is_hidden(name))

@@ -90,6 +90,27 @@ def test_the_recipes_use_the_published_crop():
         assert config_of(load_recipe(f"{ROOT}/configs/{name}.py")).data.crop == FID_CROP
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: "\ufeff" + text.replace("\n", "\r\n") + "\r\n",
+        lambda text: "\n" + text.replace(",", ";"),
+        lambda text: "\n".join(",".join(f'"{cell}"' for cell in line.split(",")) for line in text.split("\n") if line),
+        lambda text: text.replace(".jpg", "").replace(",", "\t"),
+        lambda text: text.replace(".jpg", ".JPG") + " \n,,\n",
+    ],
+    ids=["Windows", "semicolons", "quoted", "tabs", "empty rows"],
+)
+def test_lists_that_a_spreadsheet_saved_are_read(official, tmp_path, change):
+    path = rearranged(official, tmp_path, "kaggle")
+    for file in path.glob("*.csv"):
+        file.write_text(change(file.read_text()))
+    expected, found = (open_celeba(data(path=str(place), split="valid")) for place in (official, path))
+    assert [Path(name).name for name in found.names] == [Path(name).name for name in expected.names]
+    assert found.annotations.attribute_names == ATTRIBUTES
+    np.testing.assert_array_equal(found.annotations.attributes, expected.annotations.attributes)
+
+
 def test_missing_and_damaged_lists_are_refused(official, tmp_path):
     path = rearranged(official, tmp_path, "beside")
     attributes, partition = path / "list_attr_celeba.txt", path / "list_eval_partition.txt"

@@ -99,6 +99,22 @@ def test_each_split_may_have_its_own_table(tmp_path, draw):
     assert open_folder(data(path=str(tmp_path), split="all")).annotations.classes.tolist() == [0, 1]
 
 
+def test_rows_without_suffixes_belong_to_the_images_of_every_split(tmp_path, draw):
+    for split, suffix in (("train", ".JPG"), ("test", ".png")):
+        write(tmp_path / split / f"1{suffix}", encoded(noise(draw)))
+        write(tmp_path / split / "1.txt", b"a caption")
+    (tmp_path / "labels.csv").write_text("file;label\r\ntrain\\1;a\r\ntest\\1;b\r\n;\r\n", encoding="utf-8-sig")
+    assert open_folder(data(path=str(tmp_path))).annotations.class_names == ("a",)
+    assert open_folder(data(path=str(tmp_path), split="all")).annotations.class_names == ("a", "b")
+
+
+def test_class_folders_of_any_name_are_classes(tmp_path, draw):
+    names = ["new york", "v1.0", "dog.", "\u732b", "\u05db\u05dc\u05d1", "a,b", " lead", "x=y", "100%", "-minus"]
+    for name in names:
+        write(tmp_path / name / "1.PNG", encoded(noise(draw)))
+    assert set(open_folder(data(path=str(tmp_path))).annotations.class_names) == set(names)
+
+
 def test_a_table_that_is_not_utf8_is_refused(labelled):
     (labelled / "labels.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match=r"labels.csv cannot be read .* UTF-8"):
@@ -117,6 +133,12 @@ def test_missing_and_empty_folders_are_refused(tmp_path):
     for path, words in {**cases, tmp_path / "file.zip": "is not a complete zip"}.items():
         with pytest.raises(UserError, match=f"data.path.*{words}"):
             open_folder(data(path=path and str(path)))
+
+
+def test_for_a_relative_path_that_does_not_exist_the_current_folder_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"data.path=photos does not exist in {tmp_path}; give a folder"):
+        open_folder(data(path="photos"))
 
 
 def test_names_that_are_not_utf8_are_read_and_shown_escaped(tmp_path):

@@ -47,6 +47,17 @@ def test_a_link_to_a_parent_folder_is_not_followed_forever(photos):
     assert len(open_tree(photos).names) == 12
 
 
+def test_a_linked_folder_is_read_under_each_of_its_names(photos):
+    (photos / "a first link").symlink_to(photos / "cats")
+    (photos / "dogs" / "inner").symlink_to("../cats")
+    (photos / "cats" / "back").symlink_to("../dogs")  # Which leads to cats again.
+    names = open_tree(photos).names
+    count = {
+        folder: sum(name.startswith(f"{folder}/") for name in names) for folder in ("a first link", "cats", "dogs")
+    }
+    assert count == {"a first link": 12, "cats": 12, "dogs": 12}
+
+
 def test_a_pipe_is_not_read(photos):
     os.mkfifo(photos / "cats" / "pipe.png")
     with pytest.raises(OSError, match="not a regular file"):
