@@ -4,9 +4,9 @@
 
 Memory: about 0.5 GiB (0.1 measured at 16 pixels). Cost: 25 GFLOP per step, 0.1 PFLOP in total: by count 35 minutes of
 CPU time, 20 minutes on two cores; at 16 pixels 2,500 steps took 6 minutes of CPU time (measured).
-Result: of 200 emoji at 16 pixels (measured), after 2,500 steps a validation loss of 0.170, still falling, where the same
-run without augmentation passes its lowest, 0.186, after 1,500 steps; shapes and colours, few of them clean.
-Sizes of 16, 32 or 64 pixels: --config.data.image_size=16. If mirrored images belong to the set: --config.data.flip=True.
+Result: for 200 emoji at 16 pixels (measured), after 2,500 steps a validation loss of 0.170, still falling, where the
+same run without augmentation passes its lowest, 0.186, after 1,500; shapes and colours, few of them clean.
+16 pixels: --config.data.image_size=16. If mirrored images belong to the set: --config.data.flip=True.
 Source of the numbers: the digits recipe's network with one more stage, dropout and Karras et al. 2022's probability of
 augmentation for CIFAR-10; the measurements are in docs/benchmarks.md.
 """
