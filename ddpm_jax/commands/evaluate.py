@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,14 +81,14 @@ def evaluate(config: Config, workdir: AnyPath) -> AnyPath:
     found: list[tuple[int, str]] = []
     setup = open_setup(config, dataset, settings.count)
     with only_evaluation(folder) as confirm:
-        for step in steps:
-            at_step = dataclasses.replace(config, sample=dataclasses.replace(config.sample, checkpoint=step))
+        for chosen in steps:
+            at_step = dataclasses.replace(config, sample=dataclasses.replace(config.sample, checkpoint=chosen))
             try:
-                params, _ = load_params(at_step, workdir, data_mesh())
+                params, step = load_params(at_step, workdir, data_mesh())
             except UserError as error:
                 if not settings.every_checkpoint or jax.process_count() > 1:  # Other processes may have read it.
                     raise
-                logger.warning("Step %d is skipped: %s", step, error)
+                logger.warning("Step %s is skipped: %s", chosen, error)
                 continue
             for one in each:
                 found.append((step, evaluate_sampler(one, workdir, step, params, dataset, setup, confirm)))
@@ -141,15 +141,16 @@ def sampler_configs(config: Config) -> list[Config]:
     return [with_sampler(config, name, count, field) for name in split_names(config.evaluate.samplers, field)]
 
 
-def chosen_steps(config: Config, workdir: AnyPath) -> list[int]:
-    """The checkpoints to measure, as the first process finds them: a job that trains may be replacing some."""
+def chosen_steps(config: Config, workdir: AnyPath) -> Sequence[int | None]:
+    """The checkpoints to measure, as the first process finds them: a job that trains may be replacing some.
+
+    None stands for the newest at the time when it is read, which may be long after.
+    """
     found = checkpoint_steps(checkpoint_folder(workdir))
     steps = [agreed_by_all(found[i] if i < len(found) else 0) for i in range(agreed_by_all(len(found)))]
     if not steps:
         raise no_checkpoint(workdir)
-    if config.evaluate.every_checkpoint:
-        return steps
-    return [steps[-1] if config.sample.checkpoint is None else config.sample.checkpoint]
+    return steps if config.evaluate.every_checkpoint else [config.sample.checkpoint]
 
 
 class EvaluationSetup(NamedTuple):

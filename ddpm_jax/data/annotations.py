@@ -173,7 +173,7 @@ def _by_stem(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _csv_rows(text: str, origin: str) -> Iterable[dict[str, str]]:
-    lines = io.StringIO(text.lstrip(), newline=None)  # The line ends of every system.
+    lines = io.StringIO(text.lstrip("\r\n"), newline=None)  # The line ends of every system.
     header = lines.readline()
     lines.seek(0)
     delimiter = max(",;\t", key=header.count)  # In some countries, spreadsheets save CSV with semicolons.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ddpm_jax.commands import cli
-from ddpm_jax.commands.evaluate import evaluate_bound, labels_to_sample
+from ddpm_jax.commands.evaluate import evaluate_bound, labels_to_sample, open_setup
 from ddpm_jax.config.sections import Data
 from ddpm_jax.data.dataset import Dataset
 from ddpm_jax.data.sources.digits import load_digits
@@ -142,6 +142,21 @@ def test_a_bound_is_measured_once_per_combination_of_the_settings_that_change_it
         for config, dataset in asked:
             evaluate_bound(config, tmp_path, 7, {"a": np.ones(3)}, dataset, np.arange(2))
     assert measured == [(config.sample, dataset is others) for config, dataset in asked]
+
+
+def test_the_newest_checkpoint_is_chosen_when_it_is_read(workdir, tmp_path, monkeypatch):
+    """Training replaces checkpoints while the statistics of the reference are computed, which may take hours."""
+
+    def open_setup_slowly(*arguments):
+        if (tmp_path / "run" / "checkpoints" / "4").exists():
+            shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")
+        return open_setup(*arguments)
+
+    shutil.copytree(workdir, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "evaluation")
+    monkeypatch.setattr("ddpm_jax.commands.evaluate.open_setup", open_setup_slowly)
+    assert evaluate(tmp_path / "run", "--config.evaluate.samplers=ddim:2") == 0
+    assert [path.name for path in (tmp_path / "run" / "evaluation").glob("*.json")] == ["2.json"]
 
 
 def test_a_damaged_checkpoint_is_skipped_with_a_warning(workdir, tmp_path, capsys):

@@ -69,6 +69,12 @@ def test_line_ends_and_empty_rows_of_spreadsheets_change_nothing(change):
     assert read_table("labels.csv", change(text), "here") == read_table("labels.csv", text, "here")
 
 
+def test_an_unnamed_first_column_is_passed_over():
+    """Such as the numbers of rows that pandas writes."""
+    table = read_table("labels.csv", "\tfile\tlabel\n0\ta.png\tcat\n1\tb.png\tdog\n", "here")
+    assert table == {"a.png": {"label": "cat"}, "b.png": {"label": "dog"}}
+
+
 def test_rows_belong_to_the_images_that_only_they_can_mean():
     table = {"images\\0": 0, "IMAGES/1.JPG": 1, "v1.0": 2, "twice": 3, "a.png": 4, "A.PNG": 5, "b": 6, "B": 7, "c": 8}
     images = ["images/0.png", "images/1.png", "v1.0.jpg", "twice.png", "twice.jpg", "a.png", "b.png"]
