@@ -68,8 +68,8 @@ def faulty_gradient(gradient: Fault, loss: Fault = lambda loss, _: loss) -> Call
     """The function that computes gradients and losses, with faults in about every tenth batch."""
     compute = training_step._accumulated_gradient
 
-    def faulty(learner: Any, params: Any, batch: Any, key: Any) -> Any:
-        gradients, losses, t = compute(learner, params, batch, key)
+    def faulty(learner: Any, params: Any, batch: Any, step: Any) -> Any:
+        gradients, losses, t = compute(learner, params, batch, step)
         due = jnp.sum(batch.images.astype(jnp.int32)) % 10 == 0
         return gradient(gradients, due), loss(losses, due), t
 
