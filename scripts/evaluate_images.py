@@ -6,9 +6,9 @@
     python scripts/evaluate_images.py real/ --save=real-statistics.npz
     python scripts/evaluate_images.py real-statistics.npz fake/
 
-A set is a folder or zip of images of one size, an .npz or .npy (uint8, [N, height, width, channels]), a folder of the
-cache of decoded images, a folder that --mode=sample wrote, or statistics (mu and sigma) that this command or
-pytorch-fid saved. The first set is real; Inception Score and precision are those of the second.
+A set is a folder or zip of images of one size, an .npz or .npy (uint8, [N, height, width, channels], or uint16 grey),
+a folder of the cache of decoded images, a folder that --mode=sample wrote, or statistics (mu and sigma) that this
+command or pytorch-fid saved. The first set is real; Inception Score and precision are those of the second.
 """
 
 import argparse

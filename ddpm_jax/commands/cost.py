@@ -72,13 +72,16 @@ def _flops_of(equation: JaxprEqn) -> int:
     if name == "dot_general":
         (contracted, _), _ = given["dimension_numbers"]
         return 2 * results[0].size * math.prod(operands[0].shape[axis] for axis in contracted)
+    if name == "winograd":  # Counted like the convolution, or transpose of one, that it stands for.
+        factor = operands[1]
+        return 2 * results[0].size * factor.size // factor.shape[2 if given["kind"] == "input_gradient" else 3]
     if name == "conv_general_dilated":
         kernel, out_axis = operands[1], given["dimension_numbers"].rhs_spec[0]
         return 2 * results[0].size * kernel.size // kernel.shape[out_axis]
     parts = jax.tree.leaves(list(given.values()), is_leaf=_is_jaxpr)
     inner = [count_flops(part) for part in parts if _is_jaxpr(part)]
     if name == "cond":
-        return max(inner)  # A platform's own implementation of the last one.
+        return max(inner)
     times = given["length"] if name == "scan" else given["mesh"].size if name == "shard_map" else 1
     return times * sum(inner)
 

@@ -344,6 +344,7 @@ def evaluate_bound(
         **{name: getattr(sample, name) for name in fields_where(sample, lambda meaning: meaning.bound)},
         "variance": sampling_variance(config),
         "steps": config.diffusion.steps,
+        **({"depth": config.data.depth} if config.data.depth != 8 else {}),  # Older results have no such entry.
     }
     key = result_name("bound", protocol)
     if agreed_by_all(int(key in read_results(folder, step))):

@@ -56,6 +56,10 @@ def section_of(kind: type, tree: Any, prefix: str = "") -> Any:
             value = None  # As --config.data.filter= removes a filter.
         elif value_type(hints[name]) is float and type(value) is int:
             value = float(value)
+        if hints[name] == tuple[float, ...] and isinstance(value, tuple):
+            value = tuple(float(item) if type(item) is int else item for item in value)
+        if name == "image_size" and isinstance(value, tuple) and [type(side) for side in value] == [int, int]:
+            value = value[0] if value[0] == value[1] else value  # One spelling of a square, for comparisons.
         values[name] = value
     return kind(**values)
 

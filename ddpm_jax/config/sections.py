@@ -91,9 +91,9 @@ class Data:
     augment: UnitInterval = field(
         0.0,
         "Probability of scaling, rotating, stretching and translating each training image, and of flipping it upside "
-        "down half as often; 0 for none. The network is told of it, so that samples show none of it: for sets of a few "
-        "hundred images (Karras et al. 2022, with 0.12 to 0.15). It also flips images left to right, which samples do "
-        "not show either, unless data.flip adds mirrored images to the set.",
+        "down half as often; 0 for none. The network is conditioned on it, so that samples need not show it: for sets "
+        "of a few hundred images (Karras et al. 2022, with 0.12 to 0.15). It also flips images left to right; "
+        "data.flip adds mirrored images to the set itself.",
         fixed_by="parameters",
     )
     holdout: Share = field(0.05, "Fraction of the images held out for the validation loss, at most 1,024 images.")

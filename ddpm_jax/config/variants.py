@@ -21,7 +21,7 @@ def apply_variant(config: Recipe, variant: str, others: Mapping[str, Change] | N
 def smoke(config: Recipe) -> Recipe:
     """The same code path at toy size: 3 steps of a narrow network on synthetic images of the recipe's shape."""
     if config.data.source != "digits":
-        config.data.source = "synthetic"
+        config.data.source, config.data.label_column, config.data.value_range = "synthetic", None, ()
     config.train.accumulate = min(config.train.accumulate, 2)
     config.data.batch_size = (8 if max(sides(config.data.image_size)) <= 64 else 2) * config.train.accumulate
     config.data.holdout = 0.1

@@ -1,4 +1,4 @@
-"""Augmentation that does not leak into samples: random flips and affine maps of which the network is told.
+"""Non-leaky augmentation: random flips and affine maps on which the network is conditioned.
 
 Karras et al. 2022 ("EDM"), appendix F.2, with the maps and distributions of its CIFAR-10 models. The parameters of each
 image's map enter the network's embedding, and zeros, which stand for the image as it is, are what it samples with.
@@ -93,8 +93,14 @@ def _warp(image: Float[AnyArray, "height width channels"], parameters: Float[Any
     across, down = (jnp.arange(side, dtype=jnp.float32) - (side - 1) / 2 for side in (width, height))
     x, y = jnp.meshgrid(across, down)
     points = [yx * x + yy * y + y0 + (height - 1) / 2, xx * x + xy * y + x0 + (width - 1) / 2]
-    values = jax.vmap(lambda channel: map_coordinates(channel, points, 1, "reflect"), -1, -1)(image)
-    return jnp.clip(values, -1.0, 1.0)  # The two weights of a coordinate may sum to slightly more than 1.
+    levels, transparent = (image + 1.0) / 2.0, image.shape[-1] in (2, 4)
+    if transparent:  # Otherwise the colours of invisible pixels would mix into their neighbours'.
+        levels = jnp.concatenate([levels[..., :-1] * levels[..., -1:], levels[..., -1:]], axis=-1)
+    levels = jax.vmap(lambda channel: map_coordinates(channel, points, 1, "reflect"), -1, -1)(levels)
+    if transparent:
+        visible = jnp.where(levels[..., -1:] > 0.0, levels[..., -1:], 1.0)
+        levels = jnp.concatenate([levels[..., :-1] / visible, levels[..., -1:]], axis=-1)
+    return jnp.clip(2.0 * levels - 1.0, -1.0, 1.0)  # The two weights of a coordinate may sum to slightly more than 1.
 
 
 def source_map(parameters: Float[AnyArray, "parameters"], height: int, width: int) -> Float[Array, "2 3"]:

@@ -155,6 +155,8 @@ def write_folder(
     options, scheduler = options_of(config), scheduler_of(config)
     if config.data.augment:
         logger.info("Left out the layer of data.augment=%s: sampling multiplies it by zeros", config.data.augment)
+    if config.data.depth != 8:
+        logger.info("The model was trained on images of %d bits; diffusers returns 8", config.data.depth)
     tensors = tensors_of(params, len(config.model.multipliers), has_null_class(config))
     with new_folder(out) as building:
         pipeline = not config.model.classes  # diffusers has no pipeline for conditional models.

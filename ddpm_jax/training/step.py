@@ -1,6 +1,6 @@
 """One training step, as a pure function: (state, metrics, batch) -> (state, metrics, bad streak).
 
-uint8 images -> [-1, 1] -> augmentation, if any -> q_sample at a random t -> U-Net -> loss -> gradients -> optimizer
+images -> [-1, 1] -> augmentation, if any -> q_sample at a random t -> U-Net -> loss -> gradients -> optimizer
 -> EMA. `train.py` compiles it with the state donated. The metrics are running sums on the device, so that reading them
 never delays a step.
 """
@@ -206,9 +206,9 @@ def _apply_on_each_device(
     """
 
     def on_device(
-        params: PyTree, x_t: Images, t: Steps, labels: LabelVectors, told: Augmentations | None, keys: ImageKeys | None
+        params: PyTree, x_t: Images, t: Steps, labels: LabelVectors, maps: Augmentations | None, keys: ImageKeys | None
     ) -> Output:
-        return apply_unet(learner.unet, params, x_t, t, labels, augmentation=told, dropout_keys=keys)
+        return apply_unet(learner.unet, params, x_t, t, labels, augmentation=maps, dropout_keys=keys)
 
     divided = PartitionSpec("data")
     placed = (PartitionSpec(), *(divided for _ in range(5)))

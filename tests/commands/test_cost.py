@@ -8,6 +8,7 @@ import pytest
 from ddpm_jax.builders import param_shapes
 from ddpm_jax.commands.cost import bytes_of, count_flops, sent_bytes, state_bytes
 from ddpm_jax.commands.plan import OneDevice
+from ddpm_jax.network.winograd import winograd_conv
 from ddpm_jax.runtime.devices import abstract_mesh
 from tests.training.toy import CONFIG
 
@@ -51,6 +52,12 @@ def test_a_convolution_applies_its_kernel_at_each_pixel_forward_and_in_both_grad
     shapes, forward = ((2, 6, 10, 3), (3, 3, 3, 8)), 2 * (2 * 6 * 10) * (3 * 3 * 3 * 8)
     assert flops_of(convolve, *shapes) == forward
     assert flops_of(jax.grad(lambda x, kernel: convolve(x, kernel).sum() ** 2, (0, 1)), *shapes) == 3 * forward
+
+
+def test_winograds_convolutions_count_like_direct_ones_forward_and_in_both_gradients():
+    shapes = ((2, 16, 32, 64), (3, 3, 64, 96))
+    expected = flops_of(jax.grad(lambda x, kernel: (convolve(x, kernel) ** 2).sum(), (0, 1)), *shapes)
+    assert flops_of(jax.grad(lambda x, g: (winograd_conv(4, x, g) ** 2).sum(), (0, 1)), *shapes) == expected
 
 
 def test_what_is_repeated_counts_each_time_and_of_alternatives_the_largest():

@@ -75,8 +75,8 @@ def test_without_augmentation_every_bit_stays(draw, shape):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_images_without_parameters_are_untouched_and_the_others_stay_in_range(draw, shape):
     images = jnp.sign(random_images(draw, shape, 64))  # Extremes, from which rounding could leave the range.
-    changed, told = augmented(images, keys(64), 0.12)
-    touched = np.any(told != 0.0, axis=1)
+    changed, parameters = augmented(images, keys(64), 0.12)
+    touched = np.any(parameters != 0.0, axis=1)
     assert changed.shape == images.shape and changed.dtype == jnp.float32 and 0 < touched.sum() < 64
     np.testing.assert_array_equal(changed[~touched], images[~touched])
     assert np.abs(changed).max() <= 1.0
@@ -112,6 +112,18 @@ def test_a_rotation_turns_a_ramp_by_its_angle(angle):
 def test_a_half_turn_is_both_flips(draw):
     images = random_images(draw, OBLONG, 1)
     np.testing.assert_allclose(transformed(images, rotation(np.pi)), images[:, ::-1, ::-1], atol=1e-4)
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_hidden_colours_do_not_mix_into_visible_ones(draw, channels):
+    alpha = np.where(np.arange(12)[:, None] + np.arange(8) < 9, 1.0, -1.0)
+    images = np.asarray(random_images(draw, (8, 12, channels), 1)).swapaxes(1, 2).copy()
+    images[..., -1] = alpha
+    images[..., :-1] = np.where(alpha[..., None] > 0.0, 0.5, images[..., :-1])
+    turned = np.asarray(transformed(jnp.asarray(images), rotation(0.4)))
+    visible = turned[..., -1] > -1.0
+    assert 0 < visible.sum() < visible.size
+    np.testing.assert_allclose(turned[visible][:, :-1], 0.5, atol=1e-4)
 
 
 def test_scales_and_stretches_divide_the_slopes_of_a_ramp():
@@ -164,9 +176,9 @@ def test_each_map_is_as_frequent_as_its_probability(p):
 
 def test_compiled_and_eager_maps_agree_and_an_image_does_not_depend_on_its_batch(draw):
     images = random_images(draw, OBLONG)
-    compiled, told = augmented(images, keys(16), 0.5)
-    eager, told_eager = augment(images[9:12], keys(16)[9:12], 0.5)
-    np.testing.assert_allclose(told_eager, told[9:12], atol=1e-6)
+    compiled, parameters = augmented(images, keys(16), 0.5)
+    eager, eager_parameters = augment(images[9:12], keys(16)[9:12], 0.5)
+    np.testing.assert_allclose(eager_parameters, parameters[9:12], atol=1e-6)
     np.testing.assert_allclose(eager, compiled[9:12], atol=1e-5)
 
 
@@ -175,8 +187,8 @@ def save_augmented(target: str) -> None:
     images = random_images(np.random.default_rng(0), (6, 8, 3))
     divided = jax.device_put((images, keys(16)), along_batch(data_mesh()))
     program = augmented.lower(*divided, 0.5).compile()
-    changed, told = program(*divided)
-    np.savez(target, images=changed, told=told, devices=data_mesh().size, text=program.as_text())
+    changed, parameters = program(*divided)
+    np.savez(target, images=changed, parameters=parameters, devices=data_mesh().size, text=program.as_text())
 
 
 def test_any_number_of_devices_draws_the_same_maps_and_none_sends_its_images(tmp_path):
@@ -187,7 +199,7 @@ def test_any_number_of_devices_draws_the_same_maps_and_none_sends_its_images(tmp
     save_augmented(str(tmp_path / "1.npz"))
     one, four = (np.load(tmp_path / f"{devices}.npz") for devices in (1, 4))
     assert (one["devices"], four["devices"]) == (1, 4)
-    np.testing.assert_allclose(four["told"], one["told"], atol=1e-6)
+    np.testing.assert_allclose(four["parameters"], one["parameters"], atol=1e-6)
     np.testing.assert_allclose(four["images"], one["images"], atol=1e-5)
     sent = ("all-gather", "all-to-all", "all-reduce", "collective-permute")
     assert not [kind for kind in sent if kind in str(four["text"])]

@@ -150,9 +150,9 @@ def test_images_as_they_are_are_those_of_a_network_without_augmentation_and_othe
     without = forward(SMALL, {name: layer for name, layer in params.items() if name != "augmentation"}, *inputs)
     assert params["augmentation"]["kernel"].shape == (3, 4 * SMALL.channels)
     np.testing.assert_array_equal(forward(unet, params, *inputs), without)
-    told = forward(unet, params, *inputs, augmentation=jnp.stack([jnp.zeros(3), jnp.eye(3)[1]]))
-    np.testing.assert_array_equal(told[0], without[0])
-    assert np.abs(told[1] - without[1]).max() > 1e-4
+    conditioned = forward(unet, params, *inputs, augmentation=jnp.stack([jnp.zeros(3), jnp.eye(3)[1]]))
+    np.testing.assert_array_equal(conditioned[0], without[0])
+    assert np.abs(conditioned[1] - without[1]).max() > 1e-4
 
 
 def test_dropout_is_applied_only_while_training(draw, inputs):

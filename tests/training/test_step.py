@@ -89,14 +89,14 @@ def test_the_augmentation_of_an_image_depends_on_the_seed_the_step_and_its_index
 
 def test_only_a_step_with_augmentation_augments(monkeypatch):
     """And it tells the network, which a step without augmentation and validation do not."""
-    traced, told = [], []
+    traced, seen = [], []
 
     def recorded(images, keys, p):
         traced.append((images.shape, keys.shape, p))
         return augment(images, keys, p)
 
     def listened(unet, params, x_t, t, labels, *, augmentation, dropout_keys):
-        told.append(None if augmentation is None else augmentation.shape)
+        seen.append(None if augmentation is None else augmentation.shape)
         return apply_unet(unet, params, x_t, t, labels, augmentation=augmentation, dropout_keys=dropout_keys)
 
     monkeypatch.setattr(step_module, "augment", recorded)
@@ -109,7 +109,7 @@ def test_only_a_step_with_augmentation_augments(monkeypatch):
     held = batch.images[0], batch.labels[0], np.arange(8)
     jax.eval_shape(lambda params, *arrays: validation_losses(learner, params, *arrays, 8), state.params, *held)
     assert traced == [((8, 8, 8, 1), (8,), 0.12)]
-    assert told == [None, (8, PARAMETERS), None]
+    assert seen == [None, (8, PARAMETERS), None]
 
 
 def test_a_non_finite_step_changes_only_the_counters(monkeypatch):

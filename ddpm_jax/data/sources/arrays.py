@@ -178,16 +178,16 @@ def _checked(member: Member, data: Data, origin: str) -> int:
     deep = dtype.name == "uint16" or (floats and data.depth == 16)
     if dtype.name not in ("uint8", "uint16") and not floats:
         raise UserError(f"{what}; expected uint8, uint16 or floats.")
+    if floats and not data.value_range and 0 not in shape:
+        raise UserError(
+            f"{what} with values {_found_range(member)}; set data.value_range to those of black and white, such as "
+            "(0.0, 1.0), or save it as uint8."
+        )
     if len(shape) not in (3, 4) or 0 in shape or channels not in ((1,) if deep else (1, 2, 3, 4)):
         allowed = "1" if deep else "1, 2, 3 or 4"
         raise UserError(f"{what}; expected [N, height, width] or [N, height, width, {allowed}].")
     if deep and data.depth == 8:
         raise UserError(f"{what}, of 16 bits; set data.depth=16 (and data.channels=1).")
-    if floats and not data.value_range:
-        raise UserError(
-            f"{what} with values {_found_range(member)}; set data.value_range to those of black and white, such as "
-            "(0.0, 1.0), or save it as uint8."
-        )
     if data.value_range and not floats:
         raise UserError(f"{what}, and data.value_range={data.value_range} is for floats; unset it.")
     return shape[0]

@@ -114,13 +114,14 @@ def open_parquet(data: Data) -> Collection:
             f"data.stream=True reads single images at random, but {origin} is Parquet, which is read in groups; leave "
             "data.stream out."
         )
-    abouts = [_open(shard).metadata for shard in shards]
-    groups = [(shard, group) for shard, about in enumerate(abouts) for group in range(about.num_row_groups)]
-    ends = tuple(itertools.accumulate(abouts[shard].row_group(group).num_rows for shard, group in groups))
+    footers = [_open(shard).metadata for shard in shards]
+    groups = [(shard, group) for shard, footer in enumerate(footers) for group in range(footer.num_row_groups)]
+    ends = tuple(itertools.accumulate(footers[shard].row_group(group).num_rows for shard, group in groups))
     if not ends or not ends[-1]:
         raise UserError(f"{origin} contains no rows; give a folder of .parquet files with images.")
     image = _image_column(_open(shards[0]).schema_arrow, origin)
     reader = ParquetReader(shards, tuple(groups), ends, image)
+    _ = reader.images_of_group  # Once, before several threads ask for it.
     names = _Names(reader)
     return Collection(
         origin=origin,
@@ -167,7 +168,7 @@ def _image_column(schema: Any, origin: str) -> str:
     if not found:
         raise UserError(
             f"{origin} has no column of images, only {abbreviated(schema.names)}; expected one of bytes, or of "
-            "{bytes, path}. If the images are files in that folder, set data.source=folder."
+            "{bytes, path}. If the images are files in that folder, set data.source=folder, or webdataset if in tars."
         )
     if len(found) > 1 and not named:
         raise UserError(f"{origin} has several columns of images ({abbreviated(found)}); rename one to image.")
@@ -178,26 +179,30 @@ def _annotations(shards: Sequence[Shard], image: str, label_column: str | None, 
     from pyarrow import types
 
     schema = _open(shards[0]).schema_arrow
-    scalar = (types.is_integer, types.is_boolean, types.is_string, types.is_large_string, types.is_dictionary)
+    numbers = (types.is_integer, types.is_floating)
+    scalar = (*numbers, types.is_boolean, types.is_string, types.is_large_string, types.is_dictionary)
     columns = [field.name for field in schema if any(fits(field.type) for fits in scalar)]
     chosen = class_column(columns, label_column, origin)
     binary = [name for name in columns if types.is_boolean(schema.field(name).type) and name != chosen]
-    if others := [name for name in columns if name not in (chosen, *binary)]:
+    if others := [name for name in schema.names if name not in (image, chosen, *binary)]:
         logger.info("%s: ignoring the columns %s%s", origin, abbreviated(others), hint(label_column))
     wanted = [*([chosen] if chosen else []), *binary]
     values: dict[str, list[Any]] = {name: [] for name in wanted}
     count = 0
     for shard in shards:
-        table = _read_columns(shard, image, wanted)
+        found = _read_columns(shard, image, wanted)
         count += _open(shard).metadata.num_rows
         for name in wanted:
-            values[name] += table.column(name).to_pylist()
+            values[name] += found[name]
     classes = values.pop(chosen) if chosen else None
-    attributes = {name: [int(value) for value in column] for name, column in values.items() if None not in column}
+    incomplete = [name for name, column in values.items() if None in column]
+    if incomplete:
+        logger.info("%s: ignoring the columns %s, which have gaps", origin, abbreviated(incomplete))
+    attributes = {name: [int(value) for value in values[name]] for name in values if name not in incomplete}
     return _with_classes(classes, attributes, count, _class_names(schema, chosen), f"{origin}: {chosen}")
 
 
-def _read_columns(shard: Shard, image: str, wanted: list[str]) -> Any:
+def _read_columns(shard: Shard, image: str, wanted: list[str]) -> dict[str, list[Any]]:
     """The columns with the labels; UserError if a shard lacks these or the images."""
     file = _open(shard)
     if lacking := [name for name in (image, *wanted) if name not in file.schema_arrow.names]:
@@ -205,7 +210,8 @@ def _read_columns(shard: Shard, image: str, wanted: list[str]) -> Any:
             f"{shard.path} has no column {abbreviated(lacking)}, unlike the first shard; remove it, or copy it again."
         )
     try:
-        return file.read(columns=wanted)
+        table = file.read(columns=wanted)
+        return {name: table.column(name).to_pylist() for name in wanted}
     except DAMAGED as error:
         raise UserError(f"{shard.path}: its labels cannot be read ({_reason(error)}); download it again.") from error
 
@@ -226,7 +232,8 @@ def _with_classes(
     if names and all(isinstance(value, int) and 0 <= value < len(names) for value in classes):
         numbers = np.array(classes, np.int32)
         return dataclasses.replace(annotate(count, None, attributes), classes=numbers, class_names=tuple(names))
-    return annotate(count, [str(value) for value in classes], attributes)
+    whole = [int(value) if isinstance(value, float) and value.is_integer() else value for value in classes]
+    return annotate(count, [str(value) for value in whole], attributes)
 
 
 def _class_names(schema: Any, column: str | None) -> list[str]:

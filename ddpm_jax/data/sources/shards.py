@@ -1,7 +1,7 @@
 """Shards of a set, Parquet files or tars: which there are, and to which split each belongs.
 
-data/train-00000-of-00002.parquet, val-000003.tar    the last word of a name is the split
-train/0000.parquet                                   or else the folder
+data/train-00000-of-00002.parquet, val-000003.tar    the last such word of a name is the split
+train/0000.parquet                                   or else that of a folder
 """
 
 import os
@@ -20,7 +20,6 @@ SOURCES = {".parquet": "parquet", ".tar": "webdataset"}
 NUMBERED = re.compile(r"^(.*?)-?(\d+)-of-(\d+)(?:-[0-9a-f]+)?$")
 """The name, number and total in a name such as train-00000-of-00002, which the hub may end with a hash."""
 POINTER = b"version https://git-lfs"
-NUMBER = re.compile(r"[-_.]?\d+$")
 
 
 def source_of_shards(path: Path) -> str | None:
@@ -30,10 +29,13 @@ def source_of_shards(path: Path) -> str | None:
     """
     if path.is_file():
         return SOURCES.get(path.suffix.lower())
+    found = {suffix: [*path.glob(f"*{suffix}"), *path.glob(f"*/*{suffix}")] for suffix in SOURCES}
+    numbered = {suffix: any(NUMBERED.match(shard.stem) for shard in shards) for suffix, shards in found.items()}
+    if found[".tar"] and not numbered[".parquet"]:
+        found[".parquet"] = []  # img2dataset writes such a table of captions beside each tar.
     for suffix, source in SOURCES.items():
-        if found := [*path.glob(f"*{suffix}"), *path.glob(f"*/*{suffix}")]:
-            numbered = any(NUMBERED.match(shard.stem) for shard in found)
-            return source if numbered or not holds_images(open_tree(path)) else None
+        if found[suffix]:
+            return source if numbered[suffix] or not holds_images(open_tree(path)) else None
     return None
 
 
@@ -58,19 +60,18 @@ def find_shards(place: str | None, wanted: str | None, suffix: str) -> list[Path
         splits[_split_of(name)].append(name)
     for split in splits.values():
         _check_numbers(split, origin)
-    named = "" not in splits and not splits.keys().isdisjoint(SPLITS.values())
+    named = not splits.keys().isdisjoint(SPLITS.values())
     split = choose_split(wanted, sorted(splits) if named else (), origin)
     return _checked([path / name for name in (names if split == ALL else splits[split])])
 
 
 def _split_of(name: str) -> str:
-    """The split that the name of a shard or the innermost folder with such a name says; "" for none."""
+    """The split that is the last such word of a shard's name, or its innermost such folder; "other" for none."""
     path = PurePosixPath(name)
     numbered = NUMBERED.match(path.stem)
-    stem = numbered[1] if numbered else NUMBER.sub("", path.stem)
-    word = re.split(r"[-_.]", stem)[-1].lower()
-    folders = [SPLITS[part.lower()] for part in path.parts[:-1] if part.lower() in SPLITS]
-    return SPLITS.get(word) or (folders[-1] if folders else word)
+    words = re.split(r"[-_.]", (numbered[1] if numbered else path.stem).lower())
+    found = [SPLITS[word] for word in (*(part.lower() for part in path.parts[:-1]), *words) if word in SPLITS]
+    return found[-1] if found else "other"
 
 
 def _checked(shards: list[Path]) -> list[Path]:
@@ -85,14 +86,25 @@ def _checked(shards: list[Path]) -> list[Path]:
 
 
 def _check_numbers(names: Sequence[str], origin: str) -> None:
-    """Raises UserError unless the numbers of "…-00000-of-00002" are complete; names: of one split."""
-    found: dict[tuple[str, int], list[str]] = defaultdict(list)
+    """Raises UserError unless shards "…-00000-of-00002", or of Parquet, are one complete set; names: of one split."""
+    found: dict[tuple[str, int], dict[int, str]] = defaultdict(dict)
+    folders = set()
     for name in names:
-        if numbered := NUMBERED.match(PurePosixPath(name).stem):
-            found[numbered[1], int(numbered[3])].append(name)
+        path = PurePosixPath(name)
+        numbered = NUMBERED.match(path.stem)
+        if numbered or path.suffix == ".parquet":
+            folders.add(str(PurePosixPath(*(part for part in path.parts[:-1] if part.lower() not in SPLITS))))
+        if len(folders) > 1:
+            raise UserError(
+                f"{origin} contains several sets ({abbreviated(sorted(folders))}); give one of these folders."
+            )
+        if numbered:
+            same = found[numbered[1], int(numbered[3])]
+            if (other := same.setdefault(int(numbered[2]), name)) != name:
+                raise UserError(f"{origin} contains a shard twice, as {other} and {name}; remove one of them.")
     for (stem, total), same in found.items():
-        if len(same) > total:
-            folders = sorted({str(PurePosixPath(name).parent) for name in same})
-            raise UserError(f"{origin} contains several sets ({abbreviated(folders)}); give one of these folders.")
-        if len(same) < total:
-            raise UserError(f"{origin} contains {len(same)} of the {total} shards of {stem}; copy the others too.")
+        if missing := set(range(total)) - set(same):
+            raise UserError(
+                f"{origin} contains {len(same)} of the {total} shards of {stem}, not number {min(missing)}; copy the "
+                "others too."
+            )

@@ -170,8 +170,6 @@ def _members(file: BinaryIO, shard: str) -> Iterator[tarfile.TarInfo]:
 def _columns(file: BinaryIO, sample: Sample, name: str) -> dict[str, Any]:
     """The labels of a sample: those numbers, texts and truth values that are in its .json, and `cls`."""
     columns = {}
-    if CLS in sample:
-        columns[CLS] = _read(file, *sample[CLS]).decode("utf-8", "backslashreplace").strip()
     if JSON in sample:
         try:
             table = json.loads(_read(file, *sample[JSON]))
@@ -180,6 +178,8 @@ def _columns(file: BinaryIO, sample: Sample, name: str) -> dict[str, Any]:
         if not isinstance(table, dict):
             raise UserError(f'{name}.{JSON} is {str(table)[:40]!r}; expected {{"label": …}}.')
         columns |= {name: value for name, value in table.items() if isinstance(value, (str, int, float))}
+    if CLS in sample:
+        columns[CLS] = _read(file, *sample[CLS]).decode("utf-8", "backslashreplace").strip()
     return columns
 
 

@@ -70,6 +70,7 @@ def test_the_label_column_chooses_classes_and_filters_know_them(hub):
     ("label", "names", "classes"),
     [
         ([10, 9, 10], ("9", "10"), [1, 0, 1]),
+        ([10.0, 9.0, 10.0], ("9", "10"), [1, 0, 1]),
         (["b", "a", "b"], ("a", "b"), [1, 0, 1]),
         ([True, False, True], ("False", "True"), [1, 0, 1]),
     ],
