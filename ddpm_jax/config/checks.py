@@ -115,12 +115,12 @@ def _check_size(data: Data, model: Model) -> None:
     if not model.multipliers or min(model.multipliers) < 1:
         raise UserError(f"model.multipliers={model.multipliers} must list one or more widths of at least 1.")
     halvings = len(model.multipliers) - 1
-    factor = 2**halvings
+    factor, times = 2**halvings, "once" if halvings == 1 else f"{halvings} times"
     for side in sides(data.image_size):
         if side % factor:
             raise UserError(
                 f"data.image_size={data.image_size} must be divisible by {factor}, since model.multipliers="
-                f"{model.multipliers} halve it {halvings} times (try {_multiples(side, factor)} for {side}, or fewer "
+                f"{model.multipliers} halve it {times} (try {_multiples(side, factor)} for {side}, or fewer "
                 "stages)."
             )
 
@@ -186,7 +186,8 @@ def _check_attention(data: Data, model: Model) -> None:
         if resolution not in occurring:
             raise UserError(
                 f"model.attention_resolutions={model.attention_resolutions}: {resolution} never occurs; images of "
-                f"{data.image_size} pixels pass through {', '.join(map(str, occurring))} (the shorter side)."
+                f"{data.image_size} pixels pass through {', '.join(map(str, occurring))} (the shorter side); name "
+                "some of these."
             )
     attended = [m for m, r in zip(model.multipliers, occurring, strict=True) if r in model.attention_resolutions]
     name, per = ("head_channels", model.head_channels) if model.head_channels else ("heads", model.heads)

@@ -183,7 +183,7 @@ def crop_box(
         right, bottom = left + needed[0], top + needed[1]
     if width < needed[0] or height < needed[1]:
         raise CropError(
-            f"data.crop={crop} needs images of at least {needed[0]}x{needed[1]}, got {width}x{height}",
+            f"data.crop={crop} needs images of at least {needed[0]}x{needed[1]} (width x height), got {width}x{height}",
             f"set data.crop=(), the largest centred box{_scaled(size, crop, shape)}",
         )
     return left, top, right, bottom

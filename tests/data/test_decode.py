@@ -251,7 +251,7 @@ def test_a_crop_box_outside_the_image_is_refused():
     for crop, needed in [((11,), "11x11"), ((0, 0, 21, 5), "21x5"), ((3, 6, 8, 11), "8x11")]:
         with pytest.raises(CropError) as caught:
             crop_box((20, 10), crop)
-        assert str(caught.value) == f"data.crop={crop} needs images of at least {needed}, got 20x10"
+        assert str(caught.value) == f"data.crop={crop} needs images of at least {needed} (width x height), got 20x10"
         assert caught.value.remedy.startswith("set data.crop=(), the largest centred box")
 
 

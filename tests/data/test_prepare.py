@@ -133,7 +133,9 @@ def test_many_unreadable_files_are_an_error(photos, tmp_path):
 
 def test_a_damaged_file_among_images_that_are_too_small_does_not_hide_the_remedy(photos):
     write(photos / "cats" / "00broken.png", b"not an image")
-    with pytest.raises(UserError, match=r"at least 40x40, got 14x10 \(cats/01.png\); set data.crop=\(\)"):
+    with pytest.raises(
+        UserError, match=r"at least 40x40 \(width x height\), got 14x10 \(cats/01.png\); set data.crop=\(\)"
+    ):
         open_dataset(config(path=str(photos), crop=[40]), list_unreadable=True)
 
 

@@ -37,7 +37,10 @@ def test_for_images_smaller_than_the_crop_the_remedy_is_a_smaller_crop(photos, s
     with pytest.raises(UserError) as caught:
         open_dataset(config(path=str(photos), crop=[40], stream=stream)).images[np.arange(2)]
     message = str(caught.value)
-    assert "data.crop=(40,) needs images of at least 40x40, got 14x10" in message and "remove" not in message
+    assert (
+        "data.crop=(40,) needs images of at least 40x40 (width x height), got 14x10" in message
+        and "remove" not in message
+    )
     assert message.endswith("set data.crop=(), the largest centred box.")
 
 

@@ -200,8 +200,11 @@ def _title(member: Member) -> str:
 def _found_range(member: Member) -> str:
     """The lowest and highest value of an array, in words; reads all of it."""
     array = _load(member)
-    ends = [(part.min(), part.max()) for part in np.array_split(array, -(-array.nbytes // CHUNK)) if part.size]
-    return f"from {np.min(ends):g} to {np.max(ends):g}"  # NaN if there is one.
+    parts = [part for part in np.array_split(array, -(-array.nbytes // CHUNK)) if part.size]
+    missing = sum(int(np.isnan(part).sum()) for part in parts)
+    ends = [(np.fmin.reduce(part, None), np.fmax.reduce(part, None)) for part in parts]
+    also = f" and {missing:,} times NaN" if missing else ""
+    return f"from {np.fmin.reduce(ends, None):g} to {np.fmax.reduce(ends, None):g}{also}"
 
 
 def _header(member: Member) -> tuple[tuple[int, ...], np.dtype]:

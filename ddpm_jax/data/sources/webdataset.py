@@ -162,6 +162,8 @@ def _members(file: BinaryIO, shard: str) -> Iterator[tarfile.TarInfo]:
             how = "is damaged" if len(block) == BLOCK else "ends early"
             raise UserError(f"{shard} {how}, at byte {end:,} after {last}; download or copy it again.")
     except (tarfile.TarError, OSError, ValueError, OverflowError, EOFError) as error:
+        if str(error) == "unexpected end of data":  # Python's words for a file that ends in a member's padding.
+            raise UserError(f"{shard} ends early, at byte {size:,} after {last}; download or copy it again.") from error
         raise UserError(
             f"{shard} cannot be read as a tar after {last} ({error}); download it again, or undo its compression."
         ) from error

@@ -114,7 +114,8 @@ def test_floats_outside_of_the_stated_range_are_refused_with_the_range_found(tmp
     values[7, 3, 3], values[8, 0, 0] = wrong, 0.25  # One of many, which would pass as unreadable.
     np.save(tmp_path / "set.npy", values)
     options = {"path": str(tmp_path / "set.npy"), "channels": 1, "value_range": (0.0, 1.0), "stream": stream}
-    found = re.escape(f"from {values.min():g} to {values.max():g}")
+    nans = " and 1 times NaN" if np.isnan(wrong) else ""
+    found = re.escape(f"from {np.nanmin(values):g} to {np.nanmax(values):g}{nans}")
     with pytest.raises(UserError, match=rf"has values {found}, outside of data.value_range=\(0.0, 1.0\)"):
         open_dataset(config(**options)).images[np.arange(300)]
 

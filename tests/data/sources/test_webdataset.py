@@ -135,6 +135,7 @@ WHOLE = tar_of({"a/1.png": PNG, "a/1.cls": "0", "a/2.png": PNG, "a/2.cls": "1"})
         ),
         (WHOLE[: WHOLE.index(b"a/2.png") + 100], r"a.tar ends early, at byte 2,048 after a/1.cls"),
         (WHOLE[: WHOLE.index(b"a/2.png")], r"a.tar ends early, at byte 2,048 after a/1.cls"),
+        (WHOLE[: WHOLE.index(b"a/2.png") - 100], r"a.tar ends early, at byte 1,948 after a/1.cls"),
         (WHOLE.replace(b"a/2.png", b"a/2?png"), r"a.tar is damaged, at byte 2,048 after a/1.cls"),
         (b"no tar at all" * 100, r"a.tar cannot be read as a tar after its beginning \(.*\); download it again"),
         (b"", r"a.tar cannot be read as a tar after its beginning \(empty file\)"),
