@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Jaxpr, JaxprEqn
+from jax.extend.core import JaxprEqn
 from jax.sharding import AbstractMesh, Mesh
 from jax.stages import Compiled, Traced
 from jax.typing import DTypeLike
@@ -56,9 +56,10 @@ def step_cost(traced: Traced, compiled: Compiled) -> StepCost:
     return StepCost(count_flops(traced.jaxpr), total)
 
 
-def count_flops(jaxpr: Jaxpr) -> int:
-    """Operations of the matrix products and convolutions, two for each product of two numbers, padding included.
+def count_flops(jaxpr: Any) -> int:
+    """Operations of a jaxpr's matrix products and convolutions: two for each product of two numbers, padding included.
 
+    jaxpr: open or closed; versions of JAX differ in which of them functions and operations have.
     Counted before XLA compiles, so that the number is the same on every platform, whose programs may hide arithmetic
     in library calls (GPUs) or need less of it (Winograd's convolutions). Other operations are bound by memory.
     """
