@@ -1,5 +1,6 @@
 """Flags, modes and exit codes: a user's mistake is one line and exit code 2, and no run is created."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -127,3 +128,10 @@ def test_messages_name_the_command_as_it_was_started(monkeypatch, tmp_path, caps
     assert f"train one: {words} --config" in capsys.readouterr().err
     assert cli.main([started, "--help"]) == 0
     assert f"\n  {words} --mode=sample" in capsys.readouterr().out
+
+
+def test_mistakes_are_found_without_assert_statements(tmp_path):
+    command = [sys.executable, "-O", "main.py", DIGITS, f"--workdir={tmp_path}/run", "--config.model.norm_groups=3"]
+    done = subprocess.run(command, cwd=CONFIGS.parent, capture_output=True, text=True)
+    assert done.returncode == 2 and "must be a multiple of model.norm_groups=3" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "run").exists()

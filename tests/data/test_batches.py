@@ -28,6 +28,7 @@ def test_each_image_comes_once_per_epoch_and_epochs_differ():
 
 def test_a_batch_larger_than_the_set_spans_several_epochs():
     assert np.bincount(batches(count=5, batch_size=20).order(3)).tolist() == [4] * 5
+    assert batches(count=1).order(2).tolist() == [0] * 8
 
 
 def test_a_batch_is_a_function_of_seed_and_step():

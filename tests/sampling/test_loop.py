@@ -92,3 +92,14 @@ def test_sampling_may_start_from_zero_signal(name, final):
     images = SAMPLERS[name](gaussian_denoiser(schedule, MEAN, STD), schedule, x_T, keys, pairs).images
     np.testing.assert_allclose(images.mean(), MEAN, atol=0.02)
     np.testing.assert_allclose(images.std(), STD, atol=0.06)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("total", [50, 4000])
+def test_chains_shorter_and_longer_than_usual_recover_a_point_mass(name, total):
+    schedule = schedule_of_betas(linear_betas(total))
+    x_T, keys = start(2, (4, 6, 1))
+    images = SAMPLERS[name](
+        point_denoiser(schedule, 0.3), schedule, x_T, keys, step_pairs("trailing", total, 25)
+    ).images
+    np.testing.assert_allclose(images, 0.3, atol=1e-5)
