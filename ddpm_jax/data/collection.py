@@ -5,6 +5,7 @@ source -> Collection -> select.py (which images) -> cache.py or stream.py (their
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -41,6 +42,19 @@ class Collection:
 
     def __post_init__(self) -> None:
         assert len(self.annotations) == len(self.names)
+
+
+class LazyNames(Sequence[str]):
+    """Names of images, for messages; each is computed only when needed, since there may be millions."""
+
+    def __init__(self, count: int, name_of: Callable[[int], str]) -> None:
+        self._count, self._name_of = count, name_of
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, number: Any) -> str:
+        return self._name_of(number)
 
 
 def in_memory(

@@ -69,9 +69,9 @@ def gaussian_kl(mean: Images, log_var: Array, other_mean: Images, other_log_var:
 
 
 def discretized_log_likelihood(x0: Images, mean: Images, log_var: Array, depth: int = 8) -> Images:
-    """Log P(x0) in nats under N(mean, e^log_var) integrated over bins of width 2/255, the first and last open-ended.
+    """Log P(x0) in nats under N(mean, e^log_var) integrated over each level's bin, the first and last open-ended.
 
-    x0: grey levels scaled to [-1, 1], Ho et al. 2020, Eq. 13. depth: bits of a level; 16 for bins of width 2/65535.
+    x0: levels scaled to [-1, 1], Ho et al. 2020, Eq. 13. depth: bits of a level, whose bins are 2 / (2^depth - 1) wide.
     """
     half = 1.0 / (2**depth - 1)
     inverse_std = jnp.exp(-0.5 * log_var)

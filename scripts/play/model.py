@@ -102,7 +102,7 @@ def inpaint_brushed(run: Run, image: np.ndarray, brush: np.ndarray, **options: A
 
 
 def decode_upload(raw: bytes, config: Config) -> np.ndarray:
-    """The centre square of an image file at the size of the model's images, [height, width, channels]."""
+    """The largest centred box of an image file, at the size of the model's images, [height, width, channels]."""
     try:
         # data.crop is made for the sizes of the training images.
         return decode(raw, dataclasses.replace(decoding_of(config.data), crop=()))

@@ -15,7 +15,6 @@ import re
 import threading
 import zlib
 from collections import Counter
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import PurePath
@@ -27,7 +26,7 @@ from etils import epath
 from ddpm_jax.config.sections import Data
 from ddpm_jax.data.annotations import Annotations, annotate, class_column
 from ddpm_jax.data.cache import key_of, open_cache, remembered
-from ddpm_jax.data.collection import Collection
+from ddpm_jax.data.collection import Collection, LazyNames
 from ddpm_jax.data.sources.example import Features, read_example
 from ddpm_jax.data.sources.splits import SPLITS, choose_split
 from ddpm_jax.errors import UserError, abbreviated
@@ -75,6 +74,11 @@ class RecordReader:
             ends = _checksums_of_ends(self.shards)
         return f"{ends[shard]}:{index}"
 
+    def name_of(self, number: int) -> str:
+        """The name of a record, for messages."""
+        shard, index = self.locate(number)
+        return f"record {index} of {epath.Path(self.shards[shard]).name}"
+
     def locate(self, number: int) -> tuple[int, int]:
         """The index of a record's shard, and its index in that shard."""
         shard = bisect.bisect_right(self.ends, number)
@@ -97,7 +101,7 @@ def open_array_record(data: Data) -> Collection:
     stamps = [f"{shard}:{_state(shard)}" for shard in shards]
     return Collection(
         origin=origin,
-        names=_Names(reader),
+        names=LazyNames(reader.ends[-1], reader.name_of),
         read=reader,
         stamp=lambda number: f"{stamps[reader.locate(number)[0]]}:{number}",
         fingerprint=reader.fingerprint,
@@ -105,20 +109,6 @@ def open_array_record(data: Data) -> Collection:
         annotations=annotate(reader.ends[-1]),
         scan=lambda: _annotations(reader, folder, stamps, data, origin),
     )
-
-
-class _Names(Sequence[str]):
-    """Name of each record, for error messages; computed only when needed, since there may be millions."""
-
-    def __init__(self, reader: RecordReader) -> None:
-        self._reader = reader
-
-    def __len__(self) -> int:
-        return self._reader.ends[-1]
-
-    def __getitem__(self, number: Any) -> str:
-        shard, index = self._reader.locate(number)
-        return f"record {index} of {epath.Path(self._reader.shards[shard]).name}"
 
 
 def _splits(folder: epath.Path, origin: str) -> tuple[dict[str, tuple[str, ...]], dict[str, int]]:
@@ -258,7 +248,7 @@ def _scan(reader: RecordReader, label_column: str | None, origin: str) -> dict[s
             features = reader.features(number)
         except (ValueError, OSError) as error:
             raise UserError(
-                f"{origin}: the label of {_Names(reader)[number]} cannot be read ({error}); copy the set again."
+                f"{origin}: the label of {reader.name_of(number)} cannot be read ({error}); copy the set again."
             ) from error
         labels.append((features.get(label) or [-1])[0])
         attributes[number] = [(features.get(name) or [0])[0] for name in names]

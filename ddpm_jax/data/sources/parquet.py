@@ -22,7 +22,7 @@ import numpy as np
 
 from ddpm_jax.config.sections import Data
 from ddpm_jax.data.annotations import Annotations, annotate, class_column, hint
-from ddpm_jax.data.collection import Collection
+from ddpm_jax.data.collection import Collection, LazyNames
 from ddpm_jax.data.prepare import CHUNK, usable_cpus
 from ddpm_jax.data.sources.shards import find_shards
 from ddpm_jax.errors import UserError, abbreviated
@@ -68,6 +68,12 @@ class ParquetReader:
         group = bisect.bisect_right(self.ends, number)
         return group, number - (self.ends[group - 1] if group else 0)
 
+    def name_of(self, number: int) -> str:
+        """The name of an image, for messages."""
+        group, row = self.locate(number)
+        shard, index = self.groups[group]
+        return f"row {row} of row group {index} of {self.shards[shard].path.name}"
+
     def shard_of(self, number: int) -> Shard:
         """The shard of an image."""
         return self.shards[self.groups[self.locate(number)[0]][0]]
@@ -90,21 +96,6 @@ class ParquetReader:
         return read_alone
 
 
-class _Names(Sequence[str]):
-    """Name of each image, for messages; computed only when needed, since there may be millions."""
-
-    def __init__(self, reader: ParquetReader) -> None:
-        self._reader = reader
-
-    def __len__(self) -> int:
-        return self._reader.ends[-1]
-
-    def __getitem__(self, number: Any) -> str:
-        group, row = self._reader.locate(number)
-        shard, index = self._reader.groups[group]
-        return f"row {row} of row group {index} of {self._reader.shards[shard].path.name}"
-
-
 def open_parquet(data: Data) -> Collection:
     """The images of data.path, a .parquet file or a folder of them, or of one of its splits, in the rows' order."""
     shards = tuple(_shard(path) for path in find_shards(data.path, data.split, ".parquet"))
@@ -122,13 +113,12 @@ def open_parquet(data: Data) -> Collection:
     image = _image_column(_open(shards[0]).schema_arrow, origin)
     reader = ParquetReader(shards, tuple(groups), ends, image)
     _ = reader.images_of_group  # Once, before several threads ask for it.
-    names = _Names(reader)
     return Collection(
         origin=origin,
-        names=names,
+        names=LazyNames(ends[-1], reader.name_of),
         read=reader,
-        stamp=lambda number: f"{reader.shard_of(number)}:{names[number]}",
-        fingerprint=lambda number: f"{reader.shard_of(number).size}:{names[number]}",
+        stamp=lambda number: f"{reader.shard_of(number)}:{reader.name_of(number)}",
+        fingerprint=lambda number: f"{reader.shard_of(number).size}:{reader.name_of(number)}",
         fingerprint_kind="sizes and rows of the shards",
         annotations=_annotations(shards, image, data.label_column, origin),
         shared=True,
