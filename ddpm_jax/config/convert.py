@@ -58,7 +58,7 @@ def section_of(kind: type, tree: Any, prefix: str = "") -> Any:
             value = float(value)
         if hints[name] == tuple[float, ...] and isinstance(value, tuple):
             value = tuple(float(item) if type(item) is int else item for item in value)
-        if name == "image_size" and isinstance(value, tuple) and [type(side) for side in value] == [int, int]:
+        if hints[name] == int | tuple[int, int] and isinstance(value, tuple) and [*map(type, value)] == [int, int]:
             value = value[0] if value[0] == value[1] else value  # One spelling of a square, for comparisons.
         values[name] = value
     return kind(**values)

@@ -78,6 +78,13 @@ def test_flags_set_fields_of_every_type_and_empty_ones_remove_values():
     assert config_of(override(to_config_dict(config), ["--config.data.image_size=64"])).image_shape == (64, 64, 3)
 
 
+def test_equal_images_have_equal_fields():
+    """Runs and caches are compared by them."""
+    flags = ["--config.data.image_size=(64,64)", "--config.data.value_range=(0,1)"]
+    data = config_of(override(defaults(), flags)).data
+    assert data.image_size == 64 and [repr(bound) for bound in data.value_range] == ["0.0", "1.0"]
+
+
 @pytest.mark.parametrize(
     ("flag", "words"),
     [
