@@ -19,6 +19,7 @@ from ddpm_jax.config.sections import Sample
 from ddpm_jax.data.augment import PARAMETERS
 from ddpm_jax.data.batches import Batch, Batches
 from ddpm_jax.data.dataset import Dataset
+from ddpm_jax.diffusion.conditions import Condition, grey_levels, low_resolution, masked
 from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.guidance import Guidance
 from ddpm_jax.diffusion.likelihood import Variance
@@ -80,9 +81,28 @@ def build_unet(config: Config) -> UNet:
     options: dict[str, Any] = dataclasses.asdict(config.model)
     options["dtype"] = jnp.dtype(config.model.dtype)
     del options["classes"], options["attributes"]
+    options |= {
+        "labels": config.label_width,
+        "condition": config.condition_shape[2] if config.condition_shape else 0,
+        "condition_steps": config.degradation.noise > 0,
+        "augmentation": PARAMETERS if config.data.augment else 0,
+    }
     outputs = config.data.channels * (2 if config.diffusion.variance == "learned" else 1)
-    augmentation = PARAMETERS if config.data.augment else 0
-    return UNet(outputs, labels=config.label_width, augmentation=augmentation, **options)
+    return UNet(outputs, **options)
+
+
+def build_condition(config: Config) -> Condition | None:
+    """The condition of an image-to-image model; None for other models."""
+    (height, width, _), depth, degradation = config.image_shape, config.data.depth, config.degradation
+    match config.model.condition:
+        case "low_resolution":
+            shrunk = degradation.factor, degradation.filter
+            return low_resolution(height, width, *shrunk, depth=depth, noise=degradation.noise)
+        case "grey":
+            return grey_levels(depth=depth)
+        case "mask":
+            return masked()
+    return None
 
 
 def param_shapes(config: Config) -> PyTree:
@@ -219,7 +239,9 @@ def build_learner(config: Config, mesh: Mesh) -> Learner:
         mesh=mesh,
         seed=config.seed,
         augment=config.data.augment,
+        condition=build_condition(config),
         label_dropout=config.train.label_dropout,
+        condition_dropout=config.train.condition_dropout,
         deterministic=config.train.deterministic,
     )
 

@@ -17,18 +17,17 @@ import numpy as np
 from jaxtyping import Float, PyTree
 from numpy.typing import ArrayLike
 
-from ddpm_jax.builders import build_schedule, build_unet
 from ddpm_jax.config import Config, checked
 from ddpm_jax.config.checks import value_type
 from ddpm_jax.config.convert import field_types
 from ddpm_jax.diffusion.denoiser import Prediction
 from ddpm_jax.errors import UserError, nearest
-from ddpm_jax.generation.draw import Compiled, compile_sampler, load_params, sample_pixels
+from ddpm_jax.generation.conditions import conditions_of, given_conditions
+from ddpm_jax.generation.draw import Compiled, bind_config, compile_sampler, load_params, sample_pixels
 from ddpm_jax.generation.labels import choose_labels, label_names
 from ddpm_jax.generation.requests import for_sampler, only_images, options_of
 from ddpm_jax.generation.steps import SamplingStep, StepSampler
 from ddpm_jax.interop.safetensors_file import PRETRAINED, find_file, read_file
-from ddpm_jax.network.bind import bind
 from ddpm_jax.runtime.compilation import jit
 from ddpm_jax.runtime.devices import data_mesh, replicated
 from ddpm_jax.runtime.urls import as_path, check_folder, store_errors
@@ -85,11 +84,15 @@ class Run:
         steps: int | None = None,
         seed: int | None = None,
         label: str | int | None = None,
+        condition: ArrayLike | None = None,
         **options: Any,
     ) -> Pixels:
         """Samples `count` images [count, height, width, channels], uint8, or uint16 if data.depth is 16.
 
-        Image i depends only on (seed, i).
+        Image i depends only on (seed, i), and on its condition.
+        condition: for an image-to-image model, pixels [N, height, width, channels] of config.condition_shape, repeated
+        in turn to `count`: low-resolution or grey images, or images whose last channel is 255 where they are painted;
+        `conditions_of` makes them from originals.
 
         Other options are fields of config.sample, such as spacing, eta or guidance; docs/configuration.md lists them.
         Their defaults are the configuration of the run; with another sampler than that of the run, options specific to
@@ -98,10 +101,21 @@ class Run:
         given = {"sampler": sampler, "steps": steps, "seed": seed, "label": label}
         config = self._configured(count, options_of(self.config.sample), given | options)
         labels = choose_labels(config, self.names, np.arange(count))
+        conditions = given_conditions(config, condition, count)
         compiled = _sampler(_kind(config, count=1, batch_size=1))
-        return sample_pixels(config, compiled, self.params, labels, data_mesh())
+        return sample_pixels(config, compiled, self.params, labels, data_mesh(), conditions)
 
-    def iter_steps(self, count: int, **options: Any) -> Iterator[SamplingStep]:
+    def conditions_of(self, originals: ArrayLike, *, seed: int | None = None) -> Pixels:
+        """The conditions that training makes of original images, for `sample(condition=…)`.
+
+        originals: [N, height, width, channels] of the type of samples; seed: of the masks, by default that of the run.
+        """
+        if self.config.condition_shape is None:
+            raise UserError("conditions_of is for image-to-image models; this one has model.condition='none'.")
+        originals = self._images(originals, "originals")
+        return conditions_of(self.config, originals, self.config.sample.seed if seed is None else operator.index(seed))
+
+    def iter_steps(self, count: int, *, condition: ArrayLike | None = None, **options: Any) -> Iterator[SamplingStep]:
         """Samples the images of `sample` in one batch, and yields each step.
 
         The last step holds the images. Leaving the loop early (`break`) stops sampling. Options as for `sample`,
@@ -109,7 +123,8 @@ class Run:
         """
         config = self._configured(count, options_of(self.config.sample, batched=False), options)
         labels = choose_labels(config, self.names, np.arange(count))
-        return _step_sampler(_kind(config)).iterate(self.params, config.sample.seed, labels)
+        conditions = given_conditions(config, condition, count)
+        return _step_sampler(_kind(config)).iterate(self.params, config.sample.seed, labels, conditions=conditions)
 
     def inpaint(
         self, images: ArrayLike, mask: ArrayLike, *, count: int | None = None, **options: Any
@@ -120,13 +135,7 @@ class Run:
         mask: [height, width], nonzero where pixels are sampled. Options as for `iter_steps` with DDPM (250 steps by
         default), and `resamples` and `jump`; without a label the model is unconditional.
         """
-        images, mask, shape = np.asarray(images), np.asarray(mask), self.config.image_shape
-        pixel_type = self.config.data.pixel_type
-        if images.dtype != pixel_type or images.ndim != 4 or images.shape[1:] != shape or not len(images):
-            raise UserError(
-                f"images are {images.dtype} {list(images.shape)}; expected {pixel_type} [N, {str(shape)[1:-1]}], N "
-                "from 1."
-            )
+        images, mask, shape = self._images(images, "images"), np.asarray(mask), self.config.image_shape
         if mask.dtype.kind not in "biuf" or mask.shape != shape[:2] or not 0 < np.count_nonzero(mask) < mask.size:
             raise UserError(
                 f"mask is {mask.dtype} {list(mask.shape)}; expected numbers [{str(shape[:2])[1:-1]}], some 0, others "
@@ -151,11 +160,16 @@ class Run:
         return np.asarray(draw_noise(image_keys(seed, np.arange(count)), 0, self.config.image_shape))
 
     def denoiser(
-        self, x_t: Images, t: Steps | Sequence[int], labels: Labels | Sequence[int] | None = None
+        self,
+        x_t: Images,
+        t: Steps | Sequence[int],
+        labels: Labels | Sequence[int] | None = None,
+        condition: ArrayLike | None = None,
     ) -> Prediction:
         """The prediction for x_t [batch, height, width, channels] at t [batch] in 1..T: .x0 and .eps, not clipped.
 
         labels: class numbers [batch] (-1: no label), or attributes [batch, attributes] of 0 and 1; None for no labels.
+        condition: as of `sample`.
         """
         shape, steps = self.config.image_shape, self.config.diffusion.steps
         x_t, t = np.asarray(x_t), np.asarray(t)
@@ -163,7 +177,18 @@ class Run:
             raise UserError(f"x_t is {x_t.dtype} {list(x_t.shape)}; expected float32 [batch, {str(shape)[1:-1]}].")
         if t.dtype.kind not in "iu" or t.shape != x_t.shape[:1] or t.min() < 1 or t.max() > steps:
             raise UserError(f"t={t} must hold a whole step in 1..{steps} for each of {len(x_t)} images.")
-        return self._denoise(self.params, x_t, t.astype(np.int32), self._labels(labels, len(x_t)))
+        numbers, conditions = self._labels(labels, len(x_t)), given_conditions(self.config, condition, len(x_t))
+        given = (self.config.sample.seed, np.arange(len(x_t)), conditions)
+        return self._denoise(self.params, x_t, t.astype(np.int32), numbers, *given)
+
+    def _images(self, images: ArrayLike, name: str) -> Pixels:
+        images, shape, pixel_type = np.asarray(images), self.config.image_shape, self.config.data.pixel_type
+        if images.dtype != pixel_type or images.ndim != 4 or images.shape[1:] != shape or not len(images):
+            raise UserError(
+                f"{name} are {images.dtype} {list(images.shape)}; expected {pixel_type} [N, {str(shape)[1:-1]}], N "
+                "from 1."
+            )
+        return images
 
     def _labels(self, labels: ArrayLike | None, count: int) -> Labels | None:
         if labels is None:
@@ -202,10 +227,11 @@ class Run:
 
     @cached_property
     def _denoise(self) -> Any:
-        unet, schedule, kind = build_unet(self.config), build_schedule(self.config), self.config.diffusion.prediction
+        bound = bind_config(self.config)
 
-        def denoise(params: PyTree, x_t: Images, t: Steps, labels: Labels | None) -> Prediction:
-            return bind(unet, params, schedule, kind, labels)(x_t, t)
+        def denoise(params: PyTree, x_t: Images, t: Steps, labels: Labels | None, *given: Any) -> Prediction:
+            seed, indices, conditions = given
+            return bound(params, seed, indices, labels, conditions)(x_t, t)
 
         return jit(denoise)
 

@@ -47,5 +47,8 @@ LabelVectors = Float[AnyArray, "batch labels"]
 Augmentations = Float[AnyArray, "batch parameters"]
 """The parameters of each training image's augmentation (data/augment.py); zeros mean the image as it is."""
 
+Conditions = Float[AnyArray, "batch condition_height condition_width condition_channels"]
+"""Images that a model is conditioned on, in [-1, 1], of the size and channels of Config.condition_shape."""
+
 OneKey = Key[Array, ""]
 """A random key."""

@@ -132,7 +132,7 @@ def sample(run: Any, config: Any, labels: Any) -> Any:
     from ddpm_jax.builders import build_pairs, build_sampler, build_schedule, build_unet
     from ddpm_jax.diffusion.denoiser import prediction_of_output
     from ddpm_jax.diffusion.pixels import to_pixels
-    from ddpm_jax.network.bind import apply_unet, label_vectors
+    from ddpm_jax.network.bind import Conditioning, apply_unet, label_vectors
     from ddpm_jax.runtime.compilation import jit
     from ddpm_jax.sampling.noise import draw_noise, image_keys
 
@@ -144,7 +144,8 @@ def sample(run: Any, config: Any, labels: Any) -> Any:
     @jit
     def work(params: Any, keys: Any) -> Any:
         def denoiser(x_t: Any, t: Any) -> Any:
-            output = apply_unet(unet, params, x_t, jnp.asarray(known)[t], label_vectors(labels, unet.labels))
+            given = Conditioning(label_vectors(labels, unet.labels))
+            output = apply_unet(unet, params, x_t, jnp.asarray(known)[t], given)
             return prediction_of_output(schedule, kind, output, x_t, t)
 
         return sampler(denoiser, draw_noise(keys, 0, config.image_shape), keys, build_pairs(config)).images

@@ -44,7 +44,7 @@ from ddpm_jax.generation.draw import (
 from ddpm_jax.generation.labels import choose_labels, label_names
 from ddpm_jax.generation.output import unfinished_folder, write_images
 from ddpm_jax.generation.requests import sample_name, sampler_fields, with_sampler
-from ddpm_jax.reporting.images import Picture, captioned_rows, grey_levels_apart, grid, save_gif, save_png
+from ddpm_jax.reporting.images import Picture, captioned_rows, grey_levels_apart, grid, save_gif, save_png, stacked_grid
 from ddpm_jax.runtime.devices import data_mesh
 from ddpm_jax.runtime.files import staged
 from ddpm_jax.runtime.urls import AnyPath, local_file
@@ -57,7 +57,7 @@ from ddpm_jax.shapes import ImageKeys, Images, Pixels
 COMPARED_IMAGES = 8
 """Columns of a comparison."""
 COLUMNS = 10
-"""Originals in a row of a picture."""
+"""Images in a row of a picture."""
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def reconstruct(config: Config, workdir: AnyPath) -> AnyPath:
     errors = np.mean((images.astype(float) - originals) ** 2, axis=(1, 2, 3))
     decibels = 10 * np.log10(float(np.iinfo(images.dtype).max) ** 2 / np.maximum(errors, 1e-12))
     logger.info("PSNR %.2f dB, mean over %d images", decibels.mean(), len(images))
-    return write(config, workdir, step, images, paired_grid(originals, images), inputs=originals.tobytes())
+    return write(config, workdir, step, images, stacked_grid(originals, images), inputs=originals.tobytes())
 
 
 def interpolate(config: Config, workdir: AnyPath) -> AnyPath:
@@ -123,7 +123,7 @@ def inpaint_images(config: Config, workdir: AnyPath) -> AnyPath:
     painted = to_pixels(run_edit(config, workdir, params, work, from_pixels(chosen)), config.data.depth)
     images = np.where(mask > 0.5, painted, chosen)
     grey = chosen.dtype.type(np.iinfo(chosen.dtype).max // 2)
-    picture = paired_grid(np.where(mask > 0.5, grey, chosen), images)
+    picture = stacked_grid(np.where(mask > 0.5, grey, chosen), images)
     return write(config, workdir, step, images, picture, inputs=originals.tobytes() + mask.tobytes())
 
 
@@ -147,7 +147,7 @@ def vary(config: Config, workdir: AnyPath) -> AnyPath:
 
     params, step = load_params(config, workdir, data_mesh())
     images = to_pixels(run_edit(config, workdir, params, work, from_pixels(chosen)), config.data.depth)
-    return write(config, workdir, step, images, paired_grid(chosen, images), inputs=originals.tobytes())
+    return write(config, workdir, step, images, stacked_grid(chosen, images), inputs=originals.tobytes())
 
 
 def assign_in_turn(config: Config, originals: int) -> np.ndarray:
@@ -176,13 +176,15 @@ def compare(config: Config, workdir: AnyPath) -> AnyPath:
     return write(config, workdir, step, np.concatenate([row for _, row in rows]), captioned_rows(rows))
 
 
-def sample_each(configs: Sequence[Config], params: PyTree, names: Sequence[str]) -> list[tuple[str, Pixels]]:
+def sample_each(
+    configs: Sequence[Config], params: PyTree, names: Sequence[str], conditions: Pixels | None = None
+) -> list[tuple[str, Pixels]]:
     """The name of each configuration's sampler and its images; names: those of the labels."""
     mesh, rows = data_mesh(), []
     for one in configs:
         labels = choose_labels(one, names, np.arange(one.sample.count))
         name = f"{one.sample.sampler}-{len(build_pairs(one))}steps"
-        rows.append((name, sample_pixels(one, compile_sampler(one, mesh), params, labels, mesh)))
+        rows.append((name, sample_pixels(one, compile_sampler(one, mesh), params, labels, mesh, conditions)))
     return rows
 
 
@@ -277,15 +279,6 @@ def _read(path: Path, decoding: Decoding, field: str) -> UInt[np.ndarray, "heigh
     except UNREADABLE as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{field}: {path} cannot be read ({reason}); give a PNG, JPEG or similar file.") from error
-
-
-def paired_grid(originals: Pixels, edited: Pixels) -> Picture:
-    """Rows of originals, each above the row of their edited versions."""
-    columns = min(len(edited), COLUMNS)
-    padding, white = [(0, -len(edited) % columns), (0, 0), (0, 0), (0, 0)], np.iinfo(edited.dtype).max
-    pair = (np.asarray(originals), np.asarray(edited))
-    rows = [np.pad(images, padding, constant_values=white).reshape(-1, columns, *images.shape[1:]) for images in pair]
-    return grid(np.stack(rows, axis=1).reshape(-1, *edited.shape[1:]), columns=columns)
 
 
 def write(

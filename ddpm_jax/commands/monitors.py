@@ -15,11 +15,12 @@ from ddpm_jax.config import Config, checked, split_names
 from ddpm_jax.config.fields import fields_where
 from ddpm_jax.data.dataset import Dataset
 from ddpm_jax.diffusion.pixels import to_pixels
+from ddpm_jax.generation.conditions import conditions_of, shown_conditions, with_known_pixels
 from ddpm_jax.generation.draw import compile_sampler
 from ddpm_jax.generation.labels import choose_labels, label_names
 from ddpm_jax.generation.output import STRIP_IMAGES
 from ddpm_jax.generation.requests import with_sampler
-from ddpm_jax.reporting.images import captioned_rows, grid, strip
+from ddpm_jax.reporting.images import captioned_rows, grid, stacked_grid, strip
 from ddpm_jax.reporting.writer import Writer
 from ddpm_jax.runtime.cpu import release_memory
 from ddpm_jax.runtime.signals import Stopped, interruptible, raise_if_stopped
@@ -29,6 +30,9 @@ from ddpm_jax.training.cadence import due
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step import Learner
 from ddpm_jax.training.validation import build_validation
+
+PREVIEW_COLUMNS = 12
+"""Conditions in a row of a preview."""
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +104,8 @@ def build_monitors(
 
         monitors.append(Monitor(config.evaluate.every, report_evaluation))
     if config.log.preview_every:
-        monitors.append(Monitor(config.log.preview_every, build_preview(config, learner, writer, workdir)))
+        preview = build_preview(config, learner, dataset, held, writer, workdir)
+        monitors.append(Monitor(config.log.preview_every, preview))
     return monitors
 
 
@@ -123,21 +128,36 @@ def comparison_configs(config: Config) -> list[Config]:
 
 
 def build_preview(
-    config: Config, learner: Learner, writer: Writer, workdir: AnyPath
+    config: Config, learner: Learner, dataset: Dataset, held: np.ndarray, writer: Writer, workdir: AnyPath
 ) -> Callable[[int, TrainState], None]:
-    """A report that samples the same few images by DDIM from the EMA parameters, as a grid and a strip of frames."""
+    """A report that samples the same few images by DDIM from the EMA parameters, as a grid and a strip of frames.
+
+    The conditions of an image-to-image model are those of held-out images, if there are any: the grid shows rows of
+    conditions, each above the samples and the originals.
+    """
     names = label_names(config, workdir)
     preview = preview_config(config)
     sampler = compile_sampler(preview, learner.mesh, FrameSpec(frames=10, images=STRIP_IMAGES))
     indices = np.arange(-(-config.log.preview_count // learner.mesh.size) * learner.mesh.size)
-    labels = choose_labels(preview, names, indices)
+    labels, originals, conditions = choose_labels(preview, names, indices), None, None
+    if config.condition_shape:
+        rows = held if len(held) else np.arange(len(dataset.images))
+        originals = dataset.images[rows[indices % len(rows)]]
+        conditions = conditions_of(config, originals, config.seed)
 
     def report(step: int, state: TrainState) -> None:
-        samples = jax.device_get(sampler(state.ema, config.sample.seed, indices, labels))
-        writer.picture(step, "preview/grid", grid(to_pixels(samples.images[: config.log.preview_count])))
+        samples = jax.device_get(sampler(state.ema, config.sample.seed, indices, labels, None, conditions))
+        images = to_pixels(with_known_pixels(config, samples.images, conditions), config.data.depth)
+        shown = slice(config.log.preview_count)
+        picture = grid(images[shown])
+        if originals is not None and conditions is not None:
+            sets = (shown_conditions(config, conditions), images, originals)
+            picture = stacked_grid(*(each[shown] for each in sets), columns=PREVIEW_COLUMNS)
+        writer.picture(step, "preview/grid", picture)
         writer.picture(step, "preview/strip", strip(to_pixels(samples.frames), columns=10))
         if step == config.train.steps and config.log.preview_samplers:
-            rows = sample_each(comparison_configs(config), state.ema, names)
+            compared = None if conditions is None else conditions[np.arange(COMPARED_IMAGES) % len(conditions)]
+            rows = sample_each(comparison_configs(config), state.ema, names, compared)
             writer.picture(step, "preview/samplers", captioned_rows(rows))
 
     return report

@@ -11,7 +11,7 @@ import typing
 from typing import Any
 
 from ddpm_jax.config.fields import Range, meanings, sides
-from ddpm_jax.config.sections import Config, Data, Model, Sample
+from ddpm_jax.config.sections import Config, Data, Degradation, Model, Sample
 from ddpm_jax.errors import UserError, nearest
 
 TYPE_NAMES = {
@@ -32,6 +32,7 @@ def checked(config: Config) -> Config:
     _check_size(config.data, config.model)
     _check_pixels(config.data)
     _check_labels(config)
+    _check_condition(config)
     _check_widths(config.model)
     _check_attention(config.data, config.model)
     _check_training(config)
@@ -169,6 +170,42 @@ def _check_labels(config: Config) -> None:
         raise UserError(f"model.classes={classes} and model.attributes={attributes} exclude each other; set one to 0.")
 
 
+def _check_condition(config: Config) -> None:
+    condition, degradation, default = config.model.condition, config.degradation, Degradation()
+    if condition != "low_resolution" and degradation != default:
+        name = next(name for name in vars(default) if getattr(degradation, name) != getattr(default, name))
+        raise UserError(
+            f"degradation.{name}={getattr(degradation, name)!r} has no effect with model.condition={condition!r}; set "
+            "that to 'low_resolution'."
+        )
+    if condition == "none" and config.train.condition_dropout:
+        raise UserError(
+            f"train.condition_dropout={config.train.condition_dropout} has no effect without model.condition."
+        )
+    sizes = sides(config.data.image_size)
+    if condition == "low_resolution" and any(side % degradation.factor for side in sizes):
+        common = [str(factor) for factor in range(2, min(sizes) + 1) if not any(side % factor for side in sizes)]
+        raise UserError(
+            f"degradation.factor={degradation.factor} must divide data.image_size={config.data.image_size}; try "
+            + (" or ".join(common[:4]) or "another size")
+            + "."
+        )
+    if condition == "grey" and config.data.channels != 3:
+        raise UserError(
+            f"model.condition='grey' is for colour images, got data.channels={config.data.channels}; set it to 3."
+        )
+    if degradation.noise > config.diffusion.steps:
+        raise UserError(
+            f"degradation.noise={degradation.noise} exceeds diffusion.steps={config.diffusion.steps}; expected a step "
+            "of the forward process."
+        )
+    if config.sample.condition_noise > degradation.noise:
+        raise UserError(
+            f"sample.condition_noise={config.sample.condition_noise} exceeds degradation.noise={degradation.noise}, "
+            "the noisiest condition that the model is trained with."
+        )
+
+
 def _check_widths(model: Model) -> None:
     channels, groups = model.channels, model.norm_groups
     if channels % groups:
@@ -283,6 +320,14 @@ def _check_task(config: Config) -> None:
         )
     if sample.task == "inpaint" and sample.sampler != "ddpm":
         raise UserError(f"sample.task='inpaint' needs sample.sampler='ddpm', got {sample.sampler!r}.")
+    condition = config.model.condition
+    if sample.task == "condition" and condition == "none":
+        raise UserError("sample.task='condition' needs an image-to-image model; this one has model.condition='none'.")
+    if sample.task not in ("generate", "condition") and condition != "none":
+        raise UserError(
+            f"sample.task={sample.task!r} needs a model without a condition, got model.condition={condition!r}; set "
+            "the task to 'condition'."
+        )
     if sample.task == "interpolate" and sample.count < 2:
         raise UserError(f"sample.count={sample.count} leaves nothing between two images; expected 2 or more.")
 
@@ -316,10 +361,14 @@ def _check_guidance(config: Config) -> None:
             f"sample.guidance_interval={interval} is not an interval; expected (low, high) with 1 <= low <= high <= "
             f"diffusion.steps={total}, or ()."
         )
+    drops_images = config.train.condition_dropout > 0.0
     if not config.label_width:
-        problem = "needs a conditional model; this one has model.classes=0 and model.attributes=0."
-        _refuse_if_set(sample, ("guidance", "label"), problem)
-    without_label = config.model.attributes or sample.task not in ("generate", "compare")
+        problem = "needs a conditional model; this one has model.classes=0 and model.attributes=0"
+        _refuse_if_set(sample, ("label",), f"{problem}.")
+        if config.model.condition != "none":
+            problem += ", and was never trained without its condition (train.condition_dropout=0)"
+        _refuse_if_set(sample, () if drops_images else ("guidance",), f"{problem}.")
+    without_label = (config.model.attributes or sample.task not in ("generate", "compare")) and not drops_images
     if sample.guidance != 1.0 and sample.label is None and without_label:
         raise UserError(f"sample.guidance={sample.guidance} has no effect without a label; set sample.label too.")
     if sample.guidance == 1.0:

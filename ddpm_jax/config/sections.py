@@ -143,6 +143,11 @@ class Model:
     )
     classes: Natural = field(0, "Number of classes the model is conditioned on; 0 for none.")
     attributes: Natural = field(0, "Number of yes-or-no attributes the model is conditioned on; 0 for none.")
+    condition: Literal["none", "low_resolution", "grey", "mask"] = field(
+        "none",
+        "Image the model is conditioned on, made of each training image: its low resolution (super-resolution), its "
+        "grey levels (colouring), or the image with a part masked (inpainting); docs/conditions.md.",
+    )
     dtype: Literal["float32", "bfloat16"] = field(
         "float32", "Type of the activations; parameters are always float32.", fixed_by="training"
     )
@@ -156,6 +161,23 @@ class Model:
         '3x3 convolutions in float32 on a CPU: "auto" uses Winograd\'s algorithm where it is faster, with about three '
         'times the rounding error of "direct".',
         fixed_by="nothing",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Degradation:
+    """Conditions of image-to-image models, made from clean images (`diffusion/degradations.py`)."""
+
+    factor: Annotated[int, at_least(2)] = field(
+        4, 'Factor by which model.condition="low_resolution" divides height and width.'
+    )
+    filter: Literal["bicubic", "lanczos", "bilinear", "box"] = field(
+        "bicubic", "Pillow's resampling filter that shrinks images to the low resolution."
+    )
+    noise: Natural = field(
+        0,
+        "Noise augmentation of the low resolution, for cascades: while training, it is noised to a random step of the "
+        "forward process from 0 to this one, on which the network is conditioned, too (Ho et al. 2021); 0 for none.",
     )
 
 
@@ -238,6 +260,10 @@ class Train:
         fixed_by="nothing",
     )
     label_dropout: Share = field(0.1, "Probability of dropping an image's label, for classifier-free guidance.")
+    condition_dropout: Share = field(
+        0.0,
+        "Probability of dropping an image's condition and label, for classifier-free guidance by the condition.",
+    )
     deterministic: bool = field(
         False,
         "Use only kernels that give the same bits each time, chosen without measuring: slower steps on a GPU, for the "
@@ -316,13 +342,22 @@ class Sample:
         None, "Class name or number, or attribute names or numbers separated by commas; None for each class in turn."
     )
     guidance: float = option(
-        1.0, "Classifier-free guidance: 1 is the conditional model, 0 ignores the label, more exaggerates it."
+        1.0,
+        "Classifier-free guidance: 1 is the conditional model, 0 ignores the label (and the condition, with "
+        "train.condition_dropout), more exaggerates it.",
     )
     guidance_interval: tuple[int, ...] = option(
         (), "Guide only between two steps, such as (200, 700), in 1..diffusion.steps; () for all steps."
     )
     guidance_rescale: UnitInterval = option(
         0.0, "Fraction of the conditional model's contrast restored in guided images: phi of Lin et al. 2023."
+    )
+    condition_noise: Natural = option(
+        0,
+        "Step of the forward process to which the low resolution is noised, up to degradation.noise; in cascades it "
+        "hides the faults of generated images.",
+        preview=True,
+        bound=True,
     )
     ema: bool = field(True, "Sample with the EMA parameters rather than the raw parameters.", pixels=True, bound=True)
     checkpoint: Natural | None = field(None, "Step of the checkpoint; None for the newest.")
@@ -331,8 +366,16 @@ class Sample:
         "Folder or URL for the results of --mode=sample and --mode=evaluate, for one run only; None for the workdir. "
         "Needed where the workdir is read-only; refused by --mode=train.",
     )
-    task: Literal["generate", "compare", "reconstruct", "interpolate", "inpaint", "vary"] = field(
-        "generate", "New images, a comparison of samplers from the same noise, or edits of images (`commands/edit.py`)."
+    task: Literal["generate", "condition", "compare", "reconstruct", "interpolate", "inpaint", "vary"] = field(
+        "generate",
+        "New images, images for given conditions, a comparison of samplers from the same noise, or edits of images "
+        "(`commands/edit.py`).",
+    )
+    cascade: str | None = field(
+        None,
+        "Workdirs of further runs, separated by commas: the images of each run are the condition of the next.",
+        tasks=("generate",),
+        pixels=True,
     )
     strip: Frames = field(
         10, "Columns of strip.png, from noise to image; 0 for none.", tasks=("generate",), ignored=True, pixels=True
@@ -352,11 +395,23 @@ class Sample:
     )
     images: str | None = field(
         None,
-        "Images to edit: files separated by commas, or a folder.",
-        tasks=("reconstruct", "interpolate", "inpaint", "vary"),
+        "Images to edit, or conditions: files separated by commas, or a folder.",
+        tasks=("condition", "reconstruct", "interpolate", "inpaint", "vary"),
         pixels=True,
     )
-    mask: str | None = field(None, 'Image that is white where "inpaint" generates.', tasks=("inpaint",), pixels=True)
+    originals: str | None = field(
+        None,
+        'Clean images whose conditions "condition" makes as in training (without sample.images), and with which the '
+        "results are compared: files separated by commas, or a folder.",
+        tasks=("condition",),
+        pixels=True,
+    )
+    mask: str | None = field(
+        None,
+        'Image that is white where "inpaint", or a model with model.condition="mask", generates.',
+        tasks=("condition", "inpaint"),
+        pixels=True,
+    )
     resamples: Annotated[int, between(1, 1000)] = option(
         10, 'Number of times that "inpaint" repeats each jump (RePaint).', tasks=("inpaint",)
     )
@@ -442,6 +497,7 @@ class Config:
     seed: Seed = field(0, "Seed of the initial parameters, the batches and the noise of training.", fixed_by="training")
     data: Data = section(Data())
     model: Model = section(Model(), fixed_by="parameters")
+    degradation: Degradation = section(Degradation(), fixed_by="parameters")
     diffusion: Diffusion = section(Diffusion())
     optimizer: Optimizer = section(Optimizer())
     train: Train = section(Train())
@@ -459,3 +515,16 @@ class Config:
     def label_width(self) -> int:
         """Number of classes or attributes that the model is conditioned on; 0 for an unconditional model."""
         return self.model.classes or self.model.attributes
+
+    @property
+    def condition_shape(self) -> tuple[int, int, int] | None:
+        """Height, width and channels of a condition as pixels, the mask as its last channel; None without one."""
+        height, width, channels = self.image_shape
+        match self.model.condition:
+            case "low_resolution":
+                return height // self.degradation.factor, width // self.degradation.factor, channels
+            case "grey":
+                return height, width, 1
+            case "mask":
+                return height, width, channels + 1
+        return None

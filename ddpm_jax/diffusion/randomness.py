@@ -29,6 +29,10 @@ class Purpose(enum.IntEnum):
     """Noise for the variational bound."""
     AUGMENT = 5
     """Augmentation of a training image."""
+    CONDITION = 6
+    """Condition of a training image: its mask, noise, and dropping."""
+    GIVEN_CONDITION = 7
+    """Condition of a held-out image, or of an image to sample."""
 
 
 def purpose_key(seed: int | Int[Array, ""], purpose: Purpose) -> OneKey:

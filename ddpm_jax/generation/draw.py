@@ -1,6 +1,6 @@
 """The only driver of trained models: binds the network, compiles it over the mesh, and runs it batch by batch.
 
-    params, (seed, i), labels, inputs -> Denoiser -> work: any pure function of it -> outputs, batch by batch
+    params, (seed, i), labels, conditions, inputs -> Denoiser -> work: any pure function of it -> outputs, by batches
 
 Sampling, editing and the variational bound differ only in their work.
 """
@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
 from ddpm_jax.builders import (
+    build_condition,
     build_guidance,
     build_pairs_from_noise,
     build_sampler,
@@ -22,10 +23,12 @@ from ddpm_jax.builders import (
     param_shapes,
 )
 from ddpm_jax.config import Config
+from ddpm_jax.diffusion.conditions import input_of
 from ddpm_jax.diffusion.denoiser import Denoiser
-from ddpm_jax.diffusion.guidance import Guidance
-from ddpm_jax.diffusion.pixels import to_pixels
+from ddpm_jax.diffusion.guidance import UNGUIDED, Guidance
+from ddpm_jax.diffusion.pixels import from_pixels, to_pixels
 from ddpm_jax.diffusion.randomness import Purpose
+from ddpm_jax.generation.conditions import with_known_pixels
 from ddpm_jax.network.bind import bind
 from ddpm_jax.runtime.compilation import jit
 from ddpm_jax.runtime.devices import along_batch, replicated
@@ -41,7 +44,8 @@ from ddpm_jax.workdir import checkpoint_folder, no_checkpoint
 Work = Callable[[Denoiser, ImageKeys, Any], Any]
 """The computation for a batch: (denoiser, a key for each image, a pytree of inputs [batch, ...]) -> any pytree."""
 Compiled = Any
-"""A jitted (params, seed, indices, labels, inputs=None) -> outputs of a Work; compiled once for each batch size."""
+"""A jitted (params, seed, indices, labels, inputs=None, conditions=None) -> outputs of a Work; compiled once for each
+batch size."""
 
 
 def load_params(config: Config, workdir: AnyPath, mesh: Mesh) -> tuple[PyTree, int]:
@@ -69,16 +73,44 @@ def compile_work(
     guidance: by default that of config.sample; purpose: of the random keys of the images; exact: as of `jit`, and with
     direct convolutions.
     """
-    unet, schedule, kind = build_unet(config), build_schedule(config), config.diffusion.prediction
-    guidance = build_guidance(config) if guidance is None else guidance
+    bound = bind_config(config, build_guidance(config) if guidance is None else guidance)
 
-    def batch(params: PyTree, seed: Array, indices: Array, labels: Array | None, inputs: PyTree = None) -> PyTree:
+    def batch(
+        params: PyTree,
+        seed: Array,
+        indices: Array,
+        labels: Array | None,
+        inputs: PyTree = None,
+        conditions: Pixels | None = None,
+    ) -> PyTree:
         # Under FSDP the parameters are gathered; each device computes its share of the images.
         params = jax.lax.with_sharding_constraint(params, replicated(mesh))
-        indices, labels, inputs = jax.lax.with_sharding_constraint((indices, labels, inputs), along_batch(mesh))
-        return work(bind(unet, params, schedule, kind, labels, guidance), image_keys(seed, indices, purpose), inputs)
+        each = (indices, labels, inputs, conditions)
+        indices, labels, inputs, conditions = jax.lax.with_sharding_constraint(each, along_batch(mesh))
+        denoiser = bound(params, seed, indices, labels, conditions)
+        return work(denoiser, image_keys(seed, indices, purpose), inputs)
 
     return jit(batch, exact=exact, out_shardings=replicated(mesh))
+
+
+def bind_config(config: Config, guidance: Guidance = UNGUIDED) -> Callable[..., Denoiser]:
+    """A function (params, seed, indices, labels, conditions) -> Denoiser of these images.
+
+    conditions: as pixels, which the seed noises to sample.condition_noise; None without.
+    """
+    unet, schedule, kind = build_unet(config), build_schedule(config), config.diffusion.prediction
+    condition, dropped = build_condition(config), config.train.condition_dropout > 0.0
+
+    def bound(
+        params: PyTree, seed: int | Array, indices: Array, labels: Labels | None, conditions: Pixels | None
+    ) -> Denoiser:
+        image = None
+        if condition is not None and conditions is not None:
+            keys = image_keys(seed, indices, Purpose.GIVEN_CONDITION)
+            image = input_of(condition, schedule, from_pixels(conditions), keys, config.sample.condition_noise)
+        return bind(unet, params, schedule, kind, labels, guidance, image=image, image_is_dropped=dropped)
+
+    return bound
 
 
 def run_batches(
@@ -89,13 +121,14 @@ def run_batches(
     *,
     labels: Labels | None = None,
     inputs: PyTree = None,
+    conditions: Pixels | None = None,
     start: int = 0,
     progress_label: str | None = None,
 ) -> Iterator[tuple[Any, int]]:
     """The outputs of each batch, in host memory, and the number of its images; the last batch is padded.
 
     batches: range(0, number of images, batch size); start: the first image to compute;
-    labels, inputs: for all images. progress_label: None for no progress bar.
+    labels, inputs, conditions: for all images. progress_label: None for no progress bar.
     """
     count, size = batches.stop, batches.step
     remaining, done = range(start, count, size), start // size
@@ -105,9 +138,8 @@ def run_batches(
         raise_if_stopped()
         indices = np.arange(first, first + size)
         rows = np.minimum(indices, count - 1)
-        batch_labels = None if labels is None else np.asarray(labels)[rows]
-        batch_inputs = jax.tree.map(lambda column, rows=rows: column[rows], inputs)
-        outputs = jax.device_get(compiled(params, seed, indices, batch_labels, batch_inputs))
+        each = jax.tree.map(lambda column, rows=rows: column[rows], (labels, inputs, conditions))
+        outputs = jax.device_get(compiled(params, seed, indices, *each))
         yield outputs, min(size, count - first)
 
 
@@ -118,7 +150,7 @@ def batches_of(config: Config, mesh: Mesh, count: int | None = None) -> range:
 
 
 def compile_sampler(config: Config, mesh: Mesh, frames: FrameSpec = NO_FRAMES) -> Compiled:
-    """The configured sampler as a function (params, seed, indices, labels) -> Samples."""
+    """The configured sampler as a function (params, seed, indices, labels, conditions=None) -> Samples."""
     sampler, pairs, shape = build_sampler(config), build_pairs_from_noise(config), config.image_shape
 
     def work(denoiser: Denoiser, keys: ImageKeys, _: None) -> Samples:
@@ -134,18 +166,33 @@ def sample_batches(
     labels: Labels | None,
     mesh: Mesh,
     *,
+    conditions: Pixels | None = None,
     start: int = 0,
     progress_label: str | None = None,
 ) -> Iterator[Samples]:
-    """sample.count images in order from `start` on, batch by batch; only the first batch has frames."""
+    """sample.count images in order from `start` on, batch by batch; only the first batch has frames.
+
+    conditions: one for each image, of config.condition_shape, for an image-to-image model.
+    """
     batches = batches_of(config, mesh)
     seed, options = config.sample.seed, {"labels": labels, "start": start, "progress_label": progress_label}
-    for samples, kept in run_batches(sampler, params, seed, batches, **options):
-        yield Samples(samples.images[:kept], samples.frames[:, :kept] if start == 0 else samples.frames[:0])
+    for samples, kept in run_batches(sampler, params, seed, batches, conditions=conditions, **options):
+        images, frames = samples.images[:kept], samples.frames[:, :kept] if start == 0 else samples.frames[:0]
+        if conditions is not None:
+            images = with_known_pixels(config, images, conditions[start : start + kept])
+            frames = np.concatenate([frames[:-1], images[None, : frames.shape[1]]]) if len(frames) else frames
+        yield Samples(images, frames)
         start += batches.step
 
 
-def sample_pixels(config: Config, sampler: Compiled, params: PyTree, labels: Labels | None, mesh: Mesh) -> Pixels:
+def sample_pixels(
+    config: Config,
+    sampler: Compiled,
+    params: PyTree,
+    labels: Labels | None,
+    mesh: Mesh,
+    conditions: Pixels | None = None,
+) -> Pixels:
     """sample.count images, of data.depth, without frames or progress."""
-    batches = sample_batches(config, sampler, params, labels, mesh)
+    batches = sample_batches(config, sampler, params, labels, mesh, conditions=conditions)
     return np.concatenate([to_pixels(samples.images, config.data.depth) for samples in batches])

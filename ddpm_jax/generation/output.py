@@ -69,19 +69,26 @@ def _refuse_files_of_the_user(target: AnyPath) -> None:
 
 
 def sample_to_disk(
-    config: Config, params: PyTree, labels: Labels | None, folder: Path, frames: FrameSpec = NO_FRAMES
+    config: Config,
+    params: PyTree,
+    labels: Labels | None,
+    folder: Path,
+    frames: FrameSpec = NO_FRAMES,
+    conditions: Pixels | None = None,
 ) -> PixelFile | None:
     """Samples sample.count images into a folder, or the rest after an interrupted call; None on other processes.
 
+    conditions: one for each image, of config.condition_shape, for an image-to-image model.
     Raises UserError if the images are not finite.
     """
     mesh = data_mesh()
     sampler = compile_sampler(config, mesh, frames)
-    store = _open_store(folder, config, params, labels) if jax.process_index() == 0 else None
+    store = _open_store(folder, config, (params, labels), conditions) if jax.process_index() == 0 else None
     done = agreed_by_all(store.count if store else 0)
     if done:
         logger.info("Resuming after %d images", done)
-    batches = sample_batches(config, sampler, params, labels, mesh, start=done, progress_label="Sampling")
+    options = {"conditions": conditions, "start": done, "progress_label": "Sampling"}
+    batches = sample_batches(config, sampler, params, labels, mesh, **options)
     try:
         for samples in batches:
             if not np.isfinite(samples.images).all():
@@ -95,9 +102,13 @@ def sample_to_disk(
     return store
 
 
-def _open_store(folder: Path, config: Config, params: PyTree, labels: Labels | None) -> PixelFile:
-    """The images of an interrupted call with the same request, parameters and labels; otherwise an empty file."""
-    inputs = {"inputs": checksum((params, labels)), "visited": checksum(build_pairs(config))}
+def _open_store(folder: Path, config: Config, given: PyTree, conditions: Pixels | None) -> PixelFile:
+    """The images of an interrupted call with the same request and inputs; otherwise an empty file.
+
+    given: the parameters and the labels.
+    """
+    inputs = {"inputs": checksum(given), "visited": checksum(build_pairs(config))}
+    inputs |= {} if conditions is None else {"conditions": checksum(conditions)}
     wanted = {**dataclasses.asdict(config.sample), "batch_size": None, **inputs}
     del wanted["out"]  # The folder may move.
     request, path = json.dumps(wanted, sort_keys=True), folder / "request.json"

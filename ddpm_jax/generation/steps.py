@@ -13,6 +13,7 @@ from ddpm_jax.builders import build_inpainting, build_pairs, build_pairs_from_no
 from ddpm_jax.config import Config
 from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.pixels import from_pixels, to_pixels
+from ddpm_jax.generation.conditions import with_known_pixels
 from ddpm_jax.generation.draw import Compiled, compile_work
 from ddpm_jax.runtime.compilation import own_settings
 from ddpm_jax.sampling.editing import resampled
@@ -45,7 +46,7 @@ class StepSampler:
 
     def __init__(self, config: Config, mesh: Mesh) -> None:
         pairs, self._count, self._mesh = build_pairs(config), config.sample.count, mesh
-        self._depth = config.data.depth
+        self._config = config
         if config.sample.task == "inpaint":
             pairs, _ = resampled(pairs, config.sample.jump, config.sample.resamples)
         self._times = pairs[:, 0]
@@ -62,27 +63,35 @@ class StepSampler:
         self._ahead_of_time: dict[PyTree, Compiled] = {}
 
     def iterate(
-        self, params: PyTree, seed: int, labels: Labels | None, known: Known | None = None
+        self,
+        params: PyTree,
+        seed: int,
+        labels: Labels | None,
+        known: Known | None = None,
+        conditions: Pixels | None = None,
     ) -> Iterator[SamplingStep]:
         """Samples sample.count images and yields each step; closing the iterator stops it.
 
-        known: the images to inpaint and the mask, if inpainting is the task.
+        known: the images to inpaint and the mask, if inpainting is the task; conditions: one for each image, for an
+        image-to-image model.
         """
+        depth = self._config.data.depth
         count, steps = self._count, len(self._times)
         indices = np.arange(-(-count // self._mesh.size) * self._mesh.size)
         rows = np.minimum(indices, count - 1)
         inputs = None if known is None else (known[0][rows], np.broadcast_to(known[1], (len(rows), *known[1].shape)))
         given = (params, seed, indices, None if labels is None else np.asarray(labels)[rows])
-        state = self._start(*given, inputs)
-        step = self._compile(*given, (inputs, state, np.zeros_like(indices)))
+        conditions = None if conditions is None else conditions[rows]
+        state = self._start(*given, inputs, conditions)
+        step = self._compile(*given, (inputs, state, np.zeros_like(indices)), conditions)
         began = time.monotonic()
         for done, t in enumerate(self._times):
             x_t = state[0]
             # The number of the step is repeated for each image, since inputs are sharded along the batch.
-            state, x0 = step(*given, (inputs, state, np.full_like(indices, done)))
-            pixels = [to_pixels(images, self._depth)[:count] for images in jax.device_get((x_t, x0))]
+            state, x0 = step(*given, (inputs, state, np.full_like(indices, done)), conditions)
+            pixels = [to_pixels(images, depth)[:count] for images in jax.device_get((x_t, x0))]
             yield SamplingStep(done, steps, time.monotonic() - began, int(t), *pixels)
-        images = to_pixels(jax.device_get(state[0]), self._depth)[:count]
+        images = to_pixels(with_known_pixels(self._config, jax.device_get(state[0]), conditions), depth)[:count]
         if known is not None:
             images = np.where(known[1] > 0.5, images, known[0])
         yield SamplingStep(steps, steps, time.monotonic() - began, 0, images, images)

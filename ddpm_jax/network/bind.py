@@ -1,9 +1,12 @@
-"""Binds a U-Net into functions of (x_t, t): the only place that knows how the network encodes time and labels."""
+"""Binds a U-Net into functions of (x_t, t): the only place that knows how the network encodes what it is given."""
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
+from ddpm_jax.diffusion.conditions import ConditionInput
 from ddpm_jax.diffusion.denoiser import Denoiser, Prediction, prediction_of_output
 from ddpm_jax.diffusion.guidance import UNGUIDED, Guidance, guide
 from ddpm_jax.diffusion.schedule import Schedule
@@ -11,24 +14,34 @@ from ddpm_jax.network.unet import UNet
 from ddpm_jax.shapes import Augmentations, ImageKeys, Images, Labels, LabelVectors, Output, Steps
 
 
+class Conditioning(NamedTuple):
+    """Everything that the network is conditioned on besides x_t and t; None for the null of each."""
+
+    labels: LabelVectors | None = None
+    image: ConditionInput | None = None
+    augmentation: Augmentations | None = None
+    """Only while training."""
+
+
+UNCONDITIONAL = Conditioning()
+
+
 def apply_unet(
     unet: UNet,
     params: PyTree,
     x_t: Images,
     t: Steps,
-    labels: LabelVectors | None = None,
+    given: Conditioning = UNCONDITIONAL,
     *,
-    augmentation: Augmentations | None = None,
     dropout_keys: ImageKeys | None = None,
 ) -> Output:
-    """The raw output for x_t at t in 1..T; labels: None for the null label.
-
-    augmentation, dropout_keys: only while training.
+    """The raw output for x_t at t in 1..T; dropout_keys: only while training.
 
     The network counts time from 0, as Ho et al.'s code and diffusers do: it receives t - 1.
     """
-    training = {"augmentation": augmentation, "dropout_keys": dropout_keys}
-    output = unet.apply({"params": params}, x_t, t - 1, labels, **training)
+    image, steps = given.image or (None, None)
+    options = {"condition": image, "condition_steps": steps, "augmentation": given.augmentation}
+    output = unet.apply({"params": params}, x_t, t - 1, given.labels, **options, dropout_keys=dropout_keys)
     assert isinstance(output, jax.Array)
     return output
 
@@ -57,24 +70,32 @@ def bind(
     prediction: str,
     labels: Labels | None = None,
     guidance: Guidance = UNGUIDED,
+    *,
+    image: ConditionInput | None = None,
+    image_is_dropped: bool = False,
 ) -> Denoiser:
-    """The Denoiser of a trained U-Net whose output is "eps", "x0" or "v".
+    """The Denoiser of a trained U-Net whose output is "eps", "x0" or "v", for a batch of labels and condition images.
 
-    With labels and a guidance scale other than 1, the model is evaluated with and without the labels, in one batch.
+    With a guidance scale other than 1, the model is evaluated with and without the labels, in one batch.
+    image_is_dropped: whether it is then evaluated without the image, too, as a model with condition dropout can be.
     """
-    vectors = None if labels is None else label_vectors(labels, unet.labels)
+    given = Conditioning(None if labels is None else label_vectors(labels, unet.labels), image)
+    null = given._replace(labels=jax.tree.map(jnp.zeros_like, given.labels))
+    if image is not None and image_is_dropped:
+        null = null._replace(image=image._replace(image=jnp.zeros_like(image.image)))
+    has_null = labels is not None or (image is not None and image_is_dropped)
 
     def plain(x_t: Images, t: Steps) -> Prediction:
-        return prediction_of_output(schedule, prediction, apply_unet(unet, params, x_t, t, vectors), x_t, t)
+        return prediction_of_output(schedule, prediction, apply_unet(unet, params, x_t, t, given), x_t, t)
 
     def guided(x_t: Images, t: Steps) -> Prediction:
-        assert vectors is not None
         twice = jnp.concatenate([x_t, x_t]), jnp.concatenate([t, t])
-        output = apply_unet(unet, params, *twice, jnp.concatenate([vectors, jnp.zeros_like(vectors)]))
+        with_and_without = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), given, null)
+        output = apply_unet(unet, params, *twice, with_and_without)
         both = prediction_of_output(schedule, prediction, output, *twice)
         batch = x_t.shape[0]
         conditional = jax.tree.map(lambda x: x[:batch], both)
         unconditional = jax.tree.map(lambda x: x[batch:], both)
         return guide(guidance, schedule, x_t, t, conditional, unconditional)
 
-    return plain if vectors is None or guidance.scale == 1.0 else guided
+    return guided if has_null and guidance.scale != 1.0 else plain

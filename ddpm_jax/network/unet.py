@@ -54,6 +54,10 @@ class UNet(nn.Module):
     frequency_shift: int = 1
     labels: int = 0
     """Width of the label vector (classes or attributes); 0 for an unconditional model."""
+    condition: int = 0
+    """Channels of the image that the network is conditioned on beside x_t; 0 for none."""
+    condition_steps: bool = False
+    """Whether the network is conditioned on the step to which that image is noised."""
     augmentation: int = 0
     """Number of parameters of a training image's augmentation; 0 without augmentation."""
     dtype: DTypeLike = jnp.float32
@@ -83,16 +87,23 @@ class UNet(nn.Module):
         n: Int[Array, "batch"],
         labels: Float[Array, "batch labels"] | None = None,
         *,
+        condition: Images | None = None,
+        condition_steps: Int[Array, "batch"] | None = None,
         augmentation: Float[Array, "batch parameters"] | None = None,
         dropout_keys: ImageKeys | None = None,
     ) -> Output:
         """x: [batch, height, width, channels]; n: [batch], 0-based time; labels: zeros, or None, are the null label.
 
+        condition: further channels beside x; zeros, or None, are the null condition. condition_steps: the step to which
+        it is noised; None for 0.
         augmentation: the parameters of the images' augmentation; zeros, or None, for images as they are.
         dropout_keys: those of the images while training; None for no dropout. Returns float32.
         """
         last_stage = len(self.multipliers) - 1
-        embedding = self.embed(n, labels, augmentation)
+        embedding = self.embed(n, labels, augmentation, condition_steps)
+        if self.condition:
+            null = jnp.zeros((*x.shape[:3], self.condition), x.dtype)
+            x = jnp.concatenate([x, null if condition is None else condition], axis=-1)
         x = self.conv(self.channels, "conv_in")(x.astype(self.dtype))
 
         skips = [x]
@@ -122,8 +133,10 @@ class UNet(nn.Module):
         x = nn.silu(GroupNorm(self.norm_groups, self.norm_eps, name="norm_out")(x))
         return self.conv(self.out_channels, "conv_out", last=True)(x).astype(jnp.float32)
 
-    def embed(self, n: Array, labels: Array | None, augmentation: Array | None) -> Float[Array, "batch width"]:
-        """The embedding of time, labels and augmentation, of width 4 * channels, that conditions every block."""
+    def embed(
+        self, n: Array, labels: Array | None, augmentation: Array | None, condition_steps: Array | None
+    ) -> Float[Array, "batch width"]:
+        """The embedding of time, labels and so on, of width 4 * channels, that conditions every block."""
         width = 4 * self.channels
         h = time_embedding(n, self.channels, self.frequency_shift).astype(self.dtype)
         h = dense(width, self.dtype, "time_in")(h)
@@ -136,6 +149,10 @@ class UNet(nn.Module):
                 vectors = jnp.zeros((n.shape[0], size), jnp.float32) if vectors is None else vectors
                 # Without a bias, zeros (the null label, an image as it is) add nothing.
                 h = h + dense(width, self.dtype, name, use_bias=False)(vectors.astype(self.dtype))
+        if self.condition_steps:
+            steps = jnp.zeros_like(n) if condition_steps is None else condition_steps
+            noised_to = time_embedding(steps, self.channels, self.frequency_shift).astype(self.dtype)
+            h = h + dense(width, self.dtype, "condition_steps")(noised_to)
         return h
 
     def halve(self, x: Features, embedding: Array, stage: int, dropout_keys: ImageKeys | None) -> Features:

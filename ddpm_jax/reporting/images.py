@@ -53,6 +53,15 @@ def grid(images: Pixels, columns: int | None = None) -> Picture:
     return picture
 
 
+def stacked_grid(*sets: Pixels, columns: int = 10) -> Picture:
+    """Sets of equally many images: rows of up to `columns` of the first set, each above the same images of the others."""
+    columns = min(len(sets[0]), columns)
+    padding, white = [(0, -len(sets[0]) % columns), (0, 0), (0, 0), (0, 0)], np.iinfo(sets[0].dtype).max
+    rows = [np.pad(np.asarray(images), padding, constant_values=white) for images in sets]
+    rows = [images.reshape(-1, columns, *images.shape[1:]) for images in rows]
+    return grid(np.stack(rows, axis=1).reshape(-1, *rows[0].shape[2:]), columns=columns)
+
+
 def strip(frames: UInt[np.ndarray, "frames batch height width channels"], columns: int) -> Picture:
     """One row for each image: `columns` evenly spaced frames, from noise to image."""
     return grid(evenly_spaced(frames, columns).swapaxes(0, 1).reshape(-1, *frames.shape[2:]), columns)

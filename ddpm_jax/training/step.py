@@ -1,8 +1,8 @@
 """One training step, as a pure function: (state, metrics, batch) -> (state, metrics, bad streak).
 
-images -> [-1, 1] -> augmentation, if any -> q_sample at a random t -> U-Net -> loss -> gradients -> optimizer
--> EMA. `train.py` compiles it with the state donated. The metrics are running sums on the device, so that reading them
-never delays a step.
+images -> [-1, 1] -> augmentation, if any -> q_sample at a random t -> U-Net, given the label and the condition, if any
+-> loss -> gradients -> optimizer -> EMA. `train.py` compiles it with the state donated. The metrics are running sums on
+the device, so that reading them never delays a step.
 """
 
 import dataclasses
@@ -20,27 +20,18 @@ from jaxtyping import Array, Int, Key, PyTree
 from ddpm_jax.config.sections import Optimizer
 from ddpm_jax.data.augment import augment
 from ddpm_jax.data.batches import Batch
+from ddpm_jax.diffusion.conditions import Condition, draw_dropped, dropped, training_input
 from ddpm_jax.diffusion.objective import Objective, losses, quarter_of
 from ddpm_jax.diffusion.pixels import from_pixels
 from ddpm_jax.diffusion.process import q_sample
 from ddpm_jax.diffusion.randomness import Purpose, draw_normal, purpose_key
 from ddpm_jax.diffusion.schedule import Schedule
-from ddpm_jax.network.bind import apply_unet, drop_labels, label_vectors
+from ddpm_jax.network.bind import Conditioning, apply_unet, drop_labels, label_vectors
 from ddpm_jax.network.unet import UNet
 from ddpm_jax.runtime.compilation import DETERMINISTIC, jit, lower
 from ddpm_jax.runtime.devices import platform_of, replicated
-from ddpm_jax.shapes import (
-    Augmentations,
-    ImageKeys,
-    Images,
-    Labels,
-    LabelVectors,
-    OneKey,
-    Output,
-    PerImage,
-    Pixels,
-    Steps,
-)
+from ddpm_jax.sampling.noise import image_keys
+from ddpm_jax.shapes import ImageKeys, Images, Labels, OneKey, Output, PerImage, Pixels, Steps
 from ddpm_jax.training.ema import update_ema
 from ddpm_jax.training.optimizer import LearningRate
 from ddpm_jax.training.state import TrainState
@@ -64,7 +55,9 @@ class Learner:
     mesh: Mesh
     seed: int
     augment: float
+    condition: Condition | None
     label_dropout: float
+    condition_dropout: float
     deterministic: bool
     """Whether the compiled step gives the same bits in every process, also on a GPU."""
 
@@ -131,12 +124,17 @@ def _accumulated_gradient(
     differentiate = jax.grad(_microbatch_loss, argnums=1, has_aux=True)
     microbatches = batch.images.shape[0]
 
-    def add(total: PyTree, microbatch: tuple[Batch, Array, Array | None]) -> tuple[PyTree, tuple[PerImage, Steps]]:
+    def add(
+        total: PyTree, microbatch: tuple[Batch, Array, Array | None, Array | None]
+    ) -> tuple[PyTree, tuple[PerImage, Steps]]:
         gradient, aux = differentiate(learner, params, *microbatch)
         return jax.tree.map(jnp.add, total, gradient), aux
 
     zeros = jax.tree.map(jnp.zeros_like, params)
-    inputs = (batch, jax.random.split(key, microbatches), augment_keys(learner, step, batch.images.shape[:2]))
+    shape = batch.images.shape[:2]
+    augment_keys = step_keys(learner, Purpose.AUGMENT, step, shape) if learner.augment else None
+    condition_keys = step_keys(learner, Purpose.CONDITION, step, shape) if learner.condition else None
+    inputs = (batch, jax.random.split(key, microbatches), augment_keys, condition_keys)
     if microbatches == 1:
         gradient, (loss, t) = differentiate(learner, params, *jax.tree.map(lambda x: x[0], inputs))
         return gradient, loss, t
@@ -147,32 +145,39 @@ def _accumulated_gradient(
     return jax.tree.map(lambda g: g / microbatches, total), loss.reshape(-1), t.reshape(-1)
 
 
-def augment_keys(
-    learner: Learner, step: int | Int[Array, ""], shape: tuple[int, ...]
-) -> Key[Array, "microbatches rows"] | None:
+def step_keys(
+    learner: Learner, purpose: Purpose, step: int | Int[Array, ""], shape: tuple[int, ...]
+) -> Key[Array, "microbatches rows"]:
     """A key for each image of a step, by its index in the whole batch, whatever its microbatches and devices.
 
-    shape: of the batch, (microbatches, rows). None without augmentation.
+    shape: of the batch, (microbatches, rows).
     """
-    if not learner.augment:
-        return None
-    key = jax.random.fold_in(purpose_key(learner.seed, Purpose.AUGMENT), step)
+    key = jax.random.fold_in(purpose_key(learner.seed, purpose), step)
     return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(math.prod(shape))).reshape(shape)
 
 
 def _microbatch_loss(
-    learner: Learner, params: PyTree, batch: Batch, key: OneKey, augment_keys: ImageKeys | None
+    learner: Learner,
+    params: PyTree,
+    batch: Batch,
+    key: OneKey,
+    augment_keys: ImageKeys | None,
+    condition_keys: ImageKeys | None,
 ) -> tuple[Array, tuple[PerImage, Steps]]:
     time_key, noise_key, dropout_key, label_key = jax.random.split(key, 4)
-    x0, augmentation = from_pixels(batch.images), None
+    x0, augmentation, image = from_pixels(batch.images), None, None
     if augment_keys is not None:
         x0, augmentation = augment(x0, augment_keys, learner.augment)
     t = jax.random.randint(time_key, x0.shape[:1], 1, learner.schedule.steps + 1)
     noise = draw_normal(noise_key, x0.shape)
     labels = label_vectors(batch.labels, learner.unet.labels)
     labels = drop_labels(labels, jax.random.bernoulli(label_key, learner.label_dropout, t.shape))
-    dropout_keys = jax.random.split(dropout_key, t.shape[0])
-    loss = _losses(learner, params, x0, labels, t, noise, augmentation, dropout_keys)
+    if learner.condition and condition_keys is not None:
+        drop = draw_dropped(condition_keys, learner.condition_dropout)
+        image = dropped(training_input(learner.condition, learner.schedule, x0, condition_keys), drop)
+        labels = drop_labels(labels, drop)
+    given = Conditioning(labels, image, augmentation)
+    loss = _losses(learner, params, x0, given, t, noise, jax.random.split(dropout_key, t.shape[0]))
     return jnp.mean(loss), (loss, t)
 
 
@@ -180,41 +185,32 @@ def _losses(
     learner: Learner,
     params: PyTree,
     x0: Images,
-    labels: LabelVectors,
+    given: Conditioning,
     t: Steps,
     noise: Images,
-    augmentation: Augmentations | None = None,
     dropout_keys: ImageKeys | None = None,
 ) -> PerImage:
     x_t = q_sample(learner.schedule, x0, t, noise)
-    output = _apply_on_each_device(learner, params, x_t, t, labels, augmentation, dropout_keys)
+    output = _apply_on_each_device(learner, params, x_t, t, given, dropout_keys)
     return losses(learner.objective, learner.schedule, output, x0, x_t, t, noise)
 
 
 def _apply_on_each_device(
-    learner: Learner,
-    params: PyTree,
-    x_t: Images,
-    t: Steps,
-    labels: LabelVectors,
-    augmentation: Augmentations | None,
-    dropout_keys: ImageKeys | None,
+    learner: Learner, params: PyTree, x_t: Images, t: Steps, given: Conditioning, dropout_keys: ImageKeys | None
 ) -> Output:
     """The network on each device's images, so that its gradients are summed over devices in the parameters' float32.
 
     Left to XLA, a gradient is summed where a layer computes it, in the layer's dtype (jax issue 27496).
     """
 
-    def on_device(
-        params: PyTree, x_t: Images, t: Steps, labels: LabelVectors, maps: Augmentations | None, keys: ImageKeys | None
-    ) -> Output:
-        return apply_unet(learner.unet, params, x_t, t, labels, augmentation=maps, dropout_keys=keys)
+    def on_device(params: PyTree, x_t: Images, t: Steps, given: Conditioning, keys: ImageKeys | None) -> Output:
+        return apply_unet(learner.unet, params, x_t, t, given, dropout_keys=keys)
 
     divided = PartitionSpec("data")
-    placed = (PartitionSpec(), *(divided for _ in range(5)))
+    placed = (PartitionSpec(), *(divided for _ in range(4)))
     # Without check_vma, the transpose of an argument that is the same on all devices is the sum over them.
     apply = jax.shard_map(on_device, mesh=learner.mesh, in_specs=placed, out_specs=divided, check_vma=False)
-    return apply(params, x_t, t, labels, augmentation, dropout_keys)
+    return apply(params, x_t, t, given, dropout_keys)
 
 
 def _mean(values: Array, mask: Array | bool = True) -> Average:
@@ -231,7 +227,7 @@ def _sum_and_count(total: Array, count: Array) -> Average:
 def validation_losses(
     learner: Learner, params: PyTree, images: Pixels, labels: Labels, index: Int[Array, "batch"], count: int
 ) -> PerImage:
-    """The loss of held-out images, each with fixed noise and t, independent of the step and the batch.
+    """The loss of held-out images, each with fixed noise, t and condition, independent of the step and the batch.
 
     index: the index of each image among the `count` held-out ones; their t are spread evenly over 1..T.
     """
@@ -239,7 +235,12 @@ def validation_losses(
     x0 = from_pixels(images)
     t = 1 + index * learner.schedule.steps // count
     noise = jax.vmap(lambda i: draw_normal(jax.random.fold_in(key, i), x0.shape[1:]))(index)
-    return _losses(learner, params, x0, label_vectors(labels, learner.unet.labels), t, noise)
+    image = None
+    if learner.condition:
+        keys = image_keys(learner.seed, index, Purpose.GIVEN_CONDITION)
+        image = training_input(learner.condition, learner.schedule, x0, keys)
+    given = Conditioning(label_vectors(labels, learner.unet.labels), image)
+    return _losses(learner, params, x0, given, t, noise)
 
 
 def compiler_options(mesh: Mesh | AbstractMesh, deterministic: bool) -> dict[str, bool]:

@@ -19,7 +19,7 @@ from ddpm_jax.config.fields import sides
 from ddpm_jax.diffusion.schedule import sigmoid_betas
 from ddpm_jax.interop.diffusers_folder import read_folder, write_folder
 from ddpm_jax.interop.runs import start_run
-from ddpm_jax.network.bind import apply_unet, label_vectors
+from ddpm_jax.network.bind import Conditioning, apply_unet, label_vectors
 from tests.end_to_end.commands import assert_same_bits
 from tests.interop.toy import config, imported, random_params, script
 from tests.peers import peer
@@ -102,7 +102,7 @@ def ours(config, params, x, n, labels):
     unet = build_unet(config)
     x = jnp.asarray(x.transpose(0, 2, 3, 1))
     vectors = None if labels is None else label_vectors(labels, unet.labels)
-    output = jax.jit(lambda p: apply_unet(unet, p, x, jnp.asarray(n + 1), vectors))(params)
+    output = jax.jit(lambda p: apply_unet(unet, p, x, jnp.asarray(n + 1), Conditioning(vectors)))(params)
     return np.asarray(output).transpose(0, 3, 1, 2)
 
 

@@ -11,16 +11,17 @@ import pytest
 from ddpm_jax.builders import build_learner, state_shapes
 from ddpm_jax.data.augment import PARAMETERS, augment
 from ddpm_jax.data.batches import random_batch
+from ddpm_jax.diffusion.randomness import Purpose
 from ddpm_jax.network.bind import apply_unet
 from ddpm_jax.runtime.devices import data_mesh
 from ddpm_jax.training import step as step_module
 from ddpm_jax.training.state import is_finite
 from ddpm_jax.training.step import (
     METRICS,
-    augment_keys,
     empty_metrics,
     metrics_from_json,
     metrics_to_json,
+    step_keys,
     train_step,
     validation_losses,
 )
@@ -77,8 +78,8 @@ def test_the_augmentation_of_an_image_depends_on_the_seed_the_step_and_its_index
 
     def data(seed, step, shape):
         learner = build_learner(dataclasses.replace(config_with(data={"augment": 0.12}), seed=seed), data_mesh())
-        keys = augment_keys(learner, step, shape)
-        assert keys is not None and keys.shape == shape
+        keys = step_keys(learner, Purpose.AUGMENT, step, shape)
+        assert keys.shape == shape
         return np.asarray(jax.random.key_data(keys)).reshape(8, -1)
 
     keys = data(0, 3, (1, 8))
@@ -95,9 +96,9 @@ def test_only_a_step_with_augmentation_augments(monkeypatch):
         traced.append((images.shape, keys.shape, p))
         return augment(images, keys, p)
 
-    def listened(unet, params, x_t, t, labels, *, augmentation, dropout_keys):
-        seen.append(None if augmentation is None else augmentation.shape)
-        return apply_unet(unet, params, x_t, t, labels, augmentation=augmentation, dropout_keys=dropout_keys)
+    def listened(unet, params, x_t, t, given, *, dropout_keys):
+        seen.append(None if given.augmentation is None else given.augmentation.shape)
+        return apply_unet(unet, params, x_t, t, given, dropout_keys=dropout_keys)
 
     monkeypatch.setattr(step_module, "augment", recorded)
     monkeypatch.setattr(step_module, "apply_unet", listened)
