@@ -31,6 +31,7 @@ def smoke(config: Recipe) -> Recipe:
     if config.model.head_channels:
         config.model.head_channels = 8
     config.diffusion.steps = 8
+    config.degradation.noise = min(config.degradation.noise, config.diffusion.steps)
     config.optimizer.warmup = 1
     config.train.steps = 3
     config.sample.count = 4

@@ -54,7 +54,7 @@ def grid(images: Pixels, columns: int | None = None) -> Picture:
 
 
 def stacked_grid(*sets: Pixels, columns: int = 10) -> Picture:
-    """Sets of equally many images: rows of up to `columns` of the first set, each above the same images of the others."""
+    """Sets of equally many images: rows of up to `columns` of the first, each above the same images of the others."""
     columns = min(len(sets[0]), columns)
     padding, white = [(0, -len(sets[0]) % columns), (0, 0), (0, 0), (0, 0)], np.iinfo(sets[0].dtype).max
     rows = [np.pad(np.asarray(images), padding, constant_values=white) for images in sets]
