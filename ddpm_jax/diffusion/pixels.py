@@ -20,3 +20,11 @@ def to_pixels(images: Images | Frames | Float[np.ndarray, "..."], depth: int = 8
     limits = np.iinfo(f"uint{depth}")
     scaled = np.nan_to_num((np.asarray(images, np.float32) + 1.0) * (limits.max / 2), nan=0.0)
     return np.clip(np.round(scaled), 0, limits.max).astype(limits.dtype)
+
+
+def on_pixel_grid(images: Images, depth: int) -> Images:
+    """Images as after a file of `depth` bits: the bits of from_pixels(to_pixels(images, depth)), also when compiled."""
+    levels = np.arange(2**depth, dtype=f"uint{depth}").reshape(1, -1, 1, 1)
+    nearest = jnp.round((jnp.clip(jnp.nan_to_num(images, nan=-1.0), -1.0, 1.0) + 1.0) * ((levels.size - 1) / 2))
+    # Looked up: compiled code divides by multiplying with a reciprocal, which changes the last bit.
+    return jnp.asarray(from_pixels(levels).ravel())[nearest.astype(jnp.int32)]
