@@ -53,7 +53,7 @@ from ddpm_jax.sampling.ddim import ddim
 from ddpm_jax.sampling.editing import PixelMask, invert, noised, slerp
 from ddpm_jax.sampling.noise import draw_noise, image_keys
 from ddpm_jax.sampling.timesteps import Pairs
-from ddpm_jax.shapes import ImageKeys, Images, Pixels
+from ddpm_jax.shapes import ConditionPixels, ImageKeys, Images, Pixels
 
 COMPARED_IMAGES = 8
 """Columns of a comparison."""
@@ -176,7 +176,7 @@ def compare(config: Config, workdir: AnyPath) -> AnyPath:
 
 
 def sample_each(
-    configs: Sequence[Config], params: PyTree, names: Sequence[str], conditions: Pixels | None = None
+    configs: Sequence[Config], params: PyTree, names: Sequence[str], conditions: ConditionPixels | None = None
 ) -> list[tuple[str, Pixels]]:
     """The name of each configuration's sampler and its images; names: those of the labels."""
     mesh, rows = data_mesh(), []

@@ -31,7 +31,7 @@ from ddpm_jax.runtime.progress import progress
 from ddpm_jax.runtime.signals import Stopped
 from ddpm_jax.runtime.urls import AnyPath, LocalFolder, local_folder, names_in
 from ddpm_jax.sampling.loop import NO_FRAMES, FrameSpec, Samples
-from ddpm_jax.shapes import Labels, Pixels
+from ddpm_jax.shapes import ConditionPixels, Labels, Pixels
 
 GRID_IMAGES = 100
 STRIP_IMAGES = 8
@@ -74,7 +74,7 @@ def sample_to_disk(
     labels: Labels | None,
     folder: Path,
     frames: FrameSpec = NO_FRAMES,
-    conditions: Pixels | None = None,
+    conditions: ConditionPixels | None = None,
 ) -> PixelFile | None:
     """Samples sample.count images into a folder, or the rest after an interrupted call; None on other processes.
 
@@ -102,7 +102,7 @@ def sample_to_disk(
     return store
 
 
-def _open_store(folder: Path, config: Config, given: PyTree, conditions: Pixels | None) -> PixelFile:
+def _open_store(folder: Path, config: Config, given: PyTree, conditions: ConditionPixels | None) -> PixelFile:
     """The images of an interrupted call with the same request and inputs; otherwise an empty file.
 
     given: the parameters and the labels.
