@@ -9,6 +9,7 @@ import logging
 
 import numpy as np
 
+from ddpm_jax.commands.cascade import sample_cascade
 from ddpm_jax.commands.output_folder import output_folder
 from ddpm_jax.config import Config
 from ddpm_jax.errors import UserError
@@ -29,6 +30,8 @@ def sample(config: Config, workdir: AnyPath) -> AnyPath:
     Images are written batch by batch; after an interruption the same call resumes where it stopped.
     """
     settings = config.sample
+    if settings.cascade:
+        return sample_cascade(config, workdir)
     if config.condition_shape:
         raise UserError(
             f"{workdir} is an image-to-image model (model.condition={config.model.condition!r}); set sample.task="
