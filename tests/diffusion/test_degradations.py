@@ -18,6 +18,7 @@ FILTERS = {"box": Image.Resampling.BOX, "bilinear": Image.Resampling.BILINEAR}
 FILTERS |= {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
 SIZES = [(4, 4), (5, 32), (32, 24)]
 masks_of = jax.jit(draw_masks, static_argnums=(1, 2))
+covered_by = jax.jit(near_segment, static_argnums=(3, 4))
 
 
 def random_images(draw, *shape):
@@ -120,7 +121,7 @@ def test_a_segment_covers_the_pixels_within_half_its_thickness(a, b, thickness):
     points = np.linspace(a, b, 4001)
     pixels = np.stack(np.mgrid[:12, :16], axis=-1)
     distance = np.linalg.norm(pixels[:, :, None] - points, axis=-1).min(axis=-1)
-    covered = near_segment(*(jnp.asarray(value, jnp.int32) for value in (a, b, thickness)), 12, 16)
+    covered = covered_by(*(jnp.asarray(value, jnp.int32) for value in (a, b, thickness)), 12, 16)
     np.testing.assert_array_equal(covered, distance <= thickness / 2 + 1e-5)
 
 
