@@ -70,15 +70,8 @@ def reconstruct(config: Config, workdir: AnyPath) -> AnyPath:
     x_T = run_edit(config, workdir, params, inversion(config), from_pixels(originals))
     work = deterministic(config, build_pairs(config))
     images = to_pixels(run_edit(config, workdir, params, work, x_T), config.data.depth)
-<<<<<<< HEAD
-    errors = np.mean((images.astype(float) - originals) ** 2, axis=(1, 2, 3))
-    decibels = 10 * np.log10(float(np.iinfo(images.dtype).max) ** 2 / np.maximum(errors, 1e-12))
-    logger.info("PSNR %.2f dB, mean over %d images", decibels.mean(), len(images))
-    return write(config, workdir, step, images, stacked_grid(originals, images), inputs=originals.tobytes())
-=======
     logger.info("PSNR %.2f dB, mean over %d images", psnr(images, originals).mean(), len(images))
-    return write(config, workdir, step, images, paired_grid(originals, images), inputs=originals.tobytes())
->>>>>>> w-deg
+    return write(config, workdir, step, images, stacked_grid(originals, images), inputs=originals.tobytes())
 
 
 def interpolate(config: Config, workdir: AnyPath) -> AnyPath:
