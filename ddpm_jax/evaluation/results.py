@@ -21,7 +21,10 @@ from ddpm_jax.runtime.urls import AnyPath, local_folder, remove_tree
 
 Result = dict[str, Any]
 """Metrics by name, and "protocol", which holds everything that they depend on."""
-COLUMNS = ("kid_mean", "inception_score_mean", "precision", "recall", "density", "coverage", "bits_per_dim")
+COLUMNS = (
+    *("kid_mean", "inception_score_mean", "precision", "recall", "density", "coverage"),
+    *("psnr", "ssim", "baseline_psnr", "baseline_ssim", "consistency", "bits_per_dim"),
+)
 
 logger = logging.getLogger(__name__)
 

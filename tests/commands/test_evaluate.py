@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from ddpm_jax.commands import cli
-from ddpm_jax.commands.evaluate import evaluate_bound, labels_to_sample, open_setup
+from ddpm_jax.commands.bound import evaluate_bound
+from ddpm_jax.commands.evaluation_inputs import inputs_to_sample
+from ddpm_jax.commands.evaluation_setup import open_setup
 from ddpm_jax.config.sections import Data
 from ddpm_jax.data.dataset import Dataset
 from ddpm_jax.data.sources.digits import load_digits
@@ -78,11 +80,11 @@ def test_conditional_models_are_sampled_with_the_labels_of_the_data(kind, tmp_pa
     labels = np.array([0, 2, 2, 2]) if kind == "classes" else np.eye(3, dtype=np.uint8)[[0, 2, 2, 2]]
     dataset = Dataset(np.zeros((4, 8, 8, 1), np.uint8), labels, ("a", "b", "c"))
     config = config_with(model={kind: 3}, sample={"count": 10})
-    chosen = labels_to_sample(config, tmp_path, dataset)
+    chosen = inputs_to_sample(config, tmp_path, dataset).labels
     for whole in (chosen[:4], chosen[4:8]):
         np.testing.assert_array_equal(np.sort(whole, axis=0), np.sort(labels, axis=0))
     assert len(chosen) == 10
-    np.testing.assert_array_equal(chosen, labels_to_sample(config, tmp_path, dataset))
+    np.testing.assert_array_equal(chosen, inputs_to_sample(config, tmp_path, dataset).labels)
 
 
 def test_an_interrupted_evaluation_resumes_with_the_same_result(workdir, monkeypatch, capsys):
@@ -134,7 +136,7 @@ def test_a_bound_is_measured_once_per_combination_of_the_settings_that_change_it
         measured.append((config.sample, dataset is others))
         return np.ones(2), np.ones((2, 3)), np.ones(2)
 
-    monkeypatch.setattr("ddpm_jax.commands.evaluate.bound_of", bound_of)
+    monkeypatch.setattr("ddpm_jax.commands.bound.bound_of", bound_of)
     others = DISCS._replace(images=255 - np.asarray(DISCS.images))
     asked = [(config_with(sample={"threshold": "dynamic"} | fields), DISCS) for fields in BOUNDS]
     asked.append((asked[0][0], others))
