@@ -69,7 +69,7 @@ def inputs_to_sample(config: Config, workdir: AnyPath, dataset: Dataset | None) 
     The labels are those by sample.label, or else those of the data, or of the originals. With other labels, or the same
     in other proportions, even a perfect model would be far from the data.
     """
-    originals = choose_originals(config, label_names(config, workdir), dataset) if config.condition_shape else None
+    originals = choose_originals(config, workdir, dataset) if config.condition_shape else None
     if not config.label_width or config.sample.label is not None:
         labels = choose_labels(config, label_names(config, workdir), np.arange(config.sample.count))
     elif originals:
@@ -89,7 +89,7 @@ def in_shuffled_order(config: Config, rows: Int[np.ndarray, "M"]) -> Int[np.ndar
     return np.resize(np.random.default_rng(config.sample.seed).permutation(rows), config.sample.count)
 
 
-def choose_originals(config: Config, names: tuple[str, ...], dataset: Dataset | None) -> Originals:
+def choose_originals(config: Config, workdir: AnyPath, dataset: Dataset | None) -> Originals:
     """Images of evaluate.condition_split, or those held out from training, or any if there are none."""
     split = config.evaluate.condition_split
     if split is None:
@@ -108,7 +108,7 @@ def choose_originals(config: Config, names: tuple[str, ...], dataset: Dataset | 
         dataset = open_dataset(dataclasses.replace(config, data=data))
     except UserError as error:
         raise UserError(f"evaluate.condition_split={split!r}: {error}") from error
-    if config.label_width and dataset.names != names:
+    if config.label_width and dataset.names != (names := label_names(config, workdir)):
         raise UserError(
             f"evaluate.condition_split={split!r} has the labels {abbreviated(dataset.names)}; expected those of the "
             f"run, {abbreviated(names)}."
