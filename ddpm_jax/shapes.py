@@ -56,5 +56,8 @@ ConditionPixels = (
 )
 """The same as stored in files; that of a model that inpaints has the mask as its last channel."""
 
+ConditionChannels = Float[AnyArray, "batch height width conditions"]
+"""Conditions as the network receives them: channels beside x_t; zeros mean no condition."""
+
 OneKey = Key[Array, ""]
 """A random key."""

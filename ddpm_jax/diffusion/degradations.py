@@ -13,7 +13,7 @@ with the weights
 Results are not clipped; `on_pixel_grid` of diffusion/pixels.py rounds them to what a file holds.
 """
 
-from functools import partial
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
@@ -67,12 +67,14 @@ def _resize(images: Images, height: int, width: int, filter: str) -> Resized:
 
     Sums weighted pixels one by one: the order of a matrix product's sums, and so its bits, depend on the batch size.
     """
+    resized = jnp.asarray(images)
     for axis, new in ((2, width), (1, height)):
         shape = [1, 1, 1, 1]
         shape[axis] = new
-        taps = zip(*_taps(images.shape[axis], new, filter), strict=True)
-        images = sum(w.reshape(shape) * jnp.take(images, x, axis=axis, mode="clip") for x, w in taps)
-    return images
+        taps = zip(*_taps(resized.shape[axis], new, filter), strict=True)
+        weighted = [w.reshape(shape) * jnp.take(resized, x, axis=axis, mode="clip") for x, w in taps]
+        resized = reduce(jnp.add, weighted)
+    return resized
 
 
 def _taps(old: int, new: int, filter: str) -> tuple[Int[np.ndarray, "taps new"], Float[np.ndarray, "taps new"]]:
@@ -112,7 +114,7 @@ def draw_masks(keys: ImageKeys, height: int, width: int) -> Float[Array, "batch 
 def _draw_mask(key: OneKey, height: int, width: int) -> Float[Array, "height width 1"]:
     with jax.threefry_partitionable(True):
         kind_key, box_key, strokes_key = jax.random.split(key, 3)
-        is_box = jax.random.bernoulli(kind_key)
+        is_box = jax.random.uniform(kind_key, (), jnp.float32) < 0.5
         mask = jnp.where(is_box, _draw_box(box_key, height, width), _draw_strokes(strokes_key, height, width))
     return mask[..., None].astype(jnp.float32)
 

@@ -25,10 +25,7 @@ Values = Float[np.ndarray, "batch height width channels"]
 
 def psnr(images: Pixels, originals: Pixels) -> Float[np.ndarray, "N"]:
     """Peak signal-to-noise ratio in dB, over all pixels and channels of an image; infinite for equal images."""
-    with np.errstate(divide="ignore"):
-        return _for_each(
-            lambda x, y, top: 10.0 * np.log10(top**2 / ((x - y) ** 2).mean(axis=(1, 2, 3))), images, originals
-        )
+    return _for_each(_psnr, images, originals)
 
 
 def ssim(images: Pixels, originals: Pixels) -> Float[np.ndarray, "N"]:
@@ -55,8 +52,13 @@ def _for_each(
     values = np.empty(len(images))
     for start in range(0, len(images), size):
         chunk = slice(start, start + size)
-        values[chunk] = metric(*(np.asarray(each[chunk], np.float64) for each in (images, originals)), top)
+        values[chunk] = metric(np.asarray(images[chunk], np.float64), np.asarray(originals[chunk], np.float64), top)
     return values
+
+
+def _psnr(x: Values, y: Values, top: float) -> Float[np.ndarray, "batch"]:
+    with np.errstate(divide="ignore"):
+        return 10.0 * np.log10(top**2 / ((x - y) ** 2).mean(axis=(1, 2, 3)))
 
 
 def _ssim(x: Values, y: Values, top: float) -> Float[np.ndarray, "batch"]:
