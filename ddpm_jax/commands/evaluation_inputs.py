@@ -18,6 +18,7 @@ from ddpm_jax.data.dataset import Dataset, hold_out
 from ddpm_jax.data.open import open_dataset
 from ddpm_jax.errors import UserError, abbreviated
 from ddpm_jax.evaluation.conditional import restoration_metrics
+from ddpm_jax.evaluation.restoration import means_of
 from ddpm_jax.generation.conditions import conditions_of
 from ddpm_jax.generation.labels import choose_labels, label_names
 from ddpm_jax.runtime.urls import AnyPath
@@ -25,8 +26,6 @@ from ddpm_jax.shapes import ConditionPixels, Labels, Pixels
 
 CHUNK = 256
 """Originals in memory at a time."""
-EXACT_DB = 100.0
-"""PSNR of an image without any error, which would be infinite, in a mean."""
 
 logger = logging.getLogger(__name__)
 
@@ -128,5 +127,4 @@ def mean_restoration(config: Config, samples: Pixels, inputs: Inputs) -> dict[st
         restoration_metrics(config, np.asarray(samples[place]), conditions[place], images)
         for place, images in originals.chunks()
     ]
-    values = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
-    return {name: float(np.minimum(each, EXACT_DB).mean()) for name, each in values.items()}
+    return means_of({name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]})

@@ -15,7 +15,7 @@ from ddpm_jax.config import checked
 from ddpm_jax.data.dataset import Dataset, hold_out
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.conditional import baseline, restoration_metrics
-from ddpm_jax.evaluation.restoration import ssim
+from ddpm_jax.evaluation.restoration import EXACT_DB, ssim
 from ddpm_jax.evaluation.results import Row, table
 from ddpm_jax.generation.conditions import conditions_of
 from tests.training.toy import DISCS, SMALL, config_with, learner_and_step
@@ -90,7 +90,7 @@ def test_metrics_are_means_over_all_samples_whatever_is_in_memory_at_a_time(tmp_
     found = mean_restoration(config, samples, inputs)
     values = restoration_metrics(config, samples, inputs.conditions, originals)
     assert found == pytest.approx({name: each.mean() for name, each in values.items()})
-    assert mean_restoration(config, originals, inputs)["psnr"] == evaluation_inputs.EXACT_DB
+    assert mean_restoration(config, originals, inputs)["psnr"] == EXACT_DB
     assert mean_restoration(config_with(), samples, Inputs()) == {}
 
 
