@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from ddpm_jax.commands.edit import COMPARED_IMAGES, sample_each
-from ddpm_jax.commands.evaluate import build_light_evaluation
+from ddpm_jax.commands.light_evaluation import build_light_evaluation
 from ddpm_jax.config import Config, checked, split_names
 from ddpm_jax.config.fields import fields_where
 from ddpm_jax.data.dataset import Dataset

@@ -199,7 +199,8 @@ def _check_condition(config: Config) -> None:
             f"degradation.noise={degradation.noise} exceeds diffusion.steps={config.diffusion.steps}; expected a step "
             "of the forward process."
         )
-    if config.sample.condition_noise > degradation.noise:
+    # In a cascade it is for later runs, which are checked by their own configuration.
+    if config.sample.condition_noise > degradation.noise and not config.sample.cascade:
         raise UserError(
             f"sample.condition_noise={config.sample.condition_noise} exceeds degradation.noise={degradation.noise}, "
             "the noisiest condition that the model is trained with."
@@ -260,6 +261,10 @@ def _check_evaluation(config: Config) -> None:
     evaluate = config.evaluate
     if evaluate.features == "pixels" and evaluate.weights:
         raise UserError(f"evaluate.weights={evaluate.weights} has no effect with evaluate.features='pixels'.")
+    if evaluate.condition_split is not None and config.model.condition == "none":
+        raise UserError(
+            f"evaluate.condition_split={evaluate.condition_split!r} has no effect with model.condition='none'."
+        )
     pixels = math.prod(config.image_shape)
     if evaluate.features == "pixels" and pixels > MOST_PIXELS:
         raise UserError(
