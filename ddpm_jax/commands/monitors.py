@@ -142,7 +142,8 @@ def build_preview(
     labels, originals, conditions = choose_labels(preview, names, indices), None, None
     if config.condition_shape:
         rows = held if len(held) else np.arange(len(dataset.images))
-        originals = dataset.images[rows[indices % len(rows)]]
+        # Evenly spaced, since sets are often sorted by class.
+        originals = dataset.images[rows[indices * len(rows) // len(indices)]]
         conditions = conditions_of(config, originals, config.seed)
 
     def report(step: int, state: TrainState) -> None:
