@@ -21,6 +21,7 @@ from ddpm_jax.config import Config
 from ddpm_jax.data.decode import decoding_of
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.conditional import restoration_metrics
+from ddpm_jax.evaluation.restoration import means_of
 from ddpm_jax.generation.conditions import conditions_of, is_painted, shown_conditions
 from ddpm_jax.generation.draw import load_params
 from ddpm_jax.generation.labels import labels_if_set
@@ -123,8 +124,8 @@ def _write_conditions(config: Config, conditions: ConditionPixels, out: Path) ->
 
 
 def _report(config: Config, metrics: dict[str, Float[np.ndarray, "N"]], path: Path) -> None:
-    """Logs the means in one line, and writes them and each image's values; infinite ones become null."""
-    means = {name: float(values.mean()) for name, values in metrics.items()}
+    """Logs the means in one line, and writes them and each image's values, null where infinite."""
+    means = means_of(metrics)
     logger.info(
         "PSNR %.2f dB, SSIM %.3f (%s: %.2f dB, %.3f)%s; means of %d images",
         *(means[name] for name in ("psnr", "ssim")),
@@ -134,7 +135,7 @@ def _report(config: Config, metrics: dict[str, Float[np.ndarray, "N"]], path: Pa
         len(metrics["psnr"]),
     )
     each = {name: [_finite(value) for value in values.tolist()] for name, values in metrics.items()}
-    table = {"images": len(metrics["psnr"]), **{name: _finite(mean) for name, mean in means.items()}, "each": each}
+    table = {"images": len(metrics["psnr"]), **means, "each": each}
     path.write_text(json.dumps(table, indent=2, allow_nan=False) + "\n")
 
 

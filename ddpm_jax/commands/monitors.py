@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from ddpm_jax.commands.edit import COMPARED_IMAGES, sample_each
-from ddpm_jax.commands.evaluate import build_light_evaluation
+from ddpm_jax.commands.light_evaluation import build_light_evaluation
 from ddpm_jax.config import Config, checked, split_names
 from ddpm_jax.config.fields import fields_where
 from ddpm_jax.data.dataset import Dataset
@@ -142,7 +142,8 @@ def build_preview(
     labels, originals, conditions = choose_labels(preview, names, indices), None, None
     if config.condition_shape:
         rows = held if len(held) else np.arange(len(dataset.images))
-        originals = dataset.images[rows[indices % len(rows)]]
+        # Evenly spaced, since sets are often sorted by class.
+        originals = dataset.images[rows[indices * len(rows) // len(indices)]]
         conditions = conditions_of(config, originals, config.seed)
 
     def report(step: int, state: TrainState) -> None:

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from ddpm_jax.builders import build_learner, build_loader
 from ddpm_jax.commands.cost import StepCost, matrix_rate, step_cost
-from ddpm_jax.commands.evaluate import light_config
+from ddpm_jax.commands.light_evaluation import light_config
 from ddpm_jax.commands.monitors import Monitors, build_monitors, comparison_configs
 from ddpm_jax.commands.reports import Reports, describe, open_writer, summarise
 from ddpm_jax.config import Config, to_tree

@@ -261,6 +261,10 @@ def _check_evaluation(config: Config) -> None:
     evaluate = config.evaluate
     if evaluate.features == "pixels" and evaluate.weights:
         raise UserError(f"evaluate.weights={evaluate.weights} has no effect with evaluate.features='pixels'.")
+    if evaluate.condition_split is not None and config.model.condition == "none":
+        raise UserError(
+            f"evaluate.condition_split={evaluate.condition_split!r} has no effect with model.condition='none'."
+        )
     pixels = math.prod(config.image_shape)
     if evaluate.features == "pixels" and pixels > MOST_PIXELS:
         raise UserError(

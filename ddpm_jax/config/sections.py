@@ -446,6 +446,11 @@ class Evaluate:
     reference: str | None = field(
         None, "Statistics to compare with, an .npz with mu and sigma; None for those of the images of data.split."
     )
+    condition_split: str | None = field(
+        None,
+        'Split of the data whose images the conditions of an image-to-image model are made of, such as "test"; None '
+        "for the held-out images.",
+    )
     neighbours: Annotated[int, at_least(10)] = field(
         10_000, "Largest number of images of each set for KID, precision, recall, density and coverage."
     )

@@ -1,9 +1,10 @@
 """Conditions of image-to-image models: how they are made from clean images, noised, and shown to the network.
 
-    clean image, key -> degrade -> condition of 8 or 16 bits (a file's pixels) -> network_input -> channels beside x_t
+    clean image, key -> degrade -> condition, on the grid of its pixels -> network_input -> channels beside x_t
 
-Training, validation, previews, sampling and evaluation all take this way, so that a condition from a file is the same as
-one that is made of its original. `degradations.py` has the operations; `network/bind.py` gives the result to the network.
+Training, validation, previews, sampling and evaluation all take this way, so that a condition from a file is the same
+as one that is made of its original. `degradations.py` has the operations; `network/bind.py` gives the result to the
+network.
 
 The null condition, for classifier-free guidance, is zero in every channel. No condition is: pixels are odd multiples of
 1/255 (1/65535), between black at -1 and white at 1, and the mask is -1 or 1.

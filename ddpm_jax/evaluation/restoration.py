@@ -7,7 +7,7 @@ L = 255, or 65535 for images of 16 bits; C1 = (K1 L)^2, C2 = (K2 L)^2; mu, var a
 covariance of pixels under a Gaussian window.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from jaxtyping import Float
@@ -19,6 +19,8 @@ SIGMA, WINDOW = 1.5, 11
 """Standard deviation and side of SSIM's window, in pixels."""
 CHUNK = 2**20
 """Pixels of a set that are in memory at once, times channels, unless one image has more."""
+EXACT_DB = 100.0
+"""PSNR of an image without any error, which is infinite, in a mean."""
 
 Values = Float[np.ndarray, "batch height width channels"]
 
@@ -34,6 +36,11 @@ def ssim(images: Pixels, originals: Pixels) -> Float[np.ndarray, "N"]:
     The window is 11x11, or of the largest odd side that fits into a smaller image.
     """
     return _for_each(_ssim, images, originals)
+
+
+def means_of(metrics: Mapping[str, Float[np.ndarray, "N"]]) -> dict[str, float]:
+    """The mean over all images of each metric; none exceeds EXACT_DB, as one infinite PSNR would hide all others."""
+    return {name: float(np.minimum(values, EXACT_DB).mean()) for name, values in metrics.items()}
 
 
 def _for_each(

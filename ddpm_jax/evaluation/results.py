@@ -21,7 +21,10 @@ from ddpm_jax.runtime.urls import AnyPath, local_folder, remove_tree
 
 Result = dict[str, Any]
 """Metrics by name, and "protocol", which holds everything that they depend on."""
-COLUMNS = ("kid_mean", "inception_score_mean", "precision", "recall", "density", "coverage", "bits_per_dim")
+COLUMNS = (
+    *("kid_mean", "inception_score_mean", "precision", "recall", "density", "coverage"),
+    *("psnr", "ssim", "baseline_psnr", "baseline_ssim", "consistency", "bits_per_dim"),
+)
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +147,9 @@ def _title(protocol: dict[str, Any]) -> str:
     real, drawn = protocol["real"], protocol["drawn"]
     origin = Path(str(real["from"])).name
     images = f"{real['images']:,} of" if real["images"] else "images of"
-    return f"{protocol['distance']} of {drawn['images']:,} images against {images} {origin} [{real['identity'][:8]}]"
+    title = f"{protocol['distance']} of {drawn['images']:,} images against {images} {origin} [{real['identity'][:8]}]"
+    given = protocol.get("condition")
+    return f"{title}, conditions: {given['originals']} [{given['originals_crc32']:08x}]" if given else title
 
 
 def _label(row: Row, varied: str) -> str:
@@ -166,14 +171,15 @@ def _without(protocol: dict[str, Any], varied: str) -> dict[str, Any]:
 
 def table(rows: list[Row]) -> str:
     """One line per result: the step, the name with the checksum of its protocol, and the metrics."""
-    lines = [["step", "result", "reference", "distance", "value", *COLUMNS]]
+    lines = [["step", "result", "reference", "conditions", "distance", "value", *COLUMNS]]
     for step, name, result in rows:
         protocol = result["protocol"]
         real, distance = protocol.get("real", {}), protocol.get("distance", "-")
         reference = Path(str(real["from"])).name if real else f"{protocol['images']} held out"
         metrics = ["-" if result.get(key) is None else f"{result[key]:.4g}" for key in ("fid", *COLUMNS)]
-        lines.append([str(step), name, reference, distance, *metrics])
-    # Metrics that no result has are left out.
+        conditions = protocol.get("condition", {}).get("originals", "-")
+        lines.append([str(step), name, reference, conditions, distance, *metrics])
+    # Columns that no result has are left out.
     columns = [column for column in zip(*lines, strict=True) if set(column[1:]) != {"-"}]
     widths = [max(map(len, column)) for column in columns]
     padded = ([cell.ljust(width) for cell in column] for column, width in zip(columns, widths, strict=True))

@@ -7,15 +7,13 @@ import numpy as np
 import pytest
 
 from ddpm_jax.commands import cli
-from ddpm_jax.commands.evaluate import evaluate_bound, labels_to_sample, open_setup
+from ddpm_jax.commands.evaluation_setup import open_setup
 from ddpm_jax.config.sections import Data
-from ddpm_jax.data.dataset import Dataset
 from ddpm_jax.data.sources.digits import load_digits
 from ddpm_jax.evaluation.features import open_extractor
 from ddpm_jax.evaluation.statistics import compare, measure
 from ddpm_jax.generation.pixel_file import PixelFile
 from tests.end_to_end.commands import RECIPE, scalars
-from tests.training.toy import DISCS, config_with
 
 pytestmark = pytest.mark.xdist_group("evaluate")  # They share a run.
 PIXELS = ("--config.evaluate.features=pixels", "--config.evaluate.count=40")
@@ -73,18 +71,6 @@ def test_each_sampler_is_measured_once_on_the_images_that_mode_sample_generates(
     assert "ddim-2steps-trailing-seed0-n40 of step 4 was measured before" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", ["classes", "attributes"])
-def test_conditional_models_are_sampled_with_the_labels_of_the_data(kind, tmp_path):
-    labels = np.array([0, 2, 2, 2]) if kind == "classes" else np.eye(3, dtype=np.uint8)[[0, 2, 2, 2]]
-    dataset = Dataset(np.zeros((4, 8, 8, 1), np.uint8), labels, ("a", "b", "c"))
-    config = config_with(model={kind: 3}, sample={"count": 10})
-    chosen = labels_to_sample(config, tmp_path, dataset)
-    for whole in (chosen[:4], chosen[4:8]):
-        np.testing.assert_array_equal(np.sort(whole, axis=0), np.sort(labels, axis=0))
-    assert len(chosen) == 10
-    np.testing.assert_array_equal(chosen, labels_to_sample(config, tmp_path, dataset))
-
-
 def test_an_interrupted_evaluation_resumes_with_the_same_result(workdir, monkeypatch, capsys):
     flags = ("--config.sample.sampler=ddim", "--config.sample.steps=3", "--config.sample.batch_size=8")
     assert evaluate(workdir, *flags) == 0
@@ -121,27 +107,6 @@ def test_all_checkpoints_are_measured_and_the_terms_of_the_bound_add_up(workdir)
     assert len(bound["L_by_t"]) == 8 and bound["L_by_t"][0] == bound["L_0"]
     total = bound["L_0"] + bound["L_1_to_T-1"] + bound["L_T"]
     assert bound["bits_per_dim"] == pytest.approx(total, rel=1e-6) and len(list(folder.glob("2-bound-*.png"))) == 1
-
-
-BOUNDS = [{}, {"percentile": 0.9}, {"percentile_max": 2.0}, {"threshold": "clip"}]
-BOUNDS += [{"seed": 1}, {"ema": False}, {"variance": "fixed_small"}]
-
-
-def test_a_bound_is_measured_once_per_combination_of_the_settings_that_change_it(tmp_path, monkeypatch):
-    measured = []
-
-    def bound_of(config, params, dataset, rows):
-        measured.append((config.sample, dataset is others))
-        return np.ones(2), np.ones((2, 3)), np.ones(2)
-
-    monkeypatch.setattr("ddpm_jax.commands.evaluate.bound_of", bound_of)
-    others = DISCS._replace(images=255 - np.asarray(DISCS.images))
-    asked = [(config_with(sample={"threshold": "dynamic"} | fields), DISCS) for fields in BOUNDS]
-    asked.append((asked[0][0], others))
-    for _ in range(2):  # The second time all are found.
-        for config, dataset in asked:
-            evaluate_bound(config, tmp_path, 7, {"a": np.ones(3)}, dataset, np.arange(2))
-    assert measured == [(config.sample, dataset is others) for config, dataset in asked]
 
 
 def test_the_newest_checkpoint_is_chosen_when_it_is_read(workdir, tmp_path, monkeypatch):
@@ -185,6 +150,10 @@ def test_a_damaged_checkpoint_is_skipped_with_a_warning(workdir, tmp_path, capsy
         (
             ["--config.evaluate.reference=OTHER"],
             "holds statistics of pixels with 9 dimensions; expected pixels with 64",
+        ),
+        (
+            ["--config.evaluate.condition_split=test"],
+            "evaluate.condition_split='test' has no effect with model.condition='none'",
         ),
         (["--config.sample.checkpoint=3"], "keeps no checkpoint of step 3"),
     ],

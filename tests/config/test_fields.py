@@ -71,6 +71,9 @@ OTHER = {
     "guidance": (2.0, {}),
     "guidance_interval": ((3, 7), {"guidance": 2.0}),
     "guidance_rescale": (0.5, {"guidance": 2.0}),
+    "condition_noise": (3, {"task": "condition"}),
+    "cascade": ("runs/b", {}),
+    "originals": ("a.png", {"task": "condition"}),
     "ema": (False, {}),
     "strip": (3, {}),
     "gif": (3, {}),
@@ -88,8 +91,10 @@ OTHER = {
 @pytest.mark.parametrize("name", [name for name, meaning in meanings(Sample).items() if meaning.pixels])
 def test_fields_that_change_pixels_change_the_name_of_the_samples_folder(name):
     value, required = OTHER[name]
-    model = dataclasses.replace(Config().model, classes=3)
-    plain = dataclasses.replace(Config(), model=model, sample=Sample(**required))
+    condition = "low_resolution" if required.get("task") == "condition" else "none"
+    model = dataclasses.replace(Config().model, classes=3, condition=condition)
+    degradation = dataclasses.replace(Config().degradation, noise=0 if condition == "none" else 10)
+    plain = dataclasses.replace(Config(), model=model, degradation=degradation, sample=Sample(**required))
     changed = checked(dataclasses.replace(plain, sample=dataclasses.replace(plain.sample, **{name: value})))
     assert build_pairs(changed) is not None
     assert sample_name(changed, 7, 9) != sample_name(plain, 7, 9)

@@ -23,8 +23,9 @@ PUBLISHED = {"cifar10": 35746307, "celeba64": 78700803, "celeba64_small": 787008
 
 
 def test_the_recipes_are_these():
-    expected = "celeba32 celeba64 celeba64_small celebahq128 celebahq256 cifar10 digits fashion_mnist folder mnist"
-    assert " ".join(path.stem for path in RECIPES) == f"{expected} small_folder"
+    faces = "celeba32 celeba64 celeba64_small celebahq128 celebahq256 celebahq_sr"
+    others = "cifar10 cifar10_colour digits digits_sr fashion_mnist folder mnist small_folder"
+    assert " ".join(path.stem for path in RECIPES) == f"{faces} {others}"
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

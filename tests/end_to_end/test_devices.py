@@ -32,6 +32,7 @@ BATCHES = (1, 7)
 COUNT = 16
 SHAPE = (8, 4, 1)
 SIZE = f"--config.data.image_size={SHAPE[:2]}"
+CONDITION = ("--config.model.condition=mask", "--config.train.condition_dropout=0.2")
 LENGTH = ("--config.train.steps=6", "--config.model.channels=64", "--config.data.source=synthetic", SIZE)
 
 
@@ -49,27 +50,40 @@ def run_job(*argv: str, processes: int = 1, devices: int = 1) -> None:
 def test_devices_and_processes_do_not_change_the_result(tmp_path):
     kinds = {"one": (1, 1, "replicated"), "four devices": (1, 4, "replicated"), "two processes": (2, 2, "fsdp")}
     losses, images, states = {}, {}, {}
+    digits = write_digits(tmp_path / "digits", 3)
+    sampling = ("--config.sample.task=condition", f"--config.sample.originals={digits}", "--config.sample.count=8")
     for name, (processes, devices, sharding) in kinds.items():
         workdir = tmp_path / name
         job = {"processes": processes, "devices": devices}
-        run_job(RECIPE, f"--workdir={workdir}", *LENGTH, f"--config.train.sharding={sharding}", **job)
+        run_job(RECIPE, f"--workdir={workdir}", *LENGTH, *CONDITION, f"--config.train.sharding={sharding}", **job)
         losses[name] = scalars(workdir, "train/loss") | scalars(workdir, "validation/loss_ema")
         states[name] = final_state(workdir)
         assert losses[name] == pytest.approx(losses["one"], rel=1e-4)
         assert_nearly_same(states[name], states["one"])
         assert len(list(workdir.glob("events.*"))) == 1
         if name != "four devices":  # The next test samples on four devices.
-            run_job("--mode=sample", f"--workdir={workdir}", "--config.sample.count=8", **job)
+            run_job("--mode=sample", f"--workdir={workdir}", *sampling, **job)
             (folder,) = (workdir / "samples").iterdir()
             images[name] = np.load(folder / "samples.npz")["arr_0"].astype(int)
             assert np.abs(images[name] - images["one"]).max() <= 1
 
     # The checkpoint of two processes resumes on another number of devices with the result of one device.
-    longer, eight = (*LENGTH, "--config.train.steps=8"), shutil.copytree(tmp_path / "two processes", tmp_path / "eight")
+    longer, eight = (
+        (*LENGTH, *CONDITION, "--config.train.steps=8"),
+        shutil.copytree(tmp_path / "two processes", tmp_path / "eight"),
+    )
     run_job(RECIPE, f"--workdir={tmp_path / 'one'}", *longer)
     run_job(RECIPE, f"--workdir={eight}", *longer, "--config.train.sharding=fsdp", devices=8)
     assert scalars(eight, "train/loss") == pytest.approx(scalars(tmp_path / "one", "train/loss"), rel=1e-4)
     assert_nearly_same(final_state(eight), final_state(tmp_path / "one"))
+
+
+def write_digits(folder: Path, count: int) -> Path:
+    """Writes some digits as PNG files into a new folder, which it returns."""
+    folder.mkdir()
+    for i, image in enumerate(load_digits(Data()).decoded[:count]):
+        Image.fromarray(image[..., 0]).save(folder / f"{i}.png")
+    return folder
 
 
 def assert_nearly_same(a, b) -> None:
@@ -94,7 +108,7 @@ def sample_everything(workdir: str, target: str) -> None:
     *_, inpainted = run.inpaint(np.full((1, *SHAPE), 90, np.uint8), mask, count=6, steps=4, resamples=1)
     sampled |= {"steps": last.x_t.astype(int), "inpaint": inpainted.x_t.astype(int)}
     flags = ["--mode=sample", f"--workdir={workdir}", "--config.sample.task=vary", "--config.sample.count=6"]
-    assert cli.main(["main.py", *flags, f"--config.sample.images={Path(workdir).parent}"]) == 0
+    assert cli.main(["main.py", *flags, f"--config.sample.images={Path(workdir).parent / 'digits'}"]) == 0
     (folder,) = (Path(workdir) / "samples").iterdir()
     sampled["vary"] = np.load(folder / "samples.npz")["arr_0"].astype(int)
     np.savez(target, **sampled)
@@ -104,8 +118,7 @@ def sample_everything(workdir: str, target: str) -> None:
 def test_images_do_not_depend_on_batch_size_and_devices_for_any_sampler(tmp_path):
     code, printed = finish(start(RECIPE, f"--workdir={tmp_path}/run", *LENGTH))
     assert code == 0, printed
-    for i, image in enumerate(load_digits(Data()).decoded[:3]):
-        Image.fromarray(image[..., 0]).save(tmp_path / f"{i}.png")
+    write_digits(tmp_path / "digits", 3)
     sampled = {}
     for devices in (1, 4):
         target = tmp_path / f"{devices}.npz"

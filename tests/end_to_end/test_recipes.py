@@ -18,7 +18,16 @@ from ddpm_jax.reporting.writer import tag
 from ddpm_jax.training.step import empty_metrics, train_step
 from tests.end_to_end.commands import ROOT, assert_same_bits, final_state, scalars
 
-LIKE_ANOTHER = {"celeba32": "cifar10", "celebahq128": "celebahq256", "folder": "celeba64", "mnist": "fashion_mnist"}
+LIKE_ANOTHER = {
+    "celeba32": "cifar10",
+    "celeba64_small": "celeba64",
+    "celebahq128": "celebahq256",
+    "celebahq_sr": "celebahq256",
+    "cifar10_colour": "cifar10",
+    "digits_sr": "digits",
+    "folder": "celeba64",
+    "mnist": "fashion_mnist",
+}
 """Recipes that run the same code as another with other numbers."""
 RECIPES = [path for path in sorted((ROOT / "configs").glob("*.py")) if path.stem not in LIKE_ANOTHER]
 IN_FULL = "digits"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ddpm_jax.evaluation import restoration
-from ddpm_jax.evaluation.restoration import psnr, ssim
+from ddpm_jax.evaluation.restoration import means_of, psnr, ssim
 
 SHAPES = [(16, 13, 3), (11, 12, 1), (8, 20, 2), (3, 4, 3), (2, 6, 1)]
 
@@ -94,3 +94,7 @@ def test_both_equal_scikit_image(draw):
         for x, y in zip(images, originals, strict=True)
     ]
     np.testing.assert_allclose(np.stack([psnr(images, originals), ssim(images, originals)], axis=-1), theirs, rtol=1e-9)
+
+
+def test_a_mean_counts_exact_images_as_100_db():
+    assert means_of({"psnr": np.array([20.0, np.inf]), "ssim": np.array([0.5, 1.0])}) == {"psnr": 60.0, "ssim": 0.75}

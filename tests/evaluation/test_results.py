@@ -36,6 +36,18 @@ def test_charts_separate_incomparable_metrics_and_drop_none():
     assert comparable_curves(rows, "training_step") == {}
 
 
+def test_charts_separate_results_for_other_conditions_and_the_table_names_them():
+    rows = []
+    for split, steps in product(("held out", "test"), (2, 4)):
+        result = result_of(1.0, steps=steps, k=10)
+        result["protocol"]["condition"] = {"originals": split, "originals_crc32": 17}
+        rows.append(Row(1, f"ddim-{steps}steps-seed0-n5-0", result))
+    titles = [title.rpartition(", ")[2] for title in comparable_curves(rows, "steps")]
+    assert titles == ["conditions: held out [00000011]", "conditions: test [00000011]"]
+    lines = table(rows).splitlines()
+    assert "conditions" in lines[0] and " test " in lines[-1] and " test " not in lines[1]
+
+
 def test_a_result_is_read_as_added_and_another_protocol_stands_beside_it(tmp_path):
     results = [result_of(float(seed), steps=2, k=10, seed=seed) for seed in (1, 2)]
     for result in results:
