@@ -161,7 +161,7 @@ def test_results_of_other_images_are_not_overwritten(workdir, files, tmp_path):
         ({"task": "vary", "images": "FILES", "count": 2}, "sample.count=2 leaves out some of the 3 images"),
         ({"task": "vary", "images": "FILES", "timesteps": "(8,7)", "strength": 0.5}, "or list lower sample.timesteps"),
         ({"task": "vary", "images": "FILES", "steps": 2, "strength": 0.1}, "raise sample.strength, or sample.steps"),
-        ({"images": "FILES"}, "has no effect with sample.task='generate'; set the task to 'reconstruct' or"),
+        ({"images": "FILES"}, "has no effect with sample.task='generate'; set the task to 'condition' or 'reconstruct'"),
         ({"strength": 0.3}, "has no effect with sample.task='generate'; set the task to 'vary'"),
         ({"task": "reconstruct", "sampler": "ddim", "threshold": "dynamic"}, "cannot be inverted"),
         ({"count": 10**13}, "out of range; expected 1 to 10000000"),

@@ -16,7 +16,7 @@ from ddpm_jax.data.sources.files import find_images, summary
 from ddpm_jax.data.sources.folder import open_folder
 from ddpm_jax.data.sources.tree import open_tree
 from ddpm_jax.errors import UserError
-from ddpm_jax.generation.output import FILES
+from ddpm_jax.generation.output import FILES, FOLDERS, PICTURES
 from ddpm_jax.workdir import write_config
 from tests.data.pictures import config, data, encoded, noise, write, zipped
 
@@ -38,10 +38,12 @@ def with_out(folder: Path) -> Config:
 
 
 def write_samples(folder: Path) -> None:
-    for name in FILES - {"images", "samples.npz"}:
+    for name in PICTURES:
         write(folder / name, encoded(PIXELS))
-    write(folder / "images" / "000000.png", encoded(PIXELS))
-    write(folder / "samples.npz", b"")
+    for name in FOLDERS:
+        write(folder / name / "000000.png", encoded(PIXELS))
+    for name in FILES - PICTURES - FOLDERS:
+        write(folder / name, b"")
 
 
 @EITHER
@@ -82,7 +84,7 @@ def test_what_this_program_wrote_is_passed_over_and_named(photos, pack, package_
     package_log.clear()
     after = open_folder(data(path=str(pack(photos))))
     assert list(after.names) == list(before.names) and after.annotations.class_names == ("cats", "dogs")
-    assert "left out 6 in runs/x (a run), 5 in kept/samples of x (samples), 1 in cache/ab-v2 (cached images)" in (
+    assert "left out 9 in runs/x (a run), 8 in kept/samples of x (samples), 1 in cache/ab-v2 (cached images)" in (
         package_log.text
     )
 
@@ -99,7 +101,7 @@ def test_a_workdir_may_be_the_folder_of_the_images_itself(photos):
     assert list(after.names) == list(before.names)
     # Each file is counted once.
     counts = {reason: len(names) for reason, names in after.left_out.items()}
-    assert counts == {"in samples (a run)": 10, "in evaluation (a run)": 1}
+    assert counts == {"in samples (a run)": 16, "in evaluation (a run)": 1}
 
 
 @EITHER
@@ -133,7 +135,7 @@ def test_samples_that_were_chosen_as_data_are_read_without_their_pictures(tmp_pa
     write_samples(tmp_path / "samples" / "a")
     chosen = open_folder(data(path=str(pack(tmp_path / "samples" / "a"))))
     assert list(chosen.names) == ["images/000000.png"]
-    assert len(open_folder(data(path=str(pack(tmp_path / "samples")))).names) == 5
+    assert len(open_folder(data(path=str(pack(tmp_path / "samples")))).names) == 8
 
 
 @EITHER
@@ -165,7 +167,7 @@ def test_names_from_disk_neither_end_a_line_of_the_log_nor_command_the_terminal(
     write_samples(photos / "a\nb")
     open_folder(data(path=str(photos)))
     (line,) = [line for line in package_log.text.splitlines() if "left out" in line]
-    assert "1 .\\udcff\\udcfe\\nerror fake \\x1b[31mline" in line and "5 in a\\nb (samples)" in line
+    assert "1 .\\udcff\\udcfe\\nerror fake \\x1b[31mline" in line and "8 in a\\nb (samples)" in line
 
 
 def test_thousands_of_sample_folders_take_no_longer_than_their_files(tmp_path):
