@@ -50,5 +50,8 @@ Augmentations = Float[AnyArray, "batch parameters"]
 Conditions = Float[AnyArray, "batch condition_height condition_width condition_channels"]
 """Images that a model is conditioned on, in [-1, 1], of the size and channels of Config.condition_shape."""
 
+ConditionChannels = Float[AnyArray, "batch height width conditions"]
+"""Conditions as the network receives them: channels beside x_t; zeros mean no condition."""
+
 OneKey = Key[Array, ""]
 """A random key."""

@@ -14,9 +14,11 @@ import pytest
 
 from ddpm_jax import load_run
 from ddpm_jax.commands import cli
+from ddpm_jax.diffusion.degradations import draw_masks, enlarge, shrink
 from ddpm_jax.diffusion.guidance import Guidance
 from ddpm_jax.diffusion.likelihood import bits_per_dim
 from ddpm_jax.diffusion.objective import Objective, losses
+from ddpm_jax.diffusion.pixels import on_pixel_grid
 from ddpm_jax.diffusion.randomness import Purpose, purpose_key
 from ddpm_jax.diffusion.schedule import cosine_betas, schedule_of_betas
 from ddpm_jax.network.bind import bind
@@ -70,6 +72,8 @@ def pure_results(params) -> dict:
         "bound": bits_per_dim(denoiser, SCHEDULE, x0, keys),
         "loss": losses(objective, SCHEDULE, output, x0, x_t, t, x_T),
         "inverted": invert(denoiser, SCHEDULE, x0, PAIRS).images,
+        "condition": on_pixel_grid(enlarge(shrink(x0, 2, "lanczos"), 4, 4), 8),
+        "masks": draw_masks(keys, 6, 5),
         "between": slerp(x_T[:1], x_T[1:], jnp.array([0.3], jnp.float32)),
         "inpainted": inpaint(denoiser, SCHEDULE, x_T, keys, PAIRS, x0, mask, jump=2, resamples=2).images,
         **{name: SAMPLERS[name](denoiser, SCHEDULE, x_T, keys, PAIRS).images for name in chosen},

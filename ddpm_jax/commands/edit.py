@@ -32,6 +32,7 @@ from ddpm_jax.data.decode import SUFFIXES, UNREADABLE, CropError, Decoding, deco
 from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.pixels import from_pixels, to_pixels
 from ddpm_jax.errors import UserError
+from ddpm_jax.evaluation.restoration import psnr
 from ddpm_jax.generation.draw import (
     Work,
     batches_of,
@@ -69,9 +70,7 @@ def reconstruct(config: Config, workdir: AnyPath) -> AnyPath:
     x_T = run_edit(config, workdir, params, inversion(config), from_pixels(originals))
     work = deterministic(config, build_pairs(config))
     images = to_pixels(run_edit(config, workdir, params, work, x_T), config.data.depth)
-    errors = np.mean((images.astype(float) - originals) ** 2, axis=(1, 2, 3))
-    decibels = 10 * np.log10(float(np.iinfo(images.dtype).max) ** 2 / np.maximum(errors, 1e-12))
-    logger.info("PSNR %.2f dB, mean over %d images", decibels.mean(), len(images))
+    logger.info("PSNR %.2f dB, mean over %d images", psnr(images, originals).mean(), len(images))
     return write(config, workdir, step, images, stacked_grid(originals, images), inputs=originals.tobytes())
 
 

@@ -23,7 +23,7 @@ from ddpm_jax.diffusion.pixels import on_pixel_grid
 from ddpm_jax.diffusion.process import q_sample
 from ddpm_jax.diffusion.randomness import draw_normal
 from ddpm_jax.diffusion.schedule import Schedule
-from ddpm_jax.shapes import Conditions, ImageKeys, Images, Steps
+from ddpm_jax.shapes import ConditionChannels, Conditions, ImageKeys, Images, Steps
 
 MASK, NOISE, STEP, DROP = range(4)
 """Uses of an image's key for its condition."""
@@ -35,7 +35,7 @@ class Condition:
 
     degrade: Callable[[Images, ImageKeys], Conditions]
     """Conditions of clean images, in [-1, 1] and on the grid of their pixels."""
-    network_input: Callable[[Conditions], Images]
+    network_input: Callable[[Conditions], ConditionChannels]
     """Channels beside x_t, from conditions."""
     noise: int = 0
     """Last step of the forward process to which conditions are noised while training."""
@@ -44,7 +44,7 @@ class Condition:
 class ConditionInput(NamedTuple):
     """A batch of conditions, as the network receives them."""
 
-    image: Images
+    image: ConditionChannels
     """Channels beside x_t."""
     step: Steps | None
     """Step of the forward process to which each condition was noised; None for a model without noise augmentation."""
@@ -74,7 +74,7 @@ def masked() -> Condition:
         masks = draw_masks(use(keys, MASK), *images.shape[1:3])
         return jnp.concatenate([images, 2.0 * masks - 1.0], axis=-1)
 
-    def network_input(conditions: Conditions) -> Images:
+    def network_input(conditions: Conditions) -> ConditionChannels:
         images, masks = conditions[..., :-1], conditions[..., -1:]
         return jnp.concatenate([jnp.where(masks > 0.0, 0.0, images), masks], axis=-1)
 
@@ -103,7 +103,7 @@ def training_input(condition: Condition, schedule: Schedule, images: Images, key
 
     def draw_step(key: Array) -> Array:
         with jax.threefry_partitionable(True):
-            return jax.random.randint(key, (), 0, condition.noise + 1)
+            return jax.random.randint(key, (), 0, condition.noise + 1, jnp.int32)
 
     steps = jax.vmap(draw_step)(use(keys, STEP))
     return input_of(condition, schedule, condition.degrade(images, keys), keys, steps)
@@ -114,7 +114,7 @@ def draw_dropped(keys: ImageKeys, probability: float) -> Bool[Array, "batch"]:
 
     def draw(key: Array) -> Array:
         with jax.threefry_partitionable(True):
-            return jax.random.bernoulli(key, probability)
+            return jax.random.uniform(key, (), jnp.float32) < probability
 
     return jax.vmap(draw)(use(keys, DROP))
 

@@ -4,15 +4,16 @@
     colourisation      grey                        Saharia et al. 2022 ("Palette")
     inpainting         draw_masks                  the same, section 4; strokes: Yu et al. 2019 ("Gated Convolution")
 
-Images are float32 in [-1, 1], [batch, height, width, channels]. Resizing is Pillow's, so that conditions made here look like
-files that were resized before: each pixel of the result is the mean of the pixels near its centre c, with weights
+Images are float32 in [-1, 1], [batch, height, width, channels]. Resizing is Pillow's, so that conditions made here look
+like files that were resized before. Along each side, a new pixel with its centre at c is the mean of the old pixels x
+with the weights
 
-    k((x + 1/2 - c) / s),   s = max(old side / new side, 1),   divided by their sum over the pixels x of the image
+    k((x + 1/2 - c) / s),   s = max(old side / new side, 1),   divided by their sum
 
-and is not clipped. diffusion/pixels.py rounds it to what a file holds (`on_pixel_grid`).
+Results are not clipped; `on_pixel_grid` of diffusion/pixels.py rounds them to what a file holds.
 """
 
-from functools import partial
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
@@ -34,13 +35,16 @@ BOX_SIDES = (0.3, 0.8)
 """Shortest and longest side of a box, as a fraction of the image's."""
 STROKES, SEGMENTS = 4, 5
 """The most strokes of a mask, and the segments of each."""
-THICKNESS = (0.06, 0.18)
+THICKNESS = (0.08, 0.2)
 """Thinnest and thickest stroke, as a fraction of the image's shorter side."""
 REACH = 0.3
 """The longest way of a segment along the height and the width, as a fraction of them."""
 
+Resized = Float[Array, "batch _ _ channels"]
+"""Images of other sides than those they were made of."""
 
-def shrink(images: Images, factor: int, filter: str) -> Images:
+
+def shrink(images: Images, factor: int, filter: str) -> Resized:
     """Images of sides h / factor and w / factor, smoothed by one of KERNELS before pixels are left out.
 
     Raises ValueError if a side is no multiple of the factor.
@@ -53,27 +57,38 @@ def shrink(images: Images, factor: int, filter: str) -> Images:
     return _resize(images, height // factor, width // factor, filter)
 
 
-def enlarge(images: Images, height: int, width: int) -> Images:
+def enlarge(images: Images, height: int, width: int) -> Resized:
     """Images of the given sides, at least as long as before, by Pillow's bicubic interpolation (a = -1/2)."""
     return _resize(images, height, width, "bicubic")
 
 
-def _resize(images: Images, height: int, width: int, filter: str) -> Images:
-    rows, columns = (_weights(old, new, filter) for old, new in zip(images.shape[1:3], (height, width), strict=True))
-    # Accelerators multiply matrices in a lower precision by default.
-    wide = jnp.einsum("xw,bhwc->bhxc", columns, images, precision="highest")
-    return jnp.einsum("yh,bhxc->byxc", rows, wide, precision="highest")
+def _resize(images: Images, height: int, width: int, filter: str) -> Resized:
+    """Images of the given sides, the width first, as in Pillow.
+
+    Sums weighted pixels one by one: the order of a matrix product's sums, and so its bits, depend on the batch size.
+    """
+    resized = jnp.asarray(images)
+    for axis, new in ((2, width), (1, height)):
+        shape = [1, 1, 1, 1]
+        shape[axis] = new
+        taps = zip(*_taps(resized.shape[axis], new, filter), strict=True)
+        weighted = [w.reshape(shape) * jnp.take(resized, x, axis=axis, mode="clip") for x, w in taps]
+        resized = reduce(jnp.add, weighted)
+    return resized
 
 
-def _weights(old: int, new: int, filter: str) -> Float[np.ndarray, "new old"]:
-    """The weight of each pixel of a line in each pixel of the resized line."""
+def _taps(old: int, new: int, filter: str) -> tuple[Int[np.ndarray, "taps new"], Float[np.ndarray, "taps new"]]:
+    """Places and weights of the pixels of a line that make up each pixel of the resized line."""
     scale = old / new
     centres = (np.arange(new) + 0.5) * scale
-    weights = KERNELS[filter]((np.arange(old) + 0.5 - centres[:, None]) / max(scale, 1.0))
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    weights = KERNELS[filter]((np.arange(old)[:, None] + 0.5 - centres) / max(scale, 1.0))
+    weights /= weights.sum(axis=0)
+    most = (weights != 0.0).sum(axis=0).max()
+    places = np.argsort(weights == 0.0, axis=0, kind="stable")[:most]  # Those with a weight come first.
+    return places, np.take_along_axis(weights, places, axis=0).astype(np.float32)
 
 
-def _bicubic(x: Float[np.ndarray, "new old"]) -> Float[np.ndarray, "new old"]:
+def _bicubic(x: Float[np.ndarray, "old new"]) -> Float[np.ndarray, "old new"]:
     """Keys 1981 with a = -1/2, of distances x >= 0."""
     near, far = (1.5 * x - 2.5) * x * x + 1.0, ((2.5 - 0.5 * x) * x - 4.0) * x + 2.0
     return np.where(x < 1.0, near, np.where(x < 2.0, far, 0.0))
@@ -90,8 +105,8 @@ def grey(images: Images) -> Float[Array, "batch height width 1"]:
 def draw_masks(keys: ImageKeys, height: int, width: int) -> Float[Array, "batch height width 1"]:
     """1 where an image is to be painted and 0 where it is known: a box or, as often, free-form strokes.
 
-    Each mask has painted and known pixels if both sides have 4 pixels or more. Strokes paint at most half of an image. All
-    arithmetic is exact, so that every platform draws the same masks.
+    Each mask has painted and known pixels if both sides have 4 pixels or more. Strokes paint at most half of an image.
+    All arithmetic is exact, so that every platform draws the same masks.
     """
     return jax.vmap(partial(_draw_mask, height=height, width=width))(keys)
 
@@ -99,7 +114,7 @@ def draw_masks(keys: ImageKeys, height: int, width: int) -> Float[Array, "batch 
 def _draw_mask(key: OneKey, height: int, width: int) -> Float[Array, "height width 1"]:
     with jax.threefry_partitionable(True):
         kind_key, box_key, strokes_key = jax.random.split(key, 3)
-        is_box = jax.random.bernoulli(kind_key)
+        is_box = jax.random.uniform(kind_key, (), jnp.float32) < 0.5
         mask = jnp.where(is_box, _draw_box(box_key, height, width), _draw_strokes(strokes_key, height, width))
     return mask[..., None].astype(jnp.float32)
 
@@ -120,15 +135,15 @@ def _draw_box(key: OneKey, height: int, width: int) -> Bool[Array, "height width
 
 
 def _draw_strokes(key: OneKey, height: int, width: int) -> Bool[Array, "height width"]:
-    """Random polygonal lines with round ends; segments that would leave less than half of the image known are left out."""
+    """Polygonal lines with round ends, without the segments that would leave less than half of the image known."""
     count_key, start_key, move_key, thickness_key = jax.random.split(key, 4)
     sides = np.array((height, width), np.int32).reshape(1, 1, 2)
     reach = np.maximum(1, (REACH * sides).astype(np.int32))
     count = jax.random.randint(count_key, (), 1, STROKES + 1, jnp.int32)
     starts = jax.random.randint(start_key, (STROKES, 1, 2), 0, sides, jnp.int32)
     moves = jax.random.randint(move_key, (STROKES, SEGMENTS, 2), -reach, reach + 1, jnp.int32)
-    points = jnp.cumsum(jnp.concatenate([starts, moves], axis=1), axis=1)
-    points = jnp.clip(points, 0, sides - 1)
+    path = jnp.cumsum(jnp.concatenate([starts, moves], axis=1), axis=1) % (2 * sides - 2)
+    points = jnp.minimum(path, 2 * sides - 2 - path)  # Reflected: clipped ones would gather at the borders.
     thinnest, thickest = (max(1, int(share * min(height, width))) for share in THICKNESS)
     thickness = jax.random.randint(thickness_key, (STROKES,), thinnest, thickest + 1, jnp.int32)
 

@@ -27,7 +27,7 @@ from ddpm_jax.network.layers import (
     time_embedding,
     upsample,
 )
-from ddpm_jax.shapes import Features, ImageKeys, Images, Output
+from ddpm_jax.shapes import ConditionChannels, Features, ImageKeys, Images, Output
 
 
 class UNet(nn.Module):
@@ -87,7 +87,7 @@ class UNet(nn.Module):
         n: Int[Array, "batch"],
         labels: Float[Array, "batch labels"] | None = None,
         *,
-        condition: Images | None = None,
+        condition: ConditionChannels | None = None,
         condition_steps: Int[Array, "batch"] | None = None,
         augmentation: Float[Array, "batch parameters"] | None = None,
         dropout_keys: ImageKeys | None = None,

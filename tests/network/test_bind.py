@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ddpm_jax.diffusion.conditions import ConditionInput
 from ddpm_jax.diffusion.guidance import Guidance
 from ddpm_jax.diffusion.schedule import linear_betas, schedule_of_betas
 from ddpm_jax.network.bind import apply_unet, bind, drop_labels, label_vectors
@@ -90,6 +91,26 @@ def test_guidance_interpolates_from_the_unconditional_to_the_conditional_model(l
     inside = predict(LABELS, 3.0, (400, 600))
     np.testing.assert_allclose(inside.eps[0], conditional.eps[0], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(inside.eps[1], predict(LABELS, 3.0).eps[1], rtol=1e-5, atol=1e-6)
+
+
+def test_guidance_by_an_image_extrapolates_from_the_null_condition(linear, draw, x_t):
+    """With a label, too: both are dropped together if the image can be, and otherwise only the label."""
+    unet = dataclasses.replace(UNET, condition=2, condition_steps=True)
+    params, t = random_params(unet, draw), jnp.array([10, 500])
+    given = ConditionInput(jnp.asarray(draw.normal(size=(2, 8, 8, 2)), jnp.float32), jnp.array([0, 70]))
+    null = given._replace(image=jnp.zeros_like(given.image))
+
+    def predict(labels, image, scale=1.0, dropped=False):
+        options = {"image": image, "image_is_dropped": dropped}
+        return bind(unet, params, linear, "eps", labels, Guidance(scale), **options)(x_t, t).eps
+
+    for labels, dropped, without in ((LABELS, True, null), (LABELS, False, given), (None, True, null)):
+        conditional, unconditional = predict(labels, given), predict(None, without)
+        assert np.abs(conditional - unconditional).max(axis=(1, 2, 3)).min() > 1e-4
+        guided = predict(labels, given, 3.0, dropped)
+        np.testing.assert_allclose(guided, unconditional + 3 * (conditional - unconditional), rtol=1e-3, atol=1e-4)
+    np.testing.assert_array_equal(predict(None, given, 3.0), predict(None, given))
+    np.testing.assert_allclose(predict(None, None), predict(None, null._replace(step=jnp.zeros(2, int))), atol=1e-6)
 
 
 def test_a_guided_model_keeps_the_conditional_variance(linear, draw, x_t):

@@ -11,6 +11,8 @@ import pytest
 from ddpm_jax.builders import build_learner, state_shapes
 from ddpm_jax.data.augment import PARAMETERS, augment
 from ddpm_jax.data.batches import random_batch
+from ddpm_jax.diffusion.conditions import draw_dropped, training_input
+from ddpm_jax.diffusion.pixels import from_pixels
 from ddpm_jax.diffusion.randomness import Purpose
 from ddpm_jax.network.bind import apply_unet
 from ddpm_jax.runtime.devices import data_mesh
@@ -25,7 +27,7 @@ from ddpm_jax.training.step import (
     train_step,
     validation_losses,
 )
-from tests.training.toy import CONFIG, config_with, learner_and_step, run
+from tests.training.toy import CONFIG, config_with, learner_and_step, loader, run
 
 pytestmark = pytest.mark.xdist_group("step")  # They share compiled steps.
 ACCUMULATING = config_with(train={"accumulate": 2})
@@ -64,8 +66,9 @@ def test_the_gradient_of_a_batch_is_the_mean_of_its_microbatches(monkeypatch):
 
 
 def test_a_model_with_every_option_trains():
-    options = {"classes": 2, "dropout": 0.1, "remat": True}
-    config = config_with(data={"augment": 0.5}, model=options, diffusion={"variance": "learned"})
+    options = {"classes": 2, "dropout": 0.1, "remat": True, "condition": "low_resolution"}
+    sections = {"degradation": {"noise": 20}, "diffusion": {"variance": "learned"}, "train": {"condition_dropout": 0.1}}
+    config = config_with(data={"augment": 0.5}, model=options, **sections)
     before = learner_and_step(config)[1].params["augmentation"]["kernel"]
     # The last layers begin at zero, so that no gradient reaches the embedding in the first two steps.
     state, metrics, _ = run(config, steps=4)
@@ -111,6 +114,40 @@ def test_only_a_step_with_augmentation_augments(monkeypatch):
     jax.eval_shape(lambda params, *arrays: validation_losses(learner, params, *arrays, 8), state.params, *held)
     assert traced == [((8, 8, 8, 1), (8,), 0.12)]
     assert seen == [None, (8, PARAMETERS), None]
+
+
+@pytest.mark.parametrize("condition", ["low_resolution", "mask"])
+def test_the_network_sees_the_condition_of_the_clean_image_or_none(monkeypatch, condition):
+    """In training some of the conditions are dropped, with their labels; in validation none are."""
+    noise = 40 if condition == "low_resolution" else 0
+    degradation = {"factor": 2, "noise": noise} if noise else {}
+    rates = {"label_dropout": 0.0, "condition_dropout": 0.5}
+    config = config_with(model={"condition": condition, "classes": 2}, degradation=degradation, train=rates)
+    learner, seen = build_learner(config, data_mesh()), []
+    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), state_shapes(config).params)
+
+    def recorded(unet, params, x_t, t, given, *, dropout_keys):
+        jax.debug.callback(lambda *values: seen.append(values), given.labels, *given.image)
+        return apply_unet(unet, params, x_t, t, given, dropout_keys=dropout_keys)
+
+    monkeypatch.setattr(step_module, "apply_unet", recorded)
+    batch = loader(config)(0)
+    keys = step_keys(learner, Purpose.CONDITION, 3, (1, 8))[0]
+    gradient = jax.jit(lambda step: step_module._accumulated_gradient(learner, params, batch, step)[1])
+    jax.block_until_ready(gradient(3))
+    held = batch.images[0], batch.labels[0], np.arange(8)
+    jax.block_until_ready(jax.jit(lambda *arrays: validation_losses(learner, params, *arrays, 8))(*held))
+    jax.effects_barrier()
+    (labels, image, *steps), (_, validated, *validated_steps) = seen
+    expected = training_input(learner.condition, learner.schedule, from_pixels(batch.images[0]), keys)
+    drop = np.asarray(draw_dropped(keys, 0.5))
+    assert 0 < drop.sum() < 8
+    np.testing.assert_array_equal(np.any(labels, axis=1), ~drop)
+    np.testing.assert_allclose(image, np.where(drop[:, None, None, None], 0.0, expected.image), atol=1e-6)
+    assert np.abs(validated).max(axis=(1, 2, 3)).min() > 0.1
+    if noise:
+        np.testing.assert_array_equal(steps[0], expected.step)
+        assert 0 <= validated_steps[0].min() < validated_steps[0].max() <= noise
 
 
 def test_a_non_finite_step_changes_only_the_counters(monkeypatch):

@@ -1,0 +1,93 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddpm_jax.diffusion.conditions import (
+    draw_dropped,
+    dropped,
+    grey_levels,
+    input_of,
+    low_resolution,
+    masked,
+    training_input,
+)
+from ddpm_jax.diffusion.pixels import from_pixels, to_pixels
+from ddpm_jax.sampling.noise import image_keys
+
+SHAPE = (8, 12, 3)
+KINDS = {
+    "low_resolution": low_resolution(*SHAPE[:2], 4, "bicubic"),
+    "low_resolution-noised": low_resolution(*SHAPE[:2], 2, "box", noise=300),
+    "grey": grey_levels(),
+    "mask": masked(),
+}
+NOISED = KINDS["low_resolution-noised"]
+KEYS = image_keys(0, np.arange(64))
+
+
+@pytest.fixture
+def images(draw):
+    return from_pixels(draw.integers(0, 256, (64, *SHAPE), np.uint8))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_condition_read_from_a_file_is_that_of_its_original(images, kind):
+    made = KINDS[kind].degrade(images, KEYS)
+    np.testing.assert_array_equal(from_pixels(to_pixels(made)), made)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_condition_of_an_image_depends_on_the_image_and_its_key_alone(linear, images, kind):
+    """So it is the same in any batch, in any number of microbatches and on any number of devices."""
+    whole = training_input(KINDS[kind], linear, images, KEYS)
+    part = training_input(KINDS[kind], linear, images[10:13], KEYS[10:13])
+    for ours, one in zip(jax.tree.leaves(whole), jax.tree.leaves(part), strict=True):
+        np.testing.assert_allclose(ours[10:13], one, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_condition_looks_like_the_null_condition(linear, kind):
+    """Not even that of an image of one grey level, which may have any level."""
+    levels = jnp.arange(256, dtype=jnp.uint8)
+    flat = from_pixels(jnp.broadcast_to(jnp.expand_dims(levels, (1, 2, 3)), (256, *SHAPE)))
+    condition = KINDS[kind]
+    keys = image_keys(1, np.arange(256))
+    given = input_of(condition, linear, condition.degrade(flat, keys), keys)
+    assert np.abs(given.image).max(axis=(1, 2, 3)).min() > 1 / 256
+    drop = jnp.arange(256) % 2 == 0
+    np.testing.assert_array_equal(dropped(given, drop).image, np.where(drop[:, None, None, None], 0, given.image))
+
+
+def test_the_network_sees_nothing_of_what_a_mask_paints(linear, images):
+    condition = KINDS["mask"]
+    made = condition.degrade(images, KEYS)
+    painted = made[..., -1:] > 0
+    changed = made.at[..., :-1].set(jnp.where(painted, -0.3, made[..., :-1]))
+    seen, seen_changed = (input_of(condition, linear, c, KEYS).image for c in (made, changed))
+    np.testing.assert_array_equal(seen, seen_changed)
+    np.testing.assert_array_equal(jnp.where(painted, 0.0, images), seen[..., :-1])
+
+
+def test_training_conditions_are_noised_to_every_step_and_given_ones_only_when_asked(linear, images):
+    made = NOISED.degrade(images, KEYS)
+    trained = training_input(NOISED, linear, images, KEYS)
+    assert 0 <= trained.step.min() < 60 and 240 < trained.step.max() <= 300
+    clean, noised = (input_of(NOISED, linear, made, KEYS, step) for step in (0, trained.step))
+    np.testing.assert_array_equal(clean.image, NOISED.network_input(made))
+    np.testing.assert_allclose(noised.image, trained.image, atol=1e-6)
+    assert input_of(KINDS["grey"], linear, KINDS["grey"].degrade(images, KEYS), KEYS).step is None
+
+
+def test_noised_conditions_have_the_moments_of_the_forward_process(linear):
+    grey = jnp.full((64, 4, 6, 3), 0.5)
+    noise = jax.vmap(lambda x: x)(input_of(NOISED, linear, grey, KEYS, 300).image)
+    centre = noise[:, 3:5, 5:7]  # Enlarging shrinks the variance, but not the mean.
+    np.testing.assert_allclose(centre.mean(), 0.5 * linear.signal_rate[300], atol=0.05)
+    assert 0.3 * linear.noise_rate[300] < centre.std() < linear.noise_rate[300]
+
+
+def test_the_given_fraction_of_conditions_is_dropped():
+    keys = image_keys(3, np.arange(4000))
+    assert not draw_dropped(keys, 0.0).any()
+    np.testing.assert_allclose(draw_dropped(keys, 0.2).mean(), 0.2, atol=4 * np.sqrt(0.2 * 0.8 / 4000))
