@@ -32,7 +32,7 @@ from ddpm_jax.runtime.compilation import jit
 from ddpm_jax.runtime.devices import data_mesh, replicated
 from ddpm_jax.runtime.urls import as_path, check_folder, store_errors
 from ddpm_jax.sampling.noise import draw_noise, image_keys
-from ddpm_jax.shapes import Images, Labels, Pixels, Steps
+from ddpm_jax.shapes import ConditionPixels, Images, Labels, Pixels, Steps
 from ddpm_jax.workdir import images_trained_on, read_config
 
 
@@ -105,7 +105,7 @@ class Run:
         compiled = _sampler(_kind(config, count=1, batch_size=1))
         return sample_pixels(config, compiled, self.params, labels, data_mesh(), conditions)
 
-    def conditions_of(self, originals: ArrayLike, *, seed: int | None = None) -> Pixels:
+    def conditions_of(self, originals: ArrayLike, *, seed: int | None = None) -> ConditionPixels:
         """The conditions that training makes of original images, for `sample(condition=…)`.
 
         originals: [N, height, width, channels] of the type of samples; seed: of the masks, by default that of the run.

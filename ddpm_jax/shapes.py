@@ -50,6 +50,12 @@ Augmentations = Float[AnyArray, "batch parameters"]
 Conditions = Float[AnyArray, "batch condition_height condition_width condition_channels"]
 """Images that a model is conditioned on, in [-1, 1], of the size and channels of Config.condition_shape."""
 
+ConditionPixels = (
+    UInt8[AnyArray, "batch condition_height condition_width condition_channels"]
+    | UInt16[AnyArray, "batch condition_height condition_width condition_channels"]
+)
+"""The same as stored in files; that of a model that inpaints has the mask as its last channel."""
+
 ConditionChannels = Float[AnyArray, "batch height width conditions"]
 """Conditions as the network receives them: channels beside x_t; zeros mean no condition."""
 

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import jax
 from absl import flags as absl_flags
 
-from ddpm_jax.commands.edit import TASKS
+from ddpm_jax.commands.condition import sample_conditions
+from ddpm_jax.commands.edit import TASKS as EDITS
 from ddpm_jax.commands.evaluate import evaluate
 from ddpm_jax.commands.output_folder import create_output_folder, read_only_explained
 from ddpm_jax.commands.plan import PlanOptions, plan
@@ -42,8 +43,10 @@ from ddpm_jax.runtime.log import quieten_log, start_log
 from ddpm_jax.runtime.urls import AnyPath, as_path, check_folder, is_url, local_folder, store_errors
 from ddpm_jax.workdir import read_config
 
-COMMANDS = {"train": train, "sample": sample, "evaluate": evaluate}
-MODES = (*COMMANDS, "plan")
+COMMANDS = {"train": train, "evaluate": evaluate}
+TASKS = {"generate": sample, "condition": sample_conditions, **EDITS}
+"""--mode=sample by sample.task."""
+MODES = ("train", "sample", "evaluate", "plan")
 SAMPLING_MAY_SET = ("sample.", "evaluate.", "log.", "data.path", "data.cache")
 USAGE = """\
 Trains a diffusion model, resumes it, samples from it, measures its samples, or plans what training will cost.
@@ -160,7 +163,7 @@ def run_mode(flags: Flags, workdir: AnyPath | None) -> int:
 
 def _run_logged(mode: str, config: Config, workdir: AnyPath, folder: AnyPath) -> int:
     """Runs a mode with its log in a folder, and returns its exit code."""
-    task = TASKS[config.sample.task] if mode == "sample" and config.sample.task != "generate" else COMMANDS[mode]
+    task = TASKS[config.sample.task] if mode == "sample" else COMMANDS[mode]
     if jax.process_index() > 0:
         quieten_log()
         task(config, workdir)

@@ -7,16 +7,13 @@ vary           images, noised to sample.strength and sampled from there
 compare        the same noise through several samplers, one row each
 """
 
-import dataclasses
 import logging
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PyTree, UInt
+from jaxtyping import Float, PyTree
 
 from ddpm_jax.builders import (
     build_inpainting,
@@ -25,10 +22,10 @@ from ddpm_jax.builders import (
     build_sampler,
     build_schedule,
 )
+from ddpm_jax.commands.image_files import assign_in_turn, read_images, read_mask
 from ddpm_jax.commands.output_folder import output_folder
 from ddpm_jax.config import Config, split_names
 from ddpm_jax.config.sections import Sample
-from ddpm_jax.data.decode import SUFFIXES, UNREADABLE, CropError, Decoding, decode, decoding_of, size_of
 from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.pixels import from_pixels, to_pixels
 from ddpm_jax.errors import UserError
@@ -42,18 +39,18 @@ from ddpm_jax.generation.draw import (
     run_batches,
     sample_pixels,
 )
-from ddpm_jax.generation.labels import choose_labels, label_names
+from ddpm_jax.generation.labels import choose_labels, label_names, labels_if_set
 from ddpm_jax.generation.output import unfinished_folder, write_images
 from ddpm_jax.generation.requests import sample_name, sampler_fields, with_sampler
 from ddpm_jax.reporting.images import Picture, captioned_rows, grey_levels_apart, grid, save_gif, save_png, stacked_grid
 from ddpm_jax.runtime.devices import data_mesh
 from ddpm_jax.runtime.files import staged
-from ddpm_jax.runtime.urls import AnyPath, local_file
+from ddpm_jax.runtime.urls import AnyPath
 from ddpm_jax.sampling.ddim import ddim
-from ddpm_jax.sampling.editing import PixelMask, invert, noised, slerp
+from ddpm_jax.sampling.editing import invert, noised, slerp
 from ddpm_jax.sampling.noise import draw_noise, image_keys
 from ddpm_jax.sampling.timesteps import Pairs
-from ddpm_jax.shapes import ImageKeys, Images, Pixels
+from ddpm_jax.shapes import ConditionPixels, ImageKeys, Images, Pixels
 
 COMPARED_IMAGES = 8
 """Columns of a comparison."""
@@ -112,7 +109,7 @@ def deterministic(config: Config, pairs: Pairs) -> Work:
 def inpaint_images(config: Config, workdir: AnyPath) -> AnyPath:
     """Samples the pixels where the mask is white and keeps the others."""
     originals, mask = read_images(config), read_mask(config)
-    chosen = originals[assign_in_turn(config, len(originals))]
+    chosen = originals[assign_in_turn(config, len(originals), "sample.images")]
     paint = build_inpainting(config)
     params, step = load_params(config, workdir, data_mesh())
 
@@ -130,7 +127,7 @@ def vary(config: Config, workdir: AnyPath) -> AnyPath:
     """Samples variations of images, which differ the more, the greater sample.strength is."""
     settings, schedule, sampler = config.sample, build_schedule(config), build_sampler(config)
     originals = read_images(config)
-    chosen = originals[assign_in_turn(config, len(originals))]
+    chosen = originals[assign_in_turn(config, len(originals), "sample.images")]
     pairs = build_pairs(config)
     highest, lowest = round(settings.strength * schedule.steps), int(pairs[-1, 0])
     if highest < lowest:
@@ -147,16 +144,6 @@ def vary(config: Config, workdir: AnyPath) -> AnyPath:
     params, step = load_params(config, workdir, data_mesh())
     images = to_pixels(run_edit(config, workdir, params, work, from_pixels(chosen)), config.data.depth)
     return write(config, workdir, step, images, stacked_grid(chosen, images), inputs=originals.tobytes())
-
-
-def assign_in_turn(config: Config, originals: int) -> np.ndarray:
-    """The index of the original for each of sample.count images, which use the originals in turn."""
-    count = config.sample.count
-    if count < originals:
-        raise UserError(
-            f"sample.count={count} leaves out some of the {originals} images of sample.images; raise it, or give fewer."
-        )
-    return np.arange(count) % originals
 
 
 def compare(config: Config, workdir: AnyPath) -> AnyPath:
@@ -176,7 +163,7 @@ def compare(config: Config, workdir: AnyPath) -> AnyPath:
 
 
 def sample_each(
-    configs: Sequence[Config], params: PyTree, names: Sequence[str], conditions: Pixels | None = None
+    configs: Sequence[Config], params: PyTree, names: Sequence[str], conditions: ConditionPixels | None = None
 ) -> list[tuple[str, Pixels]]:
     """The name of each configuration's sampler and its images; names: those of the labels."""
     mesh, rows = data_mesh(), []
@@ -211,73 +198,16 @@ def run_edit(
     config: Config, workdir: AnyPath, params: PyTree, work: Work, images: Images
 ) -> Float[np.ndarray, "batch height width channels"]:
     """Applies a Work to images in batches; labels are used only if sample.label is set."""
-    mesh, count, labels = data_mesh(), len(images), None
-    if config.sample.label is not None:
-        labels = choose_labels(config, label_names(config, workdir), np.arange(count))
+    mesh, count = data_mesh(), len(images)
     batches = run_batches(
         compile_work(config, mesh, work),
         params,
         config.sample.seed,
         batches_of(config, mesh, count),
-        labels=labels,
+        labels=labels_if_set(config, workdir, count),
         inputs=images,
     )
     return np.concatenate([outputs[:kept] for outputs, kept in batches])
-
-
-def read_images(config: Config) -> Pixels:
-    """The images of sample.images, cropped and resized as the data were."""
-    if not config.sample.images:
-        raise UserError(
-            f"sample.task={config.sample.task!r} needs images; set sample.images to a folder or to files separated by "
-            "commas."
-        )
-    files: list[Path] = []
-    for name in split_names(config.sample.images, "sample.images", _exists):
-        path = local_file(name, "sample.images")
-        files += _images_in(path) if path.is_dir() else [path]
-    if not files:
-        raise UserError(f"sample.images={config.sample.images!r} holds no image; expected PNG, JPEG or similar files.")
-    return np.stack([_read(path, decoding_of(config.data), "sample.images") for path in files])
-
-
-def _exists(name: str) -> bool:
-    return os.path.exists(Path(name).expanduser())  # Path.exists raises for long lists, which are no names.
-
-
-def _images_in(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-
-
-def read_mask(config: Config) -> PixelMask:
-    """sample.mask as 1 where it is white and 0 elsewhere."""
-    if not config.sample.mask:
-        raise UserError("sample.task='inpaint' needs sample.mask, an image that is white where pixels are to change.")
-    like_images = decoding_of(config.data)
-    decoding = dataclasses.replace(like_images, channels=1, pixel_type="uint8", resize="box")
-    mask = _read(local_file(config.sample.mask, "sample.mask"), decoding, "sample.mask")
-    mask = (mask > 127).astype(np.float32)
-    if mask.min() == mask.max():
-        colour = "white" if mask.max() else "black"
-        raise UserError(
-            f"sample.mask={config.sample.mask} is {colour} throughout after cropping; paint white the pixels to "
-            "change, black those to keep."
-        )
-    return mask
-
-
-def _read(path: Path, decoding: Decoding, field: str) -> UInt[np.ndarray, "height width channels"]:
-    """An image, cropped and resized like the data unless it already has their size."""
-    try:
-        raw = path.read_bytes()
-        if size_of(raw) == decoding.shape[1::-1]:
-            decoding = dataclasses.replace(decoding, crop=())
-        return decode(raw, decoding)
-    except CropError as error:
-        raise UserError(f"{field}: {path}: {error}; give a larger image.") from error
-    except UNREADABLE as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{field}: {path} cannot be read ({reason}); give a PNG, JPEG or similar file.") from error
 
 
 def write(

@@ -9,8 +9,10 @@ import logging
 
 import numpy as np
 
+from ddpm_jax.commands.cascade import sample_cascade
 from ddpm_jax.commands.output_folder import output_folder
 from ddpm_jax.config import Config
+from ddpm_jax.errors import UserError
 from ddpm_jax.generation.draw import load_params
 from ddpm_jax.generation.labels import choose_labels, label_names
 from ddpm_jax.generation.output import GIF_IMAGES, STRIP_IMAGES, publish_samples, sample_to_disk, unfinished_folder
@@ -28,6 +30,13 @@ def sample(config: Config, workdir: AnyPath) -> AnyPath:
     Images are written batch by batch; after an interruption the same call resumes where it stopped.
     """
     settings = config.sample
+    if settings.cascade:
+        return sample_cascade(config, workdir)
+    if config.condition_shape:
+        raise UserError(
+            f"{workdir} is an image-to-image model (model.condition={config.model.condition!r}); set sample.task="
+            "'condition' and sample.images or sample.originals."
+        )
     labels = choose_labels(config, label_names(config, workdir), np.arange(settings.count))
     params, step = load_params(config, workdir, data_mesh())
     target = output_folder(config, workdir) / "samples" / sample_name(config, step, settings.count)

@@ -199,7 +199,8 @@ def _check_condition(config: Config) -> None:
             f"degradation.noise={degradation.noise} exceeds diffusion.steps={config.diffusion.steps}; expected a step "
             "of the forward process."
         )
-    if config.sample.condition_noise > degradation.noise:
+    # In a cascade it is for later runs, which are checked by their own configuration.
+    if config.sample.condition_noise > degradation.noise and not config.sample.cascade:
         raise UserError(
             f"sample.condition_noise={config.sample.condition_noise} exceeds degradation.noise={degradation.noise}, "
             "the noisiest condition that the model is trained with."

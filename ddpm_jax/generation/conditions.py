@@ -5,12 +5,13 @@ channel is the mask: more than half of the range where the image is painted.
 """
 
 import operator
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt
 from numpy.typing import ArrayLike
 
 from ddpm_jax.builders import build_condition
@@ -20,20 +21,27 @@ from ddpm_jax.diffusion.randomness import Purpose
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime.compilation import jit
 from ddpm_jax.sampling.noise import image_keys
-from ddpm_jax.shapes import Pixels
+from ddpm_jax.shapes import AnyArray, ConditionPixels, Pixels
 
 BATCH = 64
 """Images whose conditions are made at a time."""
 
 
-def conditions_of(config: Config, originals: Pixels, seed: int, first: int = 0) -> Pixels:
+def conditions_of(config: Config, originals: Pixels, seed: int, first: int = 0) -> ConditionPixels:
     """The conditions of originals, as in training; that of image i depends only on (seed, first + i)."""
     compiled = _degrade(config)
+    return by_batches(lambda images, rows: compiled(images, seed, first + rows), originals, config.data.depth)
+
+
+def by_batches(
+    compute: Callable[[Any, np.ndarray], Array], pixels: UInt[AnyArray, "..."], depth: int
+) -> UInt[np.ndarray, "..."]:
+    """The pixels of `compute(pixels, rows)`, images in [-1, 1], for BATCH rows at a time; the last batch is padded."""
     batches = []
-    for start in range(0, len(originals), BATCH):
-        rows = np.minimum(np.arange(start, start + BATCH), len(originals) - 1)
-        images = jax.device_get(compiled(np.asarray(originals[rows]), seed, first + rows))
-        batches.append(to_pixels(images, config.data.depth)[: len(originals) - start])
+    for start in range(0, len(pixels), BATCH):
+        rows = np.minimum(np.arange(start, start + BATCH), len(pixels) - 1)
+        images = jax.device_get(compute(np.asarray(pixels[rows]), rows))
+        batches.append(to_pixels(images, depth)[: len(pixels) - start])
     return np.concatenate(batches)
 
 
@@ -48,7 +56,7 @@ def _degrade(config: Config) -> Any:
     return jit(degrade)
 
 
-def given_conditions(config: Config, condition: ArrayLike | None, count: int) -> Pixels | None:
+def given_conditions(config: Config, condition: ArrayLike | None, count: int) -> ConditionPixels | None:
     """A condition for each of `count` images, from one or more that are used in turn.
 
     Raises UserError if there are too many, if their shape or type is wrong, if a mask paints nothing or everything, or
@@ -90,7 +98,7 @@ def is_painted(masks: Pixels) -> np.ndarray:
     return np.asarray(masks) > np.iinfo(masks.dtype).max // 2
 
 
-def shown_conditions(config: Config, conditions: Pixels) -> Pixels:
+def shown_conditions(config: Config, conditions: ConditionPixels) -> Pixels:
     """Conditions for people: of the size and channels of the images, masked parts in middle grey."""
     (height, width, channels), shown = config.image_shape, np.asarray(conditions)
     if config.model.condition == "mask":
@@ -101,7 +109,7 @@ def shown_conditions(config: Config, conditions: Pixels) -> Pixels:
 
 
 def with_known_pixels(
-    config: Config, images: Float[np.ndarray, "..."], conditions: Pixels | None
+    config: Config, images: Float[np.ndarray, "..."], conditions: ConditionPixels | None
 ) -> Float[np.ndarray, "..."]:
     """Samples [..., batch, height, width, channels] with the pixels that their masks keep, bit for bit."""
     if config.model.condition != "mask" or conditions is None:

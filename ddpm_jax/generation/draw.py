@@ -37,7 +37,7 @@ from ddpm_jax.runtime.signals import raise_if_stopped
 from ddpm_jax.runtime.urls import AnyPath
 from ddpm_jax.sampling.loop import NO_FRAMES, FrameSpec, Samples, scan_loop
 from ddpm_jax.sampling.noise import draw_noise, image_keys
-from ddpm_jax.shapes import ImageKeys, Labels, Pixels
+from ddpm_jax.shapes import ConditionPixels, ImageKeys, Labels, Pixels
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.workdir import checkpoint_folder, no_checkpoint
 
@@ -81,7 +81,7 @@ def compile_work(
         indices: Array,
         labels: Array | None,
         inputs: PyTree = None,
-        conditions: Pixels | None = None,
+        conditions: ConditionPixels | None = None,
     ) -> PyTree:
         # Under FSDP the parameters are gathered; each device computes its share of the images.
         params = jax.lax.with_sharding_constraint(params, replicated(mesh))
@@ -102,7 +102,7 @@ def bind_config(config: Config, guidance: Guidance = UNGUIDED) -> Callable[..., 
     condition, dropped = build_condition(config), config.train.condition_dropout > 0.0
 
     def bound(
-        params: PyTree, seed: int | Array, indices: Array, labels: Labels | None, conditions: Pixels | None
+        params: PyTree, seed: int | Array, indices: Array, labels: Labels | None, conditions: ConditionPixels | None
     ) -> Denoiser:
         image = None
         if condition is not None and conditions is not None:
@@ -121,7 +121,7 @@ def run_batches(
     *,
     labels: Labels | None = None,
     inputs: PyTree = None,
-    conditions: Pixels | None = None,
+    conditions: ConditionPixels | None = None,
     start: int = 0,
     progress_label: str | None = None,
 ) -> Iterator[tuple[Any, int]]:
@@ -166,7 +166,7 @@ def sample_batches(
     labels: Labels | None,
     mesh: Mesh,
     *,
-    conditions: Pixels | None = None,
+    conditions: ConditionPixels | None = None,
     start: int = 0,
     progress_label: str | None = None,
 ) -> Iterator[Samples]:
@@ -191,7 +191,7 @@ def sample_pixels(
     params: PyTree,
     labels: Labels | None,
     mesh: Mesh,
-    conditions: Pixels | None = None,
+    conditions: ConditionPixels | None = None,
 ) -> Pixels:
     """sample.count images, of data.depth, without frames or progress."""
     batches = sample_batches(config, sampler, params, labels, mesh, conditions=conditions)

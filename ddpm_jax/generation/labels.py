@@ -41,6 +41,13 @@ def choose_labels(config: Config, names: Sequence[str], indices: Int[np.ndarray,
     return np.full(len(indices), numbers[0], np.int32)
 
 
+def labels_if_set(config: Config, workdir: AnyPath, count: int) -> Labels | None:
+    """The labels of `count` images that are made from given ones: sample.label, or None without."""
+    if config.sample.label is None:
+        return None
+    return choose_labels(config, label_names(config, workdir), np.arange(count))
+
+
 def _label_number(name: str, names: Sequence[str], width: int) -> int:
     if name in names:
         return names.index(name)

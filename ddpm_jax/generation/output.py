@@ -1,7 +1,8 @@
 """Generated images on disk: written batch by batch, resumed after an interruption, then published under their name.
 
 samples/.<name>.unfinished/   request.json  pixels.u8  frames.npy: the images so far, and their request
-samples/<name>/               grid.png  strip.png  denoising.gif  images/  samples.npz: only once complete
+samples/<name>/               grid.png  strip.png  denoising.gif  images/  samples.npz: only once complete;
+                              with given conditions  conditions/  masks/  metrics.json; of a cascade  stages.png
 """
 
 import dataclasses
@@ -9,7 +10,7 @@ import json
 import logging
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -31,14 +32,16 @@ from ddpm_jax.runtime.progress import progress
 from ddpm_jax.runtime.signals import Stopped
 from ddpm_jax.runtime.urls import AnyPath, LocalFolder, local_folder, names_in
 from ddpm_jax.sampling.loop import NO_FRAMES, FrameSpec, Samples
-from ddpm_jax.shapes import Labels, Pixels
+from ddpm_jax.shapes import ConditionPixels, Labels, Pixels
 
 GRID_IMAGES = 100
 STRIP_IMAGES = 8
 GIF_IMAGES = 36
 UPLOAD_UNFINISHED_EVERY_S = 600.0
 """Seconds between two uploads of the images so far, of which each uploads all."""
-FILES = {"grid.png", "strip.png", "denoising.gif", "interpolation.gif", "images", "samples.npz"}
+PICTURES = {"grid.png", "strip.png", "stages.png", "denoising.gif", "interpolation.gif"}
+FOLDERS = {"images", "conditions", "masks"}
+FILES = PICTURES | FOLDERS | {"samples.npz", "metrics.json"}
 """All that a folder of samples holds."""
 
 logger = logging.getLogger(__name__)
@@ -74,7 +77,7 @@ def sample_to_disk(
     labels: Labels | None,
     folder: Path,
     frames: FrameSpec = NO_FRAMES,
-    conditions: Pixels | None = None,
+    conditions: ConditionPixels | None = None,
 ) -> PixelFile | None:
     """Samples sample.count images into a folder, or the rest after an interrupted call; None on other processes.
 
@@ -102,7 +105,7 @@ def sample_to_disk(
     return store
 
 
-def _open_store(folder: Path, config: Config, given: PyTree, conditions: Pixels | None) -> PixelFile:
+def _open_store(folder: Path, config: Config, given: PyTree, conditions: ConditionPixels | None) -> PixelFile:
     """The images of an interrupted call with the same request and inputs; otherwise an empty file.
 
     given: the parameters and the labels.
@@ -152,13 +155,20 @@ def checksum(tree: PyTree) -> int:
 def publish_samples(config: Config, folder: Path, store: PixelFile, target: AnyPath) -> None:
     """Writes the pictures, PNG files and array of a finished call to the target, then removes the folder."""
     pixels, frames = store.images(), np.load(folder / "frames.npy", allow_pickle=False)
-    with staged(target, folder=True) as out:
+    with published(folder, target, pixels) as out:
         save_png(shown_grid(config, pixels[:GRID_IMAGES]), out / "grid.png")
         if config.sample.strip:
             save_png(strip(frames[:, :STRIP_IMAGES], config.sample.strip), out / "strip.png")
         if config.sample.gif:
             shown = evenly_spaced(frames[:, :GIF_IMAGES], config.sample.gif)
             save_gif([grid(frame) for frame in shown], out / "denoising.gif")
+
+
+@contextmanager
+def published(folder: Path, target: AnyPath, pixels: Pixels) -> Iterator[Path]:
+    """Yields the folder that becomes the target, adds the images to it, and then removes the unfinished folder."""
+    with staged(target, folder=True) as out:
+        yield out
         write_images(out, pixels)
     shutil.rmtree(folder)
     logger.info("Wrote %s", target)
@@ -177,7 +187,12 @@ def shown_grid(config: Config, pixels: Pixels) -> Picture:
 
 def write_images(folder: Path, pixels: Pixels) -> None:
     """Writes PNG files, and one array in the format of ADM's evaluation."""
-    (folder / "images").mkdir()
-    for i, image in enumerate(progress(pixels, "Writing PNG files", total=len(pixels))):
-        save_png(np.asarray(image), folder / "images" / f"{i:06d}.png")
+    write_files(folder / "images", progress(pixels, "Writing PNG files", total=len(pixels)))
     np.savez(folder / "samples.npz", pixels)
+
+
+def write_files(folder: Path, images: Iterable[np.ndarray]) -> None:
+    """Writes images to a new folder as PNG files 000000.png, 000001.png, …"""
+    folder.mkdir()
+    for i, image in enumerate(images):
+        save_png(np.asarray(image), folder / f"{i:06d}.png")

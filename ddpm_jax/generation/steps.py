@@ -19,7 +19,7 @@ from ddpm_jax.runtime.compilation import own_settings
 from ddpm_jax.sampling.editing import resampled
 from ddpm_jax.sampling.loop import Loop, first_state, step_loop
 from ddpm_jax.sampling.noise import draw_noise
-from ddpm_jax.shapes import ImageKeys, Labels, Pixels
+from ddpm_jax.shapes import ConditionPixels, ImageKeys, Labels, Pixels
 
 Known = tuple[Any, Any]
 """Images, pixels [batch, height, width, channels], and a mask [height, width, 1], 1 where they are inpainted."""
@@ -68,7 +68,7 @@ class StepSampler:
         seed: int,
         labels: Labels | None,
         known: Known | None = None,
-        conditions: Pixels | None = None,
+        conditions: ConditionPixels | None = None,
     ) -> Iterator[SamplingStep]:
         """Samples sample.count images and yields each step; closing the iterator stops it.
 

@@ -18,6 +18,7 @@ from jaxtyping import PyTree
 from ddpm_jax.errors import UserError
 
 MIN_DIVIDED = 4096  # Elements; smaller arrays cost more to gather than to keep.
+SENT_AT_ONCE = 2**26  # Bytes of an array that one process sends the others.
 
 
 def join_cluster(environment: Mapping[str, str] = os.environ) -> None:
@@ -69,6 +70,18 @@ def agreed_by_all(value: int) -> int:
     if jax.process_count() == 1:
         return value
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def from_first_process(array: np.ndarray) -> np.ndarray:
+    """The first process's array on every process, which each give one of its shape and type; sent in pieces."""
+    if jax.process_count() == 1:
+        return array
+    received = np.empty_like(array)
+    rows = max(1, SENT_AT_ONCE // max(1, array[:1].nbytes))
+    for start in range(0, len(array), rows):
+        piece = np.asarray(array[start : start + rows])
+        received[start : start + rows] = multihost_utils.broadcast_one_to_all(piece)
+    return received
 
 
 def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:

@@ -31,7 +31,7 @@ KEYS = {"a run": {"data", "model", "diffusion", "train"}, "results of a run": {"
 """Keys of the JSON files in OUTPUTS; other programs write files of those names, too."""
 RESULTS = ("evaluation/", "samples/", "run.json")
 OUTPUTS_IN_ROOT = {
-    "samples": ("grid.png", "strip.png", "denoising.gif", "interpolation.gif"),
+    "samples": ("grid.png", "strip.png", "stages.png", "denoising.gif", "interpolation.gif", "conditions/", "masks/"),
     "a run": (*RESULTS, "checkpoints/", "wandb/")
     + ("config.json", "data.json", "labels.json", "progress.json", "wandb.json"),
     "results of a run": RESULTS,

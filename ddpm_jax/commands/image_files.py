@@ -1,0 +1,93 @@
+"""The images that a call of --mode=sample names: files or folders, cropped and resized as the data of the run were."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt
+
+from ddpm_jax.config import Config, split_names
+from ddpm_jax.data.decode import SUFFIXES, UNREADABLE, CropError, Decoding, decode, decoding_of, size_of
+from ddpm_jax.errors import UserError
+from ddpm_jax.runtime.urls import local_file
+from ddpm_jax.sampling.editing import PixelMask
+from ddpm_jax.shapes import Pixels
+
+
+def read_images(
+    config: Config, field: str = "sample.images", decoding: Decoding | None = None, *, remedy: str | None = None
+) -> Pixels:
+    """The images that a field names: files, or the sorted files of folders.
+
+    decoding: None for that of the data; remedy: for images of another size, which are then refused instead of resized.
+    """
+    decoding, named = decoding or decoding_of(config.data), getattr(config.sample, field.removeprefix("sample."))
+    if not named:
+        raise UserError(
+            f"sample.task={config.sample.task!r} needs images; set {field} to a folder or to files separated by commas."
+        )
+    files: list[Path] = []
+    for name in split_names(named, field, _exists):
+        path = local_file(name, field)
+        files += _images_in(path) if path.is_dir() else [path]
+    if not files:
+        raise UserError(f"{field}={named!r} holds no image; expected PNG, JPEG or similar files.")
+    return np.stack([_read(path, decoding, field, remedy) for path in files])
+
+
+def _exists(name: str) -> bool:
+    return os.path.exists(Path(name).expanduser())  # Path.exists raises for long lists, which are no names.
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+
+
+def read_mask(config: Config) -> PixelMask:
+    """sample.mask as 1 where it is white and 0 elsewhere."""
+    if not config.sample.mask:
+        raise UserError(
+            f"sample.task={config.sample.task!r} needs sample.mask, an image that is white where pixels are to change."
+        )
+    like_images = decoding_of(config.data)
+    decoding = dataclasses.replace(like_images, channels=1, pixel_type="uint8", resize="box")
+    mask = _read(local_file(config.sample.mask, "sample.mask"), decoding, "sample.mask")
+    mask = (mask > 127).astype(np.float32)
+    if mask.min() == mask.max():
+        colour = "white" if mask.max() else "black"
+        raise UserError(
+            f"sample.mask={config.sample.mask} is {colour} throughout after cropping; paint white the pixels to "
+            "change, black those to keep."
+        )
+    return mask
+
+
+def assign_in_turn(config: Config, given: int, field: str) -> np.ndarray:
+    """The index of the given image for each of sample.count results, which use the images of a field in turn."""
+    count = config.sample.count
+    if count < given:
+        raise UserError(
+            f"sample.count={count} leaves out some of the {given} images of {field}; raise it, or give fewer."
+        )
+    return np.arange(count) % given
+
+
+def _read(
+    path: Path, decoding: Decoding, field: str, remedy: str | None = None
+) -> UInt[np.ndarray, "height width channels"]:
+    """An image, cropped and resized like the data unless it already has their size; remedy: as of `read_images`."""
+    try:
+        raw = path.read_bytes()
+        size, expected = size_of(raw), decoding.shape[1::-1]
+        if size == expected:
+            decoding = dataclasses.replace(decoding, crop=())
+        elif remedy is not None:
+            found, needed = ("x".join(map(str, each)) for each in (size, expected))
+            raise UserError(f"{field}: {path} is {found} (width x height); expected {needed}: {remedy}.")
+        return decode(raw, decoding)
+    except CropError as error:
+        raise UserError(f"{field}: {path}: {error}; give a larger image.") from error
+    except UNREADABLE as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{field}: {path} cannot be read ({reason}); give a PNG, JPEG or similar file.") from error
