@@ -107,5 +107,4 @@ def describe_psnr(images: Pixels, original: Pixels | None) -> str:
     if original is None:
         return ""
     decibels = psnr(images, original.repeat(len(images), axis=0))
-    each = ", ".join(f"{value:.1f}" for value in decibels)
-    return f", PSNR {each} dB" + (f" (mean {decibels.mean():.1f} dB)" if len(images) > 1 else "")
+    return f", PSNR {', '.join(f'{value:.1f}' for value in decibels)} dB"
