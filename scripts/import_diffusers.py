@@ -40,7 +40,7 @@ def main() -> None:
     try:
         config_of(recipe)
     except UserError as error:
-        raise UserError(f"{flags.model} needs a configuration that is not supported: {error}") from error
+        raise UserError(f"{flags.model} and the flags make a configuration that is not supported: {error}") from error
     config = config_of(override(recipe, overrides))
     refuse_contradictions(found.fields, config)
     start_run(config, workdir, found.params(config), found.labels(config))

@@ -28,10 +28,9 @@ INITIALLY_SELECTED = 3
 MAX_IMAGES = 64
 MAX_RESULTS = 8
 HINTS = {
-    "low_resolution": "Upload an image, or take one of the data set: it is first made {factor} times smaller. One "
-    "of {width}x{height} pixels is enlarged as it is.",
-    "grey": "Upload an image, or take one of the data set: it is first made grey, unless it is.",
-    "mask": "Upload an image, or take one of the data set, and brush over the pixels to paint again.",
+    "low_resolution": "It is first made {factor} times smaller; one of {width}x{height} pixels is enlarged as it is.",
+    "grey": "It is first made grey.",
+    "mask": "Brush over the pixels to paint again.",
 }
 """What to do on the tab of an image-to-image model, by model.condition."""
 
@@ -130,7 +129,9 @@ def image_to_image_tab(shared: SharedControls) -> None:
     state = gr.State(None)
     with gr.Column(min_width=280):
         low_height, low_width, _ = config.condition_shape or config.image_shape
-        hint = HINTS[config.model.condition]
+        hint = (
+            "Upload an image, or take that of the data set whose number is the seed. " + HINTS[config.model.condition]
+        )
         gr.Markdown(hint.format(factor=config.degradation.factor, width=low_width, height=low_height))
         with gr.Row():
             upload = gr.UploadButton("Upload one", file_types=["image"], type="binary", elem_id="upload", min_width=100)
