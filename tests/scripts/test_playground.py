@@ -480,16 +480,20 @@ class TestPage:
             page.click("#take")
             page.wait_for_selector("#condition img" if kind == "low_resolution" else "#canvas canvas")
             page.wait_for_timeout(3000)
-            given, brush = given_original(Originals(config)[5], config), np.zeros((8, 8))
+            given = given_original(Originals(config)[5], config)
             if kind == "mask":
                 for x in (0.8, 0.9):
                     stroke(page, [(x, 0.05), (x, 0.95)])
-                brush[:, 6:] = 1
-                given = given.masked(brush, config)
             page.click("#generate")
             picture = np.asarray(download(page, "results-png"))
             assert "PSNR" in page.inner_text("#results-text")
         finally:
             server.stop()
+        if kind == "mask":  # What a stroke covers depends on the zoom, so the mask is that of the picture.
+            top = CAPTION_HEIGHT + GAP
+            shown = picture[top : top + 64, GAP : GAP + 64][4::8, 4::8]
+            brush = shown == 127  # The image itself has none.
+            assert 10 < np.count_nonzero(brush) <= 24
+            given = given.masked(brush, config)
         images = load_run(tmp_path / "x").sample(2, sampler="ddim", steps=8, seed=5, condition=given.condition)
         assert np.abs(picture.astype(int) - picture_beside(given, images, config)[..., 0]).max() <= 1
