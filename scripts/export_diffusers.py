@@ -2,8 +2,8 @@
 
     python scripts/export_diffusers.py runs/x exported
 
-DDPMPipeline.from_pretrained("exported") then loads it; a class-conditional model is loaded with UNet2DModel and
-DDPMScheduler, as the model card in the folder shows.
+DDPMPipeline.from_pretrained("exported") then loads it; a class-conditional or image-to-image model is loaded with
+UNet2DModel and DDPMScheduler, as the model card in the folder shows.
 """
 
 import argparse
@@ -20,7 +20,8 @@ def main() -> None:
     import logging
 
     from ddpm_jax.errors import UserError
-    from ddpm_jax.interop.diffusers_folder import model_card, write_folder
+    from ddpm_jax.interop.diffusers_card import model_card
+    from ddpm_jax.interop.diffusers_folder import write_folder
     from ddpm_jax.interop.diffusers_options import options_of
     from ddpm_jax.interop.runs import refuse_full
     from ddpm_jax.reporting.images import grid
@@ -33,7 +34,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="a new folder")
     parser.add_argument("--step", type=int, help="training step of the checkpoint (default: the newest)")
     parser.add_argument("--raw", action="store_true", help="the raw parameters instead of EMA")
-    parser.add_argument("--images", type=int, default=16, help="images in the model card (default 16; 0: none)")
+    parser.add_argument("--images", type=int, default=16, help="images in the card (default 16), without conditions")
     flags = parser.parse_args()
     if flags.images < 0:
         raise UserError(f"--images={flags.images} is out of range; expected 0 or more.")
@@ -42,7 +43,7 @@ def main() -> None:
     run = load_run(flags.workdir, step=flags.step, ema=not flags.raw)
     options_of(run.config)  # Refuses unsupported models before images are sampled.
     caption = picture = None
-    if flags.images:
+    if flags.images and run.config.condition_shape is None:
         steps = min(STEPS, run.config.diffusion.steps)
         picture = grid(run.sample(flags.images, sampler="ddim", steps=steps, seed=0))
         caption = f"{flags.images} samples, DDIM with {steps} steps, seed 0"

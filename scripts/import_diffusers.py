@@ -6,7 +6,7 @@
 
 MODEL_DIR is a folder with config.json and safetensors, or a name on the Hugging Face hub such as google/ddpm-cat-256.
 --config names a recipe for fields that the model does not determine (optimizer, steps, logs); --config.FIELD=VALUE sets
-a field.
+a field. An image-to-image model needs --config.model.condition, and for low_resolution --config.degradation.factor.
 """
 
 import argparse
@@ -32,13 +32,15 @@ def main() -> None:
     flags, overrides = parser.parse_known_args()
     check_overrides(overrides, ["config", "help"])
     workdir = new_workdir(flags.workdir)
-    found = read_folder(fetch_folder(flags.model))
     recipe = load_recipe(flags.config) if flags.config else defaults()
+    given = override(recipe, overrides)
+    found = read_folder(fetch_folder(flags.model), given.model.condition)
+    recipe.degradation = given.degradation
     recipe.update_from_flattened_dict(found.fields)
     try:
         config_of(recipe)
     except UserError as error:
-        raise UserError(f"{flags.model} needs a configuration that is not supported: {error}") from error
+        raise UserError(f"{flags.model} and the flags make a configuration that is not supported: {error}") from error
     config = config_of(override(recipe, overrides))
     refuse_contradictions(found.fields, config)
     start_run(config, workdir, found.params(config), found.labels(config))

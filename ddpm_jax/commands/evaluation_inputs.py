@@ -97,11 +97,12 @@ def choose_originals(config: Config, workdir: AnyPath, dataset: Dataset | None) 
         if len(held):
             return Originals(dataset, in_shuffled_order(config, held), "held out")
         logger.warning(
-            "data.holdout=%s held no images out, so that conditions are made of images that the model was trained on; "
-            "evaluate.condition_split names others.",
+            "data.holdout=%s holds no images out: conditions are made of images that the model was trained on; set "
+            "evaluate.condition_split to a split of others.",
             config.data.holdout,
         )
-        return Originals(dataset, in_shuffled_order(config, np.arange(len(dataset.images))), "training")
+        rows = in_shuffled_order(config, np.arange(len(dataset.images)))
+        return Originals(dataset, rows, config.data.split or "training")
     data = dataclasses.replace(config.data, split=split)
     try:
         dataset = open_dataset(dataclasses.replace(config, data=data))

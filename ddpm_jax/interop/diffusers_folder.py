@@ -18,10 +18,17 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ddpm_jax.builders import param_shapes
-from ddpm_jax.config import Config, to_json
+from ddpm_jax.config import Config
 from ddpm_jax.errors import UserError
 from ddpm_jax.interop.diffusers import params_of, tensors_of
-from ddpm_jax.interop.diffusers_options import checked_options, fields_of, has_null_class, options_of
+from ddpm_jax.interop.diffusers_card import condition_flags, is_pipeline
+from ddpm_jax.interop.diffusers_options import (
+    checked_options,
+    fields_of,
+    has_null_class,
+    image_channels,
+    options_of,
+)
 from ddpm_jax.interop.diffusers_scheduler import noise_of, scheduler_of
 from ddpm_jax.interop.runs import new_folder, numbered
 from ddpm_jax.interop.tensors import PICKLED, TensorFile, refuse_pickle, write_tensors
@@ -80,15 +87,20 @@ def fetch_folder(name: str) -> Path:
         raise UserError(f"{name} is not a folder, and cannot be downloaded from the hub ({reason}).") from error
 
 
-def read_folder(folder: Path) -> Found:
-    """The model in a folder; raises UserError for features that our network does not have."""
+def read_folder(folder: Path, condition: str = "none") -> Found:
+    """The model in a folder; raises UserError for features that our network does not have.
+
+    condition: the kind of the model, model.condition, which no folder tells.
+    """
     _refuse_other_pipelines(folder)
     unet = folder / "unet" if (folder / "unet").is_dir() else folder
-    options = checked_options(read_json(unet / "config.json"), str(unet / "config.json"))
+    where = str(unet / "config.json")
+    options = checked_options(read_json(unet / "config.json"), where)
+    channels = image_channels(options, condition, where)
     file = TensorFile(_weights(unet))
-    learned = options["out_channels"] > options["in_channels"]
+    learned = options["out_channels"] > channels
     classes = _classes(options, file)
-    fields = fields_of(options, classes) | noise_of(*_scheduler(folder, learned), learned)
+    fields = fields_of(options, classes, channels, condition) | noise_of(*_scheduler(folder, learned), learned)
     if options["num_class_embeds"] == classes:  # It was not trained without labels.
         fields["train.label_dropout"] = 0.0
         if classes:
@@ -151,21 +163,33 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_folder(
     config: Config, params: PyTree, out: Path, *, names: Sequence[str], card: str, grid: Picture | None
 ) -> None:
-    """Writes a folder for diffusers' from_pretrained: a DDPMPipeline, or the UNet2DModel of a conditional model."""
+    """Writes a folder for diffusers' from_pretrained: a DDPMPipeline, or the UNet2DModel of a conditional model.
+
+    card: by `diffusers_card.model_card`, which says what a UNet2DModel does not hold.
+    """
     options, scheduler = options_of(config), scheduler_of(config)
     if config.data.augment:
         logger.info("Left out the layer of data.augment=%s: sampling multiplies it by zeros", config.data.augment)
     if config.data.depth != 8:
         logger.info("The model was trained on images of %d bits; diffusers returns 8", config.data.depth)
+    if config.condition_shape:
+        logger.info(
+            "diffusers does not know that %d of the %d input channels are the condition, %r, nor how it is made; "
+            "README.md says how, and import needs %s",
+            options["in_channels"] - config.data.channels,
+            options["in_channels"],
+            config.model.condition,
+            " ".join(condition_flags(config)),
+        )
     tensors = tensors_of(params, len(config.model.multipliers), has_null_class(config))
     with new_folder(out) as building:
-        pipeline = not config.model.classes  # diffusers has no pipeline for conditional models.
+        pipeline = is_pipeline(config)
         unet, noise = (building / "unet", building / "scheduler") if pipeline else (building, building)
         tables: dict[Path, Any] = {unet / "config.json": options, noise / "scheduler_config.json": scheduler}
         if pipeline:
             parts = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDPMScheduler"]}
             tables[building / "model_index.json"] = {"_class_name": "DDPMPipeline", **parts}
-        else:
+        if config.model.classes:
             tables[building / "labels.json"] = list(names)
         for path, table in tables.items():
             path.parent.mkdir(exist_ok=True)
@@ -174,84 +198,3 @@ def write_folder(
         (building / "README.md").write_text(card, encoding="utf-8")
         if grid is not None:
             save_png(grid, building / "grid.png")
-
-
-def model_card(config: Config, step: int, images: int | None, caption: str | None) -> str:
-    """README.md of an exported model: a summary, code to sample from it, the configuration; caption: of its grid."""
-    data, diffusion, model = config.data, config.diffusion, config.model
-    source = data.name or (Path(data.path).name if data.path else data.source)
-    if not step:
-        source = "trained elsewhere"
-    shape = "x".join(map(str, config.image_shape))
-    rows = {
-        "images": f"{source}, {shape}" + (f", {images:,}" if images else ""),
-        "training steps": f"{step:,} of {data.batch_size} images",
-        "network": f"UNet2DModel, {model.channels} channels x {model.multipliers}, {model.blocks} blocks",
-        "noise": f"{diffusion.schedule}, {diffusion.steps} steps, predicts {diffusion.prediction}",
-        "parameters": "EMA" if config.sample.ema else "as trained",
-    }
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
-    picture = f"![{caption}](grid.png)\n\n{caption}.\n\n" if caption else ""
-    null = f"; {model.classes} means no label" if has_null_class(config) else ""
-    use = CLASSES_USE if model.classes else PIPELINE_USE
-    return CARD.format(
-        table=table,
-        picture=picture,
-        use=use.format(
-            steps=diffusion.steps,
-            classes=model.classes,
-            last=model.classes - 1,
-            null=null,
-            height=config.image_shape[0],
-            width=config.image_shape[1],
-        ),
-        kind="class-conditional" if model.classes else "unconditional-image-generation",
-        origin="It was trained" if step else "It was trained elsewhere and imported",
-        config=to_json(config).rstrip(),
-    )
-
-
-CARD = """\
----
-library_name: diffusers
-tags:
-- ddpm
-- {kind}
----
-# A denoising diffusion model
-
-{picture}{table_head}{table}
-
-## Use
-
-{use}
-
-## The whole configuration
-
-{origin} with ddpm_jax and this configuration:
-
-```json
-{config}
-```
-""".replace("{table_head}", "| | |\n|---|---|\n")
-
-PIPELINE_USE = """\
-```python
-from diffusers import DDPMPipeline
-
-images = DDPMPipeline.from_pretrained("this/folder")(batch_size=4, num_inference_steps={steps}).images
-```"""
-
-CLASSES_USE = """\
-```python
-import torch
-from diffusers import DDPMScheduler, UNet2DModel
-
-unet, scheduler = UNet2DModel.from_pretrained("this/folder"), DDPMScheduler.from_pretrained("this/folder")
-labels = torch.arange(4) % {classes}  # Classes 0 to {last}, which labels.json names{null}.
-x = torch.randn(4, unet.config.in_channels, {height}, {width})
-scheduler.set_timesteps({steps})
-with torch.no_grad():
-    for t in scheduler.timesteps:
-        x = scheduler.step(unet(x, t, class_labels=labels).sample, t, x).prev_sample
-```"""

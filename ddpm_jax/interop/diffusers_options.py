@@ -2,15 +2,19 @@
 
     unet/config.json  <->  data.image_size, data.channels, model.*
 
-Options that our network does not support and unknown ones are refused by name.
+Options that our network does not support and unknown ones are refused by name. The channels of a condition follow those
+of x_t, as in diffusers' LDMSuperResolutionPipeline; a UNet2DModel knows their number, but not their meaning.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from ddpm_jax.config import Config
 from ddpm_jax.config.checks import resolutions
+from ddpm_jax.config.convert import field_types
 from ddpm_jax.config.fields import sides
+from ddpm_jax.config.sections import Data, Model
 from ddpm_jax.errors import UserError, nearest
 
 DEFAULTS: dict[str, Any] = {
@@ -77,6 +81,7 @@ KINDS: dict[str, tuple[type, ...]] = {
 """Types of the options; integers must be at least 1."""
 LARGEST = 2**16
 """More than any plausible number of channels, layers, pixels or classes."""
+CONDITIONS: tuple[str, ...] = get_args(field_types(Config)["model.condition"])
 
 
 def checked_options(config: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -153,12 +158,37 @@ def _check_widths(options: Mapping[str, Any], where: str) -> None:
             f"{where}: attn_norm_num_groups={options['attn_norm_num_groups']} with resnet_time_scale_shift="
             f"{options['resnet_time_scale_shift']!r} is not supported; expected {groups}, norm_num_groups."
         )
-    channels = options["in_channels"]
-    if options["out_channels"] not in (channels, 2 * channels):
-        raise UserError(
-            f"{where}: out_channels={options['out_channels']} is not supported; expected {channels}, in_channels, or "
-            f"{2 * channels} for a learned variance."
-        )
+
+
+def image_channels(options: Mapping[str, Any], condition: str, where: str) -> int:
+    """Channels of the images of a UNet2DModel with a condition; raises UserError if none fit its inputs and outputs."""
+    inputs, outputs = options["in_channels"], options["out_channels"]
+    fitting = {
+        kind: channels
+        for kind in CONDITIONS
+        for channels in ((3,) if kind == "grey" else (1, 2, 3, 4))
+        if inputs == channels + condition_channels(channels, kind) and outputs in (channels, 2 * channels)
+    }
+    if condition in fitting:
+        return fitting[condition]
+    expected = " or ".join(
+        f"--config.model.condition={kind} (channels: {channels} of the image, {inputs - channels} of the condition)"
+        for kind, channels in fitting.items()
+    )
+    if not fitting:
+        kinds = ", ".join(f"{3 + condition_channels(3, kind)} ({kind})" for kind in CONDITIONS)
+        expected = f"for colour images, for example, {kinds}, and out_channels=3, or 6 for a learned variance"
+    raise UserError(
+        f"{where}: in_channels={inputs} with out_channels={outputs} does not fit model.condition={condition!r}; "
+        f"expected {expected}."
+    )
+
+
+def condition_channels(channels: int, condition: str) -> int:
+    """Channels that a network for images of so many channels receives beside x_t."""
+    data, model = dataclasses.replace(Data(), channels=channels), dataclasses.replace(Model(), condition=condition)
+    shape = Config(data=data, model=model).condition_shape
+    return shape[2] if shape else 0
 
 
 def _attention(blocks: Sequence[str]) -> list[bool]:
@@ -171,14 +201,17 @@ def _resampling(options: Mapping[str, Any]) -> set[str]:
     return {options.get(kind, kind) for kind in kinds}
 
 
-def fields_of(options: Mapping[str, Any], classes: int) -> dict[str, Any]:
-    """The fields of a configuration that describe a UNet2DModel; classes: their number without a null class."""
+def fields_of(options: Mapping[str, Any], classes: int, channels: int, condition: str = "none") -> dict[str, Any]:
+    """The fields of a configuration that describe a UNet2DModel.
+
+    classes: their number without a null class; channels: of an image; condition: what the further channels mean.
+    """
     widths, size = options["block_out_channels"], options["sample_size"]
     sizes = [min(sides(size)) // 2**stage for stage in range(len(widths))]
     attends = _attention(options["down_block_types"])
     return {
         "data.image_size": size,
-        "data.channels": options["in_channels"],
+        "data.channels": channels,
         "model.channels": widths[0],
         "model.multipliers": tuple(width // widths[0] for width in widths),
         "model.blocks": options["layers_per_block"],
@@ -194,6 +227,8 @@ def fields_of(options: Mapping[str, Any], classes: int) -> dict[str, Any]:
         "model.frequency_shift": options["freq_shift"],
         "model.classes": classes,
         "model.attributes": 0,
+        "model.condition": condition,
+        "degradation.noise": 0,
     }
 
 
@@ -209,6 +244,11 @@ def options_of(config: Config) -> dict[str, Any]:
             f"model.multipliers={model.multipliers}: the first stage of a UNet2DModel has the width of its first "
             "convolution; expected 1 first."
         )
+    if config.degradation.noise:
+        raise UserError(
+            f"degradation.noise={config.degradation.noise}: a UNet2DModel has no input for the step to which the "
+            "condition is noised; use scripts/export_safetensors.py, or train without it."
+        )
     attends = [size in model.attention_resolutions for size in resolutions(data, model)]
     plain_down, plain_up, kind = ("DownBlock2D", "UpBlock2D", "conv")
     if model.resampling == "residual":
@@ -217,7 +257,7 @@ def options_of(config: Config) -> dict[str, Any]:
         "_class_name": "UNet2DModel",
         **DEFAULTS,
         "sample_size": data.image_size if isinstance(data.image_size, int) else list(data.image_size),
-        "in_channels": data.channels,
+        "in_channels": data.channels + condition_channels(data.channels, model.condition),
         "out_channels": data.channels * (2 if config.diffusion.variance == "learned" else 1),
         "freq_shift": model.frequency_shift,
         "flip_sin_to_cos": False,

@@ -5,12 +5,13 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Bool
 from PIL import Image
 
 from ddpm_jax import Run, UserError, load_run
@@ -73,6 +74,8 @@ class Model:
         parameters = sum(leaf.size for leaf in jax.tree.leaves(run.params)) / 1e6
         labels = f", {model.classes} classes" if model.classes else ""
         labels = f", {model.attributes} attributes" if model.attributes else labels
+        if model.condition != "none":
+            labels += f", condition: {model.condition.replace('_', ' ')}"
         trained = f", trained on a set of {run.images:,}" if run.images else ""
         kind = "EMA" if ema else "raw parameters"
         height, width, _ = run.config.image_shape
@@ -91,14 +94,19 @@ def inpaint_brushed(run: Run, image: np.ndarray, brush: np.ndarray, **options: A
 
     image: [height, width, channels]; brush: [any height, any width], more than 0 where the brush painted.
     """
-    size = run.config.image_shape[1::-1]
+    return run.inpaint(image[None], mask_of_brush(brush, run.config), **options)
+
+
+def mask_of_brush(brush: np.ndarray, config: Config) -> Bool[np.ndarray, "height width"]:
+    """The pixels of the model's images of which the brush covers more than half; refuses none, and all."""
+    size = config.image_shape[1::-1]
     covered = Image.fromarray(np.where(brush > 0, np.uint8(255), np.uint8(0))).resize(size, Image.Resampling.BOX)
     mask = np.asarray(covered) > 127
     if not mask.any():
         raise UserError("Nothing is painted; brush over the pixels to sample again.")
     if mask.all():
         raise UserError("Everything is painted; leave some pixels as they are.")
-    return run.inpaint(image[None], mask, **options)
+    return mask
 
 
 def decode_upload(raw: bytes, config: Config) -> np.ndarray:
@@ -110,16 +118,23 @@ def decode_upload(raw: bytes, config: Config) -> np.ndarray:
         raise UserError(f"This file cannot be read ({error}); upload another PNG, JPEG or similar.") from error
 
 
-def stream_samples(steps: Iterator[SamplingStep], view: str, folder: Path) -> Iterator[Update]:
+def stream_samples(
+    steps: Iterator[SamplingStep],
+    view: str,
+    folder: Path,
+    picture_of: Callable[[Pixels], Picture] = grid,
+    comment_on: Callable[[Pixels], str] = lambda images: "",
+) -> Iterator[Update]:
     """Pictures while a sampler runs, and at the end two files: the images, and a GIF of the steps.
 
-    view: "x_t" or "x0", the images to show before the last step.
+    view: "x_t" or "x0", the images to show before the last step; picture_of: all pictures, from the images;
+    comment_on: the end of the last text, from the finished images.
     """
     frames: list[Picture] = []
     for step, send in throttle(steps):
         in_gif = step.done % math.ceil(step.steps / GIF_FRAMES) == 0 or not step.t
         if send or in_gif:
-            picture = grid(step.x0 if view == "x0" else step.x_t)
+            picture = picture_of(step.x0 if view == "x0" else step.x_t)
             frames += [picture] if in_gif else []
         if send and step.t:
             yield Update(picture, f"Step {step.done} of {step.steps}, t = {step.t}")
@@ -128,7 +143,8 @@ def stream_samples(steps: Iterator[SamplingStep], view: str, folder: Path) -> It
     save_gif(frames, gif)
     yield Update(
         picture,
-        f"{len(step.x_t)} images, {step.steps} steps, {step.seconds:.2f} seconds without compilation",
+        f"{len(step.x_t)} images, {step.steps} steps, {step.seconds:.2f} seconds without compilation"
+        + comment_on(step.x_t),
         png,
         gif,
     )

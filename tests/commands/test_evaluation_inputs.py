@@ -82,11 +82,14 @@ def test_conditions_are_those_of_another_split(tmp_path):
             choose_originals(asked, tmp_path, None)
 
 
-def test_metrics_are_means_over_all_samples_whatever_is_in_memory_at_a_time(tmp_path, monkeypatch):
+def test_conditions_and_metrics_are_those_of_all_samples_whatever_is_in_memory_at_a_time(tmp_path, monkeypatch):
     config = conditional("mask")
-    inputs = inputs_to_sample(config, tmp_path, DISCS)
-    originals, samples = DISCS.images[inputs.originals.rows], DISCS.images[:10]
+    whole = inputs_to_sample(config, tmp_path, DISCS)
     monkeypatch.setattr(evaluation_inputs, "CHUNK", 4)
+    inputs = inputs_to_sample(config, tmp_path, DISCS)
+    np.testing.assert_array_equal(inputs.conditions, whole.conditions)
+    assert inputs.originals.crc32 == whole.originals.crc32
+    originals, samples = DISCS.images[inputs.originals.rows], DISCS.images[:10]
     found = mean_restoration(config, samples, inputs)
     values = restoration_metrics(config, samples, inputs.conditions, originals)
     assert found == pytest.approx({name: each.mean() for name, each in values.items()})

@@ -13,10 +13,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from ddpm_jax import load_run
-from ddpm_jax.builders import build_schedule, build_unet
-from ddpm_jax.config import flatten
+from ddpm_jax.builders import build_condition, build_schedule, build_unet
+from ddpm_jax.config import defaults, flatten, override
 from ddpm_jax.config.fields import sides
+from ddpm_jax.diffusion.conditions import ConditionInput
 from ddpm_jax.diffusion.schedule import sigmoid_betas
+from ddpm_jax.interop.diffusers_card import model_card
 from ddpm_jax.interop.diffusers_folder import read_folder, write_folder
 from ddpm_jax.interop.runs import start_run
 from ddpm_jax.network.bind import Conditioning, apply_unet, label_vectors
@@ -134,6 +136,32 @@ def test_an_exported_model_has_the_same_output(name, tmp_path):
     config_again, params_again = imported(tmp_path / "here")
     assert_same_bits(params_again, params)
     assert config_again == config
+
+
+def test_the_condition_follows_x_t_in_the_input_channels(tmp_path):
+    torch.manual_seed(0)
+    options = SMALL | blocks("conv", ".A") | {"in_channels": 6}
+    model = diffusers.UNet2DModel(**options).eval()
+    model.save_pretrained(tmp_path / "there")
+    flags = ["--config.model.condition=low_resolution", "--config.degradation.factor=2"]
+    config, params = imported(tmp_path / "there", override(defaults(), flags))
+    write_folder(config, params, tmp_path / "here", names=[], card=model_card(config, 0, None, None), grid=None)
+    _, params_again = imported(tmp_path / "here", override(defaults(), flags))
+    assert_same_bits(params_again, params)
+
+    draw, n = np.random.default_rng(1), np.array([0, 1, 500, 999])
+    x, low = (draw.normal(size=(4, 3, side, side)).astype(np.float32) for side in (16, 8))
+    condition = build_condition(config).network_input(low.transpose(0, 2, 3, 1))
+    given, unet = Conditioning(image=ConditionInput(condition, None)), build_unet(config)
+    here = apply_unet(unet, params, x.transpose(0, 2, 3, 1), jnp.asarray(n + 1), given)
+
+    names = {"low": torch.from_numpy(low)}
+    code = (tmp_path / "here" / "README.md").read_text().partition("```python")[2].partition("```")[0]
+    code = code.replace("this/folder", str(tmp_path / "here")).replace("low = ...", "")
+    exec(code.replace("set_timesteps(1000)", "set_timesteps(2)"), names)  # The card's own enlargement.
+    there = theirs(names["unet"], np.concatenate([x, names["condition"].numpy()], axis=1), n, None)
+    assert largest_difference(np.asarray(here).transpose(0, 3, 1, 2), there) < 5e-5
+    assert names["x"].shape == x.shape
 
 
 def test_files_with_the_former_names_of_attention_are_read(tmp_path):

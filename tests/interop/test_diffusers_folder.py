@@ -1,6 +1,7 @@
 """Export and import are inverse, and other folders are refused; test_against_diffusers.py compares outputs."""
 
 import json
+import runpy
 import sys
 
 import jax
@@ -8,11 +9,13 @@ import numpy as np
 import pytest
 
 from ddpm_jax import UserError, load_run
-from ddpm_jax.config import flatten
-from ddpm_jax.interop.diffusers_folder import fetch_folder, model_card, read_folder, write_folder
-from tests.end_to_end.commands import assert_same_bits
+from ddpm_jax.config import defaults, flatten, override
+from ddpm_jax.interop.diffusers_card import condition_flags, model_card
+from ddpm_jax.interop.diffusers_folder import fetch_folder, read_folder, write_folder
+from tests.end_to_end.commands import ROOT, assert_same_bits
 from tests.interop.toy import change, config, imported, random_params, random_run, script
 
+COLOUR = {"channels": 3, "source": "synthetic"}
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 SCHEDULER = "scheduler/scheduler_config.json"
 
@@ -28,16 +31,22 @@ SCHEDULER = "scheduler/scheduler_config.json"
         {"model": {"classes": 3}, "diffusion": {"schedule": "sigmoid", "prediction": "v", "zero_terminal_snr": True}},
         {"model": {"classes": 3}, "train": {"label_dropout": 0.0}},
         {"sample": {"threshold": "dynamic", "percentile": 0.9}, "diffusion": {"schedule": "quadratic", "steps": 50}},
+        {"model": {"condition": "low_resolution"}, "degradation": {"factor": 2, "filter": "box"}},
+        {"data": COLOUR, "model": {"condition": "grey"}, "train": {"condition_dropout": 0.2}},
+        {"data": COLOUR, "model": {"condition": "low_resolution"}, "diffusion": {"variance": "learned"}},
+        {"data": COLOUR, "model": {"condition": "mask", "classes": 3}},
     ],
 )
 def test_export_and_import_are_exact_inverses(tmp_path, sections):
     settings = config(**sections)
     params = random_params(settings)
     write_folder(settings, params, tmp_path / "model", names=["a", "b", "c"], card="", grid=None)
-    again, params_again = imported(tmp_path / "model")
+    recipe = override(defaults(), condition_flags(settings))
+    again, params_again = imported(tmp_path / "model", recipe)
     assert_same_bits(params_again, params)
     found, given = flatten(again), flatten(settings)
-    determined = read_folder(tmp_path / "model").fields
+    determined = [*read_folder(tmp_path / "model", settings.model.condition).fields, "train.condition_dropout"]
+    determined += [name for name in given if name.startswith("degradation.")]
     changed = {name for name in determined if found[name] != given[name] and name != "model.head_channels"}
     # Heads of equal width can be given by their number or by their width.
     assert changed <= {"model.heads"}, {name: (found[name], given[name]) for name in changed}
@@ -115,6 +124,59 @@ def test_a_run_is_exported_and_imported_by_the_scripts(tmp_path):
     done = script("scripts/import_diffusers.py", tmp_path / "model", tmp_path / "other", "--config.model.channels=16")
     assert done.returncode == 2 and "model.channels is 8 in the imported model" in done.stderr
     assert not (tmp_path / "other").exists()
+
+
+@pytest.fixture
+def script_main(monkeypatch):
+    """Runs a script in this process."""
+
+    def call(name, *argv):
+        main = runpy.run_path(str(ROOT / name))["main"]
+        monkeypatch.setattr(sys, "argv", [name, *map(str, argv)])
+        main()
+
+    return call
+
+
+def test_the_condition_is_told_to_the_import_by_the_flags_that_the_export_names(tmp_path, script_main, package_log):
+    settings, _, ema = random_run(tmp_path / "run", model={"condition": "low_resolution"}, degradation={"factor": 2})
+    script_main("scripts/export_diffusers.py", tmp_path / "run", tmp_path / "model")
+    (line,) = [text for text in map(str, package_log.messages) if "diffusers does not know" in text]
+    assert "that 1 of the 2 input channels are the condition, 'low_resolution', nor how it is made" in line
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "low = ...  # [4, 1, 4, 4] in [-1, 1]: images shrunk by a factor of 2, bicubic" in card
+    assert not (tmp_path / "model" / "grid.png").exists()
+    flags = line.partition("import needs ")[2].split()
+    assert f"this/folder RUN {' '.join(flags)}`" in card
+    script_main("scripts/import_diffusers.py", tmp_path / "model", tmp_path / "again", *flags)
+    again = load_run(tmp_path / "again")
+    assert_same_bits(again.params, ema)
+    assert (again.config.model, again.config.degradation) == (settings.model, settings.degradation)
+
+
+@pytest.mark.parametrize(
+    ("condition", "channels", "words"),
+    [
+        (
+            "none",
+            (6, 3),
+            "does not fit model.condition='none'; expected --config.model.condition=low_resolution (chann",
+        ),
+        ("low_resolution", (4, 3), "expected --config.model.condition=grey (channels: 3 of the image, 1 of the cond"),
+        ("grey", (7, 6), "expected --config.model.condition=mask (channels: 3 of the image, 4 of the condition)"),
+        (
+            "grey",
+            (2, 2),
+            "condition=none (channels: 2 of the image, 0 of the condition) or --config.model.condition=low",
+        ),
+        ("mask", (9, 3), "for colour images, for example, 3 (none), 6 (low_resolution), 4 (grey), 7 (mask), and out_c"),
+    ],
+)
+def test_channels_that_do_not_fit_the_condition_are_refused_with_those_that_do(folder, condition, channels, words):
+    change(folder / "unet" / "config.json", **dict(zip(("in_channels", "out_channels"), channels, strict=True)))
+    with pytest.raises(UserError) as caught:
+        read_folder(folder, condition)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '["\\ud800", "b", "c"]', "[" * 10_000])

@@ -12,7 +12,7 @@ from tests.interop.toy import change, config
 @pytest.mark.parametrize("classes", [0, 3])
 def test_options_and_fields_are_inverse(classes):
     settings = config(model={"classes": classes, "scale_shift": True, "resampling": "residual", "head_channels": 4})
-    fields = fields_of(checked_options(options_of(settings), "here"), classes)
+    fields = fields_of(checked_options(options_of(settings), "here"), classes, 1)
     assert fields.items() <= flatten(settings).items()
 
 
@@ -34,7 +34,7 @@ UNET_MISTAKES = {
     "widths": ({"block_out_channels": [8, 12]}, "must be whole multiples of the first"),
     "wide embedding": ({"time_embedding_dim": 64}, "time_embedding_dim=64 is not supported; expected 32"),
     "norm": ({"resnet_time_scale_shift": "scale_shift"}, "attn_norm_num_groups=None with resnet_time_scale_shift"),
-    "outputs": ({"out_channels": 3}, "out_channels=3 is not supported; expected 1, in_channels, or 2"),
+    "outputs": ({"out_channels": 3}, "in_channels=1 with out_channels=3 does not fit model.condition='none'"),
     "text": ({"dropout": "much"}, "dropout=much is not supported; expected a number"),
     "huge": ({"norm_eps": 10**400}, "is not supported; expected a number"),
     "huge size": ({"sample_size": 2**70}, "is not supported; expected a value of type int"),
@@ -58,6 +58,10 @@ def test_unsupported_options_are_refused_by_name(name, folder):
         ({"model": {"attributes": 2}}, "model.attributes=2: UNet2DModel supports classes, but no attributes"),
         ({"model": {"resampling": "pool"}}, "model.resampling='pool': UNet2DModel halves images by convolutions"),
         ({"model": {"multipliers": [2, 2]}}, "expected 1 first"),
+        (
+            {"model": {"condition": "low_resolution"}, "degradation": {"noise": 2}},
+            "degradation.noise=2: a UNet2DModel has no input for the step to which the condition is noised; use",
+        ),
         ({"model": {"heads": 2, "attention_resolutions": [8, 4]}}, "makes heads of 4 and 8 channels"),
     ],
 )

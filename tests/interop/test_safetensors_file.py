@@ -10,6 +10,8 @@ from safetensors.numpy import load_file, save_file
 from ddpm_jax import UserError, load_run
 from ddpm_jax.config.sections import Data
 from ddpm_jax.data.sources.digits import load_digits
+from ddpm_jax.interop import safetensors_file
+from ddpm_jax.interop.runs import refuse_contradictions
 from ddpm_jax.interop.safetensors_file import find_file, read_file, write_file
 from tests.end_to_end.commands import assert_same_bits
 from tests.interop.toy import config, random_params, random_run, script
@@ -71,6 +73,20 @@ def test_only_pretrained_models_of_the_package_can_be_loaded_by_name(tmp_path):
     assert done.returncode == 2 and "scripts/import_safetensors.py pretrained:digits runs/imported" in done.stderr
     done = script("scripts/import_safetensors.py", "pretrained:digits", tmp_path / "run")
     assert done.returncode == 0 and load_run(tmp_path / "run").names == tuple("0123456789")
+
+
+def test_an_image_to_image_model_keeps_its_condition_and_is_loaded_by_name(tmp_path, monkeypatch):
+    settings = config(model={"condition": "low_resolution"}, degradation={"factor": 2, "noise": 4})
+    params = random_params(settings)
+    write_file(tmp_path / "enlarge.safetensors", settings, None, params, names=[], step=3)
+    monkeypatch.setattr(safetensors_file, "FOLDER", tmp_path)
+    run = load_run("pretrained:enlarge")
+    assert run.config == settings
+    assert_same_bits(run.params, params)
+    with pytest.raises(UserError, match="degradation.factor is 2 in the imported model and cannot be set to 4"):
+        refuse_contradictions(
+            read_file(tmp_path / "enlarge.safetensors").fields, config(model={"condition": "low_resolution"})
+        )
 
 
 def test_other_files_are_refused(tmp_path):

@@ -38,9 +38,9 @@ def random_run(workdir, names=(), **sections):
 
 
 def imported(folder, recipe=None):
-    """Configuration and parameters of the model in a folder of diffusers."""
-    found = read_folder(folder)
+    """Configuration and parameters of the model in a folder of diffusers; recipe: has the condition."""
     recipe = recipe or defaults()
+    found = read_folder(folder, recipe.model.condition)
     recipe.update_from_flattened_dict(found.fields)
     settings = config_of(recipe)
     return settings, found.params(settings)

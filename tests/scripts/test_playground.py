@@ -19,7 +19,11 @@ from PIL import Image
 from ddpm_jax import UserError, load_run
 from ddpm_jax.commands import cli
 from ddpm_jax.config import config_of
-from ddpm_jax.reporting.images import grid
+from ddpm_jax.data.dataset import hold_out
+from ddpm_jax.data.open import open_dataset
+from ddpm_jax.generation.conditions import conditions_of
+from ddpm_jax.reporting.images import CAPTION_HEIGHT, GAP, grid
+from scripts.play.image_to_image import Originals, describe_psnr, given_original, given_upload, picture_beside
 from scripts.play.model import (
     DOWNLOADS_KEPT_S,
     PICTURE_INTERVAL_S,
@@ -31,6 +35,7 @@ from scripts.play.model import (
 )
 from tests.data.pictures import encoded, noise
 from tests.end_to_end.commands import RECIPE, ROOT
+from tests.interop.toy import random_run
 
 SCRIPT = ROOT / "scripts" / "playground.py"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -64,6 +69,70 @@ def test_uploads_get_the_size_and_channels_of_the_model(digits, draw):
     assert decode_upload(encoded(noise(draw, 50, 40)), digits.config).shape == (8, 8, 1)
     with pytest.raises(UserError, match="This file cannot be read"):
         decode_upload(b"no image", digits.config)
+
+
+COLOUR = {"image_size": 8, "channels": 3, "source": "synthetic"}
+
+
+def settings(condition, **sections):
+    return config_of({"data": COLOUR, "model": {"condition": condition, "attention_resolutions": ()}, **sections})
+
+
+def test_an_upload_of_exactly_the_low_size_is_the_condition_and_others_are_originals(draw):
+    config = settings("low_resolution", degradation={"factor": 2})
+    low, large = noise(draw, 4, 4), noise(draw, 8, 8)
+    np.testing.assert_array_equal(given_upload(encoded(low), config).condition, low[None])
+    assert given_upload(encoded(low), config).original is None
+    given = given_upload(encoded(large), config)
+    np.testing.assert_array_equal(given.original, large[None])
+    np.testing.assert_array_equal(given.condition, conditions_of(config, large[None], seed=0))
+    assert given_upload(encoded(noise(draw, 20, 30)), config).condition.shape == (1, 4, 4, 3)
+    with pytest.raises(UserError, match="This file cannot be read"):
+        given_upload(b"no image", config)
+
+
+def test_the_colours_of_a_grey_upload_are_unknown(draw):
+    config, colour = settings("grey"), noise(draw, 8, 8)
+    grey = np.asarray(Image.fromarray(colour).convert("L"))
+    given = given_upload(encoded(grey), config)
+    np.testing.assert_array_equal(given.condition[0, ..., 0], grey)
+    assert given.original is None and describe_psnr(colour[None], given.original) == ""
+    given = given_upload(encoded(colour), config)
+    assert describe_psnr(colour[None] ^ 1, given.original) == ", PSNR 48.1 dB"  # 20 log10(255)
+    np.testing.assert_array_equal(given.condition[0, ..., 0], grey)
+
+
+def test_the_brush_is_the_mask_of_a_condition(draw):
+    config, image = settings("mask"), noise(draw, 8, 8)
+    given, brush = given_upload(encoded(image), config), np.zeros((80, 80), np.uint8)
+    np.testing.assert_array_equal(given.shown(config), image[None])
+    brush[:, 40:] = 200
+    masked = given.masked(brush, config)
+    np.testing.assert_array_equal(masked.condition[0, ..., :3], image)
+    np.testing.assert_array_equal(masked.condition[0, ..., 3], np.repeat([0] * 4 + [255] * 4, 8).reshape(8, 8).T)
+    assert (masked.shown(config)[:, :, 4:] == 127).all()
+    with pytest.raises(UserError, match="Nothing is painted"):
+        given.masked(np.zeros((80, 80)), config)
+
+
+def test_results_are_shown_in_rows_below_the_condition_and_the_original(draw):
+    config = settings("mask")
+    given = given_upload(encoded(noise(draw, 8, 8)), config)
+    results = np.full((6, 8, 8, 3), 9, np.uint8)
+    tile, caption = 64 + GAP, CAPTION_HEIGHT
+    picture = picture_beside(given, results, config)
+    assert picture.shape == (3 * (tile + GAP + caption), 4 * tile + GAP, 3)
+    bottom = picture[-tile:-GAP]
+    assert (bottom[:, GAP:tile] == 9).all() and (bottom[:, 2 * tile + GAP :] == 255).all()
+    assert picture_beside(given._replace(original=None), results[:1], config).shape[1] == tile + GAP
+
+
+def test_originals_are_held_out_images_in_turn():
+    config = settings("grey", data=COLOUR | {"holdout": 0.1})
+    dataset, originals = open_dataset(config), Originals(config)
+    _, held = hold_out(dataset, 0.1)
+    for number in (0, 1, len(held)):
+        np.testing.assert_array_equal(originals[number], dataset.images[held[number % len(held)]])
 
 
 def test_comparisons_refuse_unknown_samplers(digits):
@@ -134,13 +203,16 @@ def test_bad_flags_exit_with_code_2_and_one_line(tmp_path):
         ({"attributes": 3}, "abc", [], True, {"label": None}),
         ({"attributes": 3}, "abc", ["a", "c"], True, {"label": "a,c", "guidance": 2.0}),
         ({}, "", "each in turn", True, {}),
+        ({"condition": "mask"}, "", "each in turn", True, {}),
+        ({"condition": "mask", "dropped": 0.1}, "", "each in turn", True, {"guidance": 2.0}),
     ],
 )
 def test_controls_become_sampling_options(tmp_path, model, names, selected, in_turn, options):
     gradio = pytest.importorskip("gradio", reason="Gradio is not installed: pip install -r requirements-playground.txt")
-    from scripts.play.page import SharedControls
+    from scripts.play.controls import SharedControls
 
-    config = config_of({"data": {"image_size": 8}, "model": {"attention_resolutions": (), **model}})
+    train, model = {"condition_dropout": model.get("dropped", 0.0)}, {k: v for k, v in model.items() if k != "dropped"}
+    config = config_of({"data": {"image_size": 8}, "model": {"attention_resolutions": (), **model}, "train": train})
     fake = SimpleNamespace(
         config=config,
         names=tuple(names),
@@ -160,11 +232,11 @@ def test_controls_become_sampling_options(tmp_path, model, names, selected, in_t
 @pytest.mark.parametrize(("size", "channels"), [(8, 1), (28, 1), (64, 3), (256, 3)])
 def test_the_canvas_shows_each_pixel_as_a_square(draw, size, channels):
     pytest.importorskip("gradio", reason="Gradio is not installed: pip install -r requirements-playground.txt")
-    from scripts.play.page import CANVAS_PX, _canvas_value
+    from scripts.play.components import canvas_size_of, canvas_value
 
     image = draw.integers(0, 256, (size, size, channels), np.uint8)
-    side = size * max(1, CANVAS_PX // size)
-    background = _canvas_value(image, (side, side))["background"]
+    side, _ = canvas_size_of(size, size)
+    background = canvas_value(image, (side, side))["background"]
     assert background.shape == (side, side, 3)
     np.testing.assert_array_equal(background[:: side // size, :: side // size][..., :channels], image)
 
@@ -222,7 +294,7 @@ def visit(browser, url):
         page.set_default_timeout(60_000)
         page.on("request", lambda request: requests.append(request.url))
         page.goto(url)
-        page.wait_for_selector("#sample")
+        page.wait_for_selector("#sampler")
         return page
 
     yield visit
@@ -393,3 +465,35 @@ class TestPage:
                 assert np.abs(np.asarray(download(page, "samples-png")).astype(int) - grid(images)[..., 0]).max() <= 1
         finally:
             server.stop()
+
+    @pytest.mark.parametrize("kind", ["low_resolution", "mask"])
+    def test_an_image_to_image_run_generates_from_an_image_of_its_data(self, visit, tmp_path, kind):
+        config, *_ = random_run(tmp_path / "x", model={"condition": kind})
+        server = Server(f"--workdir={tmp_path}/x")
+        try:
+            page = visit(url=server.url)
+            assert page.get_by_role("tab").all_inner_texts() == ["Image to image"]
+            page.click("#generate")
+            assert page.wait_for_selector("text=There is no image yet")
+            enter(page, "seed", 5)
+            enter(page, "count", 2)
+            page.click("#take")
+            page.wait_for_selector("#condition img" if kind == "low_resolution" else "#canvas canvas")
+            page.wait_for_timeout(3000)
+            given = given_original(Originals(config)[5], config)
+            if kind == "mask":
+                for x in (0.8, 0.9):
+                    stroke(page, [(x, 0.05), (x, 0.95)])
+            page.click("#generate")
+            picture = np.asarray(download(page, "results-png"))
+            assert "PSNR" in page.inner_text("#results-text")
+        finally:
+            server.stop()
+        if kind == "mask":  # What a stroke covers depends on the zoom, so the mask is that of the picture.
+            top = CAPTION_HEIGHT + GAP
+            shown = picture[top : top + 64, GAP : GAP + 64][4::8, 4::8]
+            brush = shown == 127  # The image itself has none.
+            assert 10 < np.count_nonzero(brush) <= 24
+            given = given.masked(brush, config)
+        images = load_run(tmp_path / "x").sample(2, sampler="ddim", steps=8, seed=5, condition=given.condition)
+        assert np.abs(picture.astype(int) - picture_beside(given, images, config)[..., 0]).max() <= 1
