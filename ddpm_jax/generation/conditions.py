@@ -21,7 +21,7 @@ from ddpm_jax.diffusion.randomness import Purpose
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime.compilation import jit
 from ddpm_jax.sampling.noise import image_keys
-from ddpm_jax.shapes import AnyArray, ConditionPixels, Pixels
+from ddpm_jax.shapes import AnyArray, ConditionPixels, Conditions, Pixels
 
 BATCH = 64
 """Images whose conditions are made at a time."""
@@ -50,7 +50,7 @@ def _degrade(config: Config) -> Any:
     condition = build_condition(config)
     assert condition is not None
 
-    def degrade(originals: Pixels, seed: Array, indices: Array) -> Array:
+    def degrade(originals: Pixels, seed: Array, indices: Array) -> Conditions:
         return condition.degrade(from_pixels(originals), image_keys(seed, indices, Purpose.GIVEN_CONDITION))
 
     return jit(degrade)

@@ -40,8 +40,14 @@ def apply_unet(
     The network counts time from 0, as Ho et al.'s code and diffusers do: it receives t - 1.
     """
     image, steps = given.image or (None, None)
-    options = {"condition": image, "condition_steps": steps, "augmentation": given.augmentation}
-    output = unet.apply({"params": params}, x_t, t - 1, given.labels, **options, dropout_keys=dropout_keys)
+    output = unet.apply(
+        {"params": params},
+        *(x_t, t - 1, given.labels),
+        condition=image,
+        condition_steps=steps,
+        augmentation=given.augmentation,
+        dropout_keys=dropout_keys,
+    )
     assert isinstance(output, jax.Array)
     return output
 
