@@ -76,18 +76,16 @@ def read_conditions(config: Config) -> tuple[ConditionPixels, Pixels | None]:
     sample, kind = config.sample, config.model.condition
     if sample.mask and kind != "mask":
         raise UserError(f"sample.mask={sample.mask} has no effect with model.condition={kind!r}; leave it out.")
-    if not sample.images and not sample.originals:
+    originals = read_images(config, "sample.originals") if sample.originals else None
+    if sample.images:
+        conditions = _read_given(config)
+    elif originals is None:
         raise UserError(
             "sample.task='condition' needs sample.images, the conditions, or sample.originals, of which they are made; "
             "set one of them to a folder or to files separated by commas."
         )
-    originals = read_images(config, "sample.originals") if sample.originals else None
-    if sample.images:
-        conditions = _read_given(config)
-    elif sample.mask:
-        conditions = _with_mask(config, originals)
     else:
-        conditions = conditions_of(config, originals, sample.seed)
+        conditions = _with_mask(config, originals) if sample.mask else conditions_of(config, originals, sample.seed)
     if originals is not None and len(originals) != len(conditions):
         raise UserError(
             f"sample.originals names {len(originals)} images and sample.images {len(conditions)}; expected as many, in "

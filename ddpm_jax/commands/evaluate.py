@@ -106,7 +106,12 @@ def open_needed_dataset(config: Config) -> Dataset | None:
 
 def sampler_configs(config: Config) -> list[Config]:
     """One configuration for each sampler to measure."""
-    count = config.evaluate.count
+    count, cascade = config.evaluate.count, config.sample.cascade
+    if cascade:
+        raise UserError(
+            f"sample.cascade={cascade} is for --mode=sample; measure the images that it writes with "
+            "scripts/evaluate_images.py."
+        )
     config = dataclasses.replace(config, sample=only_images(config.sample))
     if config.evaluate.samplers is None:
         return [checked(dataclasses.replace(config, sample=dataclasses.replace(config.sample, count=count)))]

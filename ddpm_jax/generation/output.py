@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -191,7 +192,7 @@ def write_images(folder: Path, pixels: Pixels) -> None:
     np.savez(folder / "samples.npz", pixels)
 
 
-def write_files(folder: Path, images: Iterable[np.ndarray]) -> None:
+def write_files(folder: Path, images: Iterable[Any]) -> None:
     """Writes images to a new folder as PNG files 000000.png, 000001.png, …"""
     folder.mkdir()
     for i, image in enumerate(images):

@@ -1,9 +1,12 @@
 import jax
+import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 from jax.sharding import PartitionSpec
 
 from ddpm_jax.errors import UserError
-from ddpm_jax.runtime.devices import abstract_mesh, check_divisible, join_cluster, state_sharding
+from ddpm_jax.runtime import devices
+from ddpm_jax.runtime.devices import abstract_mesh, check_divisible, from_first_process, join_cluster, state_sharding
 
 
 def test_a_batch_must_divide_among_devices():
@@ -62,3 +65,18 @@ def test_the_only_process_of_a_node_takes_all_its_devices(environment, takes_all
     monkeypatch.setattr(jax.distributed, "initialize", lambda **options: calls.append(options["local_device_ids"]))
     join_cluster({"SLURM_NTASKS": "4", "SLURM_STEP_NODELIST": "a,b"} | environment)
     assert calls == [[] if takes_all else None]
+
+
+def test_an_array_of_the_first_process_is_sent_in_pieces(monkeypatch):
+    images, sent = np.arange(7 * 2, dtype=np.uint16).reshape(7, 2), []
+    assert from_first_process(images) is images
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(devices, "SENT_AT_ONCE", 3 * images[:1].nbytes)
+    # As on another process, whose own array does not matter; sums over processes may widen the type.
+    first = iter([images[:3], images[3:6], images[6:]])
+    monkeypatch.setattr(
+        multihost_utils, "broadcast_one_to_all", lambda own: sent.append(len(own)) or next(first).astype(np.uint32)
+    )
+    received = from_first_process(np.zeros_like(images))
+    np.testing.assert_array_equal(received, images)
+    assert sent == [3, 3, 1] and received.dtype == images.dtype
