@@ -58,7 +58,7 @@ def _kind(config: Config) -> str:
 def _unet_use(config: Config) -> str:
     """Code that samples from a conditional model."""
     model, (height, width, channels) = config.model, config.image_shape
-    given, inputs, labels, notes = "", "x", "", ""
+    given, inputs, labels, last, notes = "", "x", "", "", ""
     if model.classes:
         null = f"; {model.classes} means no label" if has_null_class(config) else ""
         names = f"Classes 0 to {model.classes - 1}, which labels.json names{null}."
@@ -71,8 +71,11 @@ def _unet_use(config: Config) -> str:
         notes = f"\n\n`{command}` imports it again: a UNet2DModel does not hold what its further channels are."
         if config.train.condition_dropout:
             notes += " It was also trained with zeros as the condition, for classifier-free guidance."
+    if model.condition == "mask":
+        last = "x = torch.where(mask > 0, x, image)  # Known pixels stay as they are.\n"
     shape = {"channels": channels, "height": height, "width": width}
-    return UNET_USE.format(**shape, given=given, steps=config.diffusion.steps, inputs=inputs, labels=labels) + notes
+    code = {"given": given, "inputs": inputs, "labels": labels, "last": last}
+    return UNET_USE.format(**shape, **code, steps=config.diffusion.steps) + notes
 
 
 def _condition_lines(config: Config) -> str:
@@ -136,4 +139,4 @@ scheduler.set_timesteps({steps})
 with torch.no_grad():
     for t in scheduler.timesteps:
         x = scheduler.step(unet({inputs}, t{labels}).sample, t, x).prev_sample
-```"""
+{last}```"""

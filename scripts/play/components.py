@@ -10,6 +10,7 @@ import numpy as np
 from jax.errors import JaxRuntimeError
 
 from ddpm_jax import UserError
+from ddpm_jax.config import Config
 from ddpm_jax.reporting.images import Picture, as_shown
 from scripts.play.model import Update
 
@@ -100,8 +101,9 @@ def _warn(error: UserError | JaxRuntimeError) -> Any:
     return gr.skip()
 
 
-def canvas_size_of(height: int, width: int) -> tuple[int, int]:
-    """Width and height of a canvas on which each pixel of an image is a square of whole pixels."""
+def canvas_size_of(config: Config) -> tuple[int, int]:
+    """Width and height of a canvas on which each pixel of the model's images is a square of whole pixels."""
+    height, width, _ = config.image_shape
     factor = max(1, CANVAS_PX // max(height, width))
     return width * factor, height * factor
 

@@ -80,8 +80,7 @@ def compare_tab(shared: SharedControls) -> None:
 
 def inpaint_tab(shared: SharedControls) -> None:
     """Samples the brushed pixels of an image again, with a model that was trained without masks."""
-    total, (height, width, _) = shared.model.config.diffusion.steps, shared.model.config.image_shape
-    canvas_size = canvas_size_of(height, width)
+    total, canvas_size = shared.model.config.diffusion.steps, canvas_size_of(shared.model.config)
     image = gr.State(None)
     with gr.Column(min_width=280):
         condition = ", conditioned on the class or attributes selected above" if shared.conditional else ""
@@ -124,28 +123,47 @@ def inpaint_tab(shared: SharedControls) -> None:
 def image_to_image_tab(shared: SharedControls) -> None:
     """The images of an image-to-image model for a condition."""
     config = shared.model.config
-    masks, noise, originals = config.model.condition == "mask", config.degradation.noise, Originals(config)
-    canvas_size = canvas_size_of(*config.image_shape[:2])
-    state = gr.State(None)
+    noise = config.degradation.noise
     with gr.Column(min_width=280):
-        low_height, low_width, _ = config.condition_shape or config.image_shape
-        hint = (
-            "Upload an image, or take that of the data set whose number is the seed. " + HINTS[config.model.condition]
-        )
-        gr.Markdown(hint.format(factor=config.degradation.factor, width=low_width, height=low_height))
-        with gr.Row():
-            upload = gr.UploadButton("Upload one", file_types=["image"], type="binary", elem_id="upload", min_width=100)
-            take = gr.Button("Take one", elem_id="take", min_width=100)
-        if masks:
-            canvas = build_canvas(canvas_size)
-        else:
-            canvas = gr.Image(label="Condition", interactive=False, elem_classes="picture", elem_id="condition")
+        state, canvas = _image_controls(shared)
         condition_noise = gr.Slider(
             0, max(noise, 1), 0, step=1, label="Noise of the condition", info="For generated ones", visible=noise > 0
         )
         chosen = SamplerControls(config.diffusion.steps, 4, MAX_RESULTS)
         buttons = start_and_stop("Generate")
     outputs = build_result("results")
+
+    def generate(*values: Any) -> Iterator[Any]:
+        run, options, (given, painted, noised_to, *rest) = shared.parse(values)
+        sampler, count, view = chosen.parse(rest)
+        if given is None:
+            raise UserError("There is no image yet; upload or take one.")
+        if config.model.condition == "mask":
+            given = given.masked(brush_of(painted), config)
+        options |= sampler | ({"condition_noise": noised_to} if noise else {})
+        steps = run.iter_steps(count, condition=given.condition, **options)
+        shown = partial(picture_beside, given, config=config)
+        described = partial(describe_psnr, original=given.original)
+        yield from component_updates(stream_samples(steps, view, shared.folder, shown, described))
+
+    run_until_stopped(buttons, generate, [*shared.controls, state, canvas, condition_noise, *chosen.controls], outputs)
+
+
+def _image_controls(shared: SharedControls) -> tuple[gr.State, gr.ImageEditor | gr.Image]:
+    """The choice of an image: a state with a Given or None, and the component that shows it and takes the brush."""
+    config = shared.model.config
+    masks, originals, canvas_size = config.model.condition == "mask", Originals(config), canvas_size_of(config)
+    low_height, low_width, _ = config.condition_shape or config.image_shape
+    hint = "Upload an image, or take that of the data set whose number is the seed. " + HINTS[config.model.condition]
+    gr.Markdown(hint.format(factor=config.degradation.factor, width=low_width, height=low_height))
+    with gr.Row():
+        upload = gr.UploadButton("Upload one", file_types=["image"], type="binary", elem_id="upload", min_width=100)
+        take = gr.Button("Take one", elem_id="take", min_width=100)
+    if masks:
+        canvas = build_canvas(canvas_size)
+    else:
+        canvas = gr.Image(label="Condition", interactive=False, elem_classes="picture", elem_id="condition")
+    state = gr.State(None)
 
     def show(given: Given) -> tuple[Given, Any]:
         value = canvas_value(given.shown(config)[0], canvas_size)
@@ -155,19 +173,6 @@ def image_to_image_tab(shared: SharedControls) -> None:
         _, options, _ = shared.parse(values)
         return show(given_original(originals[options["seed"]], config))
 
-    def generate(*values: Any) -> Iterator[Any]:
-        run, options, (given, painted, noised_to, *rest) = shared.parse(values)
-        sampler, count, view = chosen.parse(rest)
-        if given is None:
-            raise UserError("There is no image yet; upload or take one.")
-        if masks:
-            given = given.masked(brush_of(painted), config)
-        options |= sampler | ({"condition_noise": noised_to} if noise else {})
-        steps = run.iter_steps(count, condition=given.condition, **options)
-        shown = partial(picture_beside, given, config=config)
-        described = partial(describe_psnr, original=given.original)
-        yield from component_updates(stream_samples(steps, view, shared.folder, shown, described))
-
     run_on_device(upload.upload, lambda raw: show(given_upload(raw, config)), [upload], [state, canvas])
     run_on_device(take.click, take_original, shared.controls, [state, canvas])
-    run_until_stopped(buttons, generate, [*shared.controls, state, canvas, condition_noise, *chosen.controls], outputs)
+    return state, canvas

@@ -235,7 +235,8 @@ def test_the_canvas_shows_each_pixel_as_a_square(draw, size, channels):
     from scripts.play.components import canvas_size_of, canvas_value
 
     image = draw.integers(0, 256, (size, size, channels), np.uint8)
-    side, _ = canvas_size_of(size, size)
+    model = {"multipliers": [1], "attention_resolutions": ()}
+    side, _ = canvas_size_of(config_of({"data": {"image_size": size}, "model": model}))
     background = canvas_value(image, (side, side))["background"]
     assert background.shape == (side, side, 3)
     np.testing.assert_array_equal(background[:: side // size, :: side // size][..., :channels], image)
