@@ -16,7 +16,7 @@ def is_pipeline(config: Config) -> bool:
 
 
 def condition_flags(config: Config) -> list[str]:
-    """The flags with which scripts/import_diffusers.py needs to be told about the condition."""
+    """The flags that scripts/import_diffusers.py needs to import the condition."""
     names = ["model.condition"]
     names += ["degradation.factor", "degradation.filter"] if config.model.condition == "low_resolution" else []
     names += ["train.condition_dropout"] if config.train.condition_dropout else []
