@@ -7,13 +7,12 @@ Each stage stores its images batch by batch; an interrupted call resumes in the 
 
 import dataclasses
 import logging
-import os
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import PyTree
 
+from ddpm_jax.commands.image_files import is_path
 from ddpm_jax.commands.output_folder import output_folder
 from ddpm_jax.config import Config, checked, split_names
 from ddpm_jax.errors import UserError
@@ -84,7 +83,7 @@ def open_stages(config: Config, workdir: AnyPath) -> list[Stage]:
             f"{workdir} is an image-to-image model (model.condition={config.model.condition!r}) and cannot begin a "
             "cascade; give the run that makes its conditions as --workdir, and this one in sample.cascade."
         )
-    paths = [as_path(name, "sample.cascade") for name in split_names(sample.cascade or "", "sample.cascade", _exists)]
+    paths = [as_path(name, "sample.cascade") for name in split_names(sample.cascade or "", "sample.cascade", is_path)]
     for path in paths:
         check_folder(path)
     base = dataclasses.replace(config, sample=reset(sample, "cascade", "condition_noise"))
@@ -105,10 +104,6 @@ def open_stages(config: Config, workdir: AnyPath) -> list[Stage]:
         same = _kinds(one) == _kinds(config) and label_names(one, path) == names
         stages.append(Stage(path, one, *load_params(one, path, mesh), labels if same else None))
     return stages
-
-
-def _exists(name: str) -> bool:
-    return os.path.exists(Path(name).expanduser())
 
 
 def _kinds(config: Config) -> tuple[int, int]:

@@ -28,7 +28,7 @@ def read_images(
             f"sample.task={config.sample.task!r} needs images; set {field} to a folder or to files separated by commas."
         )
     files: list[Path] = []
-    for name in split_names(named, field, _exists):
+    for name in split_names(named, field, is_path):
         path = local_file(name, field)
         files += _images_in(path) if path.is_dir() else [path]
     if not files:
@@ -36,7 +36,8 @@ def read_images(
     return np.stack([_read(path, decoding, field, remedy) for path in files])
 
 
-def _exists(name: str) -> bool:
+def is_path(name: str) -> bool:
+    """Whether a text is the path of something, so that its commas separate no names."""
     return os.path.exists(Path(name).expanduser())  # Path.exists raises for long lists, which are no names.
 
 

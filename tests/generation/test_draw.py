@@ -9,16 +9,17 @@ from ddpm_jax.runtime.devices import data_mesh
 from tests.training.toy import CONFIG
 
 
-def compiled(params, seed, indices, labels, inputs):
+def compiled(params, seed, indices, labels, inputs, conditions):
     """Stands for a compiled Work, and returns its arguments."""
-    return {"indices": indices, "labels": labels, "inputs": inputs}
+    return {"indices": indices, "labels": labels, "inputs": inputs, "conditions": conditions}
 
 
 def test_batches_cover_all_images_and_the_last_one_is_padded():
-    labels, inputs = np.arange(7) % 3, np.arange(7.0)
-    outputs = list(run_batches(compiled, {}, 0, range(0, 7, 3), labels=labels, inputs=inputs))
+    labels, inputs, conditions = np.arange(7) % 3, np.arange(7.0), np.arange(7, dtype=np.uint8).reshape(7, 1, 1, 1)
+    given = {"labels": labels, "inputs": inputs, "conditions": conditions}
+    outputs = list(run_batches(compiled, {}, 0, range(0, 7, 3), **given))
     assert [kept for _, kept in outputs] == [3, 3, 1]
-    for name, expected in (("indices", np.arange(7)), ("labels", labels), ("inputs", inputs)):
+    for name, expected in {"indices": np.arange(7), **given}.items():
         np.testing.assert_array_equal(np.concatenate([batch[name][:kept] for batch, kept in outputs]), expected)
     assert all(len(batch["inputs"]) == 3 for batch, _ in outputs)
 
