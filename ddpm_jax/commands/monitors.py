@@ -143,7 +143,8 @@ def build_preview(
     if config.condition_shape:
         rows = held if len(held) else np.arange(len(dataset.images))
         # Evenly spaced, since sets are often sorted by class.
-        originals = dataset.images[rows[indices * len(rows) // len(indices)]]
+        rows = rows[indices * len(rows) // len(indices)]
+        originals, labels = dataset.images[rows], dataset.labels[rows] if config.label_width else None
         conditions = conditions_of(config, originals, config.seed)
 
     def report(step: int, state: TrainState) -> None:

@@ -21,14 +21,17 @@ def choose_labels(config: Config, names: Sequence[str], indices: Int[np.ndarray,
     """The labels of the images at `indices`; None to generate without labels.
 
     sample.label applies to all images: one class, or the attributes that the images have, and no others. If it is None,
-    images of a class-conditional model take each class in turn, and those of a model with attributes have no label; or
-    none of the attributes, if the model was never trained without labels (train.label_dropout=0).
+    images of a class-conditional model take each class in turn, unless they are made of conditions, whose classes are
+    unknown; and those of a model with attributes have no label; or none of the attributes, if the model was never
+    trained without labels (train.label_dropout=0).
 
     names: names of the classes or attributes.
     """
     width, label = config.label_width, config.sample.label
     if label is None and config.model.attributes:
         return None if config.train.label_dropout else np.zeros((len(indices), width), np.uint8)
+    if label is None and config.condition_shape:
+        return None
     if label is None:
         return (indices % width).astype(np.int32) if width else None
     numbers = [_label_number(name, names, width) for name in split_names(label, "sample.label", names.__contains__)]
