@@ -99,7 +99,7 @@ class Run:
         a sampler, such as steps and spacing, have the defaults of config.sample.
         """
         given = {"sampler": sampler, "steps": steps, "seed": seed, "label": label}
-        config = self._configured(count, options_of(self.config.sample), given | options)
+        config = self._configured(count, options_of(self.config.sample), given | options, self._task)
         labels = choose_labels(config, self.names, np.arange(count))
         conditions = given_conditions(config, condition, count)
         compiled = _sampler(_kind(config, count=1, batch_size=1))
@@ -121,7 +121,7 @@ class Run:
         The last step holds the images. Leaving the loop early (`break`) stops sampling. Options as for `sample`,
         without batch_size.
         """
-        config = self._configured(count, options_of(self.config.sample, batched=False), options)
+        config = self._configured(count, options_of(self.config.sample, batched=False), options, self._task)
         labels = choose_labels(config, self.names, np.arange(count))
         conditions = given_conditions(config, condition, count)
         return _step_sampler(_kind(config)).iterate(self.params, config.sample.seed, labels, conditions=conditions)
@@ -205,7 +205,11 @@ class Run:
             )
         return labels.astype(np.int32 if model.classes else np.uint8)
 
-    def _configured(self, count: int, known: Sequence[str], options: dict[str, Any], task: str = "generate") -> Config:
+    @property
+    def _task(self) -> str:
+        return "condition" if self.config.condition_shape else "generate"
+
+    def _configured(self, count: int, known: Sequence[str], options: dict[str, Any], task: str) -> Config:
         """The configuration of the run with the options of a call; None leaves an option at its default."""
         options = {name: value for name, value in options.items() if value is not None}
         for name in options.keys() - set(known):

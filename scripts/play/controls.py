@@ -14,7 +14,8 @@ from scripts.play.model import Model
 
 SAMPLERS = {"DDPM": "ddpm", "DDIM": "ddim", "DPM-Solver++": "dpm_solver", "UniPC": "unipc"}
 VIEWS = [("noisy images (x_t)", "x_t"), ("predicted clean images (x_0)", "x0")]
-IN_TURN = "each in turn"
+IN_TURN, NO_LABEL = "each in turn", "no label"
+"""Choices for no class: that of samples, and that of images that are made of conditions."""
 MAX_SEED = 2**31 - 1
 
 
@@ -48,7 +49,8 @@ class SharedControls:
             if self.model.config.model.attributes:
                 label = gr.Dropdown(names, value=[], multiselect=True, label="Attributes", **shown)
             else:
-                label = gr.Dropdown([IN_TURN, *names], value=IN_TURN, label="Class", **shown)
+                none = NO_LABEL if self.model.config.condition_shape else IN_TURN
+                label = gr.Dropdown([none, *names], value=none, label="Class", **shown)
             guidance = gr.Slider(
                 0, 8, 1, step=0.1, label=f"Guidance (0: ignores the {ignored}, 1: as trained)", elem_id="guidance"
             )
@@ -75,7 +77,7 @@ class SharedControls:
 def _label(selected: str | list[str]) -> str | None:
     if isinstance(selected, list):
         return ",".join(selected) or None
-    return None if selected == IN_TURN else selected
+    return None if selected in (IN_TURN, NO_LABEL) else selected
 
 
 class SamplerControls:

@@ -134,7 +134,7 @@ def image_to_image_tab(shared: SharedControls) -> None:
     outputs = build_result("results")
 
     def generate(*values: Any) -> Iterator[Any]:
-        run, options, (given, painted, noised_to, *rest) = shared.parse(values)
+        run, options, (given, painted, noised_to, *rest) = shared.parse(values, in_turn=False)
         sampler, count, view = chosen.parse(rest)
         if given is None:
             raise UserError("There is no image yet; upload or take one.")

@@ -16,6 +16,8 @@ def test_without_a_label_classes_take_turns_and_attributes_have_none():
     np.testing.assert_array_equal(chosen("classes", None), [0, 1, 2, 0])
     assert chosen("attributes", None) is None
     assert choose_labels(config_of({}), (), np.arange(4)) is None
+    given = config_of({"model": {"classes": 3, "condition": "grey"}})
+    assert choose_labels(given, NAMES, np.arange(4)) is None  # The class of a condition is unknown.
 
 
 def test_a_model_that_never_saw_unlabelled_images_generates_those_without_attributes():
