@@ -80,10 +80,10 @@ def build_unet(config: Config) -> UNet:
     """The network, without parameters. UNet names its options as the fields of `model`."""
     options: dict[str, Any] = dataclasses.asdict(config.model)
     options["dtype"] = jnp.dtype(config.model.dtype)
-    del options["classes"], options["attributes"]
+    del options["classes"], options["attributes"], options["condition"]
     options |= {
         "labels": config.label_width,
-        "condition": config.condition_shape[2] if config.condition_shape else 0,
+        "condition_channels": config.condition_shape[2] if config.condition_shape else 0,
         "condition_steps": config.degradation.noise > 0,
         "augmentation": PARAMETERS if config.data.augment else 0,
     }
@@ -101,7 +101,7 @@ def build_condition(config: Config) -> Condition | None:
         case "grey":
             return grey_levels(depth=depth)
         case "mask":
-            return masked()
+            return masked(depth=depth)
     return None
 
 

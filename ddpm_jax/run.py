@@ -108,12 +108,13 @@ class Run:
     def conditions_of(self, originals: ArrayLike, *, seed: int | None = None) -> ConditionPixels:
         """The conditions that training makes of original images, for `sample(condition=…)`.
 
-        originals: [N, height, width, channels] of the type of samples; seed: of the masks, by default that of the run.
+        originals: [N, height, width, channels] of the type of samples; seed: of the masks, by default
+        config.sample.seed.
         """
         if self.config.condition_shape is None:
             raise UserError("conditions_of is for image-to-image models; this one has model.condition='none'.")
         originals = self._images(originals, "originals")
-        return conditions_of(self.config, originals, self.config.sample.seed if seed is None else operator.index(seed))
+        return conditions_of(self.config, originals, self._seeded(len(originals), seed).sample.seed)
 
     def iter_steps(self, count: int, *, condition: ArrayLike | None = None, **options: Any) -> Iterator[SamplingStep]:
         """Samples the images of `sample` in one batch, and yields each step.
@@ -154,10 +155,13 @@ class Run:
 
     def noise(self, count: int, *, seed: int | None = None) -> Float[np.ndarray, "count height width channels"]:
         """The x_T of `sample(count, seed=seed)`, float32."""
+        keys = image_keys(self._seeded(count, seed).sample.seed, np.arange(count))
+        return np.asarray(draw_noise(keys, 0, self.config.image_shape))
+
+    def _seeded(self, count: int, seed: int | None) -> Config:
         seed = self.config.sample.seed if seed is None else operator.index(seed)
         settings = dataclasses.replace(self.config.sample, count=operator.index(count), seed=seed)
-        checked(dataclasses.replace(self.config, sample=settings))
-        return np.asarray(draw_noise(image_keys(seed, np.arange(count)), 0, self.config.image_shape))
+        return checked(dataclasses.replace(self.config, sample=settings))
 
     def denoiser(
         self,

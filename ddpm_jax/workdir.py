@@ -100,6 +100,12 @@ def _remedy_for(workdir: AnyPath, fields: Mapping[str, Any]) -> str:
     return f"to train its parameters on with these, from step 0 of a new workdir: {' && '.join(steps)}"
 
 
+def next_command(config: Config, workdir: AnyPath) -> str:
+    """The command that samples from a run."""
+    given = ["--config.sample.task=condition", "--config.sample.originals=photos/"] if config.condition_shape else []
+    return shell_command("--mode=sample", f"--workdir={workdir}", *given)
+
+
 def _refuse_checkpoints_without_config(workdir: AnyPath) -> None:
     """Without the configuration, it is unknown whether the checkpoints belong to the requested run."""
     copies = {path.parts[-3]: path for path in checkpoint_folder(workdir).glob("*/config/metadata")}

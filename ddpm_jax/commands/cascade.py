@@ -34,7 +34,7 @@ from ddpm_jax.runtime.urls import AnyPath, as_path, check_folder
 from ddpm_jax.shapes import Labels
 from ddpm_jax.workdir import read_config
 
-BASE_ONLY = ("cascade", "checkpoint", "label", "guidance", "guidance_interval", "guidance_rescale")
+BASE_ONLY = ("cascade", "checkpoint", "label", "guidance", "guidance_interval", "guidance_rescale", "frames")
 """Fields of sample that later stages do not take over."""
 
 logger = logging.getLogger(__name__)
@@ -97,12 +97,15 @@ def open_stages(config: Config, workdir: AnyPath) -> list[Stage]:
             f"sample.condition_noise={sample.condition_noise} has no effect, since no run of sample.cascade was "
             "trained with degradation.noise; leave it out."
         )
-    names = label_names(config, workdir)
-    labels, mesh = choose_labels(config, names, np.arange(sample.count)), data_mesh()
-    stages = []
+    names, numbers, mesh = label_names(config, workdir), np.arange(sample.count), data_mesh()
+    labels, stages = choose_labels(config, names, numbers), []
     for path, one in zip((workdir, *paths), configs, strict=True):
-        same = _kinds(one) == _kinds(config) and label_names(one, path) == names
-        stages.append(Stage(path, one, *load_params(one, path, mesh), labels if same else None))
+        own, each = label_names(one, path), labels
+        if (_kinds(one), own) != (_kinds(config), names):
+            each = choose_labels(one, own, numbers)
+            if own:
+                logger.warning("%s has other labels than %s, and samples without", path, workdir)
+        stages.append(Stage(path, one, *load_params(one, path, mesh), each))
     return stages
 
 

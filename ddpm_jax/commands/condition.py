@@ -24,7 +24,7 @@ from ddpm_jax.evaluation.conditional import restoration_metrics
 from ddpm_jax.evaluation.restoration import means_of
 from ddpm_jax.generation.conditions import conditions_of, is_painted, shown_conditions
 from ddpm_jax.generation.draw import load_params
-from ddpm_jax.generation.labels import labels_if_set
+from ddpm_jax.generation.labels import choose_labels, label_names
 from ddpm_jax.generation.output import GRID_IMAGES, published, sample_to_disk, unfinished_folder, write_files
 from ddpm_jax.generation.requests import sample_name
 from ddpm_jax.reporting.images import save_png, stacked_grid
@@ -50,7 +50,7 @@ def sample_conditions(config: Config, workdir: AnyPath) -> AnyPath:
     conditions, originals = read_conditions(config)
     field = "sample.images" if config.sample.images else "sample.originals"
     turn = assign_in_turn(config, len(conditions), field)
-    labels = labels_if_set(config, workdir, len(turn))
+    labels = choose_labels(config, label_names(config, workdir), np.arange(len(turn)))
     params, step = load_params(config, workdir, data_mesh())
     given = conditions.tobytes() + (b"" if originals is None else originals.tobytes())
     target = output_folder(config, workdir) / "samples" / sample_name(config, step, len(turn), given)

@@ -29,7 +29,7 @@ from ddpm_jax.config.sections import Sample
 from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.pixels import from_pixels, to_pixels
 from ddpm_jax.errors import UserError
-from ddpm_jax.evaluation.restoration import psnr
+from ddpm_jax.evaluation.restoration import means_of, psnr
 from ddpm_jax.generation.draw import (
     Work,
     batches_of,
@@ -50,7 +50,7 @@ from ddpm_jax.sampling.ddim import ddim
 from ddpm_jax.sampling.editing import invert, noised, slerp
 from ddpm_jax.sampling.noise import draw_noise, image_keys
 from ddpm_jax.sampling.timesteps import Pairs
-from ddpm_jax.shapes import ConditionPixels, ImageKeys, Images, Pixels
+from ddpm_jax.shapes import ConditionPixels, ImageKeys, Images, Labels, Pixels
 
 COMPARED_IMAGES = 8
 """Columns of a comparison."""
@@ -67,7 +67,8 @@ def reconstruct(config: Config, workdir: AnyPath) -> AnyPath:
     x_T = run_edit(config, workdir, params, inversion(config), from_pixels(originals))
     work = deterministic(config, build_pairs(config))
     images = to_pixels(run_edit(config, workdir, params, work, x_T), config.data.depth)
-    logger.info("PSNR %.2f dB, mean over %d images", psnr(images, originals).mean(), len(images))
+    decibels = means_of({"psnr": psnr(images, originals)})["psnr"]
+    logger.info("PSNR %.2f dB, mean over %d images", decibels, len(images))
     return write(config, workdir, step, images, stacked_grid(originals, images), inputs=originals.tobytes())
 
 
@@ -154,7 +155,7 @@ def compare(config: Config, workdir: AnyPath) -> AnyPath:
     if config.sample.sampler not in {one.sample.sampler for one in configs}:
         _refuse_unused(config)
     params, step = load_params(config, workdir, data_mesh())
-    rows = sample_each(configs, params, label_names(config, workdir))
+    rows = sample_each(configs, params, choose_labels(config, label_names(config, workdir), np.arange(columns)))
     first, first_row = rows[0]
     for name, row in rows:
         difference = grey_levels_apart(row, first_row)
@@ -163,12 +164,11 @@ def compare(config: Config, workdir: AnyPath) -> AnyPath:
 
 
 def sample_each(
-    configs: Sequence[Config], params: PyTree, names: Sequence[str], conditions: ConditionPixels | None = None
+    configs: Sequence[Config], params: PyTree, labels: Labels | None, conditions: ConditionPixels | None = None
 ) -> list[tuple[str, Pixels]]:
-    """The name of each configuration's sampler and its images; names: those of the labels."""
+    """The name of each configuration's sampler and its images."""
     mesh, rows = data_mesh(), []
     for one in configs:
-        labels = choose_labels(one, names, np.arange(one.sample.count))
         name = f"{one.sample.sampler}-{len(build_pairs(one))}steps"
         rows.append((name, sample_pixels(one, compile_sampler(one, mesh), params, labels, mesh, conditions)))
     return rows

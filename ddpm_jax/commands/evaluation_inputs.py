@@ -5,6 +5,7 @@ originals -> conditions, as in training -> samples -> PSNR, SSIM (against the or
 
 import dataclasses
 import logging
+import tempfile
 import zlib
 from collections.abc import Iterator
 from functools import cached_property
@@ -30,7 +31,7 @@ CHUNK = 256
 logger = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Originals:
     """The images that conditions are made of: one row of a data set for each sample."""
 
@@ -78,9 +79,18 @@ def inputs_to_sample(config: Config, workdir: AnyPath, dataset: Dataset | None) 
         labels = dataset.labels[in_shuffled_order(config, np.arange(len(dataset.labels)))]
     if originals is None:
         return Inputs(labels)
-    seed = config.sample.seed
-    conditions = [conditions_of(config, images, seed, place.start) for place, images in originals.chunks()]
-    return Inputs(labels, np.concatenate(conditions), originals)
+    return Inputs(labels, _conditions_of(config, originals), originals)
+
+
+def _conditions_of(config: Config, originals: Originals) -> ConditionPixels:
+    """The conditions, in a temporary file, as there may be more than fit in memory."""
+    assert config.condition_shape is not None
+    shape = (len(originals.rows), *config.condition_shape)
+    with tempfile.TemporaryFile() as file:
+        conditions = np.memmap(file, config.data.pixel_type, "w+", shape=shape)
+    for place, images in originals.chunks():
+        conditions[place] = conditions_of(config, images, config.sample.seed, place.start)
+    return conditions
 
 
 def in_shuffled_order(config: Config, rows: Int[np.ndarray, "M"]) -> Int[np.ndarray, "count"]:

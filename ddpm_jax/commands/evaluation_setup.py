@@ -125,6 +125,7 @@ def protocol_of(config: Config, step: int, params: PyTree, inputs: Inputs, setup
     }
     if inputs.originals:
         protocol["condition"] |= {"originals": inputs.originals.split, "originals_crc32": inputs.originals.crc32}
+        protocol["condition"]["conditions_crc32"] = checksum(inputs.conditions)  # Later versions may make others.
     return json.loads(json.dumps(protocol))  # As read from disk, where tuples are lists.
 
 

@@ -135,31 +135,35 @@ def build_preview(
     The conditions of an image-to-image model are those of held-out images, if there are any: the grid shows rows of
     conditions, each above the samples and the originals.
     """
-    names = label_names(config, workdir)
     preview = preview_config(config)
     sampler = compile_sampler(preview, learner.mesh, FrameSpec(frames=10, images=STRIP_IMAGES))
     indices = np.arange(-(-config.log.preview_count // learner.mesh.size) * learner.mesh.size)
-    labels, originals, conditions = choose_labels(preview, names, indices), None, None
+    count, originals, conditions = config.log.preview_count, None, None
     if config.condition_shape:
         rows = held if len(held) else np.arange(len(dataset.images))
-        # Evenly spaced, since sets are often sorted by class.
-        rows = rows[indices * len(rows) // len(indices)]
+        # Evenly spaced, since sets are often sorted by class; the same for any number of devices.
+        rows = rows[np.minimum(indices, count - 1) * len(rows) // count]
         originals, labels = dataset.images[rows], dataset.labels[rows] if config.label_width else None
-        conditions = conditions_of(config, originals, config.seed)
+        conditions = conditions_of(config, originals, config.sample.seed)
+    else:
+        labels = choose_labels(preview, label_names(config, workdir), indices)
+
+    first = np.arange(COMPARED_IMAGES) % count
 
     def report(step: int, state: TrainState) -> None:
         samples = jax.device_get(sampler(state.ema, config.sample.seed, indices, labels, None, conditions))
-        images = to_pixels(with_known_pixels(config, samples.images, conditions), config.data.depth)
-        shown = slice(config.log.preview_count)
+        finished = with_known_pixels(config, samples.images, conditions)
+        frames = np.concatenate([samples.frames[:-1], finished[None, :STRIP_IMAGES]])
+        images, shown = to_pixels(finished, config.data.depth), slice(count)
         picture = grid(images[shown])
         if originals is not None and conditions is not None:
             sets = (shown_conditions(config, conditions), images, originals)
             picture = stacked_grid(*(each[shown] for each in sets), columns=PREVIEW_COLUMNS)
         writer.picture(step, "preview/grid", picture)
-        writer.picture(step, "preview/strip", strip(to_pixels(samples.frames), columns=10))
+        writer.picture(step, "preview/strip", strip(to_pixels(frames), columns=10))
         if step == config.train.steps and config.log.preview_samplers:
-            compared = None if conditions is None else conditions[np.arange(COMPARED_IMAGES) % len(conditions)]
-            rows = sample_each(comparison_configs(config), state.ema, names, compared)
+            compared = [None if each is None else each[first] for each in (labels, conditions)]
+            rows = sample_each(comparison_configs(config), state.ema, *compared)
             writer.picture(step, "preview/samplers", captioned_rows(rows))
 
     return report

@@ -22,7 +22,7 @@ from ddpm_jax.training.cadence import due
 from ddpm_jax.training.feedback import Feedback
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step import Metrics, empty_metrics
-from ddpm_jax.workdir import checkpoint_folder, wandb_id
+from ddpm_jax.workdir import checkpoint_folder, next_command, wandb_id
 
 HYPERPARAMETERS = (
     *("seed", "data.image_size", "data.batch_size", "train.steps", "train.accumulate", "train.label_dropout"),
@@ -140,7 +140,7 @@ def summarise(config: Config, workdir: AnyPath, best: BestSoFar, steps: Sequence
         "Lowest": ", ".join(found) or "nothing was measured",
         "Checkpoints": f"{checkpoint_folder(workdir)} (steps {', '.join(map(str, steps))})",
         "Watch": shell_command("tensorboard", "--logdir", workdir.parent),
-        "Next": shell_command("--mode=sample", f"--workdir={workdir}"),
+        "Next": next_command(config, workdir),
     }
     logger.info("Trained to step %d.", config.train.steps)
     for name, value in lines.items():

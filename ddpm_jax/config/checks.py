@@ -25,6 +25,9 @@ TYPE_NAMES = {
 MOST_PIXELS = 4096
 """Largest height x width x channels for evaluate.features="pixels", whose covariance is the square of that."""
 
+LEAST_MASKED = 4
+"""Shortest side of images for which every mask has painted and known pixels."""
+
 
 def checked(config: Config) -> Config:
     """The same Config, if it is consistent; raises UserError otherwise."""
@@ -176,7 +179,7 @@ def _check_condition(config: Config) -> None:
         name = next(name for name in vars(default) if getattr(degradation, name) != getattr(default, name))
         raise UserError(
             f"degradation.{name}={getattr(degradation, name)!r} has no effect with model.condition={condition!r}; set "
-            "that to 'low_resolution'."
+            f"that to 'low_resolution', or this to {getattr(default, name)!r}."
         )
     if condition == "none" and config.train.condition_dropout:
         raise UserError(
@@ -189,6 +192,16 @@ def _check_condition(config: Config) -> None:
             f"degradation.factor={degradation.factor} must divide data.image_size={config.data.image_size}; try "
             + (" or ".join(common[:4]) or "another size")
             + "."
+        )
+    if condition == "low_resolution" and config.data.channels in (2, 4):
+        raise UserError(
+            f"model.condition='low_resolution' is for images without alpha, got data.channels={config.data.channels}; "
+            f"set it to {config.data.channels - 1}."
+        )
+    if condition == "mask" and min(sizes) < LEAST_MASKED:
+        raise UserError(
+            f"model.condition='mask' is for images of at least {LEAST_MASKED}x{LEAST_MASKED} pixels, got "
+            f"data.image_size={config.data.image_size}; set a larger one."
         )
     if condition == "grey" and config.data.channels != 3:
         raise UserError(

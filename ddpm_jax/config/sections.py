@@ -339,7 +339,9 @@ class Sample:
     batch_size: Count = field(64, "Images generated at a time over all devices; does not change them.", option=True)
     seed: Seed = option(0, "Seed of the noise: image i depends on the seed and i alone.", preview=True, bound=True)
     label: str | None = option(
-        None, "Class name or number, or attribute names or numbers separated by commas; None for each class in turn."
+        None,
+        "Class name or number, or attribute names or numbers separated by commas; None for each class in turn, or, "
+        "where images are made of others, for no label.",
     )
     guidance: float = option(
         1.0,

@@ -11,6 +11,7 @@ The null condition, for classifier-free guidance, is zero in every channel. No c
 """
 
 import dataclasses
+import enum
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -26,8 +27,15 @@ from ddpm_jax.diffusion.randomness import draw_normal
 from ddpm_jax.diffusion.schedule import Schedule
 from ddpm_jax.shapes import ConditionChannels, Conditions, ImageKeys, Images, Steps
 
-MASK, NOISE, STEP, DROP = range(4)
-"""Uses of an image's key for its condition."""
+
+class Use(enum.IntEnum):
+    """Uses of an image's key for its condition. Their values determine conditions: never reuse or reorder them."""
+
+    MASK = 0
+    NOISE = 1
+    STEP = 2
+    """Step to which the condition is noised."""
+    DROP = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +45,7 @@ class Condition:
     degrade: Callable[[Images, ImageKeys], Conditions]
     """Conditions of clean images, in [-1, 1] and on the grid of their pixels."""
     network_input: Callable[[Conditions], ConditionChannels]
-    """Channels beside x_t, from conditions."""
+    """Channels beside x_t, of conditions."""
     noise: int = 0
     """Last step of the forward process to which conditions are noised while training."""
 
@@ -45,7 +53,7 @@ class Condition:
 class ConditionInput(NamedTuple):
     """A batch of conditions, as the network receives them."""
 
-    image: ConditionChannels
+    channels: ConditionChannels
     """Channels beside x_t."""
     step: Steps | None
     """Step of the forward process to which each condition was noised; None for a model without noise augmentation."""
@@ -55,7 +63,7 @@ def low_resolution(height: int, width: int, factor: int, filter: str, *, depth: 
     """Super-resolution (Saharia et al. 2021, "SR3"): images of a factor less, enlarged bicubically for the network."""
 
     def degrade(images: Images, keys: ImageKeys) -> Conditions:
-        return on_pixel_grid(shrink(images, factor, filter), depth)
+        return on_pixel_grid(shrink(images, factor, filter, depth), depth)
 
     return Condition(degrade, partial(enlarge, height=height, width=width), noise)
 
@@ -65,29 +73,30 @@ def grey_levels(*, depth: int = 8) -> Condition:
     return Condition(lambda images, keys: on_pixel_grid(grey(images), depth), lambda conditions: conditions)
 
 
-def masked() -> Condition:
+def masked(*, depth: int = 8) -> Condition:
     """Inpainting by training (Saharia et al. 2022, "Palette"): images and, as the last channel, a mask.
 
-    The mask is 1 where the image is to be painted, which the network sees as 0, and -1 where it is known.
+    The mask is 1 where the image is to be painted, which the network sees as 0, and -1 where it is known. Of a mask
+    with levels between, the upper half is painted.
     """
 
     def degrade(images: Images, keys: ImageKeys) -> Conditions:
-        masks = draw_masks(use(keys, MASK), *images.shape[1:3])
-        return jnp.concatenate([images, 2.0 * masks - 1.0], axis=-1)
+        masks = draw_masks(keys_for(Use.MASK, keys), *images.shape[1:3])
+        return jnp.concatenate([on_pixel_grid(images, depth), 2.0 * masks - 1.0], axis=-1)
 
     def network_input(conditions: Conditions) -> ConditionChannels:
-        images, masks = conditions[..., :-1], conditions[..., -1:]
-        return jnp.concatenate([jnp.where(masks > 0.0, 0.0, images), masks], axis=-1)
+        images, painted = conditions[..., :-1], conditions[..., -1:] > 0.0
+        return jnp.concatenate([jnp.where(painted, 0.0, images), jnp.where(painted, 1.0, -1.0)], axis=-1)
 
     return Condition(degrade, network_input)
 
 
-def use(keys: ImageKeys, number: int) -> ImageKeys:
+def keys_for(use: Use, keys: ImageKeys) -> ImageKeys:
     """The keys of images for one use."""
-    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
+    return jax.vmap(lambda key: jax.random.fold_in(key, int(use)))(keys)
 
 
-def input_of(
+def condition_input(
     condition: Condition, schedule: Schedule, conditions: Conditions, keys: ImageKeys, step: int | Steps = 0
 ) -> ConditionInput:
     """The network's input for conditions in [-1, 1], noised to a step 0..condition.noise, if the model allows it."""
@@ -95,7 +104,7 @@ def input_of(
         return ConditionInput(condition.network_input(conditions), None)
     steps = jnp.broadcast_to(jnp.asarray(step, jnp.int32), conditions.shape[:1])
     shape = conditions.shape[1:]
-    noise = jax.vmap(lambda key: draw_normal(key, shape))(use(keys, NOISE))
+    noise = jax.vmap(lambda key: draw_normal(key, shape))(keys_for(Use.NOISE, keys))
     return ConditionInput(condition.network_input(q_sample(schedule, conditions, steps, noise)), steps)
 
 
@@ -106,8 +115,8 @@ def training_input(condition: Condition, schedule: Schedule, images: Images, key
         with jax.threefry_partitionable(True):
             return jax.random.randint(key, (), 0, condition.noise + 1, jnp.int32)
 
-    steps = jax.vmap(draw_step)(use(keys, STEP))
-    return input_of(condition, schedule, condition.degrade(images, keys), keys, steps)
+    steps = jax.vmap(draw_step)(keys_for(Use.STEP, keys))
+    return condition_input(condition, schedule, condition.degrade(images, keys), keys, steps)
 
 
 def draw_dropped(keys: ImageKeys, probability: float) -> Bool[Array, "batch"]:
@@ -117,9 +126,9 @@ def draw_dropped(keys: ImageKeys, probability: float) -> Bool[Array, "batch"]:
         with jax.threefry_partitionable(True):
             return jax.random.uniform(key, (), jnp.float32) < probability
 
-    return jax.vmap(draw)(use(keys, DROP))
+    return jax.vmap(draw)(keys_for(Use.DROP, keys))
 
 
 def dropped(given: ConditionInput, drop: Bool[Array, "batch"]) -> ConditionInput:
     """The same input with the null condition for the images to drop."""
-    return given._replace(image=jnp.where(jnp.expand_dims(drop, (1, 2, 3)), 0.0, given.image))
+    return given._replace(channels=jnp.where(jnp.expand_dims(drop, (1, 2, 3)), 0.0, given.channels))

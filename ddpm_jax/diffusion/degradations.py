@@ -1,7 +1,7 @@
 """Which condition does an image-to-image model see? Degraded images, and masks of the pixels that it is to paint.
 
     super-resolution   shrink, then enlarge        Saharia et al. 2021 ("SR3"); Ho et al. 2021 (cascades)
-    colourisation      grey                        Saharia et al. 2022 ("Palette")
+    colouring          grey                        Saharia et al. 2022 ("Palette")
     inpainting         draw_masks                  the same, section 4; strokes: Yu et al. 2019 ("Gated Convolution")
 
 Images are float32 in [-1, 1], [batch, height, width, channels]. Resizing is Pillow's, so that conditions made here look
@@ -10,7 +10,7 @@ with the weights
 
     k((x + 1/2 - c) / s),   s = max(old side / new side, 1),   divided by their sum
 
-Results are not clipped; `on_pixel_grid` of diffusion/pixels.py rounds them to what a file holds.
+Results are not clipped, unless they are rounded to what a file holds by `on_pixel_grid` of diffusion/pixels.py.
 """
 
 from functools import partial, reduce
@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from ddpm_jax.diffusion.pixels import on_pixel_grid
 from ddpm_jax.shapes import ImageKeys, Images, OneKey
 
 KERNELS = {
@@ -44,9 +45,10 @@ Resized = Float[Array, "batch _ _ channels"]
 """Images of other sides than those they were made of."""
 
 
-def shrink(images: Images, factor: int, filter: str) -> Resized:
+def shrink(images: Images, factor: int, filter: str, depth: int | None = None) -> Resized:
     """Images of sides h / factor and w / factor, smoothed by one of KERNELS before pixels are left out.
 
+    depth: bits of the pixels; Pillow rounds images of 8 bits after each of its two passes.
     Raises ValueError if a side is no multiple of the factor.
     """
     _, height, width, _ = images.shape
@@ -54,7 +56,7 @@ def shrink(images: Images, factor: int, filter: str) -> Resized:
         raise ValueError(
             f"Images are {height}x{width}; expected multiples of the factor, {factor}: choose another one."
         )
-    return _resize(images, height // factor, width // factor, filter)
+    return _resize(images, height // factor, width // factor, filter, rounded=depth == 8)
 
 
 def enlarge(images: Images, height: int, width: int) -> Resized:
@@ -62,7 +64,7 @@ def enlarge(images: Images, height: int, width: int) -> Resized:
     return _resize(images, height, width, "bicubic")
 
 
-def _resize(images: Images, height: int, width: int, filter: str) -> Resized:
+def _resize(images: Images, height: int, width: int, filter: str, *, rounded: bool = False) -> Resized:
     """Images of the given sides, the width first, as in Pillow.
 
     Sums weighted pixels one by one: the order of a matrix product's sums, and so its bits, depend on the batch size.
@@ -74,6 +76,7 @@ def _resize(images: Images, height: int, width: int, filter: str) -> Resized:
         taps = zip(*_taps(resized.shape[axis], new, filter), strict=True)
         weighted = [w.reshape(shape) * jnp.take(resized, x, axis=axis, mode="clip") for x, w in taps]
         resized = reduce(jnp.add, weighted)
+        resized = jnp.asarray(on_pixel_grid(resized, 8)) if rounded else resized
     return resized
 
 

@@ -32,7 +32,9 @@ class Purpose(enum.IntEnum):
     CONDITION = 6
     """Condition of a training image: its mask, noise, and dropping."""
     GIVEN_CONDITION = 7
-    """Condition of a held-out image, or of an image to sample."""
+    """Condition of an image to sample, or of the original that it is made of."""
+    HELD_OUT_CONDITION = 8
+    """Condition of a held-out image for the validation loss."""
 
 
 def purpose_key(seed: int | Int[Array, ""], purpose: Purpose) -> OneKey:

@@ -17,7 +17,7 @@ from ddpm_jax.builders import build_condition
 from ddpm_jax.config import Config
 from ddpm_jax.diffusion.pixels import from_pixels
 from ddpm_jax.evaluation.restoration import psnr, ssim
-from ddpm_jax.generation.conditions import by_batches, conditions_of, is_painted
+from ddpm_jax.generation.conditions import by_batches, conditions_of, is_painted, same_conditions
 from ddpm_jax.runtime.compilation import jit
 from ddpm_jax.shapes import ConditionPixels, Pixels
 
@@ -48,7 +48,7 @@ def baseline(config: Config, conditions: ConditionPixels) -> Pixels:
     """
     if config.model.condition == "mask":
         return _filled(conditions)
-    compiled, channels = _network_input(config), config.data.channels
+    compiled, channels = _network_input(same_conditions(config)), config.data.channels
     images = by_batches(lambda pixels, rows: compiled(pixels), conditions, config.data.depth)
     return images if images.shape[3] == channels else images.repeat(channels, axis=3)
 

@@ -4,6 +4,7 @@ A condition has the shape of `Config.condition_shape` and the type of the images
 channel is the mask: more than half of the range where the image is painted.
 """
 
+import dataclasses
 import operator
 from collections.abc import Callable
 from functools import cache
@@ -29,7 +30,7 @@ BATCH = 64
 
 def conditions_of(config: Config, originals: Pixels, seed: int, first: int = 0) -> ConditionPixels:
     """The conditions of originals, as in training; that of image i depends only on (seed, first + i)."""
-    compiled = _degrade(config)
+    compiled = _degrade(same_conditions(config))
     return by_batches(lambda images, rows: compiled(images, seed, first + rows), originals, config.data.depth)
 
 
@@ -43,6 +44,16 @@ def by_batches(
         images = jax.device_get(compute(np.asarray(pixels[rows]), rows))
         batches.append(to_pixels(images, depth)[: len(pixels) - start])
     return np.concatenate(batches)
+
+
+def same_conditions(config: Config) -> Config:
+    """The part of a configuration that conditions depend on, as a key for what is compiled."""
+    default = Config()
+    data = dataclasses.replace(
+        default.data, image_size=config.data.image_size, channels=config.data.channels, depth=config.data.depth
+    )
+    model = dataclasses.replace(default.model, condition=config.model.condition)
+    return dataclasses.replace(default, data=data, model=model, degradation=config.degradation)
 
 
 @cache

@@ -23,7 +23,7 @@ from ddpm_jax.builders import (
     param_shapes,
 )
 from ddpm_jax.config import Config
-from ddpm_jax.diffusion.conditions import input_of
+from ddpm_jax.diffusion.conditions import condition_input
 from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.guidance import UNGUIDED, Guidance
 from ddpm_jax.diffusion.pixels import from_pixels, to_pixels
@@ -99,16 +99,16 @@ def bind_config(config: Config, guidance: Guidance = UNGUIDED) -> Callable[..., 
     conditions: as pixels, which the seed noises to sample.condition_noise; None without.
     """
     unet, schedule, kind = build_unet(config), build_schedule(config), config.diffusion.prediction
-    condition, dropped = build_condition(config), config.train.condition_dropout > 0.0
+    condition, has_null = build_condition(config), config.train.condition_dropout > 0.0
 
     def bound(
         params: PyTree, seed: int | Array, indices: Array, labels: Labels | None, conditions: ConditionPixels | None
     ) -> Denoiser:
-        image = None
+        given = None
         if condition is not None and conditions is not None:
-            keys = image_keys(seed, indices, Purpose.GIVEN_CONDITION)
-            image = input_of(condition, schedule, from_pixels(conditions), keys, config.sample.condition_noise)
-        return bind(unet, params, schedule, kind, labels, guidance, image=image, image_is_dropped=dropped)
+            keys, noised_to = image_keys(seed, indices, Purpose.GIVEN_CONDITION), config.sample.condition_noise
+            given = condition_input(condition, schedule, from_pixels(conditions), keys, noised_to)
+        return bind(unet, params, schedule, kind, labels, guidance, condition=given, has_null_condition=has_null)
 
     return bound
 
@@ -180,7 +180,6 @@ def sample_batches(
         images, frames = samples.images[:kept], samples.frames[:, :kept] if start == 0 else samples.frames[:0]
         if conditions is not None:
             images = with_known_pixels(config, images, conditions[start : start + kept])
-            frames = np.concatenate([frames[:-1], images[None, : frames.shape[1]]]) if len(frames) else frames
         yield Samples(images, frames)
         start += batches.step
 

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Int
 
 from ddpm_jax.config import Config, split_names
-from ddpm_jax.errors import UserError, nearest
+from ddpm_jax.errors import UserError, abbreviated, nearest
 from ddpm_jax.runtime.urls import AnyPath
 from ddpm_jax.shapes import Labels
 from ddpm_jax.workdir import read_label_names
@@ -30,8 +30,13 @@ def choose_labels(config: Config, names: Sequence[str], indices: Int[np.ndarray,
     width, label = config.label_width, config.sample.label
     if label is None and config.model.attributes:
         return None if config.train.label_dropout else np.zeros((len(indices), width), np.uint8)
-    if label is None and config.condition_shape:
-        return None
+    if label is None and width and config.condition_shape:
+        if config.train.label_dropout or config.train.condition_dropout:
+            return None
+        raise UserError(
+            "sample.label is missing: the class of a condition is unknown, and the model was never trained without "
+            f"(train.label_dropout=0); expected one of {abbreviated(names)}."
+        )
     if label is None:
         return (indices % width).astype(np.int32) if width else None
     numbers = [_label_number(name, names, width) for name in split_names(label, "sample.label", names.__contains__)]

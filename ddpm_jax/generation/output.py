@@ -149,7 +149,9 @@ def checksum(tree: PyTree) -> int:
     """CRC-32 of all arrays in a tree, such as parameters."""
     total = 0
     for leaf in jax.tree.leaves(tree):
-        total = zlib.crc32(np.ascontiguousarray(jax.device_get(leaf)).tobytes(), total)
+        # A view of the bytes: conditions may be a file that is larger than memory.
+        flat = np.ascontiguousarray(jax.device_get(leaf)).reshape(-1)
+        total = zlib.crc32(flat.view(np.uint8).data, total)
     return total
 
 

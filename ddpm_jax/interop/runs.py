@@ -11,14 +11,14 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from ddpm_jax.config import Config, flatten, to_tree
-from ddpm_jax.errors import UserError, shell_command
+from ddpm_jax.errors import UserError
 from ddpm_jax.runtime.files import staged
 from ddpm_jax.runtime.locks import exclusive_lock
 from ddpm_jax.runtime.urls import is_url
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.optimizer import build_optimizer
 from ddpm_jax.training.state import first_state
-from ddpm_jax.workdir import checkpoint_folder, write_config
+from ddpm_jax.workdir import checkpoint_folder, next_command, write_config
 
 CHANGEABLE = ("sample.", "train.", "model.dropout")
 """Fields of an imported model that may be changed."""
@@ -47,7 +47,7 @@ def start_run(
         with Checkpoints(checkpoint_folder(partial)) as checkpoints:
             checkpoints.save(state, to_tree(config))
         write_config(partial, config, names)
-    logger.info("Wrote %s. Next: %s", workdir, shell_command("--mode=sample", f"--workdir={workdir}"))
+    logger.info("Wrote %s. Next: %s", workdir, next_command(config, workdir))
 
 
 @contextmanager

@@ -18,7 +18,7 @@ class Conditioning(NamedTuple):
     """Everything that the network is conditioned on besides x_t and t; None for the null of each."""
 
     labels: LabelVectors | None = None
-    image: ConditionInput | None = None
+    condition: ConditionInput | None = None
     augmentation: Augmentations | None = None
     """Only while training."""
 
@@ -39,11 +39,11 @@ def apply_unet(
 
     The network counts time from 0, as Ho et al.'s code and diffusers do: it receives t - 1.
     """
-    image, steps = given.image or (None, None)
+    channels, steps = given.condition or (None, None)
     output = unet.apply(
         {"params": params},
         *(x_t, t - 1, given.labels),
-        condition=image,
+        condition=channels,
         condition_steps=steps,
         augmentation=given.augmentation,
         dropout_keys=dropout_keys,
@@ -77,19 +77,19 @@ def bind(
     labels: Labels | None = None,
     guidance: Guidance = UNGUIDED,
     *,
-    image: ConditionInput | None = None,
-    image_is_dropped: bool = False,
+    condition: ConditionInput | None = None,
+    has_null_condition: bool = False,
 ) -> Denoiser:
-    """The Denoiser of a trained U-Net whose output is "eps", "x0" or "v", for a batch of labels and condition images.
+    """The Denoiser of a trained U-Net whose output is "eps", "x0" or "v", for a batch of labels and conditions.
 
-    With a guidance scale other than 1, the model is evaluated with and without the labels, in one batch.
-    image_is_dropped: whether it is then evaluated without the image, too, as a model with condition dropout can be.
+    With a guidance scale other than 1, the model is evaluated with and without the labels, in one batch; and without
+    the condition, too, if it was trained with the null condition (has_null_condition).
     """
-    given = Conditioning(None if labels is None else label_vectors(labels, unet.labels), image)
-    null = given._replace(labels=jax.tree.map(jnp.zeros_like, given.labels))
-    if image is not None and image_is_dropped:
-        null = null._replace(image=image._replace(image=jnp.zeros_like(image.image)))
-    has_null = labels is not None or (image is not None and image_is_dropped)
+    given = Conditioning(None if labels is None else label_vectors(labels, unet.labels), condition)
+    null, guides = given._replace(labels=jax.tree.map(jnp.zeros_like, given.labels)), labels is not None
+    if condition is not None and has_null_condition:
+        null_condition = condition._replace(channels=jnp.zeros_like(condition.channels))
+        null, guides = null._replace(condition=null_condition), True
 
     def plain(x_t: Images, t: Steps) -> Prediction:
         return prediction_of_output(schedule, prediction, apply_unet(unet, params, x_t, t, given), x_t, t)
@@ -104,4 +104,4 @@ def bind(
         unconditional = jax.tree.map(lambda x: x[batch:], both)
         return guide(guidance, schedule, x_t, t, conditional, unconditional)
 
-    return guided if has_null and guidance.scale != 1.0 else plain
+    return guided if guides and guidance.scale != 1.0 else plain

@@ -54,7 +54,7 @@ class UNet(nn.Module):
     frequency_shift: int = 1
     labels: int = 0
     """Width of the label vector (classes or attributes); 0 for an unconditional model."""
-    condition: int = 0
+    condition_channels: int = 0
     """Channels of the image that the network is conditioned on beside x_t; 0 for none."""
     condition_steps: bool = False
     """Whether the network is conditioned on the step to which that image is noised."""
@@ -101,8 +101,8 @@ class UNet(nn.Module):
         """
         last_stage = len(self.multipliers) - 1
         embedding = self.embed(n, labels, augmentation, condition_steps)
-        if self.condition:
-            null = jnp.zeros((*x.shape[:3], self.condition), x.dtype)
+        if self.condition_channels:
+            null = jnp.zeros((*x.shape[:3], self.condition_channels), x.dtype)
             x = jnp.concatenate([x, null if condition is None else condition], axis=-1)
         x = self.conv(self.channels, "conv_in")(x.astype(self.dtype))
 

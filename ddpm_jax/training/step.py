@@ -165,7 +165,7 @@ def _microbatch_loss(
     condition_keys: ImageKeys | None,
 ) -> tuple[Array, tuple[PerImage, Steps]]:
     time_key, noise_key, dropout_key, label_key = jax.random.split(key, 4)
-    x0, augmentation, image = from_pixels(batch.images), None, None
+    x0, augmentation, condition = from_pixels(batch.images), None, None
     if augment_keys is not None:
         x0, augmentation = augment(x0, augment_keys, learner.augment)
     t = jax.random.randint(time_key, x0.shape[:1], 1, learner.schedule.steps + 1)
@@ -174,9 +174,9 @@ def _microbatch_loss(
     labels = drop_labels(labels, jax.random.bernoulli(label_key, learner.label_dropout, t.shape))
     if learner.condition and condition_keys is not None:
         drop = draw_dropped(condition_keys, learner.condition_dropout)
-        image = dropped(training_input(learner.condition, learner.schedule, x0, condition_keys), drop)
+        condition = dropped(training_input(learner.condition, learner.schedule, x0, condition_keys), drop)
         labels = drop_labels(labels, drop)
-    given = Conditioning(labels, image, augmentation)
+    given = Conditioning(labels, condition, augmentation)
     loss = _losses(learner, params, x0, given, t, noise, jax.random.split(dropout_key, t.shape[0]))
     return jnp.mean(loss), (loss, t)
 
@@ -235,11 +235,11 @@ def validation_losses(
     x0 = from_pixels(images)
     t = 1 + index * learner.schedule.steps // count
     noise = jax.vmap(lambda i: draw_normal(jax.random.fold_in(key, i), x0.shape[1:]))(index)
-    image = None
+    condition = None
     if learner.condition:
-        keys = image_keys(learner.seed, index, Purpose.GIVEN_CONDITION)
-        image = training_input(learner.condition, learner.schedule, x0, keys)
-    given = Conditioning(label_vectors(labels, learner.unet.labels), image)
+        keys = image_keys(learner.seed, index, Purpose.HELD_OUT_CONDITION)
+        condition = training_input(learner.condition, learner.schedule, x0, keys)
+    given = Conditioning(label_vectors(labels, learner.unet.labels), condition)
     return _losses(learner, params, x0, given, t, noise)
 
 

@@ -82,7 +82,7 @@ class Originals:
         """One image [height, width, channels]; numbers beyond the last begin again at the first."""
         images, rows = self._opened
         row = rows[number % len(rows)]
-        return np.asarray(images[row : row + 1])[0]
+        return np.asarray(images[np.array([row])])[0]
 
 
 def picture_beside(given: Given, images: Pixels, config: Config) -> Picture:

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from ddpm_jax.diffusion.conditions import (
+    condition_input,
     draw_dropped,
     dropped,
     grey_levels,
-    input_of,
     low_resolution,
     masked,
     training_input,
@@ -53,10 +53,10 @@ def test_no_condition_looks_like_the_null_condition(linear, kind):
     flat = from_pixels(jnp.broadcast_to(jnp.expand_dims(levels, (1, 2, 3)), (256, *SHAPE)))
     condition = KINDS[kind]
     keys = image_keys(1, np.arange(256))
-    given = input_of(condition, linear, condition.degrade(flat, keys), keys)
-    assert np.abs(given.image).max(axis=(1, 2, 3)).min() > 1 / 256
+    given = condition_input(condition, linear, condition.degrade(flat, keys), keys)
+    assert np.abs(given.channels).max(axis=(1, 2, 3)).min() > 1 / 256
     drop = jnp.arange(256) % 2 == 0
-    np.testing.assert_array_equal(dropped(given, drop).image, np.where(drop[:, None, None, None], 0, given.image))
+    np.testing.assert_array_equal(dropped(given, drop).channels, np.where(drop[:, None, None, None], 0, given.channels))
 
 
 def test_the_network_sees_nothing_of_what_a_mask_paints(linear, images):
@@ -64,7 +64,7 @@ def test_the_network_sees_nothing_of_what_a_mask_paints(linear, images):
     made = condition.degrade(images, KEYS)
     painted = made[..., -1:] > 0
     changed = made.at[..., :-1].set(jnp.where(painted, -0.3, made[..., :-1]))
-    seen, seen_changed = (input_of(condition, linear, c, KEYS).image for c in (made, changed))
+    seen, seen_changed = (condition_input(condition, linear, c, KEYS).channels for c in (made, changed))
     np.testing.assert_array_equal(seen, seen_changed)
     np.testing.assert_array_equal(jnp.where(painted, 0.0, images), seen[..., :-1])
 
@@ -73,15 +73,15 @@ def test_training_conditions_are_noised_to_every_step_and_given_ones_only_when_a
     made = NOISED.degrade(images, KEYS)
     trained = training_input(NOISED, linear, images, KEYS)
     assert 0 <= trained.step.min() < 60 and 240 < trained.step.max() <= 300
-    clean, noised = (input_of(NOISED, linear, made, KEYS, step) for step in (0, trained.step))
-    np.testing.assert_array_equal(clean.image, NOISED.network_input(made))
-    np.testing.assert_allclose(noised.image, trained.image, atol=1e-6)
-    assert input_of(KINDS["grey"], linear, KINDS["grey"].degrade(images, KEYS), KEYS).step is None
+    clean, noised = (condition_input(NOISED, linear, made, KEYS, step) for step in (0, trained.step))
+    np.testing.assert_array_equal(clean.channels, NOISED.network_input(made))
+    np.testing.assert_allclose(noised.channels, trained.channels, atol=1e-6)
+    assert condition_input(KINDS["grey"], linear, KINDS["grey"].degrade(images, KEYS), KEYS).step is None
 
 
 def test_noised_conditions_have_the_moments_of_the_forward_process(linear):
     grey = jnp.full((64, 4, 6, 3), 0.5)
-    noise = jax.vmap(lambda x: x)(input_of(NOISED, linear, grey, KEYS, 300).image)
+    noise = jax.vmap(lambda x: x)(condition_input(NOISED, linear, grey, KEYS, 300).channels)
     centre = noise[:, 3:5, 5:7]  # Enlarging shrinks the variance, but not the mean.
     np.testing.assert_allclose(centre.mean(), 0.5 * linear.signal_rate[300], atol=0.05)
     assert 0.3 * linear.noise_rate[300] < centre.std() < linear.noise_rate[300]

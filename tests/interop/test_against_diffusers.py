@@ -152,7 +152,7 @@ def test_the_condition_follows_x_t_in_the_input_channels(tmp_path):
     draw, n = np.random.default_rng(1), np.array([0, 1, 500, 999])
     x, low = (draw.normal(size=(4, 3, side, side)).astype(np.float32) for side in (16, 8))
     condition = build_condition(config).network_input(low.transpose(0, 2, 3, 1))
-    given, unet = Conditioning(image=ConditionInput(condition, None)), build_unet(config)
+    given, unet = Conditioning(condition=ConditionInput(condition, None)), build_unet(config)
     here = apply_unet(unet, params, x.transpose(0, 2, 3, 1), jnp.asarray(n + 1), given)
 
     names = {"low": torch.from_numpy(low)}

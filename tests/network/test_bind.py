@@ -95,13 +95,13 @@ def test_guidance_interpolates_from_the_unconditional_to_the_conditional_model(l
 
 def test_guidance_by_an_image_extrapolates_from_the_null_condition(linear, draw, x_t):
     """With a label, too: both are dropped together if the image can be, and otherwise only the label."""
-    unet = dataclasses.replace(UNET, condition=2, condition_steps=True)
+    unet = dataclasses.replace(UNET, condition_channels=2, condition_steps=True)
     params, t = random_params(unet, draw), jnp.array([10, 500])
     given = ConditionInput(jnp.asarray(draw.normal(size=(2, 8, 8, 2)), jnp.float32), jnp.array([0, 70]))
-    null = given._replace(image=jnp.zeros_like(given.image))
+    null = given._replace(channels=jnp.zeros_like(given.channels))
 
     def predict(labels, image, scale=1.0, dropped=False):
-        options = {"image": image, "image_is_dropped": dropped}
+        options = {"condition": image, "has_null_condition": dropped}
         return bind(unet, params, linear, "eps", labels, Guidance(scale), **options)(x_t, t).eps
 
     for labels, dropped, without in ((LABELS, True, null), (LABELS, False, given), (None, True, null)):

@@ -127,7 +127,7 @@ def test_the_network_sees_the_condition_of_the_clean_image_or_none(monkeypatch, 
     params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), state_shapes(config).params)
 
     def recorded(unet, params, x_t, t, given, *, dropout_keys):
-        jax.debug.callback(lambda *values: seen.append(values), given.labels, *given.image)
+        jax.debug.callback(lambda *values: seen.append(values), given.labels, *given.condition)
         return apply_unet(unet, params, x_t, t, given, dropout_keys=dropout_keys)
 
     monkeypatch.setattr(step_module, "apply_unet", recorded)
@@ -143,7 +143,7 @@ def test_the_network_sees_the_condition_of_the_clean_image_or_none(monkeypatch, 
     drop = np.asarray(draw_dropped(keys, 0.5))
     assert 0 < drop.sum() < 8
     np.testing.assert_array_equal(np.any(labels, axis=1), ~drop)
-    np.testing.assert_allclose(image, np.where(drop[:, None, None, None], 0.0, expected.image), atol=1e-6)
+    np.testing.assert_allclose(image, np.where(drop[:, None, None, None], 0.0, expected.channels), atol=1e-6)
     assert np.abs(validated).max(axis=(1, 2, 3)).min() > 0.1
     if noise:
         np.testing.assert_array_equal(steps[0], expected.step)
