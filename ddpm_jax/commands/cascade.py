@@ -148,6 +148,7 @@ def _refuse_misfit(before: Config, source: AnyPath, stage: Config, path: AnyPath
 def cascade_name(config: Config, stages: list[Stage]) -> str:
     """A folder name with the run and the step of each stage, and a checksum of their places."""
     later = ",".join(f"{stage.workdir.name}+{stage.step}" for stage in stages[1:])
-    named = dataclasses.replace(config, sample=dataclasses.replace(config.sample, cascade=later))
+    sample = reset(config.sample, "strip", "gif")  # Neither is made.
+    named = dataclasses.replace(config, sample=dataclasses.replace(sample, cascade=later))
     places = "\n".join(str(stage.workdir) for stage in stages[1:])
     return sample_name(named, stages[0].step, config.sample.count, places.encode())

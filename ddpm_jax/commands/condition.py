@@ -54,7 +54,7 @@ def sample_conditions(config: Config, workdir: AnyPath) -> AnyPath:
     params, step = load_params(config, workdir, data_mesh())
     given = conditions.tobytes() + (b"" if originals is None else originals.tobytes())
     target = output_folder(config, workdir) / "samples" / sample_name(config, step, len(turn), given)
-    logger.info("Sampling %d images for %d conditions, from step %d", len(turn), len(conditions), step)
+    logger.info("Sampling %d images, conditions: %d, from step %d", len(turn), len(conditions), step)
     with unfinished_folder(target) as folder:
         store = sample_to_disk(config, params, labels, folder.path, conditions=conditions[turn])
         if store:

@@ -106,12 +106,13 @@ def open_needed_dataset(config: Config) -> Dataset | None:
 
 def sampler_configs(config: Config) -> list[Config]:
     """One configuration for each sampler to measure."""
-    count, cascade = config.evaluate.count, config.sample.cascade
-    if cascade:
-        raise UserError(
-            f"sample.cascade={cascade} is for --mode=sample; measure the images that it writes with "
-            "scripts/evaluate_images.py."
-        )
+    count = config.evaluate.count
+    for name in ("cascade", "originals", "images", "mask"):
+        if (value := getattr(config.sample, name)) is not None:
+            raise UserError(
+                f"sample.{name}={value} is for --mode=sample; leave it out, and measure the images that it writes with "
+                "scripts/evaluate_images.py."
+            )
     config = dataclasses.replace(config, sample=only_images(config.sample))
     if config.evaluate.samplers is None:
         return [checked(dataclasses.replace(config, sample=dataclasses.replace(config.sample, count=count)))]

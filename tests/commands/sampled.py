@@ -14,5 +14,10 @@ def newest(workdir):
     return max((workdir / "samples").iterdir(), key=lambda path: path.stat().st_mtime_ns)
 
 
+def assert_shows_inputs(images) -> None:
+    """Asserts that few pixels are black or white: those show nothing of the noise, condition or label."""
+    assert np.isin(images, (0, 255)).mean() < 0.2
+
+
 def sampled(workdir) -> np.ndarray:
     return np.load(newest(workdir) / "samples.npz")["arr_0"]

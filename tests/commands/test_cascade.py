@@ -1,5 +1,7 @@
 """Cascades of runs with random parameters: the samples of one are the conditions of the next."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,7 +11,7 @@ from ddpm_jax.commands import cascade
 from ddpm_jax.commands.cascade import cascade_name, open_stages, stage_config
 from ddpm_jax.generation.pixel_file import PixelFile
 from ddpm_jax.workdir import read_config, write_config
-from tests.commands.sampled import newest, sample, sampled
+from tests.commands.sampled import assert_shows_inputs, newest, sample, sampled
 from tests.interop.toy import config, random_run
 
 pytestmark = pytest.mark.xdist_group("cascade")  # They share runs.
@@ -66,10 +68,22 @@ def test_the_images_of_each_run_are_the_conditions_of_the_next_also_after_an_int
 
     options = {name: value for name, value in OPTIONS.items() if name != "count"}
     small = load_run(runs / "base").sample(6, seed=3, **options)
-    large = load_run(runs / "sr").sample(6, seed=4, condition=small, condition_noise=2, **options)
+    assert_shows_inputs(small)
+    larger = partial(load_run(runs / "sr").sample, 6, seed=4, condition=small, condition_noise=2, **options)
+    large = np.stack([larger(label=name) for name in "ab"])[np.arange(6) % 2, np.arange(6)]  # Each class in turn.
     np.testing.assert_array_equal(sampled(runs / "base"), large)
     rows = np.asarray(Image.open(found / "stages.png"))[2::66, 2:66:8]
     np.testing.assert_array_equal(rows[:2], [small[0, 0, :, 0].repeat(2), large[0, 0, :, 0]])
+
+
+def test_images_show_their_seed_condition_its_noise_and_their_label(runs, draw):
+    """So the comparison above would fail with any of them wrong."""
+    small = draw.integers(0, 256, (6, 4, 4, 1), np.uint8)
+    right = {"seed": 4, "condition": small, "condition_noise": 2, "label": "b", **OPTIONS}
+    images = load_run(runs / "sr").sample(**right)
+    assert_shows_inputs(images)
+    for wrong in ({"seed": 3}, {"condition": small[::-1]}, {"condition_noise": 0}, {"label": "a"}):
+        assert (load_run(runs / "sr").sample(**right | wrong) != images).mean() > 0.8, wrong
 
 
 def test_noise_of_a_stage_is_independent_of_that_of_its_condition(runs):

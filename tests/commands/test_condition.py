@@ -8,13 +8,12 @@ import pytest
 from PIL import Image
 
 from ddpm_jax import load_run
-from ddpm_jax.config.sections import Data
-from ddpm_jax.data.sources.digits import load_digits
 from ddpm_jax.evaluation.conditional import restoration_metrics
 from ddpm_jax.generation.labels import labels_if_set
 from ddpm_jax.generation.pixel_file import PixelFile
 from ddpm_jax.workdir import write_config
-from tests.commands.sampled import newest, sample, sampled
+from tests.commands.sampled import assert_shows_inputs, newest, sample, sampled
+from tests.data.pictures import write_digits
 from tests.interop.toy import config, random_run
 
 pytestmark = pytest.mark.xdist_group("conditions")  # They share runs.
@@ -39,9 +38,7 @@ def make(folder):
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
-    (folder / "originals").mkdir()
-    for i, image in enumerate(load_digits(Data()).decoded[:3]):
-        Image.fromarray(image[..., 0]).save(folder / "originals" / f"{i}.png")
+    write_digits(folder / "originals", 3)
     photo = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
     Image.fromarray(photo).save(folder / "photo.png")
     mask = np.zeros((8, 8), np.uint8)
@@ -71,7 +68,7 @@ def test_conditions_of_originals_are_those_of_training_and_can_be_used_again(run
     conditions, turn = run.conditions_of(originals), np.array([0, 1, 2, 0])
     np.testing.assert_array_equal(pixels(found / "conditions"), conditions)
     np.testing.assert_array_equal(images, run.sample(4, condition=conditions, batch_size=2, **FAST))
-    assert not np.array_equal(images[0], images[3])  # The same condition, other noise.
+    assert (images[0] != images[3]).mean() > 0.8  # The same condition, other noise.
     # Rows of conditions, results and originals, each pixel enlarged eight times.
     rows = np.asarray(Image.open(found / "grid.png"))[2::66, 2:66:8]
     expected = [conditions[0, 0, :, 0].repeat(2), images[0, 0, :, 0], originals[0, 0, :, 0]]
@@ -104,7 +101,7 @@ def test_pixels_outside_the_mask_stay(runs, files):
     originals = pixels(files / "originals")
     images = call(runs / "painter", images=files / "originals", mask=files / "right.png", count=3)
     np.testing.assert_array_equal(images[:, :, :4], originals[:, :, :4])
-    assert (images[:, :, 4:] != originals[:, :, 4:]).any()
+    assert (images[:, :, 4:] != originals[:, :, 4:]).mean() > 0.8
     found = newest(runs / "painter")
     assert not (found / "metrics.json").exists()
     masks = pixels(found / "masks")[..., 0]
@@ -119,6 +116,7 @@ def test_masks_of_originals_are_random_and_equal_in_every_call(runs, files):
     painted = load_run(runs / "painter").conditions_of(originals, seed=4)[..., -1] == 255
     np.testing.assert_array_equal(pixels(found / "masks")[..., 0] == 255, painted)
     np.testing.assert_array_equal(images[~painted], originals[~painted])
+    assert_shows_inputs(images[painted])
     metrics = json.loads((found / "metrics.json").read_text())
     assert "consistency" not in metrics and metrics["psnr"] > 0
 
@@ -126,9 +124,12 @@ def test_masks_of_originals_are_random_and_equal_in_every_call(runs, files):
 def test_colours_are_given_to_grey_images(runs, files):
     images = call(runs / "colour", images=files / "photo.png", originals=files / "photo.png", count=2)
     assert images.shape == (2, 8, 8, 3)
+    assert_shows_inputs(images)
     condition = Image.open(newest(runs / "colour") / "conditions" / "000000.png")
     assert condition.mode == "L"
     np.testing.assert_array_equal(condition, Image.open(files / "photo.png").convert("L"))
+    grey = np.asarray(condition)[None, ..., None]
+    np.testing.assert_array_equal(images, load_run(runs / "colour").sample(2, condition=grey, **FAST))
     assert "consistency" in json.loads((newest(runs / "colour") / "metrics.json").read_text())
 
 

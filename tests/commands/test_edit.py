@@ -11,14 +11,13 @@ from PIL import Image
 
 from ddpm_jax import load_run
 from ddpm_jax.builders import build_pairs, build_schedule, build_unet
-from ddpm_jax.config.sections import Data
-from ddpm_jax.data.sources.digits import load_digits
 from ddpm_jax.diffusion.pixels import from_pixels, to_pixels
 from ddpm_jax.network.bind import bind
 from ddpm_jax.sampling.ddim import ddim
 from ddpm_jax.sampling.editing import invert
 from ddpm_jax.sampling.noise import image_keys
 from tests.commands.sampled import newest, sample, sampled
+from tests.data.pictures import write_digits
 
 pytestmark = pytest.mark.xdist_group("sampled")  # They share a run.
 
@@ -26,9 +25,7 @@ pytestmark = pytest.mark.xdist_group("sampled")  # They share a run.
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
-    images = load_digits(Data()).decoded[:3]
-    for i, image in enumerate(images):
-        Image.fromarray(image[..., 0]).save(folder / f"{i}.png")
+    write_digits(folder, 3)
     mask = np.zeros((8, 8), np.uint8)
     mask[:, 4:] = 255
     (folder / "masks").mkdir()

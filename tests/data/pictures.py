@@ -11,6 +11,7 @@ from ddpm_jax.config import Config, config_of
 from ddpm_jax.config.sections import Data
 from ddpm_jax.data.collection import Collection
 from ddpm_jax.data.decode import Decoding, decode
+from ddpm_jax.data.sources.digits import load_digits
 
 COLOURS = [(200, 30, 40), (20, 180, 60), (40, 60, 220), (230, 210, 20)]
 
@@ -28,6 +29,13 @@ def encoded(pixels: np.ndarray, kind: str = "PNG", **options) -> bytes:
 def write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
+
+
+def write_digits(folder: Path, count: int) -> Path:
+    """Writes some digits as PNG files into a folder, which it makes and returns."""
+    for i, image in enumerate(load_digits(Data()).decoded[:count]):
+        write(folder / f"{i}.png", encoded(image[..., 0]))
+    return folder
 
 
 def zipped(folder: Path, root: str = "") -> Path:

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from ddpm_jax.diffusion.conditions import (
     condition_input,
@@ -80,11 +81,24 @@ def test_training_conditions_are_noised_to_every_step_and_given_ones_only_when_a
 
 
 def test_noised_conditions_have_the_moments_of_the_forward_process(linear):
-    grey = jnp.full((64, 4, 6, 3), 0.5)
-    noise = jax.vmap(lambda x: x)(condition_input(NOISED, linear, grey, KEYS, 300).channels)
-    centre = noise[:, 3:5, 5:7]  # Enlarging shrinks the variance, but not the mean.
-    np.testing.assert_allclose(centre.mean(), 0.5 * linear.signal_rate[300], atol=0.05)
-    assert 0.3 * linear.noise_rate[300] < centre.std() < linear.noise_rate[300]
+    """The network sees them enlarged: weighted sums of pixels, whose variances add up with the squared weights."""
+    keys = image_keys(0, np.arange(1000))
+    seen, *_ = condition_input(NOISED, linear, jnp.full((1000, 4, 6, 3), 0.5), keys, 300)
+    height, width = (bicubic_weights(old) for old in (4, 6))
+    variance = linear.noise_rate[300] ** 2 * np.outer((height**2).sum(axis=1), (width**2).sum(axis=1))
+    # 3,000 values at each place: five standard errors of their mean and variance.
+    error = 5 / np.sqrt(3000)
+    np.testing.assert_allclose(seen.mean(axis=(0, 3)), 0.5 * linear.signal_rate[300], atol=error)
+    np.testing.assert_allclose(seen.var(axis=(0, 3)), variance, rtol=error * np.sqrt(2))
+
+
+def bicubic_weights(old: int) -> np.ndarray:
+    """Weights [new, old] with which Pillow enlarges a line of `old` pixels twice."""
+    lines = [
+        Image.fromarray(line[None]).resize((2 * old, 1), Image.Resampling.BICUBIC)
+        for line in np.eye(old, dtype=np.float32)
+    ]
+    return np.stack([np.asarray(line)[0] for line in lines], axis=1)
 
 
 def test_the_given_fraction_of_conditions_is_dropped():

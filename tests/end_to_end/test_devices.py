@@ -9,14 +9,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from PIL import Image
 
 from ddpm_jax import load_run
 from ddpm_jax.commands import cli
-from ddpm_jax.config.sections import Data
-from ddpm_jax.data.sources.digits import load_digits
 from ddpm_jax.runtime.devices import along_batch, data_mesh
 from ddpm_jax.sampling.noise import draw_noise, image_keys
+from tests.data.pictures import write_digits
 from tests.end_to_end.commands import (
     RECIPE,
     ROOT,
@@ -76,14 +74,6 @@ def test_devices_and_processes_do_not_change_the_result(tmp_path):
     run_job(RECIPE, f"--workdir={eight}", *longer, "--config.train.sharding=fsdp", devices=8)
     assert scalars(eight, "train/loss") == pytest.approx(scalars(tmp_path / "one", "train/loss"), rel=1e-4)
     assert_nearly_same(final_state(eight), final_state(tmp_path / "one"))
-
-
-def write_digits(folder: Path, count: int) -> Path:
-    """Writes some digits as PNG files into a new folder, which it returns."""
-    folder.mkdir()
-    for i, image in enumerate(load_digits(Data()).decoded[:count]):
-        Image.fromarray(image[..., 0]).save(folder / f"{i}.png")
-    return folder
 
 
 def assert_nearly_same(a, b) -> None:

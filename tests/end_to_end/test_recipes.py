@@ -1,5 +1,6 @@
 """Every recipe at toy size trains, reports and samples; recipes that run the code of another are only traced."""
 
+import json
 import shutil
 from functools import partial
 
@@ -16,22 +17,22 @@ from ddpm_jax.data.batches import random_batch
 from ddpm_jax.data.open import open_dataset
 from ddpm_jax.reporting.writer import tag
 from ddpm_jax.training.step import empty_metrics, train_step
+from tests.data.pictures import write_digits
 from tests.end_to_end.commands import ROOT, assert_same_bits, final_state, scalars
 
 LIKE_ANOTHER = {
     "celeba32": "cifar10",
     "celeba64_small": "celeba64",
     "celebahq128": "celebahq256",
-    "celebahq_sr": "celebahq256",
-    "cifar10_colour": "cifar10",
-    "digits_sr": "digits",
+    "celebahq_sr": "digits_sr",
+    "cifar10_colour": "digits_sr",
     "folder": "celeba64",
     "mnist": "fashion_mnist",
 }
-"""Recipes that run the same code as another with other numbers."""
+"""Recipes that run the same code as another with other numbers, or another kind of condition."""
 RECIPES = [path for path in sorted((ROOT / "configs").glob("*.py")) if path.stem not in LIKE_ANOTHER]
-IN_FULL = "digits"
-"""The recipe that also tests previews and resuming, which do not depend on the recipe."""
+IN_FULL = {"digits": (2, 2), "digits_sr": (3, 4)}
+"""Rows and columns of previews of the recipes that also test them and resuming, which depend only on the condition."""
 
 
 @pytest.mark.parametrize("name", LIKE_ANOTHER)
@@ -49,7 +50,7 @@ def test_the_step_of_a_recipe_keeps_the_shapes_of_its_state(name):
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_trains_samples_and_resumes(recipe, tmp_path):
     command = ["main.py", f"--config={recipe}:smoke", f"--workdir={tmp_path}/run"]
-    if recipe.stem != IN_FULL:
+    if recipe.stem not in IN_FULL:
         command.append("--config.log.preview_every=0")
     config = config_of(load_recipe(f"{recipe}:smoke"))
     assert cli.main(command) == 0
@@ -62,23 +63,33 @@ def test_a_recipe_trains_samples_and_resumes(recipe, tmp_path):
 
     seen = scalars(tmp_path / "run" / "by_images_seen", "train_by_images_seen/loss")
     assert set(seen) == {config.data.batch_size * i for i in (1, 2, 3)}
-    if recipe.stem == IN_FULL:
+    if recipe.stem in IN_FULL:
         shown = EventAccumulator(str(tmp_path / "run")).Reload()
         assert set(shown.Tags()["images"]) == {"preview/grid", "preview/strip", "preview/samplers"}
         (last,) = shown.Images("preview/samplers")
         assert last.step == 3 and last.height == 3 * (64 + 4 + 14)
+        (last,) = shown.Images("preview/grid")
+        assert (last.height, last.width) == tuple(66 * side + 2 for side in IN_FULL[recipe.stem])
 
-    assert cli.main(["main.py", "--mode=sample", f"--workdir={tmp_path}/run"]) == 0
+    sampling = ["main.py", "--mode=sample", f"--workdir={tmp_path}/run"]
+    if config.condition_shape:
+        originals = write_digits(tmp_path / "originals", 3)
+        sampling += ["--config.sample.task=condition", f"--config.sample.originals={originals}"]
+    assert cli.main(sampling) == 0
     (folder,) = (tmp_path / "run" / "samples").iterdir()
     images = np.load(folder / "samples.npz")["arr_0"]
     assert images.shape == (4, *config.image_shape) and images.dtype == np.uint8
     with Image.open(folder / "images" / "000003.png") as image:
         np.testing.assert_array_equal(np.asarray(image).reshape(images[3].shape), images[3])
-    assert (folder / "grid.png").exists() and (folder / "strip.png").exists()
-    with Image.open(folder / "denoising.gif") as animation:
-        assert animation.n_frames >= 2
+    assert (folder / "grid.png").exists()
+    if config.condition_shape:
+        assert json.loads((folder / "metrics.json").read_text())["images"] == 4
+    else:
+        assert (folder / "strip.png").exists()
+        with Image.open(folder / "denoising.gif") as animation:
+            assert animation.n_frames >= 2
 
-    if recipe.stem != IN_FULL:
+    if recipe.stem not in IN_FULL:
         return
     finished = final_state(tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "3")

@@ -77,6 +77,10 @@ def test_capped_betas_are_listed_and_recognised(folder):
 
 
 def test_options_of_older_files_are_read(folder, package_log):
-    change(folder / SCHEDULER, tensor_format="pt", timestep_values=None, predict_epsilon=True, skip_prk_steps=True)
-    assert imported(folder)[0].diffusion.prediction == "eps"
+    scheduler = json.loads((folder / SCHEDULER).read_text())
+    del scheduler["prediction_type"]
+    older = scheduler | {"tensor_format": "pt", "timestep_values": None, "skip_prk_steps": True}
+    for predicts_eps, prediction in ((True, "eps"), (False, "x0")):
+        (folder / SCHEDULER).write_text(json.dumps(older | {"predict_epsilon": predicts_eps}))
+        assert imported(folder)[0].diffusion.prediction == prediction
     assert ": ignoring skip_prk_steps" in package_log.text

@@ -76,8 +76,8 @@ def test_an_imported_run_trains_with_new_data_but_keeps_the_model(tmp_path, caps
     workdir = tmp_path / "run"
     random_run(workdir, log={"preview_every": 0, "validate_every": 0})
     command = ["main.py", f"--workdir={workdir}", "--config.train.steps=2", "--config.data.holdout=0.1"]
-    assert cli.main([*command, "--config.diffusion.prediction=v"]) == 2
-    assert "diffusion.prediction was 'eps', now 'v'" in capsys.readouterr().err
+    assert cli.main([*command, "--config.diffusion.prediction=eps"]) == 2
+    assert "diffusion.prediction was 'v', now 'eps'" in capsys.readouterr().err
     assert cli.main([*command, "--config.optimizer.clip=0.0"]) == 2
     assert cli.main([*command, "--config.optimizer.learning_rate=1e-3"]) == 0
     assert load_run(workdir).step == 2 and load_run(workdir).config.data.holdout == 0.1
