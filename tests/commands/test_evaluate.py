@@ -155,7 +155,7 @@ def test_a_damaged_checkpoint_is_skipped_with_a_warning(workdir, tmp_path, capsy
             ["--config.evaluate.condition_split=test"],
             "evaluate.condition_split='test' has no effect with model.condition='none'",
         ),
-        (["--config.sample.cascade=x"], "sample.cascade=x is for --mode=sample; measure the images"),
+        (["--config.sample.cascade=x"], "sample.cascade=x is for --mode=sample; leave it out"),
         (["--config.sample.checkpoint=3"], "keeps no checkpoint of step 3"),
     ],
 )
