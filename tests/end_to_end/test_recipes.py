@@ -31,8 +31,8 @@ LIKE_ANOTHER = {
 }
 """Recipes that run the same code as another with other numbers, or another kind of condition."""
 RECIPES = [path for path in sorted((ROOT / "configs").glob("*.py")) if path.stem not in LIKE_ANOTHER]
-IN_FULL = {"digits": (2, 2), "digits_sr": (3, 4)}
-"""Rows and columns of previews of the recipes that also test them and resuming, which depend only on the condition."""
+IN_FULL = {"digits": "ddim,dpm_solver,unipc", "digits_sr": "ddim:2"}
+"""Recipes that also test previews, with these samplers, and resuming: without a condition and with one."""
 
 
 @pytest.mark.parametrize("name", LIKE_ANOTHER)
@@ -50,8 +50,8 @@ def test_the_step_of_a_recipe_keeps_the_shapes_of_its_state(name):
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_trains_samples_and_resumes(recipe, tmp_path):
     command = ["main.py", f"--config={recipe}:smoke", f"--workdir={tmp_path}/run"]
-    if recipe.stem not in IN_FULL:
-        command.append("--config.log.preview_every=0")
+    compared = IN_FULL.get(recipe.stem)
+    command.append(f"--config.log.preview_samplers={compared}" if compared else "--config.log.preview_every=0")
     config = config_of(load_recipe(f"{recipe}:smoke"))
     assert cli.main(command) == 0
     curve = scalars(tmp_path / "run", "train/loss")
@@ -63,13 +63,14 @@ def test_a_recipe_trains_samples_and_resumes(recipe, tmp_path):
 
     seen = scalars(tmp_path / "run" / "by_images_seen", "train_by_images_seen/loss")
     assert set(seen) == {config.data.batch_size * i for i in (1, 2, 3)}
-    if recipe.stem in IN_FULL:
+    if compared:
         shown = EventAccumulator(str(tmp_path / "run")).Reload()
         assert set(shown.Tags()["images"]) == {"preview/grid", "preview/strip", "preview/samplers"}
         (last,) = shown.Images("preview/samplers")
-        assert last.step == 3 and last.height == 3 * (64 + 4 + 14)
+        assert last.step == 3 and last.height == len(compared.split(",")) * (64 + 4 + 14)
         (last,) = shown.Images("preview/grid")
-        assert (last.height, last.width) == tuple(66 * side + 2 for side in IN_FULL[recipe.stem])
+        rows, columns = (3, 4) if config.condition_shape else (2, 2)
+        assert (last.height, last.width) == (66 * rows + 2, 66 * columns + 2)
 
     sampling = ["main.py", "--mode=sample", f"--workdir={tmp_path}/run"]
     if config.condition_shape:
@@ -89,7 +90,7 @@ def test_a_recipe_trains_samples_and_resumes(recipe, tmp_path):
         with Image.open(folder / "denoising.gif") as animation:
             assert animation.n_frames >= 2
 
-    if recipe.stem not in IN_FULL:
+    if not compared:
         return
     finished = final_state(tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "3")
