@@ -6,8 +6,8 @@ A field is declared once, with its type and range, its default, its documentatio
 
 Everything else is derived from that line: the flag --config.sample.eta, the option of Run.sample, the name of a folder
 of samples, the protocol of an evaluation, refused combinations, whether a resumed run may change it, and
-docs/configuration.md. `sampling_sections.py` has the sections about a trained model, `checks.py` refuses contradictions,
-and `convert.py` reads and writes ConfigDicts and JSON.
+docs/configuration.md. `sampling_sections.py` has the sections about a trained model; `checks.py` refuses
+contradictions; `convert.py` reads and writes ConfigDicts and JSON.
 """
 
 import dataclasses
