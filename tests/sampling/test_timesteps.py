@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ddpm_jax.config.sections import Sample
-from ddpm_jax.sampling.timesteps import SPACINGS, listed_pairs, path, step_pairs
+from ddpm_jax.sampling.timesteps import SPACINGS, _log_repeats, listed_pairs, path, step_pairs
 
 TEN = {
     "leading": [901, 801, 701, 601, 501, 401, 301, 201, 101, 1],
@@ -60,6 +60,7 @@ def test_sigma_min_leaves_no_empty_step():
 
 def test_repeated_steps_are_visited_once_and_the_log_file_counts_them(package_log):
     package_log.set_level(logging.DEBUG, "ddpm_jax")
+    _log_repeats.cache_clear()  # Another test may have asked for the same steps.
     assert len(step_pairs("quadratic", 1000, 50)) == 49
     assert package_log.messages == ["Spacing 'quadratic' rounds 50 steps of 1000 to 49 different ones"]
     package_log.clear()
