@@ -22,7 +22,7 @@ from ddpm_jax.config.checks import value_type
 from ddpm_jax.config.convert import field_types
 from ddpm_jax.diffusion.denoiser import Prediction
 from ddpm_jax.errors import UserError, nearest
-from ddpm_jax.generation.conditions import conditions_of, given_conditions
+from ddpm_jax.generation.conditions import checked_pixels, conditions_of, given_conditions
 from ddpm_jax.generation.draw import Compiled, bind_config, compile_sampler, load_params, sample_pixels
 from ddpm_jax.generation.labels import choose_labels, label_names
 from ddpm_jax.generation.requests import for_sampler, only_images, options_of
@@ -113,7 +113,7 @@ class Run:
         """
         if self.config.condition_shape is None:
             raise UserError("conditions_of is for image-to-image models; this one has model.condition='none'.")
-        originals = self._images(originals, "originals")
+        originals = checked_pixels(originals, "originals are", self.config, self.config.image_shape)
         return conditions_of(self.config, originals, self._seeded(len(originals), seed).sample.seed)
 
     def iter_steps(self, count: int, *, condition: ArrayLike | None = None, **options: Any) -> Iterator[SamplingStep]:
@@ -136,7 +136,8 @@ class Run:
         mask: [height, width], nonzero where pixels are sampled. Options as for `iter_steps` with DDPM (250 steps by
         default), and `resamples` and `jump`; without a label the model is unconditional.
         """
-        images, mask, shape = self._images(images, "images"), np.asarray(mask), self.config.image_shape
+        mask, shape = np.asarray(mask), self.config.image_shape
+        images = checked_pixels(images, "images are", self.config, shape)
         if mask.dtype.kind not in "biuf" or mask.shape != shape[:2] or not 0 < np.count_nonzero(mask) < mask.size:
             raise UserError(
                 f"mask is {mask.dtype} {list(mask.shape)}; expected numbers [{str(shape[:2])[1:-1]}], some 0, others "
@@ -184,15 +185,6 @@ class Run:
         numbers, conditions = self._labels(labels, len(x_t)), given_conditions(self.config, condition, len(x_t))
         given = (self.config.sample.seed, np.arange(len(x_t)), conditions)
         return self._denoise(self.params, x_t, t.astype(np.int32), numbers, *given)
-
-    def _images(self, images: ArrayLike, name: str) -> Pixels:
-        images, shape, pixel_type = np.asarray(images), self.config.image_shape, self.config.data.pixel_type
-        if images.dtype != pixel_type or images.ndim != 4 or images.shape[1:] != shape or not len(images):
-            raise UserError(
-                f"{name} are {images.dtype} {list(images.shape)}; expected {pixel_type} [N, {str(shape)[1:-1]}], N "
-                "from 1."
-            )
-        return images
 
     def _labels(self, labels: ArrayLike | None, count: int) -> Labels | None:
         if labels is None:

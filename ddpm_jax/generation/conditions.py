@@ -83,17 +83,24 @@ def given_conditions(config: Config, condition: ArrayLike | None, count: int) ->
             f"The model needs a condition, {config.model.condition!r}; give condition=…, an array [N, "
             f"{str(shape)[1:-1]}]."
         )
-    pixels, count = np.asarray(condition), operator.index(count)
-    if pixels.dtype != config.data.pixel_type or pixels.ndim != 4 or pixels.shape[1:] != shape or not len(pixels):
-        raise UserError(
-            f"condition is {pixels.dtype} {list(pixels.shape)}; expected {config.data.pixel_type} [N, "
-            f"{str(shape)[1:-1]}], N from 1."
-        )
+    pixels, count = checked_pixels(condition, "condition is", config, shape), operator.index(count)
     if len(pixels) > count:
         raise UserError(f"condition holds {len(pixels)} images for {count} samples; expected as many or fewer.")
     if config.model.condition == "mask":
         refuse_trivial_masks(pixels[..., -1:])
     return pixels[np.arange(count) % len(pixels)]
+
+
+def checked_pixels(
+    pixels: ArrayLike, subject: str, config: Config, shape: tuple[int, int, int]
+) -> UInt[np.ndarray, "N _ _ _"]:
+    """Pixels [N, *shape] of the type of the images; raises UserError for others. subject: of its sentence."""
+    pixels, pixel_type = np.asarray(pixels), config.data.pixel_type
+    if pixels.dtype != pixel_type or pixels.ndim != 4 or pixels.shape[1:] != shape or not len(pixels):
+        raise UserError(
+            f"{subject} {pixels.dtype} {list(pixels.shape)}; expected {pixel_type} [N, {str(shape)[1:-1]}], N from 1."
+        )
+    return pixels
 
 
 def refuse_trivial_masks(masks: Pixels) -> None:

@@ -231,10 +231,10 @@ def validation_losses(
 
     index: the index of each image among the `count` held-out ones; their t are spread evenly over 1..T.
     """
-    key = purpose_key(learner.seed, Purpose.VALIDATION)
     x0 = from_pixels(images)
     t = 1 + index * learner.schedule.steps // count
-    noise = jax.vmap(lambda i: draw_normal(jax.random.fold_in(key, i), x0.shape[1:]))(index)
+    keys = image_keys(learner.seed, index, Purpose.VALIDATION)
+    noise = jax.vmap(lambda key: draw_normal(key, x0.shape[1:]))(keys)
     condition = None
     if learner.condition:
         keys = image_keys(learner.seed, index, Purpose.HELD_OUT_CONDITION)
