@@ -99,11 +99,10 @@ class Checkpoints:
                 if isinstance(self.folder, Path):
                     self.folder.mkdir(exist_ok=True)  # A workdir that is gone is not created again.
                 self._make_room(target)
-        training = {"step": state.step, "skipped": state.skipped, "bad_streak": state.bad_streak}
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(state.params),
             ema=ocp.args.StandardSave(state.ema),
-            training=ocp.args.StandardSave(training | {"opt_state": state.opt_state}),
+            training=ocp.args.StandardSave(_training_item(state)),
             metrics=ocp.args.JsonSave(dict(metrics or {})),
             config=ocp.args.JsonSave(dict(config)),
         )
@@ -146,8 +145,8 @@ class Checkpoints:
 
         like: a state, or its shapes with shardings, which determines where each array goes.
         """
-        training = {name: getattr(like, name) for name in ("step", "skipped", "bad_streak", "opt_state")}
-        found = self._read({"params": like.params, "ema": like.ema, "training": training}, step, verified=None)
+        items = {"params": like.params, "ema": like.ema, "training": _training_item(like)}
+        found = self._read(items, step, verified=None)
         if found is None:
             return None
         return TrainState(params=found[0].params, ema=found[0].ema, **found[0].training)
@@ -278,6 +277,12 @@ class Checkpoints:
             elif path.name.isdecimal() and int(path.name) < newest and not _foreign_file(path):
                 logger.warning("Deleting %s: a checkpoint that was never completed (it has no manifest).", path)
                 _delete(path)
+
+
+def _training_item(state: TrainState) -> dict[str, PyTree]:
+    """The fields of a state besides both sets of parameters; those without arrays are left out."""
+    fields = {name: getattr(state, name) for name in vars(state) if name not in ("params", "ema")}
+    return {name: tree for name, tree in fields.items() if jax.tree.leaves(tree)}
 
 
 def retained_steps(steps: Sequence[int], keep: int, keep_every: int) -> set[int]:

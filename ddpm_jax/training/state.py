@@ -28,6 +28,10 @@ class TrainState:
     params: PyTree
     ema: PyTree
     opt_state: PyTree
+    power_emas: PyTree = ()
+    """Power-function EMAs of the parameters, one for each of optimizer.ema_widths; empty without."""
+    loss_history: PyTree = ()
+    """The latest losses at each t, for train.t_sampling="loss"; empty without."""
 
 
 def init_state(
