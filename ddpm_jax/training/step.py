@@ -99,7 +99,8 @@ def train_step(
 
     bad = 1 - finite.astype(jnp.int32)
     streak = bad * (state.bad_streak + 1)
-    new_state = state.replace(
+    new_state = dataclasses.replace(
+        state,
         step=state.step + 1,
         skipped=state.skipped + bad,
         bad_streak=streak,
