@@ -9,7 +9,7 @@ Source of the numbers: experiments on two CPU cores.
 
 from ml_collections import ConfigDict
 
-from ddpm_jax.config import apply_variant, defaults
+from ddpm_jax.config import Recipe, apply_variant, defaults, tune_consistency
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -33,4 +33,13 @@ def get_config(variant: str = "") -> ConfigDict:
     config.log.every = 25
     config.log.validate_every = 250
     config.log.preview_every = 250
-    return apply_variant(config, variant)
+    return apply_variant(config, variant, {"consistency": consistency})
+
+
+def consistency(config: Recipe) -> Recipe:
+    """Tunes the pretrained model, or a run in --config.train.start_from, to sample in one to four steps."""
+    config = tune_consistency(config)
+    config.train.start_from = "pretrained:digits"
+    config.optimizer.learning_rate = 1e-3
+    config.train.steps = 2000
+    return config

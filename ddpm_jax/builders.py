@@ -20,14 +20,27 @@ from ddpm_jax.data.augment import PARAMETERS
 from ddpm_jax.data.batches import Batch, Batches
 from ddpm_jax.data.dataset import Dataset
 from ddpm_jax.diffusion.conditions import Condition, grey_levels, low_resolution, masked
+from ddpm_jax.diffusion.consistency import Consistency, consistency_losses, earlier_steps
 from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.guidance import Guidance
 from ddpm_jax.diffusion.likelihood import Variance
-from ddpm_jax.diffusion.objective import Objective, absolute_error, huber, min_snr, p2, squared_error, uniform
+from ddpm_jax.diffusion.objective import (
+    Network,
+    Objective,
+    absolute_error,
+    denoising_losses,
+    huber,
+    min_snr,
+    p2,
+    squared_error,
+    uniform,
+)
 from ddpm_jax.diffusion.schedule import BETAS, Schedule, schedule_of_betas
+from ddpm_jax.diffusion.time_sampling import logit_normal, no_history, with_uniform
 from ddpm_jax.errors import UserError
 from ddpm_jax.network.unet import UNet, init_params
 from ddpm_jax.runtime.devices import to_devices
+from ddpm_jax.sampling.consistency import consistency
 from ddpm_jax.sampling.ddim import ddim
 from ddpm_jax.sampling.ddpm import ddpm
 from ddpm_jax.sampling.dpm_solver import dpm_solver
@@ -37,10 +50,10 @@ from ddpm_jax.sampling.noise import draw_noise
 from ddpm_jax.sampling.threshold import clip, constrain, dynamic
 from ddpm_jax.sampling.timesteps import Pairs, listed_pairs, step_pairs
 from ddpm_jax.sampling.unipc import unipc
-from ddpm_jax.shapes import ImageKeys, Images
+from ddpm_jax.shapes import Betas, ImageKeys, Images, PerImage, Steps
 from ddpm_jax.training.optimizer import build_optimizer, learning_rate
 from ddpm_jax.training.state import TrainState, init_state
-from ddpm_jax.training.step import Learner
+from ddpm_jax.training.step import Learner, Loss
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +70,22 @@ def build_schedule(config: Config) -> Schedule:
         raise UserError(message) from error
 
 
+def build_loss(config: Config) -> Loss:
+    """The training loss: that of diffusion.objective."""
+    schedule, diffusion = build_schedule(config), config.diffusion
+    if diffusion.objective == "consistency":
+        pairs = earlier_steps(schedule, diffusion.consistency_stages)
+        return partial(consistency_losses, Consistency(diffusion.prediction, pairs, config.train.steps), schedule)
+    objective = build_objective(config)
+
+    def loss(network: Network, x0: Images, t: Steps, noise: Images, step: Any) -> PerImage:
+        return denoising_losses(objective, schedule, network, x0, t, noise)
+
+    return loss
+
+
 def build_objective(config: Config) -> Objective:
-    """The training loss."""
+    """The settings of the denoising loss."""
     diffusion = config.diffusion
     distances = {"mse": squared_error, "mae": absolute_error, "huber": huber(diffusion.huber_delta)}
     weightings = {
@@ -115,12 +142,19 @@ def param_shapes(config: Config) -> PyTree:
 def state_shapes(config: Config) -> TrainState:
     """The shapes of a training state."""
     optimizer = build_optimizer(config.optimizer, config.train.steps)
-    return jax.eval_shape(partial(init_state, build_unet(config), optimizer, config.seed, config.image_shape))
+    start = partial(init_state, build_unet(config), optimizer, config.seed, config.image_shape)
+    return jax.eval_shape(lambda: start(**state_extras(config)))
 
 
-DEFAULT_STEPS = {"ddim": 50, "dpm_solver": 20, "unipc": 20}
+def state_extras(config: Config) -> dict[str, PyTree]:
+    """The fields of a first training state besides the parameters and the optimizer's."""
+    return {"loss_history": no_history(config.diffusion.steps)} if config.train.t_sampling == "loss" else {}
+
+
+DEFAULT_STEPS = {"ddim": 50, "dpm_solver": 20, "unipc": 20, "consistency": 2}
 """Numbers of steps above which images hardly improve; DDPM takes all steps."""
 DEFAULT_SPACINGS = {"ddpm": "trailing", "ddim": "trailing", "dpm_solver": "quadratic", "unipc": "quadratic"}
+DEFAULT_SPACINGS |= {"consistency": "trailing"}
 """All of them start at T for any number of steps, as "leading", the spacing of Song et al.'s code, does not: with 501
 steps of 1000 it starts at t = 501 (docs/sampling.md has the measured table). Solvers that extrapolate also need steps
 whose length in log-SNR grows slowly. With 20 steps and an exact denoiser, pixels (near -0.5 or 0.5) end 0.003 from the
@@ -178,7 +212,13 @@ def build_guidance(config: Config) -> Guidance:
     return Guidance(sample.guidance, (low_high[0], low_high[1]) if low_high else None, sample.guidance_rescale)
 
 
-SAMPLERS: dict[str, Callable[..., Any]] = {"ddpm": ddpm, "ddim": ddim, "dpm_solver": dpm_solver, "unipc": unipc}
+SAMPLERS: dict[str, Callable[..., Any]] = {
+    "ddpm": ddpm,
+    "ddim": ddim,
+    "dpm_solver": dpm_solver,
+    "unipc": unipc,
+    "consistency": consistency,
+}
 
 
 def build_sampler(config: Config) -> Callable[..., Any]:
@@ -227,12 +267,23 @@ def build_inpainting(config: Config) -> Callable[..., Any]:
     return paint
 
 
+def t_probabilities(config: Config) -> Betas | None:
+    """The probabilities of t = 1..T; None for uniform ones, or those that follow the losses."""
+    train = config.train
+    if train.t_sampling != "logit_normal":
+        return None
+    return with_uniform(logit_normal(build_schedule(config), train.t_mean, train.t_std))
+
+
 def build_learner(config: Config, mesh: Mesh) -> Learner:
     """The parts of the training step that are constant throughout a run."""
     return Learner(
         unet=build_unet(config),
         schedule=build_schedule(config),
-        objective=build_objective(config),
+        loss=build_loss(config),
+        steps=config.train.steps,
+        t_probabilities=t_probabilities(config),
+        t_unbiased=config.train.t_unbiased,
         optimizer=build_optimizer(config.optimizer, config.train.steps),
         learning_rate=learning_rate(config.optimizer, config.train.steps),
         ema_config=config.optimizer,

@@ -110,9 +110,13 @@ def build_monitors(
 
 
 def preview_config(config: Config) -> Config:
-    """The same run sampled by plain DDIM; of sample.* it keeps the fields whose metadata mark them for previews."""
+    """The same run sampled by plain DDIM, or by consistency sampling with its default number of steps if it is tuned
+    for that; of sample.* it keeps the fields whose metadata mark them for previews.
+    """
     steps = min(config.log.preview_steps, config.diffusion.steps)
     plain = dataclasses.replace(type(config.sample)(), sampler="ddim", steps=steps)
+    if config.diffusion.objective == "consistency":
+        plain = dataclasses.replace(type(config.sample)(), sampler="consistency")
     kept = fields_where(config.sample, lambda meaning: meaning.preview)
     preview = dataclasses.replace(plain, **{name: getattr(config.sample, name) for name in kept})
     return checked(dataclasses.replace(config, sample=preview))

@@ -6,19 +6,21 @@ dataset -> batch(step) -> device -> compiled step -> state     (training/step.py
                                       |-> validation, evaluation, previews, when due    (monitors.py)
 """
 
+import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 
 import jax
 from jax.sharding import Mesh
 
-from ddpm_jax.builders import build_learner, build_loader
+from ddpm_jax.builders import build_learner, build_loader, state_extras
 from ddpm_jax.commands.cost import StepCost, matrix_rate, step_cost
 from ddpm_jax.commands.light_evaluation import light_config
 from ddpm_jax.commands.monitors import Monitors, build_monitors, comparison_configs
 from ddpm_jax.commands.reports import Reports, describe, open_writer, summarise
+from ddpm_jax.commands.start_from import first_params, open_source, with_params
 from ddpm_jax.config import Config, to_tree
 from ddpm_jax.config.advice import after_divergence, before_training
 from ddpm_jax.data.batches import Batch, prefetch
@@ -36,6 +38,7 @@ from ddpm_jax.runtime.signals import Stopped, stop_requested
 from ddpm_jax.runtime.urls import AnyPath, local_folder
 from ddpm_jax.training.cadence import due
 from ddpm_jax.training.checkpoint import Checkpoints, checkpoint_steps
+from ddpm_jax.training.ema import start_ema
 from ddpm_jax.training.preemption import Preemption
 from ddpm_jax.training.state import TrainState, init_state, is_finite
 from ddpm_jax.training.step import Learner, Metrics, TrainStep, metrics_from_json, metrics_to_json, trace_step
@@ -59,7 +62,7 @@ def train(config: Config, workdir: AnyPath) -> None:
             folder, keep=rules.keep, keep_every=rules.keep_every, confirm=confirm, before_seal=curves.upload
         ) as checkpoints,
     ):
-        state = start_state(config, learner, checkpoints)
+        state = start_state(config, learner, checkpoints, dataset.names)
         start, skipped = int(state.step), int(state.skipped)
         before = read_progress(workdir, start)
         monitored, best = agreed_by_all(before.monitored), BestSoFar(before.lows, until=start)
@@ -141,6 +144,8 @@ def check_before_start(config: Config, workdir: AnyPath, mesh: Mesh) -> None:
         raise UserError(
             f"train.steps={config.train.steps} is below step {reached}, which {workdir} has reached; raise it."
         )
+    if not reached:
+        open_source(config)
     check_divisible(mesh, config.data.batch_size, config.train.accumulate, "data.batch_size")
     for line in before_training(config) if jax.process_index() == 0 else ():
         logger.warning("%s", line)
@@ -152,21 +157,24 @@ def check_before_start(config: Config, workdir: AnyPath, mesh: Mesh) -> None:
         import_wandb()
 
 
-def start_state(config: Config, learner: Learner, checkpoints: Checkpoints) -> TrainState:
-    """The newest sound checkpoint, or a fresh state, laid out over the devices."""
+def start_state(config: Config, learner: Learner, checkpoints: Checkpoints, names: Sequence[str] = ()) -> TrainState:
+    """The newest sound checkpoint, or a fresh state, laid out over the devices; names: of the labels."""
 
     @jit  # Traced once for the shapes and for the values.
-    def fresh() -> TrainState:
-        return init_state(learner.unet, learner.optimizer, config.seed, config.image_shape)
+    def fresh(taken: Mapping[str, jax.Array]) -> TrainState:
+        state = init_state(learner.unet, learner.optimizer, config.seed, config.image_shape, **state_extras(config))
+        params = with_params(state.params, taken)
+        return dataclasses.replace(state, params=params, ema=start_ema(params))
 
-    like = placed_shapes(learner.mesh, jax.eval_shape(fresh), config.train.sharding)
+    like = placed_shapes(learner.mesh, jax.eval_shape(fresh, {}), config.train.sharding)
     restored = checkpoints.restore(like)
     if restored is not None:
         logger.info("Resuming from step %d", int(restored.step))
         checkpoints.set_aside_after(int(restored.step))
         return restored
+    taken = first_params(config, open_source(config), names, learner.mesh)
     shardings = jax.tree.map(lambda shape: shape.sharding, like)
-    return jit(fresh, out_shardings=shardings, compiler_options=RUN_ONCE)()
+    return jit(fresh, out_shardings=shardings, compiler_options=RUN_ONCE)(taken)
 
 
 def compile_step(config: Config, learner: Learner, state: TrainState, batch: Batch) -> tuple[TrainStep, StepCost]:

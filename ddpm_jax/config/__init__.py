@@ -16,7 +16,7 @@ from ddpm_jax.config.convert import (
 )
 from ddpm_jax.config.recipes import check_overrides, load_recipe, override, parse_section
 from ddpm_jax.config.sections import Config
-from ddpm_jax.config.variants import Recipe, apply_variant
+from ddpm_jax.config.variants import Recipe, apply_variant, tune_consistency
 
 __all__ = [
     "Config",
@@ -38,4 +38,5 @@ __all__ = [
     "to_config_dict",
     "to_json",
     "to_tree",
+    "tune_consistency",
 ]

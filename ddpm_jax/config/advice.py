@@ -19,19 +19,33 @@ def before_training(config: Config) -> list[str]:
             f"steps, more than train.steps={steps}, so the EMA keeps much of the initial parameters; set "
             "optimizer.ema_warmup=True, or lower the decay."
         )
+    if config.diffusion.objective == "consistency" and config.train.start_from is None:
+        lines.append(
+            "diffusion.objective='consistency' tunes a trained model, but train.start_from names none; without one, "
+            "training takes far longer."
+        )
     return lines
 
 
 def before_sampling(config: Config) -> list[str]:
     """Warnings when images are sampled."""
+    lines = []
+    tuned, sampler = config.diffusion.objective == "consistency", config.sample.sampler
+    if tuned != (sampler == "consistency") and config.sample.task in ("generate", "condition"):
+        lines.append(
+            f"sample.sampler={sampler!r} is not for this model, which was trained with "
+            f"diffusion.objective={config.diffusion.objective!r}, so that images will be poor; use "
+            + ("'consistency'." if tuned else "another, or tune the model (docs/sampling.md).")
+        )
     trained_without = config.train.label_dropout or config.train.condition_dropout
     if config.sample.guidance == 1.0 or not config.label_width or trained_without:
-        return []
-    return [
+        return lines
+    lines.append(
         f"sample.guidance={config.sample.guidance} compares predictions with and without the label, but with "
         "train.label_dropout=0 the model never learns to predict without it; leave out the guidance, or train with "
         "train.label_dropout=0.1."
-    ]
+    )
+    return lines
 
 
 def after_divergence(config: Config) -> str:

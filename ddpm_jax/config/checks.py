@@ -254,6 +254,17 @@ def _check_training(config: Config) -> None:
         raise UserError(
             f"diffusion.beta_start={diffusion.beta_start} must not exceed diffusion.beta_end={diffusion.beta_end}."
         )
+    if diffusion.objective == "consistency":
+        for name in ("loss", "weighting"):
+            if (value := getattr(diffusion, name)) != getattr(type(diffusion)(), name):
+                raise UserError(
+                    f"diffusion.{name}={value!r} has no effect with diffusion.objective='consistency', which has its "
+                    "own loss; leave one of them out."
+                )
+    if config.train.t_sampling == "loss" and not config.train.t_unbiased:
+        raise UserError(
+            "train.t_sampling='loss' needs train.t_unbiased=True: without weights, the loss would follow its own size."
+        )
     if diffusion.zero_terminal_snr and diffusion.prediction == "eps":
         raise UserError(
             "diffusion.zero_terminal_snr=True needs diffusion.prediction='v' or 'x0', got 'eps': at the last step x_t "

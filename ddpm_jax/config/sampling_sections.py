@@ -24,13 +24,15 @@ from ddpm_jax.config.fields import (
 class Sample:
     """The images that --mode=sample generates."""
 
-    sampler: Literal["ddpm", "ddim", "dpm_solver", "unipc"] = option(
+    sampler: Literal["ddpm", "ddim", "dpm_solver", "unipc", "consistency"] = option(
         "ddpm",
-        "DDPM (Ho et al. 2020), DDIM (Song et al. 2020), DPM-Solver++ (Lu et al. 2022), UniPC (Zhao et al. 2023).",
+        "DDPM (Ho et al. 2020), DDIM (Song et al. 2020), DPM-Solver++ (Lu et al. 2022), UniPC (Zhao et al. 2023), or, "
+        "for a model that was tuned for it, consistency sampling (Song et al. 2023).",
     )
     steps: Count | None = option(
         None,
-        "Number of sampling steps; None for all of them with DDPM, 50 with DDIM, 20 with DPM-Solver++ and UniPC.",
+        "Number of sampling steps; None for all of them with DDPM, 50 with DDIM, 20 with DPM-Solver++ and UniPC, 2 "
+        "with consistency sampling.",
         per_sampler=True,
     )
     timesteps: tuple[int, ...] = option(

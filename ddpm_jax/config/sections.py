@@ -25,6 +25,7 @@ from ddpm_jax.config.fields import (
     Share,
     UnitInterval,
     at_least,
+    between,
     field,
     section,
     sides,
@@ -222,6 +223,14 @@ class Diffusion:
     p2_gamma: NonNegative = field(1.0, "Exponent of P2; 0 for uniform weights.")
     p2_k: Positive = field(1.0, "Constant that P2 adds to the signal-to-noise ratio.")
     vlb_weight: NonNegative = field(1e-3, "Factor of the variational bound in the loss if the variance is learned.")
+    objective: Literal["denoising", "consistency"] = field(
+        "denoising",
+        'Training objective: the loss above, or "consistency" (Geng et al. 2024), which tunes a trained model '
+        "(train.start_from) to sample in one to four steps, and has a loss of its own.",
+    )
+    consistency_stages: Annotated[int, between(1, 20)] = field(
+        8, "Equal stages of consistency tuning; in each, the steps that are compared are half as far apart."
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,6 +266,24 @@ class Train:
         "replicated",
         'Parameters on every device ("replicated") or divided among the devices ("fsdp").',
         fixed_by="nothing",
+    )
+    start_from: str | None = field(
+        None,
+        "Model whose parameters a new run starts from: a run's workdir or URL, pretrained:NAME, a safetensors file, or "
+        "a diffusers folder; what does not fit is initialised anew. None to initialise all of them.",
+        fixed_by="nothing",
+    )
+    t_sampling: Literal["uniform", "logit_normal", "loss"] = field(
+        "uniform",
+        "Distribution of the steps t that are trained on: uniform, normal in log-SNR (t_mean, t_std), or by the latest "
+        "losses at each t (Nichol & Dhariwal 2021).",
+    )
+    t_mean: float = field(0.0, 'Mean of log-SNR for t_sampling="logit_normal".')
+    t_std: Positive = field(2.0, 'Standard deviation of log-SNR for t_sampling="logit_normal".')
+    t_unbiased: bool = field(
+        True,
+        "Weight each loss by 1 / (T p_t), so that t_sampling does not change the mean of the gradient; otherwise the "
+        "distribution of t is a weighting of the loss, as in Karras et al. 2022.",
     )
     label_dropout: Share = field(0.1, "Probability of dropping an image's label, for classifier-free guidance.")
     condition_dropout: Share = field(

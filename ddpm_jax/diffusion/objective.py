@@ -14,12 +14,14 @@ import numpy as np
 
 from ddpm_jax.diffusion.denoiser import prediction_of_output, split_output
 from ddpm_jax.diffusion.likelihood import bound_term, mean_over_pixels
-from ddpm_jax.diffusion.process import v_from_x0_eps
+from ddpm_jax.diffusion.process import q_sample, v_from_x0_eps
 from ddpm_jax.diffusion.schedule import Schedule
 from ddpm_jax.shapes import Images, Output, PerImage, Steps, Table
 
 Distance = Callable[[Images, Images], Images]
 Weighting = Callable[[Table, str], Table]
+Network = Callable[[Images, Steps], Output]
+"""A network with its parameters, labels and conditions: (x_t, t) -> output."""
 
 
 def squared_error(output: Images, target: Images) -> Images:
@@ -101,6 +103,14 @@ def losses(
     prediction = prediction_of_output(schedule, objective.prediction, frozen, x_t, t)
     bound = bound_term(schedule, "learned", prediction, x0, x_t, t, objective.depth)
     return loss + objective.vlb_weight * schedule.steps * bound
+
+
+def denoising_losses(
+    objective: Objective, schedule: Schedule, network: Network, x0: Images, t: Steps, noise: Images
+) -> PerImage:
+    """`losses` of a network at x_t of these images and this noise."""
+    x_t = q_sample(schedule, x0, t, noise)
+    return losses(objective, schedule, network(x_t, t), x0, x_t, t, noise)
 
 
 def quarter_of(schedule: Schedule, t: Steps) -> Steps:

@@ -35,17 +35,22 @@ class TrainState:
 
 
 def init_state(
-    unet: UNet, optimizer: optax.GradientTransformation, seed: int, image_shape: tuple[int, int, int]
+    unet: UNet, optimizer: optax.GradientTransformation, seed: int, image_shape: tuple[int, int, int], **extras: PyTree
 ) -> TrainState:
-    """The state before the first step; image_shape: height, width and channels."""
-    return first_state(init_params(unet, purpose_key(seed, Purpose.INIT), image_shape), optimizer)
+    """The state before the first step; image_shape: height, width and channels; extras: further fields."""
+    return first_state(init_params(unet, purpose_key(seed, Purpose.INIT), image_shape), optimizer, **extras)
 
 
-def first_state(params: PyTree, optimizer: optax.GradientTransformation, ema: PyTree | None = None) -> TrainState:
-    """The state before the first step, from these parameters; ema: their EMA, by default a copy."""
+def first_state(
+    params: PyTree, optimizer: optax.GradientTransformation, ema: PyTree | None = None, **extras: PyTree
+) -> TrainState:
+    """The state before the first step, from these parameters.
+
+    ema: their EMA, by default a copy; extras: further fields.
+    """
     zeros = [jnp.zeros((), jnp.int32) for _ in range(3)]  # Shared buffers cannot be donated.
     ema = start_ema(params) if ema is None else ema
-    return TrainState(*zeros, params=params, ema=ema, opt_state=optimizer.init(params))
+    return TrainState(*zeros, params=params, ema=ema, opt_state=optimizer.init(params), **extras)
 
 
 def is_finite(state: TrainState) -> bool:

@@ -1,7 +1,7 @@
 """One training step, as a pure function: (state, metrics, batch) -> (state, metrics, bad streak).
 
-images -> [-1, 1] -> augmentation, if any -> q_sample at a random t -> U-Net, given the label and the condition, if any
--> loss -> gradients -> optimizer -> EMA. `train.py` compiles it with the state donated. The metrics are running sums on
+images -> [-1, 1] -> augmentation, if any -> a random t -> loss of the U-Net, given the label and the condition, if any
+ -> gradients -> optimizer -> EMA. `train.py` compiles it with the state donated. The metrics are running sums on
 the device, so that reading them never delays a step.
 """
 
@@ -21,22 +21,30 @@ from ddpm_jax.config.sections import Optimizer
 from ddpm_jax.data.augment import augment
 from ddpm_jax.data.batches import Batch
 from ddpm_jax.diffusion.conditions import Condition, draw_dropped, dropped, training_input
-from ddpm_jax.diffusion.objective import Objective, losses, quarter_of
+from ddpm_jax.diffusion.objective import Network, quarter_of
 from ddpm_jax.diffusion.pixels import from_pixels
-from ddpm_jax.diffusion.process import q_sample
 from ddpm_jax.diffusion.randomness import Purpose, draw_normal, purpose_key
 from ddpm_jax.diffusion.schedule import Schedule
+from ddpm_jax.diffusion.time_sampling import (
+    Probabilities,
+    draw_steps,
+    importance_weights,
+    probabilities_by_loss,
+    remember,
+)
 from ddpm_jax.network.bind import Conditioning, apply_unet, drop_labels, label_vectors
 from ddpm_jax.network.unet import UNet
 from ddpm_jax.runtime.compilation import DETERMINISTIC, jit, lower
 from ddpm_jax.runtime.devices import platform_of, replicated
 from ddpm_jax.sampling.noise import image_keys
-from ddpm_jax.shapes import ImageKeys, Images, Labels, OneKey, Output, PerImage, Pixels, Steps
+from ddpm_jax.shapes import Betas, ImageKeys, Images, Labels, OneKey, Output, PerImage, Pixels, Steps
 from ddpm_jax.training.ema import update_ema
 from ddpm_jax.training.optimizer import LearningRate
 from ddpm_jax.training.state import TrainState
 
 Metrics = dict[str, Average]
+Loss = Callable[[Network, Images, Steps, Images, int | Int[Array, ""]], PerImage]
+"""(network, x0, t, noise, training step) -> the loss of each image."""
 TrainStep = Callable[[TrainState, Metrics, Batch], tuple[TrainState, Metrics, Int[Array, ""]]]
 QUARTERS = ("1st", "2nd", "3rd", "4th")
 METRICS = ("loss", *(f"loss_t_{quarter}_quarter" for quarter in QUARTERS), "gradient_norm", "learning_rate")
@@ -48,7 +56,13 @@ class Learner:
 
     unet: UNet
     schedule: Schedule
-    objective: Objective
+    loss: Loss
+    steps: int
+    """Training steps of the run."""
+    t_probabilities: Betas | None
+    """Of t = 1..T; None for uniform t, or those by recent loss."""
+    t_unbiased: bool
+    """Whether weights make up for the probabilities of t."""
     optimizer: optax.GradientTransformation
     learning_rate: LearningRate
     ema_config: Optimizer
@@ -84,7 +98,8 @@ def train_step(
 
     A batch whose loss or gradient is not finite changes only the counters.
     """
-    gradient, loss, t = _accumulated_gradient(learner, state.params, batch, state.step)
+    chances = probabilities_of_t(learner, state)
+    gradient, loss, t = _accumulated_gradient(learner, state.params, batch, state.step, chances)
     norm = optax.tree.norm(gradient)
     # Without the barriers XLA computes `finite` anew for each array, and the new parameters anew for their EMA.
     finite = jax.lax.optimization_barrier(jnp.isfinite(norm) & jnp.all(jnp.isfinite(loss)))
@@ -107,16 +122,28 @@ def train_step(
         params=params,
         ema=keep(ema, state.ema),
         opt_state=keep(opt_state, state.opt_state),
+        loss_history=keep(remember(state.loss_history, t, loss), state.loss_history) if state.loss_history else (),
     )
     quarter = quarter_of(learner.schedule, t)
     by_quarter = (_mean(loss, quarter == q) for q in range(len(QUARTERS)))
-    means = (_mean(loss), *by_quarter, _mean(norm), _mean(rate))
+    means = (_mean(_weighted(learner, loss, t, chances)), *by_quarter, _mean(norm), _mean(rate))
     merged = {name: metrics[name].merge(mean) for name, mean in zip(METRICS, means, strict=True)}
     return new_state, keep(merged, metrics), streak
 
 
+def probabilities_of_t(learner: Learner, state: TrainState) -> Probabilities | None:
+    """The probabilities of t = 1..T in this step; None for uniform ones."""
+    if state.loss_history:
+        return probabilities_by_loss(state.loss_history)
+    return None if learner.t_probabilities is None else jnp.asarray(learner.t_probabilities, jnp.float32)
+
+
+def _weighted(learner: Learner, loss: PerImage, t: Steps, chances: Probabilities | None) -> PerImage:
+    return loss if chances is None or not learner.t_unbiased else importance_weights(chances, t) * loss
+
+
 def _accumulated_gradient(
-    learner: Learner, params: PyTree, batch: Batch, step: Int[Array, ""]
+    learner: Learner, params: PyTree, batch: Batch, step: Int[Array, ""], chances: Probabilities | None
 ) -> tuple[PyTree, PerImage, Steps]:
     """Mean gradient over the microbatches of a batch, with the loss and t of each image."""
     key = jax.random.fold_in(purpose_key(learner.seed, Purpose.STEP), step)
@@ -128,7 +155,7 @@ def _accumulated_gradient(
     def add(
         total: PyTree, microbatch: tuple[Batch, Array, Array | None, Array | None]
     ) -> tuple[PyTree, tuple[PerImage, Steps]]:
-        gradient, aux = differentiate(learner, params, *microbatch)
+        gradient, aux = differentiate(learner, params, *microbatch, step, chances)
         return jax.tree.map(jnp.add, total, gradient), aux
 
     zeros = jax.tree.map(jnp.zeros_like, params)
@@ -137,7 +164,7 @@ def _accumulated_gradient(
     condition_keys = step_keys(learner, Purpose.CONDITION, step, shape) if learner.condition else None
     inputs = (batch, jax.random.split(key, microbatches), augment_keys, condition_keys)
     if microbatches == 1:
-        gradient, (loss, t) = differentiate(learner, params, *jax.tree.map(lambda x: x[0], inputs))
+        gradient, (loss, t) = differentiate(learner, params, *jax.tree.map(lambda x: x[0], inputs), step, chances)
         return gradient, loss, t
     # Inside a loop, XLA on CPU compiles the weight gradient of a convolution to naive code, a hundred times slower:
     # there the loop over microbatches is unrolled.
@@ -164,12 +191,17 @@ def _microbatch_loss(
     key: OneKey,
     augment_keys: ImageKeys | None,
     condition_keys: ImageKeys | None,
+    step: Int[Array, ""],
+    chances: Probabilities | None,
 ) -> tuple[Array, tuple[PerImage, Steps]]:
     time_key, noise_key, dropout_key, label_key = jax.random.split(key, 4)
     x0, augmentation, condition = from_pixels(batch.images), None, None
     if augment_keys is not None:
         x0, augmentation = augment(x0, augment_keys, learner.augment)
-    t = jax.random.randint(time_key, x0.shape[:1], 1, learner.schedule.steps + 1)
+    if chances is None:
+        t = jax.random.randint(time_key, x0.shape[:1], 1, learner.schedule.steps + 1)
+    else:
+        t = draw_steps(time_key, chances, len(x0))
     noise = draw_normal(noise_key, x0.shape)
     labels = label_vectors(batch.labels, learner.unet.labels)
     labels = drop_labels(labels, jax.random.bernoulli(label_key, learner.label_dropout, t.shape))
@@ -178,8 +210,8 @@ def _microbatch_loss(
         condition = dropped(training_input(learner.condition, learner.schedule, x0, condition_keys), drop)
         labels = drop_labels(labels, drop)
     given = Conditioning(labels, condition, augmentation)
-    loss = _losses(learner, params, x0, given, t, noise, jax.random.split(dropout_key, t.shape[0]))
-    return jnp.mean(loss), (loss, t)
+    loss = _losses(learner, params, x0, given, t, noise, step, jax.random.split(dropout_key, t.shape[0]))
+    return jnp.mean(_weighted(learner, loss, t, chances)), (loss, t)
 
 
 def _losses(
@@ -189,11 +221,13 @@ def _losses(
     given: Conditioning,
     t: Steps,
     noise: Images,
+    step: int | Int[Array, ""],
     dropout_keys: ImageKeys | None = None,
 ) -> PerImage:
-    x_t = q_sample(learner.schedule, x0, t, noise)
-    output = _apply_on_each_device(learner, params, x_t, t, given, dropout_keys)
-    return losses(learner.objective, learner.schedule, output, x0, x_t, t, noise)
+    def network(x_t: Images, t: Steps) -> Output:
+        return _apply_on_each_device(learner, params, x_t, t, given, dropout_keys)
+
+    return learner.loss(network, x0, t, noise, step)
 
 
 def _apply_on_each_device(
@@ -230,6 +264,7 @@ def validation_losses(
 ) -> PerImage:
     """The loss of held-out images, each with fixed noise, t and condition, independent of the step and the batch.
 
+    A loss that changes in the course of training is measured as at its end.
     index: the index of each image among the `count` held-out ones; their t are spread evenly over 1..T.
     """
     x0 = from_pixels(images)
@@ -241,7 +276,7 @@ def validation_losses(
         keys = image_keys(learner.seed, index, Purpose.HELD_OUT_CONDITION)
         condition = training_input(learner.condition, learner.schedule, x0, keys)
     given = Conditioning(label_vectors(labels, learner.unet.labels), condition)
-    return _losses(learner, params, x0, given, t, noise)
+    return _losses(learner, params, x0, given, t, noise, learner.steps)
 
 
 def compiler_options(mesh: Mesh | AbstractMesh, deterministic: bool) -> dict[str, bool]:
