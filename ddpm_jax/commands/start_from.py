@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from ddpm_jax.builders import build_schedule, param_shapes
 from ddpm_jax.config import Config, config_of, defaults
@@ -26,6 +26,7 @@ from ddpm_jax.interop.diffusers_folder import WEIGHTS, read_folder
 from ddpm_jax.interop.safetensors_file import PRETRAINED, find_file, read_file
 from ddpm_jax.interop.tensors import by_path
 from ddpm_jax.runtime.urls import AnyPath, as_path, check_folder, store_errors
+from ddpm_jax.shapes import AnyArray
 from ddpm_jax.training.checkpoint import checkpoint_steps
 from ddpm_jax.workdir import checkpoint_folder, no_checkpoint, read_config
 
@@ -83,7 +84,7 @@ def _diffusers_source(folder: Path, target: Config) -> Source:
     return Source(config, found.labels(config), lambda mesh: found.params(config))
 
 
-def first_params(config: Config, source: Source | None, names: Sequence[str], mesh: Mesh) -> Mapping[str, Array]:
+def first_params(config: Config, source: Source | None, names: Sequence[str], mesh: Mesh) -> Mapping[str, AnyArray]:
     """The parameters that a new run takes over, by their dotted paths; none without a source.
 
     names: of the classes or attributes of the new run. Logs the parameters that are initialised anew, and settings
@@ -123,7 +124,7 @@ def _differences(config: Config, source: Config) -> dict[str, tuple[Any, Any]]:
     return found
 
 
-def with_params(params: PyTree, taken: Mapping[str, Array]) -> PyTree:
+def with_params(params: PyTree, taken: Mapping[str, AnyArray]) -> PyTree:
     """The parameters, with those at the dotted paths of `taken` replaced."""
     paths = by_path(params)
     return jax.tree.unflatten(jax.tree.structure(params), [taken.get(path, leaf) for path, leaf in paths.items()])

@@ -14,6 +14,7 @@ from ddpm_jax.data.batches import random_batch
 from ddpm_jax.diffusion.conditions import draw_dropped, training_input
 from ddpm_jax.diffusion.pixels import from_pixels
 from ddpm_jax.diffusion.randomness import Purpose
+from ddpm_jax.diffusion.time_sampling import REMEMBERED
 from ddpm_jax.network.bind import apply_unet
 from ddpm_jax.runtime.devices import data_mesh
 from ddpm_jax.training import step as step_module
@@ -74,6 +75,33 @@ def test_a_model_with_every_option_trains():
     state, metrics, _ = run(config, steps=4)
     assert is_finite(state) and np.isfinite(metrics["loss"].compute())
     assert np.abs(state.params["augmentation"]["kernel"] - before).max(axis=1).min() > 0.0
+
+
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_a_step_remembers_the_loss_at_each_t(microbatches):
+    config = config_with(diffusion={"steps": 4}, train={"t_sampling": "loss", "accumulate": microbatches})
+    state, metrics, _ = run(config, steps=9)
+    history = state.loss_history
+    assert int(history.seen.sum()) == 9 * 8 and int(history.seen.min()) >= REMEMBERED
+    # No t is left out, and the loss that is reported is the unbiased one.
+    by_t = np.asarray(history.losses).mean(axis=1)
+    np.testing.assert_allclose(metrics["loss"].compute(), by_t.mean(), rtol=0.2)
+
+
+@pytest.mark.parametrize("unbiased", [True, False])
+def test_t_may_follow_the_noise_level(unbiased):
+    config = config_with(train={"t_sampling": "logit_normal", "t_mean": 6.0, "t_std": 0.5, "t_unbiased": unbiased})
+    _, metrics, _ = run(config, steps=4)
+    assert metrics["loss_t_1st_quarter"].count > 30 and metrics["loss"].count == 32
+    first = metrics["loss_t_1st_quarter"].compute()
+    assert (metrics["loss"].compute() < 0.9 * first) == unbiased
+
+
+def test_consistency_tuning_trains():
+    config = config_with(diffusion={"objective": "consistency", "consistency_stages": 2}, train={"steps": 4})
+    state, metrics, streaks = run(config, steps=5)
+    assert is_finite(state) and streaks == [0] * 5 and metrics["loss"].compute() > 0.0
+    assert not state.loss_history and not leaves_equal(state.params, learner_and_step(config)[1].params)
 
 
 def test_the_augmentation_of_an_image_depends_on_the_seed_the_step_and_its_index_alone():
@@ -161,7 +189,7 @@ def test_a_non_finite_step_changes_only_the_counters(monkeypatch):
     def change(batch, step):
         return batch._replace(images=jnp.full_like(batch.images, 77)) if step in (2, 3) else batch
 
-    config = dataclasses.replace(CONFIG, seed=10)
+    config = dataclasses.replace(config_with(train={"t_sampling": "loss"}), seed=10)
     before, _, _ = run(config, steps=2)
     state, metrics, streaks = run(config, steps=3, state=before, change=change)
     assert streaks == [1, 2, 0]
@@ -169,7 +197,8 @@ def test_a_non_finite_step_changes_only_the_counters(monkeypatch):
     assert np.isfinite(metrics["loss"].compute()) and metrics["loss"].count == 8
 
     skipped, _, _ = run(config, steps=2, state=before, change=change)
-    assert leaves_equal((before.params, before.ema, before.opt_state), (skipped.params, skipped.ema, skipped.opt_state))
+    for name in ("params", "ema", "opt_state", "loss_history"):
+        assert leaves_equal(getattr(before, name), getattr(skipped, name)), name
     assert is_finite(state)
     assert not is_finite(state.replace(ema=jax.tree.map(lambda x: x * jnp.inf, state.ema)))
 

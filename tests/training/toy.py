@@ -7,7 +7,7 @@ from functools import lru_cache, partial
 import jax
 import numpy as np
 
-from ddpm_jax.builders import build_learner
+from ddpm_jax.builders import build_learner, state_extras
 from ddpm_jax.config import Config, config_of
 from ddpm_jax.data.batches import Batches
 from ddpm_jax.data.open import open_dataset
@@ -40,7 +40,11 @@ def learner_and_step(config: Config) -> tuple[Learner, TrainState, Callable]:
     """The learner, the first state and the compiled step of a configuration, made once."""
     learner = build_learner(config, data_mesh())
     start = partial(init_state, learner.unet, learner.optimizer, config.seed, config.image_shape)
-    return learner, on_the_mesh(jax.jit(start)()), jax.jit(partial(train_step, learner))
+    return (
+        learner,
+        on_the_mesh(jax.jit(partial(start, **state_extras(config)))()),
+        jax.jit(partial(train_step, learner)),
+    )
 
 
 def on_the_mesh(tree):
