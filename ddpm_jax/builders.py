@@ -45,6 +45,7 @@ from ddpm_jax.sampling.ddim import ddim
 from ddpm_jax.sampling.ddpm import ddpm
 from ddpm_jax.sampling.dpm_solver import dpm_solver
 from ddpm_jax.sampling.editing import Mask, PixelMask, inpaint
+from ddpm_jax.sampling.heun import heun
 from ddpm_jax.sampling.loop import SCAN, Loop
 from ddpm_jax.sampling.noise import draw_noise
 from ddpm_jax.sampling.threshold import clip, constrain, dynamic
@@ -151,10 +152,16 @@ def state_extras(config: Config) -> dict[str, PyTree]:
     return {"loss_history": no_history(config.diffusion.steps)} if config.train.t_sampling == "loss" else {}
 
 
-DEFAULT_STEPS = {"ddim": 50, "dpm_solver": 20, "unipc": 20, "consistency": 2}
+DEFAULT_STEPS = {"ddim": 50, "dpm_solver": 20, "unipc": 20, "heun": 18, "consistency": 2}
 """Numbers of steps above which images hardly improve; DDPM takes all steps."""
-DEFAULT_SPACINGS = {"ddpm": "trailing", "ddim": "trailing", "dpm_solver": "quadratic", "unipc": "quadratic"}
-DEFAULT_SPACINGS |= {"consistency": "trailing"}
+DEFAULT_SPACINGS = {
+    "ddpm": "trailing",
+    "ddim": "trailing",
+    "dpm_solver": "quadratic",
+    "unipc": "quadratic",
+    "heun": "karras",
+    "consistency": "trailing",
+}
 """All of them start at T for any number of steps, as "leading", the spacing of Song et al.'s code, does not: with 501
 steps of 1000 it starts at t = 501 (docs/sampling.md has the measured table). Solvers that extrapolate also need steps
 whose length in log-SNR grows slowly. With 20 steps and an exact denoiser, pixels (near -0.5 or 0.5) end 0.003 from the
@@ -175,7 +182,7 @@ def build_pairs(config: Config) -> Pairs:
     try:
         if sample.timesteps:
             return listed_pairs(sample.timesteps, total, sample.final)
-        return step_pairs(sampling_spacing(sample), total, steps, sample.final)
+        return step_pairs(sampling_spacing(sample), total, steps, sample.final, build_schedule(config).sigma)
     except ValueError as error:
         raise UserError(f"sample.steps={steps} with {sample.final=}: {error}") from error
 
@@ -217,6 +224,7 @@ SAMPLERS: dict[str, Callable[..., Any]] = {
     "ddim": ddim,
     "dpm_solver": dpm_solver,
     "unipc": unipc,
+    "heun": heun,
     "consistency": consistency,
 }
 
