@@ -166,7 +166,8 @@ DEFAULT_SPACINGS = {
 steps of 1000 it starts at t = 501 (docs/sampling.md has the measured table). Solvers that extrapolate also need steps
 whose length in log-SNR grows slowly. With 20 steps and an exact denoiser, pixels (near -0.5 or 0.5) end 0.003 from the
 true solution with "quadratic", 0.03 with "linspace_open" and 0.14 with "leading", whose step to t = 1 is by far the
-longest; with DDIM, which does not extrapolate, 0.02 with "leading" (tests/test_builders.py).
+longest; with DDIM, which does not extrapolate, 0.02 with "leading" (tests/test_builders.py). Heun's steps are those of
+Karras et al. 2022; with ten of them, "quadratic" is better (docs/sampling.md).
 """
 MAX_START_SIGNAL = 0.2
 """Largest signal rate of a first step without a warning: up to here digits are as good as from T (docs/sampling.md)."""

@@ -60,7 +60,7 @@ DEFAULTS: dict[str, Any] = {
     "rescale_betas_zero_snr": False,
 }
 """Options of DDPMScheduler, with defaults for those that a file omits."""
-OTHER_DEFAULTS = {"HeunDiscreteScheduler": {"beta_start": 0.00085, "beta_end": 0.012}}
+OTHER_DEFAULTS: dict[str, dict[str, Any]] = {"HeunDiscreteScheduler": {"beta_start": 0.00085, "beta_end": 0.012}}
 """Defaults of the noise schedule that differ from DDPMScheduler's."""
 WITH_ENDS = ("linear", "quadratic")
 """Schedules with a beta_start and a beta_end."""
