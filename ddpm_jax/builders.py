@@ -45,6 +45,7 @@ from ddpm_jax.sampling.ddim import ddim
 from ddpm_jax.sampling.ddpm import ddpm
 from ddpm_jax.sampling.dpm_solver import dpm_solver
 from ddpm_jax.sampling.editing import Mask, PixelMask, inpaint
+from ddpm_jax.sampling.heun import heun
 from ddpm_jax.sampling.loop import SCAN, Loop
 from ddpm_jax.sampling.noise import draw_noise
 from ddpm_jax.sampling.threshold import clip, constrain, dynamic
@@ -151,15 +152,22 @@ def state_extras(config: Config) -> dict[str, PyTree]:
     return {"loss_history": no_history(config.diffusion.steps)} if config.train.t_sampling == "loss" else {}
 
 
-DEFAULT_STEPS = {"ddim": 50, "dpm_solver": 20, "unipc": 20, "consistency": 2}
+DEFAULT_STEPS = {"ddim": 50, "dpm_solver": 20, "unipc": 20, "heun": 18, "consistency": 2}
 """Numbers of steps above which images hardly improve; DDPM takes all steps."""
-DEFAULT_SPACINGS = {"ddpm": "trailing", "ddim": "trailing", "dpm_solver": "quadratic", "unipc": "quadratic"}
-DEFAULT_SPACINGS |= {"consistency": "trailing"}
+DEFAULT_SPACINGS = {
+    "ddpm": "trailing",
+    "ddim": "trailing",
+    "dpm_solver": "quadratic",
+    "unipc": "quadratic",
+    "heun": "karras",
+    "consistency": "trailing",
+}
 """All of them start at T for any number of steps, as "leading", the spacing of Song et al.'s code, does not: with 501
 steps of 1000 it starts at t = 501 (docs/sampling.md has the measured table). Solvers that extrapolate also need steps
 whose length in log-SNR grows slowly. With 20 steps and an exact denoiser, pixels (near -0.5 or 0.5) end 0.003 from the
 true solution with "quadratic", 0.03 with "linspace_open" and 0.14 with "leading", whose step to t = 1 is by far the
-longest; with DDIM, which does not extrapolate, 0.02 with "leading" (tests/test_builders.py).
+longest; with DDIM, which does not extrapolate, 0.02 with "leading" (tests/test_builders.py). Heun's steps are those of
+Karras et al. 2022; with ten of them, "quadratic" is better (docs/sampling.md).
 """
 MAX_START_SIGNAL = 0.2
 """Largest signal rate of a first step without a warning: up to here digits are as good as from T (docs/sampling.md)."""
@@ -175,7 +183,7 @@ def build_pairs(config: Config) -> Pairs:
     try:
         if sample.timesteps:
             return listed_pairs(sample.timesteps, total, sample.final)
-        return step_pairs(sampling_spacing(sample), total, steps, sample.final)
+        return step_pairs(sampling_spacing(sample), total, steps, sample.final, build_schedule(config).sigma)
     except ValueError as error:
         raise UserError(f"sample.steps={steps} with {sample.final=}: {error}") from error
 
@@ -217,6 +225,7 @@ SAMPLERS: dict[str, Callable[..., Any]] = {
     "ddim": ddim,
     "dpm_solver": dpm_solver,
     "unipc": unipc,
+    "heun": heun,
     "consistency": consistency,
 }
 

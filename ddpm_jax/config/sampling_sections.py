@@ -24,15 +24,15 @@ from ddpm_jax.config.fields import (
 class Sample:
     """The images that --mode=sample generates."""
 
-    sampler: Literal["ddpm", "ddim", "dpm_solver", "unipc", "consistency"] = option(
+    sampler: Literal["ddpm", "ddim", "dpm_solver", "unipc", "heun", "consistency"] = option(
         "ddpm",
-        "DDPM (Ho et al. 2020), DDIM (Song et al. 2020), DPM-Solver++ (Lu et al. 2022), UniPC (Zhao et al. 2023), or, "
-        "for a model that was tuned for it, consistency sampling (Song et al. 2023).",
+        "DDPM (Ho et al. 2020), DDIM (Song et al. 2020), DPM-Solver++ (Lu et al. 2022), UniPC (Zhao et al. 2023), "
+        "Heun (Karras et al. 2022) or, for a model that was tuned for it, consistency sampling (Song et al. 2023).",
     )
     steps: Count | None = option(
         None,
-        "Number of sampling steps; None for all of them with DDPM, 50 with DDIM, 20 with DPM-Solver++ and UniPC, 2 "
-        "with consistency sampling.",
+        "Number of sampling steps; None for all of them with DDPM, 50 with DDIM, 20 with DPM-Solver++ and UniPC, 18 "
+        "with Heun, which evaluates the network twice in each but the last, and 2 with consistency sampling.",
         per_sampler=True,
     )
     timesteps: tuple[int, ...] = option(
@@ -47,11 +47,14 @@ class Sample:
         0.0, "Noise of DDIM: 0 for none (deterministic), 1 for as much as DDPM.", samplers=("ddim",)
     )
     spacing: (
-        Literal["leading", "leading_open", "trailing", "linspace", "linspace_open", "quadratic", "quadratic_80"] | None
+        Literal[
+            "leading", "leading_open", "trailing", "linspace", "linspace_open", "quadratic", "quadratic_80", "karras"
+        ]
+        | None
     ) = option(
         None,
         'Spacing of the sampling steps (see `sampling/timesteps.py`); None for "trailing" with DDPM and DDIM, '
-        '"quadratic" with DPM-Solver++ and UniPC.',
+        '"quadratic" with DPM-Solver++ and UniPC, "karras" with Heun.',
         per_sampler=True,
         preview=True,
     )
@@ -78,9 +81,10 @@ class Sample:
     )
     keep_eps: bool = option(
         False,
-        "Keep the predicted noise in DDIM's steps where the threshold changed x_0, as diffusers does. By default the "
-        "noise is recomputed from x_0, as in Ho et al.'s code and ADM; otherwise strong guidance drifts to grey.",
-        samplers=("ddim",),
+        "Keep the predicted noise in the steps of DDIM and Heun where the threshold changed x_0, as diffusers' DDIM "
+        "does. By default the noise is recomputed from x_0, as in Ho et al.'s code and ADM; otherwise strong guidance "
+        "drifts to grey.",
+        samplers=("ddim", "heun"),
     )
     count: Annotated[int, between(1, 10**7)] = field(64, "Number of images.")
     batch_size: Count = field(64, "Images generated at a time over all devices; does not change them.", option=True)

@@ -44,6 +44,15 @@ class Schedule:
         return np.sqrt(1.0 - self.alpha_bar)
 
     @cached_property
+    def sigma(self) -> Table:
+        """noise_rate / signal_rate, the noise level of x_t / signal_t in Karras et al. 2022; rises from 0 at t = 0.
+
+        Infinite at t = T where the terminal SNR is zero.
+        """
+        with np.errstate(divide="ignore"):
+            return self.noise_rate / self.signal_rate
+
+    @cached_property
     def snr(self) -> Table:
         """Signal-to-noise ratio alpha_bar_t / (1 - alpha_bar_t); infinite at t = 0."""
         with np.errstate(divide="ignore"):

@@ -21,7 +21,7 @@ from ddpm_jax.interop.diffusers_options import checked_float
 SAMPLERS = {"DDPMScheduler": "ddpm", "DDIMScheduler": "ddim"}
 SAME_NOISE = (
     *("PNDMScheduler", "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "UniPCMultistepScheduler"),
-    *("DEISMultistepScheduler", "DDPMParallelScheduler", "DDIMParallelScheduler"),
+    *("DEISMultistepScheduler", "HeunDiscreteScheduler", "DDPMParallelScheduler", "DDIMParallelScheduler"),
 )
 """Schedulers of which only the noise schedule is imported."""
 PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
@@ -60,6 +60,8 @@ DEFAULTS: dict[str, Any] = {
     "rescale_betas_zero_snr": False,
 }
 """Options of DDPMScheduler, with defaults for those that a file omits."""
+OTHER_DEFAULTS: dict[str, dict[str, Any]] = {"HeunDiscreteScheduler": {"beta_start": 0.00085, "beta_end": 0.012}}
+"""Defaults of the noise schedule that differ from DDPMScheduler's."""
 WITH_ENDS = ("linear", "quadratic")
 """Schedules with a beta_start and a beta_end."""
 MOST_STEPS = 10**6
@@ -76,7 +78,8 @@ def noise_of(scheduler: Mapping[str, Any], where: str, learned: bool) -> dict[st
     name = scheduler.get("_class_name", "DDPMScheduler")
     if name not in (*SAMPLERS, *SAME_NOISE):
         raise UserError(f"{where} describes a {name}; supported are {', '.join((*SAMPLERS, *SAME_NOISE))}.")
-    options = DEFAULTS | _renamed({key: value for key, value in scheduler.items() if not key.startswith("_")})
+    given = {key: value for key, value in scheduler.items() if not key.startswith("_")}
+    options = DEFAULTS | OTHER_DEFAULTS.get(name, {}) | _renamed(given)
     foreign = sorted(options.keys() - DEFAULTS.keys() - {"set_alpha_to_one"})  # DDIMScheduler's own.
     if options.get("use_flow_sigmas"):
         raise UserError(f"{where}: use_flow_sigmas=True is not supported; expected False.")

@@ -5,7 +5,7 @@
 
 eps is computed from the new x_0, so that x_t = signal_t x_0 + noise_t eps still holds, as in the code of Ho et al. and
 ADM. With keep_eps it stays as predicted, as in diffusers; then the excess of strong guidance remains in the image
-although x_0 was cut. DDIM is the only sampler that uses eps.
+although x_0 was cut. DDIM and Heun are the only samplers that use eps.
 """
 
 from collections.abc import Callable

@@ -10,6 +10,7 @@ or with s = 1, the lowest noise level that the network knows (`final`). With T =
     linspace_open  1000, 900, ..., 201, 101  (the same solvers of diffusers: the lowest of S + 1 is left out)
     quadratic      1000, 810, ..., 40, 10    (T (i / S)^2, dense near the clean end: Song et al. 2020, appendix D.2)
     quadratic_80   801, 633, ..., 10, 1   (Song et al.'s code for CIFAR-10: squares from 0 to 0.8 T, plus 1)
+    karras         1000, 931, ..., 99, 19, 1  (Karras et al. 2022: by noise level; here those of the linear schedule)
 
 Any other choice is a list (`listed_pairs`): for example, diffusers' steps_offset = 1 is leading with each t one higher.
 
@@ -24,11 +25,16 @@ from functools import cache
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
+
+from ddpm_jax.shapes import Table
 
 Ascending = Int[np.ndarray, "steps"]
 Pairs = Int[np.ndarray, "steps 2"]
 Final = Literal["zero", "sigma_min"]
+
+MAX_SIGMA = 80.0
+"""Highest noise level of Karras et al. 2022, Table 1, where images hold practically no signal."""
 
 logger = logging.getLogger(__name__)
 
@@ -68,20 +74,43 @@ def quadratic_80(total: int, steps: int) -> Ascending:
     return 1 + (np.linspace(0, np.sqrt(0.8 * total), max(steps, 2))[-steps:] ** 2).astype(int)
 
 
-SPACINGS: dict[str, Callable[[int, int], Ascending]] = {
+def karras_sigmas(highest: float, lowest: float, count: int, rho: float = 7.0) -> Float[np.ndarray, "count"]:
+    """Falling noise levels, evenly spaced in sigma^(1 / rho): Karras et al. 2022, Eq. 5; one is the highest."""
+    return np.linspace(highest ** (1.0 / rho), lowest ** (1.0 / rho), max(count, 2))[:count] ** rho
+
+
+def karras(sigma: Table, steps: int) -> Ascending:
+    """The steps nearest in log sigma to `karras_sigmas` from that of T, or from MAX_SIGMA, to that of t = 1.
+
+    sigma: `Schedule.sigma`. Where T lies above MAX_SIGMA, it is visited first, since sampling starts there from pure
+    noise, and S - 1 noise levels follow. Without this limit, nearly half of 18 steps of the cosine schedule, which ends
+    at sigma = 20,000 (infinite, but for the limit of beta), would lie between T and T - 1.
+    """
+    above = int(sigma[-1] > MAX_SIGMA)
+    levels = karras_sigmas(min(sigma[-1], MAX_SIGMA), sigma[1], steps - above)
+    log_sigma = np.log(sigma[1:])
+    nearest = 1 + np.searchsorted((log_sigma[1:] + log_sigma[:-1]) / 2.0, np.log(levels))
+    return np.append(nearest[::-1], np.repeat(len(log_sigma), above))
+
+
+SPACINGS: dict[str, Callable[..., Ascending]] = {
     function.__name__: function
-    for function in (leading, leading_open, trailing, linspace, linspace_open, quadratic, quadratic_80)
+    for function in (leading, leading_open, trailing, linspace, linspace_open, quadratic, quadratic_80, karras)
 }
+"""Functions of (T, S); karras, which depends on the schedule, of (sigma, S)."""
 
 
-def step_pairs(spacing: str, total: int, steps: int, final: Final = "zero") -> Pairs:
+def step_pairs(spacing: str, total: int, steps: int, final: Final = "zero", sigma: Table | None = None) -> Pairs:
     """The (t, s) that a sampler visits, [steps, 2], the noisiest first; 1 <= steps <= total.
 
+    sigma: `Schedule.sigma`, which only "karras" needs.
     Fewer than `steps` if the spacing repeats steps, or if final is "sigma_min" and the spacing includes t = 1.
     """
     if not 1 <= steps <= total:
         raise ValueError(f"steps is {steps}; expected 1 to {total}, the number of diffusion steps.")
-    visited = np.unique(SPACINGS[spacing](total, steps))
+    if spacing == "karras" and (sigma is None or len(sigma) != total + 1):
+        raise ValueError(f"Spacing 'karras' needs sigma, the {total + 1} noise levels of the schedule.")
+    visited = np.unique(SPACINGS[spacing](sigma if spacing == "karras" else total, steps))
     if len(visited) < steps:
         _log_repeats(spacing, steps, total, len(visited))
     return listed_pairs([int(t) for t in visited[::-1]], total, final)

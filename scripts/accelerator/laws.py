@@ -23,6 +23,7 @@ STEPS = {
     "ddim": ("trailing", 1000),
     "dpm_solver": ("quadratic", 50),
     "unipc": ("quadratic", 50),
+    "heun": ("karras", 50),
 }
 """Spacing and number of sampling steps after which samples of Gaussian data have the data's moments."""
 POINT_LIMIT, MOMENT_LIMIT, DEVICES_LIMIT = 1e-5, 0.02, 1e-3
@@ -70,8 +71,9 @@ def samplers() -> Results:
             call = jax.jit(lambda x, keys: sampler(denoiser, schedule, x, keys, pairs).images)
             return np.asarray(call(x_T, keys), np.float64)
 
-        point = np.abs(sample(point_denoiser(schedule, MEAN), step_pairs(spacing, 1000, 20)) - MEAN).max()
-        images = sample(gaussian_denoiser(schedule, MEAN, STD), step_pairs(spacing, 1000, steps))
+        few, many = (step_pairs(spacing, 1000, count, sigma=schedule.sigma) for count in (20, steps))
+        point = np.abs(sample(point_denoiser(schedule, MEAN), few) - MEAN).max()
+        images = sample(gaussian_denoiser(schedule, MEAN, STD), many)
         moments = max(abs(images.mean() - MEAN), abs(images.std() - STD)) / STD
         laws[f"{name}: a point mass is recovered"] = _law(point, POINT_LIMIT)
         laws[f"{name}: Gaussian moments, {steps} steps"] = _law(moments, MOMENT_LIMIT)

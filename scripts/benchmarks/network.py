@@ -32,7 +32,7 @@ from scripts.benchmarks.peer import VARIANTS, Peer, comparison, in_turn, peak_me
 from scripts.benchmarks.resident import forget_peak
 from scripts.benchmarks.timing import median
 
-SAMPLERS = ("ddpm", "ddim", "dpm_solver", "unipc")
+SAMPLERS = ("ddpm", "ddim", "dpm_solver", "unipc", "heun")
 AGREEMENT = {"float32": 1e-4, "bfloat16": 0.05}
 """Largest permitted difference of the networks' outputs, relative to the largest output."""
 

@@ -25,7 +25,7 @@ from tests.end_to_end.commands import (
     start_job,
 )
 
-SAMPLERS = ("ddpm", "ddim", "dpm_solver", "unipc")
+SAMPLERS = ("ddpm", "ddim", "dpm_solver", "unipc", "heun")
 BATCHES = (1, 7)
 COUNT = 16
 SHAPE = (8, 4, 1)

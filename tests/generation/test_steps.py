@@ -27,6 +27,7 @@ def digits():
         {"sampler": "ddim", "steps": 4, "eta": 1},
         {"sampler": "dpm_solver", "steps": 5, "order": 3},
         {"sampler": "unipc", "steps": 4, "spacing": "linspace_open"},
+        {"sampler": "heun", "steps": 5},
     ],
 )
 def test_iterated_steps_end_with_the_images_of_sample(digits, options):

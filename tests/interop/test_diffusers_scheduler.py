@@ -29,6 +29,15 @@ def test_options_and_fields_are_inverse(schedule, steps):
 def test_settings_that_a_scheduler_cannot_store_are_named(package_log):
     scheduler_of(config(sample={"sampler": "ddim", "steps": 4, "spacing": "quadratic"}))
     assert "no options for sample.sampler=ddim, sample.steps=4, sample.spacing=quadratic, which" in package_log.text
+    assert scheduler_of(config(sample={"sampler": "heun"}))["timestep_spacing"] == "trailing"
+    assert "no options for sample.sampler=heun, which" in package_log.text
+
+
+def test_the_noise_of_another_scheduler_is_imported_with_its_own_defaults(folder):
+    heun = {"_class_name": "HeunDiscreteScheduler", "num_train_timesteps": 1000, "use_karras_sigmas": True}
+    (folder / SCHEDULER).write_text(json.dumps(heun))
+    diffusion = imported(folder)[0].diffusion
+    assert (diffusion.schedule, diffusion.beta_start, diffusion.beta_end) == ("linear", 0.00085, 0.012)
 
 
 SCHEDULER_MISTAKES = {

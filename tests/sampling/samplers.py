@@ -11,6 +11,7 @@ from ddpm_jax.diffusion.schedule import Schedule
 from ddpm_jax.sampling.ddim import ddim
 from ddpm_jax.sampling.ddpm import ddpm
 from ddpm_jax.sampling.dpm_solver import dpm_solver
+from ddpm_jax.sampling.heun import heun
 from ddpm_jax.sampling.noise import draw_noise, image_keys
 from ddpm_jax.sampling.timesteps import listed_pairs
 from ddpm_jax.sampling.unipc import unipc
@@ -27,6 +28,7 @@ SAMPLERS = {
     "dpm_solver-3": partial(dpm_solver, order=3),
     "unipc-1": partial(unipc, order=1),
     "unipc-2": unipc,
+    "heun": heun,
 }
 
 

@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 
 from ddpm_jax.diffusion.denoiser import prediction_of_output
+from ddpm_jax.diffusion.schedule import linear_betas, schedule_of_betas
 from ddpm_jax.sampling import ddim as ddim_module
 from ddpm_jax.sampling import ddpm as ddpm_module
+from ddpm_jax.sampling import heun as heun_module
 from ddpm_jax.sampling.ddim import ddim
 from ddpm_jax.sampling.ddpm import ddpm
 from ddpm_jax.sampling.dpm_solver import dpm_solver
+from ddpm_jax.sampling.heun import heun
 from ddpm_jax.sampling.noise import image_keys
 from ddpm_jax.sampling.threshold import clip, constrain, dynamic
 from ddpm_jax.sampling.timesteps import listed_pairs, step_pairs
@@ -53,11 +56,11 @@ def model(draw):
     return output
 
 
-def theirs(scheduler, model, x_T, **options):
-    """The last sample of diffusers' loop, as [batch, height, width, channels]."""
-    x = torch.from_numpy(x_T.transpose(0, 3, 1, 2).copy())
+def theirs(scheduler, model, x_T, scale=1.0, **options):
+    """The last sample of diffusers' loop, as [batch, height, width, channels]; scale: of x_T, before the first step."""
+    x = torch.from_numpy(scale * x_T.transpose(0, 3, 1, 2))
     for n in scheduler.timesteps:
-        x_t = jnp.asarray(x.numpy().transpose(0, 2, 3, 1))
+        x_t = jnp.asarray(scheduler.scale_model_input(x, n).numpy().transpose(0, 2, 3, 1))
         output = np.asarray(model(x_t, jnp.full(len(x_t), int(n) + 1)))
         x = scheduler.step(torch.from_numpy(output.transpose(0, 3, 1, 2).copy()), n, x, **options).prev_sample
     return x.numpy().transpose(0, 2, 3, 1)
@@ -203,6 +206,37 @@ def test_solvers_under_dynamic_thresholding(linear, model, x_T, kind, solver):
     denoiser = constrain(denoiser_of(linear, kind, model), linear, dynamic(0.9, 1.5))
     ours = solver(denoiser, linear, x_T, KEYS, step_pairs("linspace_open", 1000, 12)).images
     assert_equal(ours, theirs(scheduler, model, x_T))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("steps", "spacing"), [(20, "leading"), (5, "trailing"), (20, "trailing")])
+@pytest.mark.parametrize("clipped", [False, True])
+def test_heun(linear, model, x_T, monkeypatch, kind, steps, spacing, clipped):
+    """With "linspace", diffusers visits fractions of steps."""
+    monkeypatch.setattr(heun_module, "MAX_RATIO", 1e6)  # diffusers corrects every step.
+    scheduler = diffusers.HeunDiscreteScheduler(
+        **TRAINED, prediction_type=KINDS[kind], timestep_spacing=spacing, clip_sample=clipped
+    )
+    scheduler.set_timesteps(steps)
+    pairs, denoiser = step_pairs(spacing, 1000, steps), denoiser_of(linear, kind, model)
+    np.testing.assert_array_equal(pairs[:, 0], np.unique(scheduler.timesteps.numpy())[::-1] + 1)
+    # Its x is ours divided by the signal rate.
+    expected = theirs(scheduler, model, x_T, np.float32(1.0 / linear.signal_rate[pairs[0, 0]]))
+    assert_equal(
+        heun(constrain(denoiser, linear, clip) if clipped else denoiser, linear, x_T, KEYS, pairs).images, expected
+    )
+
+
+def test_karras_noise_levels():
+    """Of a schedule that ends below our highest noise level; diffusers visits the fractions of steps that we round."""
+    ends = {**TRAINED, "beta_end": 0.016}
+    sigma = schedule_of_betas(linear_betas(1000, beta_end=0.016)).sigma
+    for steps in (5, 18, 50):
+        scheduler = diffusers.HeunDiscreteScheduler(**ends, use_karras_sigmas=True)
+        scheduler.set_timesteps(steps)
+        fractions = np.unique(scheduler.timesteps.numpy())[::-1]
+        pairs = step_pairs("karras", 1000, steps, sigma=sigma)
+        np.testing.assert_array_equal(pairs[:, 0], np.round(fractions) + 1)
 
 
 def test_a_list_of_steps(linear, model, x_T):

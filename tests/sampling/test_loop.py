@@ -34,7 +34,7 @@ def test_compiled_and_interpreted_agree(linear, name):
     np.testing.assert_allclose(jax.jit(call)(x_T, keys).images, eager, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["ddpm", "ddim-eta", "dpm_solver-3", "unipc-2"])
+@pytest.mark.parametrize("name", ["ddpm", "ddim-eta", "dpm_solver-3", "unipc-2", "heun"])
 def test_an_image_depends_only_on_its_seed_and_index(linear, name):
     pairs, denoiser = step_pairs("leading", 1000, 10), gaussian_denoiser(linear, MEAN, STD)
 
@@ -68,7 +68,7 @@ def test_any_number_of_frames_runs_from_noise_to_image(linear):
     assert ddim(denoiser, linear, x_T, keys, pairs).frames.shape[0] == 0
 
 
-@pytest.mark.parametrize("name", ["ddpm", "dpm_solver-3", "unipc-2"])
+@pytest.mark.parametrize("name", ["ddpm", "dpm_solver-3", "unipc-2", "heun"])
 def test_memory_does_not_grow_with_the_steps(linear, name):
     x_T, keys = start(2, (16, 16, 1))
 

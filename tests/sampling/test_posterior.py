@@ -69,7 +69,9 @@ def sampled(monkeypatch, conditions, **sample):
     return np.concatenate([samples.images for samples in batches]).astype(float)
 
 
-@pytest.mark.parametrize(("sampler", "steps"), [("ddpm", 1000), ("ddim", 1000), ("dpm_solver", 50), ("unipc", 50)])
+@pytest.mark.parametrize(
+    ("sampler", "steps"), [("ddpm", 1000), ("ddim", 1000), ("dpm_solver", 50), ("unipc", 50), ("heun", 50)]
+)
 def test_samples_have_the_mean_and_covariance_of_the_posterior(monkeypatch, draw, sampler, steps):
     prior = MEAN + draw.normal(size=(COUNT, SIDE, SIDE, 3)) @ ROOT.T
     conditions = to_pixels(prior @ LUMA)[..., None]

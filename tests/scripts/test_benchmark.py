@@ -137,6 +137,6 @@ def test_sample_prints_one_json_object_with_the_rate_of_each_sampler():
     )
     facts = json.loads(done.stdout)
     rates = [name for name in facts if name.endswith("images_per_second")]
-    assert [name.split("_8_")[0] for name in rates[:2]] == ["ddpm", "ddim"] and len(rates) == 4
+    assert [name.split("_8_")[0] for name in rates[:2]] == ["ddpm", "ddim"] and len(rates) == 5
     ratio = facts["ddim_8_images_per_second"] / facts["ddpm_8_images_per_second"]
     assert facts["ddim_over_ddpm"] == ratio > 0
