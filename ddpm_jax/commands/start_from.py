@@ -42,7 +42,7 @@ class Source(NamedTuple):
 
     config: Config
     names: Sequence[str]
-    """Of its classes or attributes."""
+    """Names of its classes or attributes."""
     load: Callable[[Mesh], PyTree]
     """Its EMA parameters, the same on all devices."""
 

@@ -60,7 +60,7 @@ class Learner:
     steps: int
     """Training steps of the run."""
     t_probabilities: Betas | None
-    """Of t = 1..T; None for uniform t, or those by recent loss."""
+    """Probabilities of t = 1..T; None for uniform t, and for those by recent loss."""
     t_unbiased: bool
     """Whether weights make up for the probabilities of t."""
     optimizer: optax.GradientTransformation
