@@ -8,7 +8,7 @@ import pytest
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime.locks import newest_job
 from ddpm_jax.runtime.urls import download, files_below, names_in, upload
-from ddpm_jax.training import checkpoint
+from ddpm_jax.training import sealed_trees
 from ddpm_jax.training.checkpoint import Checkpoints, checkpoint_steps
 from ddpm_jax.training.seals import DamagedCheckpoint, seal_of, verify
 from tests.training.test_checkpoint import assert_same, restored, state_at
@@ -104,7 +104,7 @@ def files_below_disk(folder) -> list[str]:
 def test_where_orbax_supports_no_store_checkpoints_are_copied(bucket, monkeypatch, tmp_path):
     """As at s3://; here the bucket stands in for it."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(checkpoint, "_orbax_supports", lambda path: not str(path).startswith("gs://"))
+    monkeypatch.setattr(sealed_trees, "_orbax_supports", lambda path: not str(path).startswith("gs://"))
     with Checkpoints(bucket) as checkpoints:
         for step in (1, 2):
             checkpoints.save(state_at(step), {}, {"loss": [0.5, 7]})
