@@ -115,7 +115,10 @@ def param_shapes(config: Config) -> PyTree:
 def state_shapes(config: Config) -> TrainState:
     """The shapes of a training state."""
     optimizer = build_optimizer(config.optimizer, config.train.steps)
-    return jax.eval_shape(partial(init_state, build_unet(config), optimizer, config.seed, config.image_shape))
+    power_emas = len(config.optimizer.power_widths)
+    return jax.eval_shape(
+        partial(init_state, build_unet(config), optimizer, config.seed, config.image_shape, power_emas)
+    )
 
 
 DEFAULT_STEPS = {"ddim": 50, "dpm_solver": 20, "unipc": 20}

@@ -43,7 +43,8 @@ def start_run(
     """
     with new_folder(workdir) as partial:
         params, ema = jax.tree.map(jnp.asarray, (params, ema))
-        state = first_state(params, build_optimizer(config.optimizer, config.train.steps), ema)
+        optimizer, power_emas = config.optimizer, len(config.optimizer.power_widths)
+        state = first_state(params, build_optimizer(optimizer, config.train.steps), ema, power_emas)
         with Checkpoints(checkpoint_folder(partial)) as checkpoints:
             checkpoints.save(state, to_tree(config))
         write_config(partial, config, names)

@@ -1,5 +1,7 @@
 """TrainState: everything that training changes, and that a checkpoint holds."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -10,6 +12,7 @@ from ddpm_jax.diffusion.randomness import Purpose, purpose_key
 from ddpm_jax.network.unet import UNet, init_params
 from ddpm_jax.runtime.compilation import jit
 from ddpm_jax.training.ema import start_ema
+from ddpm_jax.training.power_ema import start_power_emas
 
 
 @struct.dataclass
@@ -35,22 +38,33 @@ class TrainState:
 
 
 def init_state(
-    unet: UNet, optimizer: optax.GradientTransformation, seed: int, image_shape: tuple[int, int, int]
+    unet: UNet,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    image_shape: tuple[int, int, int],
+    power_emas: int = 0,
 ) -> TrainState:
-    """The state before the first step; image_shape: height, width and channels."""
-    return first_state(init_params(unet, purpose_key(seed, Purpose.INIT), image_shape), optimizer)
+    """The state before the first step; image_shape: height, width and channels; power_emas: as of `first_state`."""
+    params = init_params(unet, purpose_key(seed, Purpose.INIT), image_shape)
+    return first_state(params, optimizer, power_emas=power_emas)
 
 
-def first_state(params: PyTree, optimizer: optax.GradientTransformation, ema: PyTree | None = None) -> TrainState:
-    """The state before the first step, from these parameters; ema: their EMA, by default a copy."""
+def first_state(
+    params: PyTree, optimizer: optax.GradientTransformation, ema: PyTree | None = None, power_emas: int = 0
+) -> TrainState:
+    """The state before the first step, from these parameters.
+
+    ema: their EMA, by default a copy; power_emas: the number of power-function EMAs.
+    """
     zeros = [jnp.zeros((), jnp.int32) for _ in range(3)]  # Shared buffers cannot be donated.
     ema = start_ema(params) if ema is None else ema
-    return TrainState(*zeros, params=params, ema=ema, opt_state=optimizer.init(params))
+    start = TrainState(*zeros, params=params, ema=ema, opt_state=optimizer.init(params))
+    return dataclasses.replace(start, power_emas=start_power_emas(params, power_emas))
 
 
 def is_finite(state: TrainState) -> bool:
-    """Whether all parameters, EMA parameters and optimizer moments are finite; waits for the device."""
-    return bool(_all_finite((state.params, state.ema, state.opt_state)))
+    """Whether all parameters, their EMAs and optimizer moments are finite; waits for the device."""
+    return bool(_all_finite((state.params, state.ema, state.opt_state, state.power_emas)))
 
 
 @jit

@@ -3,6 +3,7 @@
 import tempfile
 import threading
 
+import numpy as np
 import pytest
 
 from ddpm_jax.errors import UserError
@@ -12,6 +13,7 @@ from ddpm_jax.training import sealed_trees
 from ddpm_jax.training.checkpoint import Checkpoints, checkpoint_steps
 from ddpm_jax.training.seals import DamagedCheckpoint, seal_of, verify
 from tests.training.test_checkpoint import assert_same, restored, state_at
+from tests.training.test_ema_snapshots import LIKE, direct, opened, save_walk
 
 
 @pytest.fixture
@@ -112,6 +114,15 @@ def test_where_orbax_supports_no_store_checkpoints_are_copied(bucket, monkeypatc
     assert_same(restored(bucket), state_at(2))
     with Checkpoints(bucket) as checkpoints:
         assert checkpoints.restore_metrics(2) == {"loss": [0.5, 7]}
+
+
+def test_snapshots_of_emas_are_written_and_rebuilt_there(bucket):
+    save_walk(bucket)
+    with opened(bucket) as snapshots:
+        params, step = snapshots.rebuild(LIKE, 0.1)
+        snapshots.delete_after(20)
+    np.testing.assert_allclose(params["w"], direct(0.1, step - 2), rtol=1e-5, atol=1e-5)
+    assert names_in(bucket) == ["10", "15", "20", "5"]
 
 
 def test_a_job_that_may_not_write_any_more_saves_nothing(folder):
