@@ -32,7 +32,7 @@ from ddpm_jax.evaluation.statistics import compare, measure
 from ddpm_jax.generation.draw import load_params
 from ddpm_jax.generation.output import sample_to_disk, unfinished_folder
 from ddpm_jax.generation.requests import only_images, sample_name, with_sampler
-from ddpm_jax.runtime.devices import agreed_by_all, data_mesh, wait_for_all
+from ddpm_jax.runtime.devices import agreed_by_all, all_agreed, data_mesh, wait_for_all
 from ddpm_jax.runtime.locks import newest_job
 from ddpm_jax.runtime.urls import AnyPath
 from ddpm_jax.training.checkpoint import checkpoint_steps
@@ -135,8 +135,7 @@ def chosen_steps(config: Config, workdir: AnyPath) -> Sequence[int | None]:
 
     None stands for the newest at the time when it is read, which may be long after.
     """
-    found = checkpoint_steps(checkpoint_folder(workdir))
-    steps = [agreed_by_all(found[i] if i < len(found) else 0) for i in range(agreed_by_all(len(found)))]
+    steps = all_agreed(checkpoint_steps(checkpoint_folder(workdir)))
     if not steps:
         raise no_checkpoint(workdir)
     return steps if config.evaluate.every_checkpoint else [config.sample.checkpoint]

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ddpm_jax.errors import UserError
-from ddpm_jax.runtime.devices import agreed_by_all
+from ddpm_jax.runtime.devices import all_agreed
 from ddpm_jax.runtime.urls import AnyPath
 from ddpm_jax.training.power_ema import WORST_FIT, fit_profile, fitted_widths
 from ddpm_jax.training.sealed_trees import SealedTrees, delete
@@ -65,6 +65,7 @@ class EmaSnapshots(SealedTrees):
         """Deletes the snapshots after the step from which a run resumes; it will write them again."""
         if jax.process_index() == 0:
             for later in (s for s in sealed_steps(self.folder) if s > step):
+                self._confirm()
                 delete(self.folder / str(later))
 
     def rebuild(self, like: PyTree, width: float, step: int | None = None) -> tuple[PyTree, int]:
@@ -73,7 +74,9 @@ class EmaSnapshots(SealedTrees):
         like: the shapes of the parameters with shardings, on every device. Raises UserError if there is no such
         snapshot, or if the snapshots cannot give the width.
         """
-        updates = {each: int(self.read_record(each, PROFILE)["updates"]) for each in self._intact_steps()}
+        profiles = {each: self.read_record(each, PROFILE) for each in self._intact_steps()}
+        # A job that trains may have deleted some since.
+        updates = {each: int(profile["updates"]) for each, profile in profiles.items() if profile}
         at = self._chosen(sorted(updates), step)
         used = [Snapshot(each, t, own) for each, t in updates.items() if each <= at for own in self.widths]
         times, widths = [each.updates for each in used], [each.width for each in used]
@@ -83,8 +86,6 @@ class EmaSnapshots(SealedTrees):
         logger.info("Rebuilding the EMA of width %g at step %d (error of its profile %.2g)", width, at, error)
         total = jax.tree.map(lambda x: np.zeros(x.shape, np.float64), like)
         for one, weight in zip(used, weights, strict=True):
-            if weight == 0.0:
-                continue
             trees = self.read_trees(one.step, {_item(one.width): like})
             if trees is None:
                 raise UserError(f"Training has just deleted snapshot {one.step} of {self.folder}; start again.")
@@ -93,9 +94,7 @@ class EmaSnapshots(SealedTrees):
 
     def _intact_steps(self) -> list[int]:
         """The steps of all intact snapshots, as the first process finds them; damaged ones are logged."""
-        found = sealed_steps(self.folder)
-        steps = [agreed_by_all(found[i] if i < len(found) else 0) for i in range(agreed_by_all(len(found)))]
-        return [step for step in steps if agreed_by_all(int(jax.process_index() == 0 and self._is_intact(step)))]
+        return all_agreed([s for s in sealed_steps(self.folder) if jax.process_index() == 0 and self._is_intact(s)])
 
     def _is_intact(self, step: int) -> bool:
         try:

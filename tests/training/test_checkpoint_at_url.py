@@ -117,12 +117,12 @@ def test_where_orbax_supports_no_store_checkpoints_are_copied(bucket, monkeypatc
 
 
 def test_snapshots_of_emas_are_written_and_rebuilt_there(bucket):
-    save_walk(bucket)
+    save_walk(bucket, last=8)
     with opened(bucket) as snapshots:
         params, step = snapshots.rebuild(LIKE, 0.1)
-        snapshots.delete_after(20)
+        snapshots.delete_after(5)
     np.testing.assert_allclose(params["w"], direct(0.1, step - 2), rtol=1e-5, atol=1e-5)
-    assert names_in(bucket) == ["10", "15", "20", "5"]
+    assert names_in(bucket) == ["5"]
 
 
 def test_a_job_that_may_not_write_any_more_saves_nothing(folder):

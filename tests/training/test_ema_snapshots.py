@@ -37,10 +37,10 @@ def opened(folder, widths=WIDTHS) -> EmaSnapshots:
     return EmaSnapshots(folder, widths, EVERY)
 
 
-def save_walk(folder) -> None:
+def save_walk(folder, last: int = LAST) -> None:
     with opened(folder) as snapshots:
         for t, emas in walk():
-            if (t + 2) % EVERY == 0:
+            if (t + 2) % EVERY == 0 and t <= last:
                 snapshots.save(state_at(t + 2, emas, skipped=2), {"seed": 0})
 
 
