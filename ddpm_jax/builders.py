@@ -147,9 +147,10 @@ def state_shapes(config: Config) -> TrainState:
     return jax.eval_shape(lambda: start(**state_extras(config)))
 
 
-def state_extras(config: Config) -> dict[str, PyTree]:
-    """The fields of a first training state besides the parameters and the optimizer's."""
-    return {"loss_history": no_history(config.diffusion.steps)} if config.train.t_sampling == "loss" else {}
+def state_extras(config: Config) -> dict[str, Any]:
+    """The arguments of `first_state` besides the parameters and the optimizer."""
+    history = no_history(config.diffusion.steps) if config.train.t_sampling == "loss" else ()
+    return {"power_emas": len(config.optimizer.power_widths), "loss_history": history}
 
 
 DEFAULT_STEPS = {"ddim": 50, "dpm_solver": 20, "unipc": 20, "heun": 18, "consistency": 2}

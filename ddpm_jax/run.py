@@ -36,20 +36,24 @@ from ddpm_jax.shapes import ConditionPixels, Images, Labels, Pixels, Steps
 from ddpm_jax.workdir import images_trained_on, read_config
 
 
-def load_run(workdir: str | Path, *, step: int | None = None, ema: bool = True) -> "Run":
+def load_run(
+    workdir: str | Path, *, step: int | None = None, ema: bool = True, ema_width: float | None = None
+) -> "Run":
     """The run in a workdir, with the EMA (or raw) parameters of its newest checkpoint, or that of a step.
 
     workdir: a folder, a URL such as gs://bucket/runs/x, or "pretrained:digits", which is part of the package.
+    ema_width: of an EMA that is rebuilt from the newest snapshot and those before, or from that of the step.
     Raises UserError if there is no run, no checkpoint, or none of that step.
     """
     if str(workdir).startswith(PRETRAINED):
-        return _load_pretrained(str(workdir), step, ema)
+        return _load_pretrained(str(workdir), step, ema and ema_width is None)
     number = None if step is None else operator.index(step)
+    width = None if ema_width is None else float(ema_width)
     folder = as_path(str(workdir), "workdir")
     with store_errors(folder):
         check_folder(folder)
         config = read_config(folder)
-        chosen = dataclasses.replace(config.sample, ema=ema, checkpoint=number)
+        chosen = dataclasses.replace(config.sample, ema=ema, ema_width=width, checkpoint=number)
         config = checked(dataclasses.replace(config, sample=chosen))
         params, found = load_params(config, folder, data_mesh())
         return Run(config, params, found, label_names(config, folder), images_trained_on(folder))
@@ -239,7 +243,10 @@ class Run:
 def _kind(config: Config, **same: Any) -> Config:
     """The configuration with the fields at fixed values that a compiled sampler does not depend on."""
     return dataclasses.replace(
-        config, sample=dataclasses.replace(config.sample, seed=0, label=None, ema=True, checkpoint=None, **same)
+        config,
+        sample=dataclasses.replace(
+            config.sample, seed=0, label=None, ema=True, ema_width=None, checkpoint=None, **same
+        ),
     )
 
 

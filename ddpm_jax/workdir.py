@@ -1,7 +1,8 @@
 """The files of a run, and the rule that one workdir holds one run.
 
 <workdir>/config.json  data.json  labels.json  progress.json  train.log  checkpoints/<step>/  samples/<name>/
-          wandb.json (only if log.wandb is set)  TensorBoard event files  .train.* (while a job trains: locks.py)
+          ema_snapshots/<step>/ (with optimizer.ema_snapshots)  wandb.json (with log.wandb)
+          TensorBoard event files  .train.* (while a job trains: locks.py)
 
 A workdir is a folder, or a URL (runtime/urls.py).
 """
@@ -33,6 +34,11 @@ logger = logging.getLogger(__name__)
 def checkpoint_folder(workdir: AnyPath) -> AnyPath:
     """The folder of the checkpoints of a run."""
     return workdir / "checkpoints"
+
+
+def snapshot_folder(workdir: AnyPath) -> AnyPath:
+    """The folder of the snapshots of power-function EMAs of a run."""
+    return workdir / "ema_snapshots"
 
 
 def no_checkpoint(workdir: AnyPath) -> UserError:

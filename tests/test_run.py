@@ -19,7 +19,7 @@ pytestmark = pytest.mark.xdist_group("run")  # They share a run.
 def workdir(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "conditional"
     options = ["--config.model.classes=10", "--config.log.preview_every=0", "--config.train.steps=12"]
-    options += ["--config.optimizer.learning_rate=1e-2"]
+    options += ["--config.optimizer.learning_rate=1e-2", "--config.optimizer.ema_snapshots=4"]
     assert cli.main(["main.py", RECIPE, f"--workdir={workdir}", *options]) == 0
     return workdir
 
@@ -75,6 +75,18 @@ def test_ema_and_raw_parameters_of_any_kept_step_are_loaded(workdir, run):
     assert load_run(workdir, step=10).step == 10
     with pytest.raises(UserError, match="keeps no checkpoint of step 7"):
         load_run(workdir, step=7)
+
+
+def test_an_ema_of_another_width_is_loaded_at_the_step_of_a_snapshot(workdir, run):
+    wide = load_run(workdir, ema_width=0.1)
+    assert wide.step == 12 and load_run(workdir, step=8, ema_width=0.1).step == 8
+    assert np.abs(wide.sample(2).astype(int) - run.sample(2)).max() > 0
+    with pytest.raises(UserError, match="no intact snapshot of step 10; an EMA can be rebuilt at 4, 8, 12"):
+        load_run(workdir, step=10, ema_width=0.1)
+    with pytest.raises(UserError, match="sample.ema_width=0.1 has no effect with sample.ema=False"):
+        load_run(workdir, ema=False, ema_width=0.1)
+    with pytest.raises(UserError, match="pretrained:digits holds only the EMA parameters"):
+        load_run("pretrained:digits", ema_width=0.1)
 
 
 def test_another_sampler_starts_from_its_own_defaults(run, workdir):

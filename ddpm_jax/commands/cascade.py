@@ -34,7 +34,16 @@ from ddpm_jax.runtime.urls import AnyPath, as_path, check_folder
 from ddpm_jax.shapes import Labels
 from ddpm_jax.workdir import read_config
 
-BASE_ONLY = ("cascade", "checkpoint", "label", "guidance", "guidance_interval", "guidance_rescale", "frames")
+BASE_ONLY = (
+    "cascade",
+    "checkpoint",
+    "ema_width",
+    "label",
+    "guidance",
+    "guidance_interval",
+    "guidance_rescale",
+    "frames",
+)
 """Fields of sample that later stages do not take over."""
 
 logger = logging.getLogger(__name__)

@@ -1,17 +1,19 @@
 """--mode=evaluate: metrics of a run's samples, each with its protocol.
 
-    checkpoints x samplers -> images on disk -> statistics -> compared with those of the training split
+    checkpoints x EMA widths x samplers -> images on disk -> statistics -> compared with those of the training split
         -> <workdir>/evaluation/<step>.json, a table, TensorBoard, charts (evaluation/results.py)
 
 A result under the same protocol is not measured again, and an interrupted command keeps the images that it generated.
 """
 
 import dataclasses
+import itertools
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -30,7 +32,7 @@ from ddpm_jax.evaluation.statistics import compare, measure
 from ddpm_jax.generation.draw import load_params
 from ddpm_jax.generation.output import sample_to_disk, unfinished_folder
 from ddpm_jax.generation.requests import only_images, sample_name, with_sampler
-from ddpm_jax.runtime.devices import agreed_by_all, data_mesh, wait_for_all
+from ddpm_jax.runtime.devices import agreed_by_all, all_agreed, data_mesh, wait_for_all
 from ddpm_jax.runtime.locks import newest_job
 from ddpm_jax.runtime.urls import AnyPath
 from ddpm_jax.training.checkpoint import checkpoint_steps
@@ -53,19 +55,22 @@ def evaluate(config: Config, workdir: AnyPath) -> AnyPath:
     found: list[tuple[int, str]] = []
     setup = open_setup(config, dataset, settings.count)
     with only_evaluation(folder) as confirm:
-        for chosen in steps:
-            at_step = dataclasses.replace(config, sample=dataclasses.replace(config.sample, checkpoint=chosen))
+        for chosen, width in itertools.product(steps, settings.ema_widths or [config.sample.ema_width]):
             try:
-                params, step = load_params(at_step, workdir, data_mesh())
+                params, step = load_params(
+                    with_fields(config, checkpoint=chosen, ema_width=width), workdir, data_mesh()
+                )
             except UserError as error:
                 if not settings.every_checkpoint or jax.process_count() > 1:  # Other processes may have read it.
                     raise
                 logger.warning("Step %s is skipped: %s", chosen, error)
                 continue
             for one in each:
+                one = with_fields(one, ema_width=width)
                 found.append((step, evaluate_sampler(one, workdir, step, params, inputs, setup, confirm)))
             if dataset is not None and len(rows):
-                found.append((step, evaluate_bound(config, workdir, step, params, dataset, rows, confirm)))
+                one = with_fields(config, ema_width=width)
+                found.append((step, evaluate_bound(one, workdir, step, params, dataset, rows, confirm)))
     if not found:
         raise UserError(f"No checkpoint of {workdir} can be measured; the warnings above name the reasons.")
     if jax.process_index() == 0:
@@ -75,6 +80,11 @@ def evaluate(config: Config, workdir: AnyPath) -> AnyPath:
         logger.debug("\n%s", text)  # For the log file.
         logger.info("Wrote %s", folder)
     return folder
+
+
+def with_fields(config: Config, **fields: Any) -> Config:
+    """The configuration with some fields of `sample` replaced."""
+    return dataclasses.replace(config, sample=dataclasses.replace(config.sample, **fields))
 
 
 @contextmanager
@@ -125,8 +135,7 @@ def chosen_steps(config: Config, workdir: AnyPath) -> Sequence[int | None]:
 
     None stands for the newest at the time when it is read, which may be long after.
     """
-    found = checkpoint_steps(checkpoint_folder(workdir))
-    steps = [agreed_by_all(found[i] if i < len(found) else 0) for i in range(agreed_by_all(len(found)))]
+    steps = all_agreed(checkpoint_steps(checkpoint_folder(workdir)))
     if not steps:
         raise no_checkpoint(workdir)
     return steps if config.evaluate.every_checkpoint else [config.sample.checkpoint]

@@ -130,9 +130,11 @@ def protocol_of(config: Config, step: int, params: PyTree, inputs: Inputs, setup
 
 
 def sample_protocol(config: Config, names: Sequence[str]) -> dict[str, Any]:
-    """Fields of config.sample for a protocol; older results have no condition_noise."""
-    fields = {name: getattr(config.sample, name) for name in names}
-    return fields if config.condition_shape else {k: v for k, v in fields.items() if k != "condition_noise"}
+    """Fields of config.sample for a protocol; older results have neither condition_noise nor ema_width."""
+    unused = () if config.condition_shape else ("condition_noise",)
+    if config.sample.ema_width is None:
+        unused = (*unused, "ema_width")
+    return {name: getattr(config.sample, name) for name in names if name not in unused}
 
 
 def condition_protocol(config: Config) -> dict[str, Any]:

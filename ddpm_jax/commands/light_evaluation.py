@@ -13,14 +13,14 @@ from ddpm_jax.data.dataset import Dataset
 from ddpm_jax.diffusion.pixels import to_pixels
 from ddpm_jax.evaluation.statistics import compare, measure
 from ddpm_jax.generation.draw import compile_sampler, sample_batches
-from ddpm_jax.generation.requests import only_images, with_sampler
+from ddpm_jax.generation.requests import only_images, reset, with_sampler
 from ddpm_jax.runtime.devices import data_mesh
 from ddpm_jax.runtime.urls import AnyPath
 
 
 def light_config(config: Config) -> Config:
     """The configuration of the few images that are sampled and measured during training."""
-    plain = dataclasses.replace(config, sample=only_images(config.sample))
+    plain = dataclasses.replace(config, sample=reset(only_images(config.sample), "ema_width"))
     return with_sampler(plain, config.evaluate.light_sampler, config.evaluate.light_count, "evaluate.light_sampler")
 
 

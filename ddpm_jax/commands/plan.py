@@ -20,7 +20,7 @@ import jax
 from jax.sharding import AbstractMesh
 from jax.stages import Compiled
 
-from ddpm_jax.builders import build_learner, state_shapes
+from ddpm_jax.builders import build_learner, state_extras, state_shapes
 from ddpm_jax.commands.cost import (
     REMEDY,
     USABLE,
@@ -47,6 +47,7 @@ from ddpm_jax.runtime.devices import abstract_mesh, check_divisible, data_mesh, 
 from ddpm_jax.runtime.urls import AnyPath
 from ddpm_jax.training.cadence import due
 from ddpm_jax.training.checkpoint import checkpoint_steps, retained_steps
+from ddpm_jax.training.ema_snapshots import retained_snapshots
 from ddpm_jax.training.state import TrainState, init_state
 from ddpm_jax.training.step import empty_metrics, trace_step
 from ddpm_jax.workdir import checkpoint_folder
@@ -106,7 +107,8 @@ class OneDevice:
         self.config = dataclasses.replace(config, train=dataclasses.replace(config.train, accumulate=1))
         self.mesh = data_mesh(jax.local_devices()[:1])
         self.learner = build_learner(self.config, self.mesh)
-        self.fresh = partial(init_state, self.learner.unet, self.learner.optimizer, config.seed, config.image_shape)
+        unet, optimizer = self.learner.unet, self.learner.optimizer
+        self.fresh = partial(init_state, unet, optimizer, config.seed, config.image_shape, **state_extras(config))
         self.shapes = placed_shapes(self.mesh, state_shapes(config), "replicated")
 
     def compile(self, images: int) -> tuple[Compiled, StepCost]:
@@ -164,6 +166,8 @@ def lines_of_plan(config: Config, options: PlanOptions, workdir: AnyPath | None)
         hours = max(config.train.steps - start, 0) * total / speed / 3600
         yield "Time", time_in_words(config, options, devices, start, hours)
     yield "Checkpoints", checkpoints_in_words(config, bytes_of(state))
+    if config.optimizer.ema_snapshots:
+        yield "EMA snapshots", snapshots_in_words(config, bytes_of(state.power_emas))
     yield "Images", images_in_words(config)
 
 
@@ -311,7 +315,17 @@ def time_in_words(config: Config, options: PlanOptions, devices: int, start: int
 
 def checkpoints_in_words(config: Config, size: int) -> str:
     """Size on disk of one checkpoint, and of those that a finished run keeps."""
-    count = len(kept_checkpoints(config))
+    return _disk_in_words(size, len(kept_checkpoints(config)))
+
+
+def snapshots_in_words(config: Config, size: int) -> str:
+    """Size on disk of one snapshot of EMAs, and of those that a finished run keeps."""
+    every, last = config.optimizer.ema_snapshots, config.train.steps
+    saved = [*range(every, last, every), last]
+    return _disk_in_words(size, len(retained_snapshots(saved, every)))
+
+
+def _disk_in_words(size: int, count: int) -> str:
     return f"{size_in_words(size)} each, {size_in_words(count * size)} for the {count} that remain at the end"
 
 

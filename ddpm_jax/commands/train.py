@@ -36,13 +36,22 @@ from ddpm_jax.runtime.devices import agreed_by_all, check_divisible, data_mesh, 
 from ddpm_jax.runtime.progress import progress
 from ddpm_jax.runtime.signals import Stopped, stop_requested
 from ddpm_jax.runtime.urls import AnyPath, local_folder
-from ddpm_jax.training.cadence import due
+from ddpm_jax.training.cadence import due, due_or_last
 from ddpm_jax.training.checkpoint import Checkpoints, checkpoint_steps
 from ddpm_jax.training.ema import start_ema
+from ddpm_jax.training.ema_snapshots import EmaSnapshots
 from ddpm_jax.training.preemption import Preemption
 from ddpm_jax.training.state import TrainState, init_state, is_finite
 from ddpm_jax.training.step import Learner, Metrics, TrainStep, metrics_from_json, metrics_to_json, trace_step
-from ddpm_jax.workdir import Progress, acquired, checkpoint_folder, read_progress, refuse_another_run, write_progress
+from ddpm_jax.workdir import (
+    Progress,
+    acquired,
+    checkpoint_folder,
+    read_progress,
+    refuse_another_run,
+    snapshot_folder,
+    write_progress,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -54,16 +63,18 @@ def train(config: Config, workdir: AnyPath) -> None:
     dataset = open_dataset(config)
     rows, held = hold_out(dataset, config.data.holdout)
     learner, load = build_learner(config, mesh), build_loader(config, dataset, rows, mesh)
-    folder = checkpoint_folder(workdir)
+    folder, power = checkpoint_folder(workdir), config.optimizer
     with (
         acquired(workdir, config, dataset) as confirm,
         local_folder(workdir) as curves,
         Checkpoints(
             folder, keep=rules.keep, keep_every=rules.keep_every, confirm=confirm, before_seal=curves.upload
         ) as checkpoints,
+        EmaSnapshots(snapshot_folder(workdir), power.power_widths, power.ema_snapshots, confirm) as snapshots,
     ):
         state = start_state(config, learner, checkpoints, dataset.names)
         start, skipped = int(state.step), int(state.skipped)
+        snapshots.delete_after(start)
         before = read_progress(workdir, start)
         monitored, best = agreed_by_all(before.monitored), BestSoFar(before.lows, until=start)
         if start == monitored == config.train.steps:
@@ -84,7 +95,7 @@ def train(config: Config, workdir: AnyPath) -> None:
                 done=monitored,
                 remember=lambda done: write_progress(workdir, Progress(done, best.lows), confirm),
             )
-            signal_number = run_steps(config, state, step, load, reports, monitors, checkpoints)
+            signal_number = run_steps(config, state, step, load, reports, monitors, checkpoints, snapshots)
         if signal_number:
             raise Stopped(signal_number)
         summarise(config, workdir, best, checkpoint_steps(folder))
@@ -98,6 +109,7 @@ def run_steps(
     reports: Reports,
     monitors: Monitors,
     checkpoints: Checkpoints,
+    snapshots: EmaSnapshots,
 ) -> int | None:
     """The training loop; returns the number of the signal that stopped it, or None at the last step.
 
@@ -117,21 +129,25 @@ def run_steps(
             with reports.profile.step(done):
                 state, reports.metrics, streak = step(state, reports.metrics, batch)
             reports.push(done, streak)
+            if due_or_last(done, config.optimizer.ema_snapshots, last):
+                reports.drain()
+                save_snapshot(config, checkpoints, snapshots, state)
             stopping = preemption.agreed(done)
             if saved := stopping or due(done, config.checkpoint.every, last):
                 reports.drain()
-                save(config, checkpoints, state, reports.metrics, monitors)
+                save(config, checkpoints, snapshots, state, reports.metrics, monitors)
             if not stopping:
                 with reports.throughput.paused():
                     stopping = not monitors.run(done, state) and preemption.agreed(done)
             if stopping and not saved:
                 reports.drain()
-                save(config, checkpoints, state, reports.metrics, monitors)
+                save(config, checkpoints, snapshots, state, reports.metrics, monitors)
             if stopping:
                 logger.info("Stopping: step %d is saved, from which the same command resumes.", done)
                 break
         reports.profile.stop(state)
         reports.drain()
+        snapshots.wait()
         checkpoints.wait()
     return preemption.requested if stopping else None
 
@@ -191,12 +207,32 @@ def ideal_rate(config: Config, mesh: Mesh, cost: StepCost) -> float:
     return peak * config.data.batch_size / cost.flops
 
 
-def save(config: Config, checkpoints: Checkpoints, state: TrainState, metrics: Metrics, monitors: Monitors) -> None:
+def save(
+    config: Config,
+    checkpoints: Checkpoints,
+    snapshots: EmaSnapshots,
+    state: TrainState,
+    metrics: Metrics,
+    monitors: Monitors,
+) -> None:
     """Starts to save a state and its metrics; raises TrainingDiverged if the state is not finite."""
+    refuse_non_finite(config, checkpoints, state)
+    monitors.remember()
+    snapshots.wait()  # A run that resumes from this checkpoint writes no snapshot again.
+    checkpoints.save(state, to_tree(config), metrics_to_json(metrics))
+
+
+def save_snapshot(config: Config, checkpoints: Checkpoints, snapshots: EmaSnapshots, state: TrainState) -> None:
+    """Starts to save the power-function EMAs; raises TrainingDiverged if the state is not finite."""
+    refuse_non_finite(config, checkpoints, state)
+    checkpoints.wait()  # One save at a time, since both meet the other processes.
+    snapshots.save(state, to_tree(config))
+
+
+def refuse_non_finite(config: Config, checkpoints: Checkpoints, state: TrainState) -> None:
+    """Raises TrainingDiverged if the state is not finite."""
     if not is_finite(state):
         raise diverged(config, checkpoints, int(state.step), "a parameter, its EMA or a moment is no longer finite")
-    monitors.remember()
-    checkpoints.save(state, to_tree(config), metrics_to_json(metrics))
 
 
 def diverged(config: Config, checkpoints: Checkpoints, step: int, reason: str) -> TrainingDiverged:

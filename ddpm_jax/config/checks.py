@@ -41,6 +41,7 @@ def checked(config: Config) -> Config:
     _check_training(config)
     _check_used(config.sample)
     _check_sampling(config)
+    _check_ema(config)
     _check_task(config)
     _check_timesteps(config)
     _check_guidance(config)
@@ -333,6 +334,29 @@ def _check_sampling(config: Config) -> None:
         raise UserError(
             "sample.keep_eps=True has no effect with sample.threshold='none'; set the threshold to 'clip' or 'dynamic'."
         )
+
+
+def _check_ema(config: Config) -> None:
+    optimizer, sample, widths = config.optimizer, config.sample, config.evaluate.ema_widths
+    default = type(optimizer)().ema_widths
+    if not optimizer.ema_snapshots and optimizer.ema_widths != default:
+        raise UserError(
+            f"optimizer.ema_widths={optimizer.ema_widths} has no effect with optimizer.ema_snapshots=0; set that to a "
+            f"number of steps, or this to {default}."
+        )
+    if not optimizer.ema_widths:
+        raise UserError("optimizer.ema_widths=() names no EMA; expected at least one width, such as (0.05, 0.1).")
+    given = [("sample.ema_width", sample.ema_width), ("evaluate.ema_widths", widths or None)]
+    for name, value in ((name, value) for name, value in given if value is not None):
+        if not optimizer.ema_snapshots:
+            raise UserError(
+                f"{name}={value} needs snapshots of the EMAs, but the run was trained with optimizer.ema_snapshots=0; "
+                "leave it out, or train a new run with them."
+            )
+        if not sample.ema:
+            raise UserError(f"{name}={value} has no effect with sample.ema=False; leave out one of them.")
+    if widths and sample.ema_width is not None:
+        raise UserError(f"evaluate.ema_widths={widths} replaces sample.ema_width={sample.ema_width}; leave out one.")
 
 
 def _check_task(config: Config) -> None:

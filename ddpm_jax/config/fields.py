@@ -4,6 +4,7 @@ Every list of fields is derived with `fields_where`; none is kept by hand.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
 from functools import cache, partial
@@ -96,9 +97,20 @@ def _is_interval(value: Any) -> bool:
     return numbers and (not value or (len(value) == 2 and value[0] < value[1]))
 
 
+def _are_widths(values: Any) -> bool:
+    numbers = all(type(value) is float and 0.0 < value <= WIDEST for value in values)
+    return numbers and all(low < high for low, high in itertools.pairwise(values))
+
+
+WIDEST = 0.28
+"""Largest width of a power-function EMA; the mean of all parameters so far has 1 / sqrt(12) = 0.289."""
 Count = Annotated[int, at_least(1)]
 ImageSize = Annotated[int | tuple[int, int], Range("a side such as 64, or (height, width) such as (48, 80)", _is_size)]
 Interval = Annotated[tuple[float, ...], Range("() or (lowest, highest), such as (0.0, 1.0)", _is_interval)]
+EmaWidth = Annotated[float, Range(f"more than 0 and at most {WIDEST}", lambda value: 0.0 < value <= WIDEST)]
+EmaWidths = Annotated[
+    tuple[float, ...], Range(f"ascending numbers of more than 0 and at most {WIDEST}, such as (0.05, 0.1)", _are_widths)
+]
 Natural = Annotated[int, at_least(0)]
 Seed = Annotated[int, between(0, 2**31 - 1)]
 Frames = Annotated[int, between(0, 1000)]

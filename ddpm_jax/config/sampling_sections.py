@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 from ddpm_jax.config.fields import (
     Count,
+    EmaWidth,
+    EmaWidths,
     Frames,
     Natural,
     PositiveShare,
@@ -113,6 +115,13 @@ class Sample:
         bound=True,
     )
     ema: bool = field(True, "Sample with the EMA parameters rather than the raw parameters.", pixels=True, bound=True)
+    ema_width: EmaWidth | None = field(
+        None,
+        "Width of the EMA to rebuild from the snapshots of training (optimizer.ema_snapshots), at a step that has one; "
+        "None for the EMA of optimizer.ema_decay.",
+        pixels=True,
+        bound=True,
+    )
     checkpoint: Natural | None = field(None, "Step of the checkpoint; None for the newest.")
     out: str | None = field(
         None,
@@ -189,6 +198,7 @@ class Evaluate:
         'Samplers to evaluate, each with an optional number of steps, as in "ddpm,ddim:20,ddim:50"; None for '
         "sample.sampler with the other settings of sample.",
     )
+    ema_widths: EmaWidths = field((), "Values of sample.ema_width to evaluate; () for sample.ema_width alone.")
     count: Annotated[int, between(2, 10**7)] = field(50_000, "Images generated with each sampler.")
     features: Literal["inception", "inception-2048", "inception-768", "inception-192", "inception-64", "pixels"] = (
         field("inception", 'Features for the comparison of images; "pixels" for tiny images such as digits.')

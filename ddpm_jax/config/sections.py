@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 
 from ddpm_jax.config.fields import (
     Count,
+    EmaWidths,
     ImageSize,
     Interval,
     Natural,
@@ -252,6 +253,22 @@ class Optimizer:
     ema_warmup: bool = field(
         True, "Raise the decay as (1 + step) / (10 + step) up to ema_decay, to forget the initial parameters."
     )
+    ema_snapshots: Natural = field(
+        0,
+        "Steps between snapshots of power-function EMAs, from which sample.ema_width rebuilds an EMA of another width "
+        "after training (Karras et al. 2023); 0 for none.",
+        fixed_by="optimizer",
+    )
+    ema_widths: EmaWidths = field(
+        (0.05, 0.1),
+        "Widths of the power-function EMAs in the snapshots: standard deviations divided by the number of updates.",
+        fixed_by="optimizer",
+    )
+
+    @property
+    def power_widths(self) -> tuple[float, ...]:
+        """The widths of the power-function EMAs that training updates; empty without snapshots."""
+        return self.ema_widths if self.ema_snapshots else ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -277,6 +294,7 @@ class Train:
         "uniform",
         "Distribution of the steps t that are trained on: uniform, normal in log-SNR (t_mean, t_std), or by the latest "
         "losses at each t (Nichol & Dhariwal 2021).",
+        fixed_by="optimizer",
     )
     t_mean: float = field(0.0, 'Mean of log-SNR for t_sampling="logit_normal".')
     t_std: Positive = field(2.0, 'Standard deviation of log-SNR for t_sampling="logit_normal".')

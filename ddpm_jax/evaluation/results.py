@@ -105,12 +105,13 @@ def all_results(folder: AnyPath) -> list[Row]:
 
 
 def draw_charts(folder: AnyPath) -> None:
-    """Draws the Fréchet distance by training steps and by sampling steps, and each bound by t."""
+    """Draws the Fréchet distance by training steps, by sampling steps and by EMA width, and each bound by t."""
     rows = all_results(folder)
     measured = [row for row in rows if "fid" in row.result]
     for varied, x_label, file in (
         ("training_step", "training step", "fid-by-training-steps.png"),
         ("steps", "sampling steps", "fid-by-sampling-steps.png"),
+        ("ema_width", "EMA width", "fid-by-ema-width.png"),
     ):
         if charts := comparable_curves(measured, varied):
             with staged(folder / file) as partial:
@@ -122,12 +123,14 @@ def draw_charts(folder: AnyPath) -> None:
                 line_chart(partial, curve, "t", "bits per dimension at t", log_x=True)
 
 
-def comparable_curves(rows: list[Row], varied: str) -> dict[str, dict[str, list[tuple[int, float]]]]:
+def comparable_curves(rows: list[Row], varied: str) -> dict[str, dict[str, list[tuple[int | float, float]]]]:
     """Curves of comparable metrics, by title and label; titles without a curve of several points are left out."""
-    grouped: dict[str, dict[str, list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
+    grouped: dict[str, dict[str, list[tuple[int | float, float]]]] = defaultdict(lambda: defaultdict(list))
     named: dict[str, str] = {}
     for row in rows:
         drawn = row.result["protocol"]["drawn"]
+        if varied not in drawn:  # The EMA of optimizer.ema_decay has no ema_width.
+            continue
         label, fixed = _label(row, varied), json.dumps(_without(row.result["protocol"], varied), sort_keys=True)
         title = _title(row.result["protocol"])
         if named.setdefault(title + label, fixed) != fixed:
@@ -158,12 +161,15 @@ def _label(row: Row, varied: str) -> str:
     kept = [part for part in row.name.split("-")[:-1] if part != f"n{drawn['images']}"]
     if varied == "training_step":
         return "-".join(kept)
-    return "-".join(part for part in kept if part != f"{drawn['steps']}steps") + f", step {row.step}"
+    name = "-".join(part for part in kept if varied != "steps" or part != f"{drawn['steps']}steps")
+    if varied == "ema_width":
+        name = name.replace(f"-ema_width-{drawn['ema_width']}", "")
+    return f"{name}, step {row.step}"
 
 
 def _without(protocol: dict[str, Any], varied: str) -> dict[str, Any]:
     """A protocol without the varied number and the checksum that varies with it: of the parameters, of the steps."""
-    varying = {varied, {"training_step": "parameters_crc32", "steps": "steps_crc32"}[varied]}
+    varying = {varied, "steps_crc32" if varied == "steps" else "parameters_crc32"}
     drawn = protocol.get("drawn", {})
     kept = {key: value for key, value in protocol.items() if key not in varying}
     return {**kept, "drawn": {key: value for key, value in drawn.items() if key not in varying}}

@@ -39,7 +39,8 @@ from ddpm_jax.sampling.loop import NO_FRAMES, FrameSpec, Samples, scan_loop
 from ddpm_jax.sampling.noise import draw_noise, image_keys
 from ddpm_jax.shapes import ConditionPixels, ImageKeys, Labels, Pixels
 from ddpm_jax.training.checkpoint import Checkpoints
-from ddpm_jax.workdir import checkpoint_folder, no_checkpoint
+from ddpm_jax.training.ema_snapshots import EmaSnapshots
+from ddpm_jax.workdir import checkpoint_folder, no_checkpoint, snapshot_folder
 
 Work = Callable[[Denoiser, ImageKeys, Any], Any]
 """The computation for a batch: (denoiser, a key for each image, a pytree of inputs [batch, ...]) -> any pytree."""
@@ -49,9 +50,14 @@ batch size."""
 
 
 def load_params(config: Config, workdir: AnyPath, mesh: Mesh) -> tuple[PyTree, int]:
-    """The parameters selected by sample.ema and sample.checkpoint, on every device, and their step."""
+    """The parameters selected by sample.ema, ema_width and checkpoint, on every device, and their step."""
     shapes = param_shapes(config)
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), shapes)
+    if config.sample.ema_width is not None:
+        rules, folder = config.optimizer, snapshot_folder(workdir)
+        with EmaSnapshots(folder, rules.power_widths, rules.ema_snapshots) as snapshots:
+            params, step = snapshots.rebuild(like, config.sample.ema_width, config.sample.checkpoint)
+        return jax.device_put(params, replicated(mesh)), step
     with Checkpoints(checkpoint_folder(workdir)) as checkpoints:
         found = checkpoints.restore_params(like, ema=config.sample.ema, step=config.sample.checkpoint)
     if found is None:

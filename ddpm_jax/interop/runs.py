@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from ddpm_jax.builders import state_extras
 from ddpm_jax.config import Config, flatten, to_tree
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime.files import staged
@@ -43,7 +44,8 @@ def start_run(
     """
     with new_folder(workdir) as partial:
         params, ema = jax.tree.map(jnp.asarray, (params, ema))
-        state = first_state(params, build_optimizer(config.optimizer, config.train.steps), ema)
+        optimizer = build_optimizer(config.optimizer, config.train.steps)
+        state = first_state(params, optimizer, ema, **state_extras(config))
         with Checkpoints(checkpoint_folder(partial)) as checkpoints:
             checkpoints.save(state, to_tree(config))
         write_config(partial, config, names)

@@ -72,6 +72,11 @@ def agreed_by_all(value: int) -> int:
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
+def all_agreed(values: Sequence[int]) -> list[int]:
+    """The first process's values, on every process; each may have others, and of another number."""
+    return [agreed_by_all(values[i] if i < len(values) else 0) for i in range(agreed_by_all(len(values)))]
+
+
 def from_first_process(array: np.ndarray) -> np.ndarray:
     """The first process's array on every process, which each give one of its shape and type; sent in pieces."""
     if jax.process_count() == 1:

@@ -2,7 +2,7 @@
 
 An object store has no folders, no renaming, no appending and no locks. So what is written at once is uploaded as whole
 files (`uploaded`), and what grows is kept on this machine and uploaded again and again (`local_folder`). Checkpoints
-are written by Orbax itself (training/checkpoint.py).
+are written by Orbax itself (training/sealed_trees.py).
 
 Ask exists() of a URL: is_dir() and is_file() answer False while its store cannot be reached.
 """

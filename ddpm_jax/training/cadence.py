@@ -6,4 +6,9 @@ EARLY = 100
 
 def due(step: int, every: int, last: int) -> bool:
     """Whether work that is done every `every` steps (0: never) is due now; it is also due early on, and at the end."""
-    return every > 0 and (step % every == 0 or step == last or step == min(every, EARLY))
+    return due_or_last(step, every, last) or (every > 0 and step == min(every, EARLY))
+
+
+def due_or_last(step: int, every: int, last: int) -> bool:
+    """Whether work that is done every `every` steps (0: never), and at the end, is due now."""
+    return every > 0 and (step % every == 0 or step == last)

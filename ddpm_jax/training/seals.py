@@ -6,7 +6,7 @@ Both have the format of sha256sum and md5sum, so that a checkpoint that was copi
 from pathlib import Path
 
 from ddpm_jax.runtime.files import file_digest, md5_sums, sha256, staged, sync
-from ddpm_jax.runtime.urls import AnyPath, files_in
+from ddpm_jax.runtime.urls import AnyPath, files_in, names_in
 
 SEALS = {"SHA256SUMS": "sha256", "MD5SUMS": "md5"}
 """Names of the manifest, and the checksums in it."""
@@ -19,6 +19,11 @@ class DamagedCheckpoint(Exception):
 def seal_of(checkpoint: AnyPath) -> AnyPath | None:
     """The manifest of a checkpoint; None if it was never completed."""
     return next((checkpoint / name for name in SEALS if (checkpoint / name).exists()), None)
+
+
+def sealed_steps(folder: AnyPath) -> list[int]:
+    """The steps of all sealed folders <folder>/<step>/, oldest first; empty if there is no folder."""
+    return sorted(int(name) for name in names_in(folder) if name.isdecimal() and seal_of(folder / name))
 
 
 def seal(checkpoint: AnyPath) -> None:

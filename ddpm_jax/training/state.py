@@ -1,5 +1,7 @@
 """TrainState: everything that training changes, and that a checkpoint holds."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -10,6 +12,7 @@ from ddpm_jax.diffusion.randomness import Purpose, purpose_key
 from ddpm_jax.network.unet import UNet, init_params
 from ddpm_jax.runtime.compilation import jit
 from ddpm_jax.training.ema import start_ema
+from ddpm_jax.training.power_ema import start_power_emas
 
 
 @struct.dataclass
@@ -35,27 +38,32 @@ class TrainState:
 
 
 def init_state(
-    unet: UNet, optimizer: optax.GradientTransformation, seed: int, image_shape: tuple[int, int, int], **extras: PyTree
+    unet: UNet, optimizer: optax.GradientTransformation, seed: int, image_shape: tuple[int, int, int], **extras: Any
 ) -> TrainState:
-    """The state before the first step; image_shape: height, width and channels; extras: further fields."""
+    """The state before the first step; image_shape: height, width and channels; extras: arguments of `first_state`."""
     return first_state(init_params(unet, purpose_key(seed, Purpose.INIT), image_shape), optimizer, **extras)
 
 
 def first_state(
-    params: PyTree, optimizer: optax.GradientTransformation, ema: PyTree | None = None, **extras: PyTree
+    params: PyTree,
+    optimizer: optax.GradientTransformation,
+    ema: PyTree | None = None,
+    power_emas: int = 0,
+    loss_history: PyTree = (),
 ) -> TrainState:
     """The state before the first step, from these parameters.
 
-    ema: their EMA, by default a copy; extras: further fields.
+    ema: their EMA, by default a copy; power_emas: the number of power-function EMAs.
     """
     zeros = [jnp.zeros((), jnp.int32) for _ in range(3)]  # Shared buffers cannot be donated.
     ema = start_ema(params) if ema is None else ema
-    return TrainState(*zeros, params=params, ema=ema, opt_state=optimizer.init(params), **extras)
+    copies = start_power_emas(params, power_emas)
+    return TrainState(*zeros, params, ema, optimizer.init(params), copies, loss_history)
 
 
 def is_finite(state: TrainState) -> bool:
-    """Whether all parameters, EMA parameters and optimizer moments are finite; waits for the device."""
-    return bool(_all_finite((state.params, state.ema, state.opt_state)))
+    """Whether all parameters, their EMAs and optimizer moments are finite; waits for the device."""
+    return bool(_all_finite((state.params, state.ema, state.opt_state, state.power_emas)))
 
 
 @jit

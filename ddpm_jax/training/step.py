@@ -40,6 +40,7 @@ from ddpm_jax.sampling.noise import image_keys
 from ddpm_jax.shapes import Betas, ImageKeys, Images, Labels, OneKey, Output, PerImage, Pixels, Steps
 from ddpm_jax.training.ema import update_ema
 from ddpm_jax.training.optimizer import LearningRate
+from ddpm_jax.training.power_ema import update_power_emas
 from ddpm_jax.training.state import TrainState
 
 Metrics = dict[str, Average]
@@ -109,8 +110,10 @@ def train_step(
 
     updates, opt_state = learner.optimizer.update(gradient, state.opt_state, state.params)
     params = jax.lax.optimization_barrier(keep(optax.apply_updates(state.params, updates), state.params))
-    ema = update_ema(learner.ema_config, state.ema, params, state.step - state.skipped)
-    rate = learner.learning_rate(state.step - state.skipped)
+    updates = state.step - state.skipped
+    ema = update_ema(learner.ema_config, state.ema, params, updates)
+    power_emas = update_power_emas(learner.ema_config.power_widths, state.power_emas, params, updates + 1)
+    rate = learner.learning_rate(updates)
 
     bad = 1 - finite.astype(jnp.int32)
     streak = bad * (state.bad_streak + 1)
@@ -123,6 +126,7 @@ def train_step(
         ema=keep(ema, state.ema),
         opt_state=keep(opt_state, state.opt_state),
         loss_history=keep(remember(state.loss_history, t, loss), state.loss_history) if state.loss_history else (),
+        power_emas=keep(power_emas, state.power_emas),
     )
     quarter = quarter_of(learner.schedule, t)
     by_quarter = (_mean(loss, quarter == q) for q in range(len(QUARTERS)))

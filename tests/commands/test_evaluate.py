@@ -24,7 +24,12 @@ def workdir(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "digits"
     options = ["--config.log.preview_every=0", "--config.log.validate_every=0", "--config.train.steps=4"]
     options += [f"--config.data.cache={workdir.parent}/cache", "--config.evaluate.every=2"]
-    options += ["--config.evaluate.light_count=12", "--config.evaluate.light_sampler=ddim:2", PIXELS[0]]
+    options += [
+        "--config.optimizer.ema_snapshots=1",
+        "--config.evaluate.light_count=12",
+        "--config.evaluate.light_sampler=ddim:2",
+        PIXELS[0],
+    ]
     assert cli.main(["main.py", RECIPE, f"--workdir={workdir}", *options]) == 0
     return workdir
 
@@ -109,6 +114,16 @@ def test_all_checkpoints_are_measured_and_the_terms_of_the_bound_add_up(workdir)
     assert bound["bits_per_dim"] == pytest.approx(total, rel=1e-6) and len(list(folder.glob("2-bound-*.png"))) == 1
 
 
+def test_widths_of_the_ema_are_compared(workdir, capsys):
+    flags = ("--config.evaluate.samplers=ddim:2", "--config.evaluate.ema_widths=(0.05,0.07)")
+    assert evaluate(workdir, *flags, "--config.evaluate.bound_images=5") == 0
+    printed, folder = capsys.readouterr().out, workdir / "evaluation"
+    results = json.loads((folder / "4.json").read_text()).values()
+    widths = [result["protocol"].get("drawn", result["protocol"]).get("ema_width") for result in results]
+    assert widths.count(0.05) == widths.count(0.07) == 2  # The samples and the bound.
+    assert "n40-ema_width-0.05-" in printed and (folder / "fid-by-ema-width.png").exists()
+
+
 def test_the_newest_checkpoint_is_chosen_when_it_is_read(workdir, tmp_path, monkeypatch):
     """Training replaces checkpoints while the statistics of the reference are computed, which may take hours."""
 
@@ -157,6 +172,7 @@ def test_a_damaged_checkpoint_is_skipped_with_a_warning(workdir, tmp_path, capsy
         ),
         (["--config.sample.cascade=x"], "sample.cascade=x is for --mode=sample; leave it out"),
         (["--config.sample.checkpoint=3"], "keeps no checkpoint of step 3"),
+        (["--config.evaluate.ema_widths=(0.01,)"], "sample.ema_width=0.01 cannot be rebuilt at step 4"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(workdir, tmp_path, capsys, flags, words):

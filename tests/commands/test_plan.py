@@ -15,6 +15,7 @@ from ddpm_jax.commands.plan import (
     memory_model,
     microbatches_that_fit,
     plan,
+    snapshots_in_words,
     time_in_words,
 )
 from ddpm_jax.reporting.memory import peak_resident, size_in_words
@@ -123,6 +124,12 @@ def test_sums_over_microbatches_and_gathered_parameters_take_memory():
 def test_the_plan_counts_the_checkpoints_that_training_keeps(steps, every, keep, keep_every, expected):
     rules = {"every": every, "keep": keep, "keep_every": keep_every}
     assert kept_checkpoints(config_with(train={"steps": steps}, checkpoint=rules)) == expected
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(3, 1), (40, 4), (45, 5), (325, 33), (330, 17)])
+def test_the_plan_counts_the_snapshots_that_training_keeps(steps, expected):
+    config = config_with(train={"steps": steps}, optimizer={"ema_snapshots": 10})
+    assert snapshots_in_words(config, 2**20).endswith(f" {expected}.0 MiB for the {expected} that remain at the end")
 
 
 def test_sizes_and_durations_have_fitting_units():

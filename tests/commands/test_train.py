@@ -6,16 +6,23 @@ import signal
 import sys
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from ddpm_jax.builders import state_shapes
 from ddpm_jax.commands.monitors import Monitors
 from ddpm_jax.commands.train import save, train
 from ddpm_jax.config import Config, config_of
 from ddpm_jax.errors import TrainingDiverged, UserError
+from ddpm_jax.generation.draw import load_params
+from ddpm_jax.runtime.devices import data_mesh
 from ddpm_jax.runtime.signals import Stopped
-from ddpm_jax.training.checkpoint import Checkpoints, checkpoint_steps
+from ddpm_jax.training.checkpoint import Checkpoints, _training_item, checkpoint_steps
+from ddpm_jax.training.ema_snapshots import EmaSnapshots
 from ddpm_jax.training.preemption import Preemption
+from ddpm_jax.training.seals import sealed_steps
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step import empty_metrics
 from ddpm_jax.workdir import read_progress
@@ -27,6 +34,7 @@ PREVIEWS = {"preview_every": 5, "preview_count": 2, "preview_steps": 2, "preview
 CONFIG = config_with(
     data={"holdout": 0.1},
     model={"multipliers": (1,), "attention_resolutions": ()},
+    optimizer={"ema_snapshots": 4},
     train={"steps": LAST},
     log={"every": 4, "validate_every": 5, **PREVIEWS},
     checkpoint={"every": 3},
@@ -78,6 +86,7 @@ def test_a_run_that_is_stopped_and_resumed_reports_the_same(undisturbed, tmp_pat
     package_log.clear()
     train(CONFIG, workdir)
     assert reported(workdir) == reported(undisturbed)
+    assert_same_bits(final_state(workdir), final_state(undisturbed))
     lowest = [line for line in package_log.messages if line.startswith("Lowest")]
     assert lowest == [f"{'Lowest':11s} {lowest_points(undisturbed)}"]
     train(CONFIG, workdir)
@@ -96,9 +105,32 @@ def test_a_run_that_falls_back_to_an_older_checkpoint_reports_the_same(undisturb
     workdir = shutil.copytree(undisturbed, tmp_path / "run")
     for step in (step for step in checkpoint_steps(workdir / "checkpoints") if step > 6):
         shutil.rmtree(workdir / "checkpoints" / str(step))
+    damaged = next((workdir / "ema_snapshots" / "8" / "ema_0.1").rglob("d/*"))
+    damaged.write_bytes(damaged.read_bytes()[:-1])  # It is written again, as is that of step 10.
     train(CONFIG, workdir)
     assert reported(workdir) == reported(undisturbed)
     assert read_progress(workdir, LAST) == read_progress(undisturbed, LAST)
+    assert sealed_steps(workdir / "ema_snapshots") == [4, 8, LAST]
+    assert_same_bits(*(rebuilt_ema(folder, 0.06) for folder in (workdir, undisturbed)))
+
+
+def rebuilt_ema(workdir: Path, width: float):
+    config = dataclasses.replace(CONFIG, sample=dataclasses.replace(CONFIG.sample, ema_width=width))
+    params, step = load_params(config, workdir, data_mesh())
+    assert step == LAST
+    return params
+
+
+def test_a_stored_width_is_rebuilt_as_the_ema_in_the_checkpoint_of_its_step(undisturbed):
+    emas = (rebuilt_ema(undisturbed, 0.1), final_state(undisturbed).power_emas[1])
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), *emas)
+
+
+def test_without_snapshots_a_checkpoint_holds_no_further_arrays():
+    """So that it is that of earlier versions, which are read all the same."""
+    plain = dataclasses.replace(CONFIG, optimizer=dataclasses.replace(CONFIG.optimizer, ema_snapshots=0))
+    assert [*_training_item(state_shapes(plain))] == ["step", "skipped", "bad_streak", "opt_state"]
+    assert [*_training_item(state_shapes(CONFIG))][4:] == ["power_emas"]
 
 
 def test_a_checkpoint_without_metrics_or_progress_is_resumed(undisturbed, tmp_path):
@@ -125,7 +157,7 @@ def test_a_state_that_is_not_finite_is_never_saved(tmp_path):
     )
     with Checkpoints(tmp_path) as checkpoints:
         with pytest.raises(TrainingDiverged, match="at step 9: a parameter, .* no checkpoint was saved yet"):
-            save(config_of({}), checkpoints, broken, empty_metrics(), Monitors([], 9, 0))
+            save(config_of({}), checkpoints, EmaSnapshots(tmp_path, (), 0), broken, empty_metrics(), Monitors([], 9, 0))
         assert not list(tmp_path.iterdir())
 
 

@@ -28,6 +28,12 @@ REFUSED = {
     "diffusion.steps": (1, "diffusion.steps=1 is out of range; expected at least 2"),
     "diffusion.beta_start": (0.5, "diffusion.beta_start=0.5 must not exceed diffusion.beta_end=0.02"),
     "diffusion.zero_terminal_snr": (True, "needs diffusion.prediction='v' or 'x0', got 'eps'"),
+    "optimizer.ema_widths": ((0.1, 0.05), "expected ascending numbers of more than 0 and at most 0.28, such as (0.05,"),
+    "sample.ema_width": (0.3, "sample.ema_width=0.3 is out of range; expected more than 0 and at most 0.28."),
+    "evaluate.ema_widths": (
+        (1,),
+        "evaluate.ema_widths=(1.0,) is out of range; expected ascending numbers of more than",
+    ),
     "sample.steps": (2000, "sample.steps=2000 exceeds diffusion.steps=1000"),
     "sample.eta": (1.5, "sample.eta=1.5 is out of range; expected 0 to 1."),
     "sample.timesteps": ((5, 5), "sample.timesteps=(5, 5) must descend, within 1000 to 1."),
@@ -66,6 +72,29 @@ def test_invalid_values_are_refused_in_one_line(name):
     value, words = REFUSED[name]
     with pytest.raises(UserError) as caught:
         config_of(changed(**{name: value}))
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"optimizer.ema_widths": (0.2,)}, "optimizer.ema_widths=(0.2,) has no effect with optimizer.ema_snapshots=0"),
+        ({"optimizer.ema_widths": (), "optimizer.ema_snapshots": 9}, "optimizer.ema_widths=() names no EMA"),
+        ({"sample.ema_width": 0.2}, "sample.ema_width=0.2 needs snapshots of the EMAs, but the run was trained with"),
+        ({"evaluate.ema_widths": (0.2,)}, "evaluate.ema_widths=(0.2,) needs snapshots of the EMAs"),
+        (
+            {"sample.ema_width": 0.2, "sample.ema": False, "optimizer.ema_snapshots": 9},
+            "sample.ema_width=0.2 has no effect with sample.ema=False; leave out one of them.",
+        ),
+        (
+            {"sample.ema_width": 0.2, "evaluate.ema_widths": (0.1,), "optimizer.ema_snapshots": 9},
+            "evaluate.ema_widths=(0.1,) replaces sample.ema_width=0.2; leave out one.",
+        ),
+    ],
+)
+def test_widths_of_emas_that_cannot_be_used_are_refused_in_one_line(fields, words):
+    with pytest.raises(UserError) as caught:
+        config_of(changed(**fields))
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 

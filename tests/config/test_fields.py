@@ -75,6 +75,7 @@ OTHER = {
     "cascade": ("runs/b", {}),
     "originals": ("a.png", {"task": "condition"}),
     "ema": (False, {}),
+    "ema_width": (0.07, {}),
     "strip": (3, {}),
     "gif": (3, {}),
     "frames": ("x0", {}),
@@ -94,7 +95,10 @@ def test_fields_that_change_pixels_change_the_name_of_the_samples_folder(name):
     condition = "low_resolution" if required.get("task") == "condition" else "none"
     model = dataclasses.replace(Config().model, classes=3, condition=condition)
     degradation = dataclasses.replace(Config().degradation, noise=0 if condition == "none" else 10)
-    plain = dataclasses.replace(Config(), model=model, degradation=degradation, sample=Sample(**required))
+    optimizer = dataclasses.replace(Config().optimizer, ema_snapshots=100)
+    plain = dataclasses.replace(
+        Config(), optimizer=optimizer, model=model, degradation=degradation, sample=Sample(**required)
+    )
     changed = checked(dataclasses.replace(plain, sample=dataclasses.replace(plain.sample, **{name: value})))
     assert build_pairs(changed) is not None
     assert sample_name(changed, 7, 9) != sample_name(plain, 7, 9)

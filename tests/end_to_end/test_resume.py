@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ddpm_jax import load_run
 from tests.end_to_end.commands import (
     RECIPE,
     assert_same_bits,
@@ -22,6 +23,7 @@ LENGTH = (
     *("--config.train.condition_dropout=0.2", "--config.model.dropout=0.1"),
     *("--config.train.steps=60", "--config.checkpoint.every=10", "--config.log.every=7"),
     *("--config.log.validate_every=5", "--config.log.preview_every=20", "--config.log.preview_samplers=ddim:4"),
+    "--config.optimizer.ema_snapshots=7",
 )
 
 
@@ -40,6 +42,7 @@ def test_killed_and_restarted_equals_undisturbed(undisturbed, tmp_path):
     assert code == 0 and "Resuming from step" in printed
     assert_same_bits(final_state(tmp_path / "run"), final_state(undisturbed))
     assert reported(tmp_path / "run") == reported(undisturbed)
+    assert_same_bits(*(load_run(run, ema_width=0.15).params for run in (tmp_path / "run", undisturbed)))
 
 
 def test_a_run_stopped_by_sigterm_and_resumed_reports_the_same_as_an_undisturbed_one(undisturbed, tmp_path):

@@ -36,6 +36,28 @@ def test_charts_separate_incomparable_metrics_and_drop_none():
     assert comparable_curves(rows, "training_step") == {}
 
 
+def test_a_chart_of_ema_widths_has_a_curve_for_each_sampler_and_step_and_leaves_out_other_emas():
+    rows = [
+        Row(step, f"{sampler}-2steps-seed0-n5-ema_width-{width}-0", result_of(width, k=10, **drawn))
+        for step, sampler, width in product((1, 2), ("ddim", "ddpm"), (0.05, 0.1))
+        for drawn in [{"steps": 2, "sampler": sampler, "ema_width": width, "parameters_crc32": width}]
+    ]
+    rows = [row._replace(result=with_step(row.result, row.step)) for row in rows]
+    plain = Row(1, "ddim-2steps-seed0-n5-0", result_of(3.0, steps=2, k=10))
+    (curves,) = comparable_curves([*rows, plain], "ema_width").values()
+    assert curves == {
+        f"{sampler}-2steps-seed0, step {step}": [(0.05, 0.05), (0.1, 0.1)]
+        for step, sampler in product((1, 2), ("ddim", "ddpm"))
+    }
+    (by_step,) = comparable_curves([*rows, plain], "training_step").values()
+    assert len(by_step) == 4 and "ddim-2steps-seed0-ema_width-0.05" in by_step
+
+
+def with_step(result: dict, step: int) -> dict:
+    result["protocol"]["drawn"]["training_step"] = step
+    return result
+
+
 def test_charts_separate_results_for_other_conditions_and_the_table_names_them():
     rows = []
     for split, steps in product(("held out", "test"), (2, 4)):

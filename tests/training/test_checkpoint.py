@@ -192,7 +192,7 @@ def test_a_full_disk_gives_one_line_and_earlier_checkpoints_remain(saved, monkey
     def full(path):
         raise error
 
-    monkeypatch.setattr("ddpm_jax.training.checkpoint.seal", full)
+    monkeypatch.setattr("ddpm_jax.training.sealed_trees.seal", full)
     with Checkpoints(saved) as checkpoints:
         checkpoints.save(state_at(4), {})
         with pytest.raises(UserError, match=r"could not be written .*(left on device|too large)\)") as caught:

@@ -3,15 +3,17 @@
 import tempfile
 import threading
 
+import numpy as np
 import pytest
 
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime.locks import newest_job
 from ddpm_jax.runtime.urls import download, files_below, names_in, upload
-from ddpm_jax.training import checkpoint
+from ddpm_jax.training import sealed_trees
 from ddpm_jax.training.checkpoint import Checkpoints, checkpoint_steps
 from ddpm_jax.training.seals import DamagedCheckpoint, seal_of, verify
 from tests.training.test_checkpoint import assert_same, restored, state_at
+from tests.training.test_ema_snapshots import LIKE, direct, opened, save_walk
 
 
 @pytest.fixture
@@ -104,7 +106,7 @@ def files_below_disk(folder) -> list[str]:
 def test_where_orbax_supports_no_store_checkpoints_are_copied(bucket, monkeypatch, tmp_path):
     """As at s3://; here the bucket stands in for it."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(checkpoint, "_orbax_supports", lambda path: not str(path).startswith("gs://"))
+    monkeypatch.setattr(sealed_trees, "_orbax_supports", lambda path: not str(path).startswith("gs://"))
     with Checkpoints(bucket) as checkpoints:
         for step in (1, 2):
             checkpoints.save(state_at(step), {}, {"loss": [0.5, 7]})
@@ -112,6 +114,15 @@ def test_where_orbax_supports_no_store_checkpoints_are_copied(bucket, monkeypatc
     assert_same(restored(bucket), state_at(2))
     with Checkpoints(bucket) as checkpoints:
         assert checkpoints.restore_metrics(2) == {"loss": [0.5, 7]}
+
+
+def test_snapshots_of_emas_are_written_and_rebuilt_there(bucket):
+    save_walk(bucket, last=8)
+    with opened(bucket) as snapshots:
+        params, step = snapshots.rebuild(LIKE, 0.1)
+        snapshots.delete_after(5)
+    np.testing.assert_allclose(params["w"], direct(0.1, step - 2), rtol=1e-5, atol=1e-5)
+    assert names_in(bucket) == ["5"]
 
 
 def test_a_job_that_may_not_write_any_more_saves_nothing(folder):

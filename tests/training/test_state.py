@@ -24,14 +24,14 @@ def test_the_counters_start_at_zero_and_the_ema_at_the_parameters():
 
 def test_no_two_arrays_of_a_state_share_a_buffer():
     """A shared one could not be donated."""
-    buffers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(state())]
+    buffers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(state(power_emas=2))]
     assert len(set(buffers)) == len(buffers)
 
 
-@pytest.mark.parametrize("field", ["params", "ema", "opt_state"])
+@pytest.mark.parametrize("field", ["params", "ema", "opt_state", "power_emas"])
 @pytest.mark.parametrize("value", [jnp.nan, jnp.inf])
 def test_a_single_non_finite_number_is_detected(field, value):
-    first = state()
+    first = state(power_emas=2)
     assert is_finite(first)
     leaves, structure = jax.tree.flatten(getattr(first, field))
     at = next(i for i, leaf in enumerate(leaves) if leaf.ndim and jnp.issubdtype(leaf.dtype, jnp.floating))

@@ -32,7 +32,7 @@ KEYS = {"a run": {"data", "model", "diffusion", "train"}, "results of a run": {"
 RESULTS = ("evaluation/", "samples/", "run.json")
 OUTPUTS_IN_ROOT = {
     "samples": ("grid.png", "strip.png", "stages.png", "denoising.gif", "interpolation.gif", "conditions/", "masks/"),
-    "a run": (*RESULTS, "checkpoints/", "wandb/")
+    "a run": (*RESULTS, "checkpoints/", "ema_snapshots/", "wandb/")
     + ("config.json", "data.json", "labels.json", "progress.json", "wandb.json"),
     "results of a run": RESULTS,
 }
