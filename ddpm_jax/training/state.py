@@ -57,8 +57,14 @@ def first_state(
     """
     zeros = [jnp.zeros((), jnp.int32) for _ in range(3)]  # Shared buffers cannot be donated.
     ema = start_ema(params) if ema is None else ema
-    copies = start_power_emas(params, power_emas)
-    return TrainState(*zeros, params, ema, optimizer.init(params), copies, loss_history)
+    return TrainState(
+        *zeros,
+        params=params,
+        ema=ema,
+        opt_state=optimizer.init(params),
+        power_emas=start_power_emas(params, power_emas),
+        loss_history=loss_history,
+    )
 
 
 def is_finite(state: TrainState) -> bool:
