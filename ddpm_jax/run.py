@@ -23,10 +23,10 @@ from ddpm_jax.config.convert import field_types
 from ddpm_jax.diffusion.denoiser import Prediction
 from ddpm_jax.errors import UserError, nearest
 from ddpm_jax.generation.conditions import checked_pixels, conditions_of, given_conditions
-from ddpm_jax.generation.draw import Compiled, bind_config, compile_sampler, load_params, sample_pixels, with_guide
+from ddpm_jax.generation.draw import Compiled, bind_config, compile_sampler, load_own_params, sample_pixels, with_guide
 from ddpm_jax.generation.guides import GuidedParams, guided_params, naming_guide, refuse_misfit
 from ddpm_jax.generation.labels import choose_labels, label_names
-from ddpm_jax.generation.requests import for_sampler, only_images, options_of, reset
+from ddpm_jax.generation.requests import for_sampler, only_images, options_of
 from ddpm_jax.generation.steps import SamplingStep, StepSampler
 from ddpm_jax.interop.safetensors_file import PRETRAINED, find_file, read_file
 from ddpm_jax.runtime.compilation import jit
@@ -52,8 +52,7 @@ def load_run(workdir: str | Path, *, step: int | None = None, ema: bool = True) 
         config = read_config(folder)
         chosen = dataclasses.replace(config.sample, ema=ema, checkpoint=number)
         config = checked(dataclasses.replace(config, sample=chosen))
-        alone = dataclasses.replace(config, sample=reset(config.sample, "guide"))
-        params, found = load_params(alone, folder, data_mesh())
+        params, found = load_own_params(config, folder, data_mesh())
         return Run(config, params, found, label_names(config, folder), images_trained_on(folder), folder)
 
 

@@ -28,7 +28,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.results import add_result, all_results, draw_charts, read_results, result_name, table
 from ddpm_jax.evaluation.statistics import compare, measure
 from ddpm_jax.generation.draw import load_params
-from ddpm_jax.generation.guides import open_guide, with_guide_step, without_guide
+from ddpm_jax.generation.guides import open_guide, with_guide_step
 from ddpm_jax.generation.labels import label_names
 from ddpm_jax.generation.output import sample_to_disk, unfinished_folder
 from ddpm_jax.generation.requests import only_images, sample_name, with_sampler
@@ -69,8 +69,7 @@ def evaluate(config: Config, workdir: AnyPath) -> AnyPath:
             for one in each:
                 found.append((step, evaluate_sampler(one, workdir, step, params, inputs, setup, confirm)))
             if dataset is not None and len(rows):
-                alone = without_guide(params)
-                found.append((step, evaluate_bound(config, workdir, step, alone, dataset, rows, confirm)))
+                found.append((step, evaluate_bound(config, workdir, step, params, dataset, rows, confirm)))
     if not found:
         raise UserError(f"No checkpoint of {workdir} can be measured; the warnings above name the reasons.")
     if jax.process_index() == 0:

@@ -52,20 +52,22 @@ batch size."""
 
 
 def load_params(config: Config, workdir: AnyPath, mesh: Mesh) -> tuple[PyTree, int]:
-    """The parameters selected by sample.ema and sample.checkpoint, on every device, and their step.
+    """The parameters selected by config.sample, on every device, and their step; GuidedParams with sample.guide."""
+    params, step = load_own_params(config, workdir, mesh)
+    if config.sample.guide is None:
+        return params, step
+    return with_guide(config, workdir, label_names(config, workdir), params, step, mesh), step
 
-    With sample.guide, they are GuidedParams.
-    """
+
+def load_own_params(config: Config, workdir: AnyPath, mesh: Mesh) -> tuple[PyTree, int]:
+    """The parameters selected by sample.ema and sample.checkpoint, on every device, and their step."""
     shapes = param_shapes(config)
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), shapes)
     with Checkpoints(checkpoint_folder(workdir)) as checkpoints:
         found = checkpoints.restore_params(like, ema=config.sample.ema, step=config.sample.checkpoint)
     if found is None:
         raise no_checkpoint(workdir)
-    if config.sample.guide is None:
-        return found
-    params, step = found
-    return with_guide(config, workdir, label_names(config, workdir), params, step, mesh), step
+    return found
 
 
 def with_guide(
@@ -80,7 +82,7 @@ def with_guide(
         if isinstance(guide.source, Saved):
             loaded = jax.device_put(guide.source.tree("ema"), replicated(mesh)), guide.source.step
         else:
-            loaded = load_params(guide.config, guide.source, mesh)
+            loaded = load_own_params(guide.config, guide.source, mesh)
         return guided_params(config, params, guide.config, *loaded)
 
 

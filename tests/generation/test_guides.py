@@ -7,22 +7,14 @@ import numpy as np
 import pytest
 
 from ddpm_jax import UserError, load_run
-from ddpm_jax.commands.bound import evaluate_bound
-from ddpm_jax.commands.cascade import stage_config
-from ddpm_jax.commands.evaluation_inputs import Inputs
-from ddpm_jax.commands.evaluation_setup import protocol_of
-from ddpm_jax.generation.draw import load_params
-from ddpm_jax.generation.guides import GuidedParams, with_guide_step, without_guide
+from ddpm_jax.generation.guides import GuidedParams, with_guide_step
 from ddpm_jax.generation.requests import sample_name
-from ddpm_jax.runtime.devices import data_mesh
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.optimizer import build_optimizer
 from ddpm_jax.training.state import first_state
 from ddpm_jax.workdir import read_config, write_config
 from tests.commands.sampled import assert_shows_inputs, sample, sampled
-from tests.commands.test_evaluation_setup import setup  # noqa: F401
 from tests.interop.toy import config, random_params, random_run
-from tests.training.toy import DISCS
 
 pytestmark = pytest.mark.xdist_group("guides")  # They share runs.
 OPTIONS = {"sampler": "ddim", "steps": 2}
@@ -108,25 +100,22 @@ def test_the_command_samples_with_an_earlier_checkpoint_as_the_guide(runs):
     assert_same_images(sampled(runs / "base"), load_run(runs / "base", step=0).sample(4, **OPTIONS))
 
 
-def test_folder_names_differ_with_the_newest_checkpoint_and_the_place_of_the_guide(runs, tmp_path):
-    names = set()
-    for folder in (runs, tmp_path):
-        random_run(folder / "growing", **tiny(channels=4))
-        settings = read_config(runs / "base")
-        chosen = dataclasses.replace(settings.sample, guide=str(folder / "growing"), guidance=2.0)
-        one = dataclasses.replace(settings, sample=chosen)
-        for _ in range(2):
-            params, step = load_params(one, runs / "base", data_mesh())
-            names.add(sample_name(with_guide_step(one, params), step, 4))
-            add_checkpoint(folder / "growing", 7, seed=4)
-    assert sorted(name.partition("guide-growing+")[2][:2] for name in names) == ["0-", "0-", "7-", "7-"]
+def test_folder_names_differ_with_the_checkpoint_and_the_place_of_the_guide():
+    settings, names = config(**tiny()), set()
+    for place in ("runs/small", "others/small"):
+        sample_settings = dataclasses.replace(settings.sample, guide=place, guidance=2.0)
+        one = dataclasses.replace(settings, sample=sample_settings)
+        for step in (500, 700):
+            params = GuidedParams({}, {}, step, settings)
+            names.add(sample_name(with_guide_step(one, params), 900, 4))
+    assert sorted(name.partition("guide-small+")[2][:3] for name in names) == ["500", "500", "700", "700"]
 
 
 MISFITS = {
     "oblong": ({"data": {"image_size": [4, 8]}}, "its image shape (height, width, channels) is (4, 8, 1), that of"),
     "deep": ({"data": {"depth": 16}}, "its data.depth is 16, that of the model 8; name a guide with the same."),
     "long": ({"diffusion": {"steps": 9}}, "its diffusion.steps is 9, that of the model 8"),
-    "linear": ({"diffusion": {"schedule": "linear"}}, "its noise schedule, diffusion.schedule='linear', is not that"),
+    "cosine": ({"diffusion": {"schedule": "cosine"}}, "its noise schedule, diffusion.schedule='cosine', is not that"),
     "attributes": ({"attributes": 2}, "its model.classes is 0, that of the model 2"),
     "mask": ({"condition": "mask"}, "its model.condition is mask, that of the model none"),
     "others": (CLASSES, "its labels are c, d, those of the model a, b; name a guide with the same, in the"),
@@ -163,37 +152,14 @@ def test_guides_that_do_not_exist_or_have_no_effect_are_refused_in_one_line(runs
 def test_mistakes_from_python_are_reported(base):
     with pytest.raises(UserError, match="sample.guide=.*base: it is the model itself"):
         base.sample(2, guide=base, guidance=2)
-    with pytest.raises(UserError, match="sample.guide=a Run: its diffusion.steps is 1000, that of the model 8"):
+    with pytest.raises(
+        UserError, match="sample.guide=a Run: its image shape .* is .8, 8, 1., that of the"
+    ):
         base.sample(2, guide=load_run("pretrained:digits"), guidance=2)
     with pytest.raises(UserError, match="sample.guide=7 has the wrong type; expected text"):
         base.sample(2, guide=7, guidance=2)
     with pytest.raises(UserError, match="sample.guide=checkpoint:5: the model was not loaded from a workdir; name"):
         load_run("pretrained:digits").sample(2, guide="checkpoint:5", guidance=2)
-
-
-def test_the_protocol_of_an_evaluation_holds_the_guide_and_that_of_the_bound_does_not(
-    runs, setup, tmp_path, monkeypatch
-):  # noqa: F811
-    monkeypatch.setattr("ddpm_jax.commands.bound.bound_of", lambda *_: (np.ones(2), np.ones((2, 3)), np.ones(2)))
-    settings, found, bounds = read_config(runs / "base"), [], set()
-    for guide in (None, "checkpoint:0", str(runs / "small")):
-        chosen = dataclasses.replace(settings.sample, guide=guide, guidance=2.0)
-        one = dataclasses.replace(settings, sample=chosen)
-        params, step = load_params(one, runs / "base", data_mesh())
-        found.append(protocol_of(one, step, params, Inputs(), setup)["drawn"])
-        bounds.add(evaluate_bound(one, tmp_path, step, without_guide(params), DISCS, np.arange(2)))
-    plain, earlier, small = found
-    assert len(bounds) == 1 and "guide" not in plain and earlier.pop("guide")["training_step"] == 0
-    guide = small.pop("guide")
-    assert (guide["model.channels"], guide["diffusion.prediction"], guide["model.classes"]) == (4, "x0", 0)
-    assert plain == earlier == small
-
-
-def test_the_guide_of_a_cascade_is_for_its_first_run(runs):
-    low = config(**tiny(4, **LOW))
-    chosen = dataclasses.replace(read_config(runs / "base").sample, guide="runs/small", guidance=2.0)
-    stage = stage_config(dataclasses.replace(read_config(runs / "base"), sample=chosen), low, runs, 1)
-    assert (stage.sample.guide, stage.sample.guidance) == (None, 1.0)
 
 
 def test_guides_that_differ_only_in_their_parameters_share_what_is_compiled():
