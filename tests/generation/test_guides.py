@@ -24,7 +24,7 @@ LOW = {"condition": "low_resolution"}
 
 def tiny(noise=0, channels=8, prediction="v", data=None, diffusion=None, **model):
     """Sections of the configuration of a small network, for `config` and `random_run`."""
-    shape = {"channels": channels, "multipliers": [1], "attention_resolutions": []}
+    shape = {"channels": channels, "norm_groups": 2, "multipliers": [1], "attention_resolutions": []}
     sections = {
         "data": {"image_size": 4, "source": "synthetic"} | (data or {}),
         "model": shape | model,
@@ -66,6 +66,8 @@ def test_guidance_0_samples_from_the_guide_with_the_labels_of_the_model_or_witho
     guide = load_run(runs / name)
     expected = guide.sample(4, **OPTIONS)
     assert_shows_inputs(expected)
+    if guide.names:
+        assert np.abs(guide.sample(4, label="b", **OPTIONS).astype(int) - expected).max() > 5
     assert_same_images(base.sample(4, guide=guide, guidance=0, **OPTIONS), expected)
 
 
@@ -152,9 +154,7 @@ def test_guides_that_do_not_exist_or_have_no_effect_are_refused_in_one_line(runs
 def test_mistakes_from_python_are_reported(base):
     with pytest.raises(UserError, match="sample.guide=.*base: it is the model itself"):
         base.sample(2, guide=base, guidance=2)
-    with pytest.raises(
-        UserError, match="sample.guide=a Run: its image shape .* is .8, 8, 1., that of the"
-    ):
+    with pytest.raises(UserError, match="sample.guide=a Run: its image shape .* is .8, 8, 1., that of the"):
         base.sample(2, guide=load_run("pretrained:digits"), guidance=2)
     with pytest.raises(UserError, match="sample.guide=7 has the wrong type; expected text"):
         base.sample(2, guide=7, guidance=2)
