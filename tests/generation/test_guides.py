@@ -157,7 +157,7 @@ def test_mistakes_from_python_are_reported(base):
     with pytest.raises(UserError, match="sample.guide=a Run: its image shape .* is .8, 8, 1., that of the"):
         base.sample(2, guide=load_run("pretrained:digits"), guidance=2)
     with pytest.raises(UserError, match="sample.guide=7 has the wrong type; expected text"):
-        base.sample(2, guide=7, guidance=2)
+        next(base.iter_steps(2, guide=7, guidance=2))
     with pytest.raises(UserError, match="sample.guide=checkpoint:5: the model was not loaded from a workdir; name"):
         load_run("pretrained:digits").sample(2, guide="checkpoint:5", guidance=2)
 
