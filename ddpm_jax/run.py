@@ -23,14 +23,15 @@ from ddpm_jax.config.convert import field_types
 from ddpm_jax.diffusion.denoiser import Prediction
 from ddpm_jax.errors import UserError, nearest
 from ddpm_jax.generation.conditions import checked_pixels, conditions_of, given_conditions
-from ddpm_jax.generation.draw import Compiled, bind_config, compile_sampler, load_params, sample_pixels
+from ddpm_jax.generation.draw import Compiled, bind_config, compile_sampler, load_own_params, sample_pixels, with_guide
+from ddpm_jax.generation.guides import GuidedParams, guided_params, naming_guide, refuse_misfit
 from ddpm_jax.generation.labels import choose_labels, label_names
 from ddpm_jax.generation.requests import for_sampler, only_images, options_of
 from ddpm_jax.generation.steps import SamplingStep, StepSampler
 from ddpm_jax.interop.safetensors_file import PRETRAINED, find_file, read_file
 from ddpm_jax.runtime.compilation import jit
 from ddpm_jax.runtime.devices import data_mesh, replicated
-from ddpm_jax.runtime.urls import as_path, check_folder, store_errors
+from ddpm_jax.runtime.urls import AnyPath, as_path, check_folder, store_errors
 from ddpm_jax.sampling.noise import draw_noise, image_keys
 from ddpm_jax.shapes import ConditionPixels, Images, Labels, Pixels, Steps
 from ddpm_jax.workdir import images_trained_on, read_config
@@ -55,8 +56,8 @@ def load_run(
         config = read_config(folder)
         chosen = dataclasses.replace(config.sample, ema=ema, ema_width=width, checkpoint=number)
         config = checked(dataclasses.replace(config, sample=chosen))
-        params, found = load_params(config, folder, data_mesh())
-        return Run(config, params, found, label_names(config, folder), images_trained_on(folder))
+        params, found = load_own_params(config, folder, data_mesh())
+        return Run(config, params, found, label_names(config, folder), images_trained_on(folder), folder)
 
 
 def _load_pretrained(name: str, step: int | None, ema: bool) -> "Run":
@@ -79,6 +80,8 @@ class Run:
     """Names of the classes or attributes."""
     images: int | None
     """Number of images in its data set, including held-out ones; None if unknown."""
+    workdir: AnyPath | None = None
+    """None for a model that comes with the package."""
 
     def sample(
         self,
@@ -89,6 +92,7 @@ class Run:
         seed: int | None = None,
         label: str | int | None = None,
         condition: ArrayLike | None = None,
+        guide: "Run | str | Path | None" = None,
         **options: Any,
     ) -> Pixels:
         """Samples `count` images [count, height, width, channels], uint8, or uint16 if data.depth is 16.
@@ -97,17 +101,18 @@ class Run:
         condition: for an image-to-image model, pixels [N, height, width, channels] of config.condition_shape, repeated
         in turn to `count`: low-resolution or grey images, or images whose last channel is 255 where they are painted;
         `conditions_of` makes them from originals.
+        guide: for autoguidance, a worse model with which `guidance` compares: another Run, or the text of sample.guide.
 
         Other options are fields of config.sample, such as spacing, eta or guidance; docs/configuration.md lists them.
         Their defaults are the configuration of the run; with another sampler than that of the run, options specific to
         a sampler, such as steps and spacing, have the defaults of config.sample.
         """
-        given = {"sampler": sampler, "steps": steps, "seed": seed, "label": label}
+        given = {"sampler": sampler, "steps": steps, "seed": seed, "label": label, "guide": guide}
         config = self._configured(count, options_of(self.config.sample), given | options, self._task)
         labels = choose_labels(config, self.names, np.arange(count))
         conditions = given_conditions(config, condition, count)
         compiled = _sampler(_kind(config, count=1, batch_size=1))
-        return sample_pixels(config, compiled, self.params, labels, data_mesh(), conditions)
+        return sample_pixels(config, compiled, self._guided(config, guide), labels, data_mesh(), conditions)
 
     def conditions_of(self, originals: ArrayLike, *, seed: int | None = None) -> ConditionPixels:
         """The conditions that training makes of original images, for `sample(condition=…)`.
@@ -129,7 +134,8 @@ class Run:
         config = self._configured(count, options_of(self.config.sample, batched=False), options, self._task)
         labels = choose_labels(config, self.names, np.arange(count))
         conditions = given_conditions(config, condition, count)
-        return _step_sampler(_kind(config)).iterate(self.params, config.sample.seed, labels, conditions=conditions)
+        params = self._guided(config, options.get("guide"))
+        return _step_sampler(_kind(config)).iterate(params, config.sample.seed, labels, conditions=conditions)
 
     def inpaint(
         self, images: ArrayLike, mask: ArrayLike, *, count: int | None = None, **options: Any
@@ -148,15 +154,17 @@ class Run:
                 "nonzero where pixels are sampled."
             )
         count = len(images) if count is None else operator.index(count)
-        if self.config.sample.label is None and options.get("label") is None:
-            options = {"guidance": 1.0} | options  # There is no label to guide towards.
+        chosen = vars(self.config.sample) | {name: value for name, value in options.items() if value is not None}
+        if chosen["label"] is None and chosen["guide"] is None:
+            options = {"guidance": 1.0} | options  # There is nothing to compare with.
         known = options_of(self.config.sample, "inpaint", batched=False)
         config = self._configured(count, known, {"sampler": "ddpm"} | options, "inpaint")
         labels = None
         if config.sample.label is not None:
             labels = choose_labels(config, self.names, np.arange(count))
         inputs = (images[np.arange(count) % len(images)], (mask != 0).astype(np.float32)[..., None])
-        return _step_sampler(_kind(config)).iterate(self.params, config.sample.seed, labels, inputs)
+        params = self._guided(config, options.get("guide"))
+        return _step_sampler(_kind(config)).iterate(params, config.sample.seed, labels, inputs)
 
     def noise(self, count: int, *, seed: int | None = None) -> Float[np.ndarray, "count height width channels"]:
         """The x_T of `sample(count, seed=seed)`, float32."""
@@ -209,11 +217,32 @@ class Run:
     def _task(self) -> str:
         return "condition" if self.config.condition_shape else "generate"
 
+    def _guided(self, config: Config, guide: Any) -> PyTree:
+        """The parameters for a call, with those of its guide, if any; one that is named is loaded once."""
+        named = config.sample.guide
+        if named is None:
+            return self.params
+        if isinstance(guide, Run):
+            with naming_guide(config):
+                refuse_misfit(config, self.names, guide.config, guide.names)
+                return guided_params(config, self.params, guide.config, guide.params, guide.step)
+        key = named, config.sample.condition_noise
+        if key not in self._guides:
+            place = self.workdir, self.names
+            self._guides[key] = with_guide(config, *place, self.params, self.step, data_mesh())
+        return self._guides[key]
+
+    @cached_property
+    def _guides(self) -> dict[tuple[str, int], GuidedParams]:
+        return {}
+
     def _configured(self, count: int, known: Sequence[str], options: dict[str, Any], task: str) -> Config:
         """The configuration of the run with the options of a call; None leaves an option at its default."""
         options = {name: value for name, value in options.items() if value is not None}
         for name in options.keys() - set(known):
             raise UserError(f"There is no option {name}; {nearest(name, known)}")
+        if isinstance(guide := options.get("guide"), (Run, Path)):
+            options["guide"] = str((guide.workdir or "a Run") if isinstance(guide, Run) else guide)
         # NumPy numbers are accepted, as are whole numbers for floats, and lists or arrays for tuples.
         options = {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
         kinds = {name: value_type(hint) for name, hint in field_types(type(self.config.sample)).items()}
@@ -240,14 +269,13 @@ class Run:
         return jit(denoise)
 
 
+SAME = {"seed": 0, "label": None, "guide": None, "ema": True, "ema_width": None, "checkpoint": None}
+"""Fields of `sample` that a compiled sampler does not depend on; it sees a guide by its parameters."""
+
+
 def _kind(config: Config, **same: Any) -> Config:
     """The configuration with the fields at fixed values that a compiled sampler does not depend on."""
-    return dataclasses.replace(
-        config,
-        sample=dataclasses.replace(
-            config.sample, seed=0, label=None, ema=True, ema_width=None, checkpoint=None, **same
-        ),
-    )
+    return dataclasses.replace(config, sample=dataclasses.replace(config.sample, **SAME, **same))
 
 
 # Shared by all runs with the same configuration.

@@ -63,11 +63,7 @@ def read_config(workdir: AnyPath) -> Config:
 
 def refuse_another_run(workdir: AnyPath, config: Config) -> None:
     """Raises UserError if the workdir holds a run that cannot continue with this configuration; writes nothing."""
-    if config.sample.out is not None:  # In config.json, it would redirect the results of all later commands.
-        raise UserError(
-            f"sample.out={config.sample.out} is for --mode=sample and --mode=evaluate; leave it out of --mode=train, "
-            "or set --config.sample.out=None if the recipe or the run's config.json sets it."
-        )
+    refuse_fields_of_commands(config)
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file; give a folder.")
     if not (workdir / "config.json").exists():
@@ -90,6 +86,16 @@ def refuse_another_run(workdir: AnyPath, config: Config) -> None:
         raise UserError(f"{workdir} holds a run with another configuration ({listed}); {remedy}")
     if (workdir / "data.json").exists():
         _read_identity(workdir)  # Damage is refused before anything else is prepared.
+
+
+def refuse_fields_of_commands(config: Config) -> None:
+    """Raises UserError for fields that config.json must not hold, where all later commands would take them over."""
+    for name in ("out", "guide"):
+        if (value := getattr(config.sample, name)) is not None:
+            raise UserError(
+                f"sample.{name}={value} is for --mode=sample and --mode=evaluate; leave it out, or set "
+                f"--config.sample.{name}=None if the recipe or the run's config.json sets it."
+            )
 
 
 def _remedy_for(workdir: AnyPath, fields: Mapping[str, Any]) -> str:

@@ -82,9 +82,10 @@ def test_before_the_first_checkpoint_no_export_is_suggested(tmp_path):
         refuse_another_run(tmp_path, slower)
 
 
-def test_a_folder_for_results_is_refused_while_training(tmp_path):
-    config = dataclasses.replace(Config(), sample=dataclasses.replace(Config().sample, out="mine"))
-    with pytest.raises(UserError, match=r"^sample.out=mine is for --mode=sample .*--config.sample.out=None"):
+@pytest.mark.parametrize("name", ["out", "guide"])
+def test_fields_of_single_commands_are_refused_while_training(tmp_path, name):
+    config = dataclasses.replace(Config(), sample=dataclasses.replace(Config().sample, **{name: "mine"}))
+    with pytest.raises(UserError, match=f"^sample.{name}=mine is for --mode=sample .*--config.sample.{name}=None"):
         refuse_another_run(tmp_path / "new", config)
 
 

@@ -28,6 +28,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.results import add_result, read_results, result_name
 from ddpm_jax.generation.conditions import conditions_of
 from ddpm_jax.generation.draw import compile_work, run_batches
+from ddpm_jax.generation.guides import without_guide
 from ddpm_jax.generation.output import checksum
 from ddpm_jax.runtime.devices import agreed_by_all, data_mesh
 from ddpm_jax.runtime.urls import AnyPath
@@ -56,7 +57,7 @@ def evaluate_bound(
     confirm: Callable[[], None] = lambda: None,
 ) -> str:
     """Measures bits per dimension of held-out images, with all terms, and adds a result to <step>.json; its name."""
-    folder = output_folder(config, workdir) / "evaluation"
+    folder, params = output_folder(config, workdir) / "evaluation", without_guide(params)
     protocol = {
         "images": len(rows),
         "split": "held out",

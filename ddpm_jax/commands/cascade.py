@@ -18,6 +18,7 @@ from ddpm_jax.config import Config, checked, split_names
 from ddpm_jax.errors import UserError
 from ddpm_jax.generation.conditions import shown_conditions
 from ddpm_jax.generation.draw import load_params
+from ddpm_jax.generation.guides import with_guide_step
 from ddpm_jax.generation.labels import choose_labels, label_names
 from ddpm_jax.generation.output import (
     GRID_IMAGES,
@@ -35,14 +36,8 @@ from ddpm_jax.shapes import Labels
 from ddpm_jax.workdir import read_config
 
 BASE_ONLY = (
-    "cascade",
-    "checkpoint",
-    "ema_width",
-    "label",
-    "guidance",
-    "guidance_interval",
-    "guidance_rescale",
-    "frames",
+    *("cascade", "checkpoint", "ema_width", "label", "frames"),
+    *("guidance", "guide", "guidance_interval", "guidance_rescale"),
 )
 """Fields of sample that later stages do not take over."""
 
@@ -157,7 +152,7 @@ def _refuse_misfit(before: Config, source: AnyPath, stage: Config, path: AnyPath
 def cascade_name(config: Config, stages: list[Stage]) -> str:
     """A folder name with the run and the step of each stage, and a checksum of their places."""
     later = ",".join(f"{stage.workdir.name}+{stage.step}" for stage in stages[1:])
-    sample = reset(config.sample, "strip", "gif")  # Neither is made.
+    sample = reset(with_guide_step(config, stages[0].params).sample, "strip", "gif")  # Neither is made.
     named = dataclasses.replace(config, sample=dataclasses.replace(sample, cascade=later))
     places = "\n".join(str(stage.workdir) for stage in stages[1:])
     return sample_name(named, stages[0].step, config.sample.count, places.encode())

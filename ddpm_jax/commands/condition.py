@@ -24,6 +24,7 @@ from ddpm_jax.evaluation.conditional import restoration_metrics
 from ddpm_jax.evaluation.restoration import means_of
 from ddpm_jax.generation.conditions import conditions_of, is_painted, shown_conditions
 from ddpm_jax.generation.draw import load_params
+from ddpm_jax.generation.guides import with_guide_step
 from ddpm_jax.generation.labels import choose_labels, label_names
 from ddpm_jax.generation.output import GRID_IMAGES, published, sample_to_disk, unfinished_folder, write_files
 from ddpm_jax.generation.requests import sample_name
@@ -53,7 +54,8 @@ def sample_conditions(config: Config, workdir: AnyPath) -> AnyPath:
     labels = choose_labels(config, label_names(config, workdir), np.arange(len(turn)))
     params, step = load_params(config, workdir, data_mesh())
     given = conditions.tobytes() + (b"" if originals is None else originals.tobytes())
-    target = output_folder(config, workdir) / "samples" / sample_name(config, step, len(turn), given)
+    name = sample_name(with_guide_step(config, params), step, len(turn), given)
+    target = output_folder(config, workdir) / "samples" / name
     logger.info("Sampling %d images, conditions: %d, from step %d", len(turn), len(conditions), step)
     with unfinished_folder(target) as folder:
         store = sample_to_disk(config, params, labels, folder.path, conditions=conditions[turn])

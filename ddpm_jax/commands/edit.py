@@ -39,6 +39,7 @@ from ddpm_jax.generation.draw import (
     run_batches,
     sample_pixels,
 )
+from ddpm_jax.generation.guides import with_guide_step
 from ddpm_jax.generation.labels import choose_labels, label_names, labels_if_set
 from ddpm_jax.generation.output import unfinished_folder, write_images
 from ddpm_jax.generation.requests import sample_name, sampler_fields, with_sampler
@@ -69,7 +70,7 @@ def reconstruct(config: Config, workdir: AnyPath) -> AnyPath:
     images = to_pixels(run_edit(config, workdir, params, work, x_T), config.data.depth)
     decibels = means_of({"psnr": psnr(images, originals)})["psnr"]
     logger.info("PSNR %.2f dB, mean over %d images", decibels, len(images))
-    return write(config, workdir, step, images, stacked_grid(originals, images), inputs=originals.tobytes())
+    return write(config, workdir, params, step, images, stacked_grid(originals, images), inputs=originals.tobytes())
 
 
 def interpolate(config: Config, workdir: AnyPath) -> AnyPath:
@@ -92,7 +93,7 @@ def interpolate(config: Config, workdir: AnyPath) -> AnyPath:
     frames = [grid(image[None]) for image in [*images, *images[::-1]]]
     inputs = b"" if ends is None else ends.tobytes()
     picture = grid(images, columns=min(settings.count, COLUMNS))
-    return write(config, workdir, step, images, picture, inputs=inputs, frames=frames)
+    return write(config, workdir, params, step, images, picture, inputs=inputs, frames=frames)
 
 
 def inversion(config: Config) -> Work:
@@ -121,7 +122,7 @@ def inpaint_images(config: Config, workdir: AnyPath) -> AnyPath:
     images = np.where(mask > 0.5, painted, chosen)
     grey = chosen.dtype.type(np.iinfo(chosen.dtype).max // 2)
     picture = stacked_grid(np.where(mask > 0.5, grey, chosen), images)
-    return write(config, workdir, step, images, picture, inputs=originals.tobytes() + mask.tobytes())
+    return write(config, workdir, params, step, images, picture, inputs=originals.tobytes() + mask.tobytes())
 
 
 def vary(config: Config, workdir: AnyPath) -> AnyPath:
@@ -144,7 +145,7 @@ def vary(config: Config, workdir: AnyPath) -> AnyPath:
 
     params, step = load_params(config, workdir, data_mesh())
     images = to_pixels(run_edit(config, workdir, params, work, from_pixels(chosen)), config.data.depth)
-    return write(config, workdir, step, images, stacked_grid(chosen, images), inputs=originals.tobytes())
+    return write(config, workdir, params, step, images, stacked_grid(chosen, images), inputs=originals.tobytes())
 
 
 def compare(config: Config, workdir: AnyPath) -> AnyPath:
@@ -160,7 +161,7 @@ def compare(config: Config, workdir: AnyPath) -> AnyPath:
     for name, row in rows:
         difference = grey_levels_apart(row, first_row)
         logger.info("%-24s differs from %s by %.1f grey levels (root mean square)", name, first, difference)
-    return write(config, workdir, step, np.concatenate([row for _, row in rows]), captioned_rows(rows))
+    return write(config, workdir, params, step, np.concatenate([row for _, row in rows]), captioned_rows(rows))
 
 
 def sample_each(
@@ -213,6 +214,7 @@ def run_edit(
 def write(
     config: Config,
     workdir: AnyPath,
+    params: PyTree,
     step: int,
     pixels: Pixels,
     picture: Picture,
@@ -224,7 +226,8 @@ def write(
 
     inputs: the bytes of the original images and the mask, which the name's checksum covers; frames: those of a GIF.
     """
-    target = output_folder(config, workdir) / "samples" / sample_name(config, step, len(pixels), inputs)
+    name = sample_name(with_guide_step(config, params), step, len(pixels), inputs)
+    target = output_folder(config, workdir) / "samples" / name
     if jax.process_index() == 0:
         with unfinished_folder(target, wait=True), staged(target, folder=True) as out:
             save_png(picture, out / "grid.png")

@@ -30,6 +30,8 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.results import add_result, all_results, draw_charts, read_results, result_name, table
 from ddpm_jax.evaluation.statistics import compare, measure
 from ddpm_jax.generation.draw import load_params
+from ddpm_jax.generation.guides import open_guide, with_guide_step
+from ddpm_jax.generation.labels import label_names
 from ddpm_jax.generation.output import sample_to_disk, unfinished_folder
 from ddpm_jax.generation.requests import only_images, sample_name, with_sampler
 from ddpm_jax.runtime.devices import agreed_by_all, all_agreed, data_mesh, wait_for_all
@@ -45,6 +47,8 @@ def evaluate(config: Config, workdir: AnyPath) -> AnyPath:
     """Measures every chosen checkpoint by config.evaluate; returns the folder with the results."""
     settings, folder = config.evaluate, output_folder(config, workdir) / "evaluation"
     each, steps = sampler_configs(config), chosen_steps(config, workdir)
+    if config.sample.guide is not None:  # Refused before the reference is measured, which may take hours.
+        open_guide(config, workdir, label_names(config, workdir), config.sample.checkpoint)
     dataset = open_needed_dataset(config)
     rows = held_out_rows(config, dataset) if settings.bound_images and dataset else np.arange(0)
     inputs = inputs_to_sample(each[0], workdir, dataset)  # Samplers differ in neither count, seed nor label.
@@ -155,7 +159,7 @@ def evaluate_sampler(
     confirm: as `only_evaluation` yields it.
     """
     folder = output_folder(config, workdir) / "evaluation"
-    name = sample_name(config, step, config.sample.count).partition("-")[2]
+    name = sample_name(with_guide_step(config, params), step, config.sample.count).partition("-")[2]
     protocol = protocol_of(config, step, params, inputs, setup) if setup else {}
     key = result_name(name, protocol)
     # If another job measures the same, this one waits and finds its result.

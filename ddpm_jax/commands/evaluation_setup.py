@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 
 from ddpm_jax.builders import build_pairs, sampling_variance
 from ddpm_jax.commands.evaluation_inputs import Inputs
-from ddpm_jax.config import Config
+from ddpm_jax.config import Config, fields_fixed_by, flatten
 from ddpm_jax.data.cache import key_of, open_cache, remembered
 from ddpm_jax.data.dataset import Dataset, traits
 from ddpm_jax.data.stream import Streamed
@@ -27,6 +27,7 @@ from ddpm_jax.evaluation.statistics import (
     statistics_of,
     warn_of_small_sets,
 )
+from ddpm_jax.generation.guides import GuidedParams, without_guide
 from ddpm_jax.generation.output import checksum
 from ddpm_jax.generation.requests import image_fields
 from ddpm_jax.runtime.files import sha256
@@ -112,7 +113,8 @@ def protocol_of(config: Config, step: int, params: PyTree, inputs: Inputs, setup
         "drawn": {
             "images": sample.count,
             "training_step": step,
-            "parameters_crc32": checksum(params),
+            "parameters_crc32": checksum(without_guide(params)),
+            **guide_protocol(config, params),
             **sample_protocol(config, image_fields(sample)),
             "labels_crc32": None if inputs.labels is None else checksum(inputs.labels),
             "steps": len(build_pairs(config)),
@@ -130,11 +132,29 @@ def protocol_of(config: Config, step: int, params: PyTree, inputs: Inputs, setup
 
 
 def sample_protocol(config: Config, names: Sequence[str]) -> dict[str, Any]:
-    """Fields of config.sample for a protocol; older results have neither condition_noise nor ema_width."""
-    unused = () if config.condition_shape else ("condition_noise",)
-    if config.sample.ema_width is None:
-        unused = (*unused, "ema_width")
-    return {name: getattr(config.sample, name) for name in names if name not in unused}
+    """Fields of config.sample for a protocol, without the guide.
+
+    Older results have neither condition_noise nor ema_width.
+    """
+    sample = config.sample
+    unused = {"guide"} | ({"ema_width"} if sample.ema_width is None else set())
+    unused |= set() if config.condition_shape else {"condition_noise"}
+    return {name: getattr(sample, name) for name in names if name not in unused}
+
+
+def guide_protocol(config: Config, params: PyTree) -> dict[str, Any]:
+    """The guide, and the fields in which its network differs from the model's, for a protocol; nothing without."""
+    if not isinstance(params, GuidedParams):
+        return {}
+    own, other, fixed = flatten(config), flatten(params.guide_config), fields_fixed_by("parameters")
+    return {
+        "guide": {
+            "from": config.sample.guide,
+            "training_step": params.guide_step,
+            "parameters_crc32": checksum(params.guide),
+            **{name: other[name] for name in fixed if other[name] != own[name]},
+        }
+    }
 
 
 def condition_protocol(config: Config) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from ddpm_jax.commands.output_folder import output_folder
 from ddpm_jax.config import Config
 from ddpm_jax.errors import UserError
 from ddpm_jax.generation.draw import load_params
+from ddpm_jax.generation.guides import with_guide_step
 from ddpm_jax.generation.labels import choose_labels, label_names
 from ddpm_jax.generation.output import GIF_IMAGES, STRIP_IMAGES, publish_samples, sample_to_disk, unfinished_folder
 from ddpm_jax.generation.requests import sample_name
@@ -39,7 +40,8 @@ def sample(config: Config, workdir: AnyPath) -> AnyPath:
         )
     labels = choose_labels(config, label_names(config, workdir), np.arange(settings.count))
     params, step = load_params(config, workdir, data_mesh())
-    target = output_folder(config, workdir) / "samples" / sample_name(config, step, settings.count)
+    name = sample_name(with_guide_step(config, params), step, settings.count)
+    target = output_folder(config, workdir) / "samples" / name
     logger.info("Sampling %d images, %s, from step %d", settings.count, target.name.split("-", 1)[1], step)
     frames = FrameSpec(max(settings.strip, settings.gif), max(STRIP_IMAGES, GIF_IMAGES), settings.frames == "x0")
     with unfinished_folder(target) as folder:

@@ -38,7 +38,8 @@ def before_sampling(config: Config) -> list[str]:
             + ("'consistency'." if tuned else "another, or tune the model (docs/sampling.md).")
         )
     trained_without = config.train.label_dropout or config.train.condition_dropout
-    if config.sample.guidance == 1.0 or not config.label_width or trained_without:
+    compares_labels = config.sample.guidance != 1.0 and config.sample.guide is None and config.label_width
+    if not compares_labels or trained_without:
         return lines
     lines.append(
         f"sample.guidance={config.sample.guidance} compares predictions with and without the label, but with "

@@ -414,16 +414,17 @@ def _check_guidance(config: Config) -> None:
             f"sample.guidance_interval={interval} is not an interval; expected (low, high) with 1 <= low <= high <= "
             f"diffusion.steps={total}, or ()."
         )
-    drops_images = config.train.condition_dropout > 0.0
+    needs_no_label = config.train.condition_dropout > 0.0 or sample.guide is not None
     if not config.label_width:
-        problem = "needs a conditional model; this one has model.classes=0 and model.attributes=0"
-        _refuse_if_set(sample, ("label",), f"{problem}.")
+        problem = "this one has model.classes=0 and model.attributes=0"
+        _refuse_if_set(sample, ("label",), f"needs a conditional model; {problem}.")
         if config.model.condition != "none":
             problem += ", and was never trained without its condition (train.condition_dropout=0)"
-        _refuse_if_set(sample, () if drops_images else ("guidance",), f"{problem}.")
-    without_label = (config.model.attributes or sample.task not in ("generate", "compare")) and not drops_images
+        problem = f"needs a conditional model, or sample.guide; {problem}."
+        _refuse_if_set(sample, () if needs_no_label else ("guidance",), problem)
+    without_label = (config.model.attributes or sample.task not in ("generate", "compare")) and not needs_no_label
     if sample.guidance != 1.0 and sample.label is None and without_label:
         raise UserError(f"sample.guidance={sample.guidance} has no effect without a label; set sample.label too.")
     if sample.guidance == 1.0:
         problem = "has no effect with sample.guidance=1.0; set the guidance too."
-        _refuse_if_set(sample, ("guidance_interval", "guidance_rescale"), problem)
+        _refuse_if_set(sample, ("guide", "guidance_interval", "guidance_rescale"), problem)

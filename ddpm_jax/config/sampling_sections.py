@@ -101,6 +101,11 @@ class Sample:
         "Classifier-free guidance: 1 is the conditional model, 0 ignores the label (and the condition, with "
         "train.condition_dropout), more exaggerates it.",
     )
+    guide: str | None = option(
+        None,
+        "A worse model, with which guidance compares instead of the model without a label (autoguidance, Karras et al. "
+        '2024): the workdir or URL of another run, "checkpoint:5000" or "ema_width:0.1" of this one.',
+    )
     guidance_interval: tuple[int, ...] = option(
         (), "Guide only between two steps, such as (200, 700), in 1..diffusion.steps; () for all steps."
     )

@@ -1,23 +1,25 @@
-"""Classifier-free guidance: combines the predictions with and without a label into the one that a sampler uses.
+"""Guidance: moves the prediction of a model away from that of a worse one, into the one that a sampler uses.
 
-    guided = unconditional + w (conditional - unconditional)          (Ho & Salimans 2022, Eq. 6, whose w is less by 1)
+    guided = worse + w (better - worse)
 
-w = 1 is the conditional model, w = 0 the unconditional one, and w > 1 exaggerates the label. `network/bind.py`
-evaluates both in one batch.
+Classifier-free guidance (Ho & Salimans 2022, Eq. 6, whose w is less by 1) compares the model with itself without the
+label: w = 1 is the conditional model, w = 0 the unconditional one, and w > 1 exaggerates the label. `network/bind.py`
+evaluates both in one batch. Autoguidance (Karras et al. 2024, Eq. 3) compares it with another model, the guide, which
+is smaller or less trained and makes the same errors, only larger: w > 1 reduces them. Both have the same label, if any.
 """
 
 from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from ddpm_jax.diffusion.denoiser import Prediction
+from ddpm_jax.diffusion.denoiser import Denoiser, Prediction
 from ddpm_jax.diffusion.process import eps_from_x0
 from ddpm_jax.diffusion.schedule import Schedule
 from ddpm_jax.shapes import Images, Steps
 
 
 class Guidance(NamedTuple):
-    """Strength and interval of guidance; the default is the conditional model."""
+    """Strength and interval of guidance; the default is the better model, called the conditional one below."""
 
     scale: float = 1.0
     """w above."""
@@ -31,7 +33,16 @@ class Guidance(NamedTuple):
 UNGUIDED = Guidance()
 
 
-def guide(
+def autoguided(guidance: Guidance, schedule: Schedule, model: Denoiser, guide: Denoiser) -> Denoiser:
+    """A Denoiser that moves the predictions of a model away from those of its guide, Karras et al. 2024, Eq. 3."""
+
+    def denoise(x_t: Images, t: Steps) -> Prediction:
+        return guided_prediction(guidance, schedule, x_t, t, model(x_t, t), guide(x_t, t))
+
+    return denoise
+
+
+def guided_prediction(
     guidance: Guidance, schedule: Schedule, x_t: Images, t: Steps, conditional: Prediction, unconditional: Prediction
 ) -> Prediction:
     """The guided prediction for x_t at t, with the learned variance of the conditional prediction."""

@@ -5,7 +5,7 @@
 Sampling, editing and the variational bound differ only in their work.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -25,10 +25,13 @@ from ddpm_jax.builders import (
 from ddpm_jax.config import Config
 from ddpm_jax.diffusion.conditions import condition_input
 from ddpm_jax.diffusion.denoiser import Denoiser
-from ddpm_jax.diffusion.guidance import UNGUIDED, Guidance
+from ddpm_jax.diffusion.guidance import UNGUIDED, Guidance, autoguided
 from ddpm_jax.diffusion.pixels import from_pixels, to_pixels
 from ddpm_jax.diffusion.randomness import Purpose
 from ddpm_jax.generation.conditions import with_known_pixels
+from ddpm_jax.generation.guides import GuidedParams, guided_params, naming_guide, open_guide
+from ddpm_jax.generation.labels import label_names
+from ddpm_jax.interop.safetensors_file import Saved
 from ddpm_jax.network.bind import bind
 from ddpm_jax.runtime.compilation import jit
 from ddpm_jax.runtime.devices import along_batch, replicated
@@ -50,6 +53,14 @@ batch size."""
 
 
 def load_params(config: Config, workdir: AnyPath, mesh: Mesh) -> tuple[PyTree, int]:
+    """The parameters selected by config.sample, on every device, and their step; GuidedParams with sample.guide."""
+    params, step = load_own_params(config, workdir, mesh)
+    if config.sample.guide is None:
+        return params, step
+    return with_guide(config, workdir, label_names(config, workdir), params, step, mesh), step
+
+
+def load_own_params(config: Config, workdir: AnyPath, mesh: Mesh) -> tuple[PyTree, int]:
     """The parameters selected by sample.ema, ema_width and checkpoint, on every device, and their step."""
     shapes = param_shapes(config)
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), shapes)
@@ -63,6 +74,22 @@ def load_params(config: Config, workdir: AnyPath, mesh: Mesh) -> tuple[PyTree, i
     if found is None:
         raise no_checkpoint(workdir)
     return found
+
+
+def with_guide(
+    config: Config, workdir: AnyPath | None, names: Sequence[str], params: PyTree, step: int, mesh: Mesh
+) -> GuidedParams:
+    """The parameters of a model together with those of the guide that config.sample.guide names.
+
+    workdir: of the model's run, None for a model without; names: of its labels. Raises UserError as `open_guide` does.
+    """
+    guide = open_guide(config, workdir, names, step)
+    with naming_guide(config):
+        if isinstance(guide.source, Saved):
+            loaded = jax.device_put(guide.source.tree("ema"), replicated(mesh)), guide.source.step
+        else:
+            loaded = load_own_params(guide.config, guide.source, mesh)
+        return guided_params(config, params, guide.config, *loaded)
 
 
 def compile_work(
@@ -102,6 +129,7 @@ def compile_work(
 def bind_config(config: Config, guidance: Guidance = UNGUIDED) -> Callable[..., Denoiser]:
     """A function (params, seed, indices, labels, conditions) -> Denoiser of these images.
 
+    With GuidedParams, guidance compares with the guide, otherwise with the same model without label or condition.
     conditions: as pixels, which the seed noises to sample.condition_noise; None without.
     """
     unet, schedule, kind = build_unet(config), build_schedule(config), config.diffusion.prediction
@@ -110,6 +138,13 @@ def bind_config(config: Config, guidance: Guidance = UNGUIDED) -> Callable[..., 
     def bound(
         params: PyTree, seed: int | Array, indices: Array, labels: Labels | None, conditions: ConditionPixels | None
     ) -> Denoiser:
+        if isinstance(params, GuidedParams):
+            each = (seed, indices, labels, conditions)
+            model = bind_config(config)(params.params, *each)
+            if guidance.scale == 1.0:
+                return model
+            return autoguided(guidance, schedule, model, bind_config(params.guide_config)(params.guide, *each))
+        labels = labels if config.label_width else None  # A guide may have none where the model has some.
         given = None
         if condition is not None and conditions is not None:
             keys, noised_to = image_keys(seed, indices, Purpose.GIVEN_CONDITION), config.sample.condition_noise

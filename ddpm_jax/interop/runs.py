@@ -19,7 +19,7 @@ from ddpm_jax.runtime.urls import is_url
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.optimizer import build_optimizer
 from ddpm_jax.training.state import first_state
-from ddpm_jax.workdir import checkpoint_folder, next_command, write_config
+from ddpm_jax.workdir import checkpoint_folder, next_command, refuse_fields_of_commands, write_config
 
 CHANGEABLE = ("sample.", "train.", "model.dropout")
 """Fields of an imported model that may be changed."""
@@ -42,6 +42,7 @@ def start_run(
 
     names: of the classes or attributes. The workdir appears once it is complete.
     """
+    refuse_fields_of_commands(config)
     with new_folder(workdir) as partial:
         params, ema = jax.tree.map(jnp.asarray, (params, ema))
         optimizer = build_optimizer(config.optimizer, config.train.steps)

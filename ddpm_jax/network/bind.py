@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, PyTree
 
 from ddpm_jax.diffusion.conditions import ConditionInput
 from ddpm_jax.diffusion.denoiser import Denoiser, Prediction, prediction_of_output
-from ddpm_jax.diffusion.guidance import UNGUIDED, Guidance, guide
+from ddpm_jax.diffusion.guidance import UNGUIDED, Guidance, guided_prediction
 from ddpm_jax.diffusion.schedule import Schedule
 from ddpm_jax.network.unet import UNet
 from ddpm_jax.shapes import Augmentations, ImageKeys, Images, Labels, LabelVectors, Output, Steps
@@ -102,6 +102,6 @@ def bind(
         batch = x_t.shape[0]
         conditional = jax.tree.map(lambda x: x[:batch], both)
         unconditional = jax.tree.map(lambda x: x[batch:], both)
-        return guide(guidance, schedule, x_t, t, conditional, unconditional)
+        return guided_prediction(guidance, schedule, x_t, t, conditional, unconditional)
 
     return guided if guides and guidance.scale != 1.0 else plain

@@ -96,6 +96,12 @@ def test_noise_of_a_stage_is_independent_of_that_of_its_condition(runs):
     np.testing.assert_array_equal(small, large[:, :16])
 
 
+def test_guidance_and_the_guide_are_for_the_first_run(runs):
+    guided = config(sample={"guide": "runs/small", "guidance": 2.0})
+    stage = stage_config(guided, read_config(runs / "sr"), runs, 1)
+    assert (stage.sample.guide, stage.sample.guidance) == (None, 1.0)
+
+
 def test_labels_go_to_stages_with_the_same_names_and_guidance_to_the_base(runs, monkeypatch):
     options = {"cascade": str(runs / "sr"), "label": "b", "guidance": 2.0, "count": 3}
     for names, labels in ((("a", "b"), [1, 1, 1]), (("a", "c"), None)):

@@ -11,6 +11,7 @@ from ddpm_jax.commands.evaluation_setup import EvaluationSetup, protocol_of
 from ddpm_jax.evaluation.features import open_extractor
 from ddpm_jax.evaluation.results import result_name
 from ddpm_jax.evaluation.statistics import measure
+from ddpm_jax.generation.guides import GuidedParams
 from tests.training.toy import DISCS, config_with
 
 PARAMS = {"a": np.ones(3, np.float32)}
@@ -29,6 +30,20 @@ def test_results_of_models_without_a_condition_keep_the_names_of_older_versions(
     config = config_with(sample=FEW)
     assert result_name("x", protocol_of(config, 7, PARAMS, Inputs(), setup)) == "x-29fae459"
     assert evaluate_bound(config, tmp_path, 7, PARAMS, DISCS, np.arange(2)) == "bound-e1e53240"
+
+
+def test_the_protocol_of_guided_samples_holds_the_guide_and_that_of_the_bound_does_not(setup, tmp_path, monkeypatch):
+    monkeypatch.setattr("ddpm_jax.commands.bound.bound_of", lambda *_: (np.ones(2), np.ones((2, 3)), np.ones(2)))
+    config = config_with(sample=FEW | {"guide": "runs/small", "guidance": 2.0})
+    guides = [GuidedParams(PARAMS, {"b": np.full(3, value)}, 5, config_with(model={"channels": 4})) for value in (1, 2)]
+    protocols = [protocol_of(config, 7, params, Inputs(), setup)["drawn"] for params in (PARAMS, *guides)]
+    found = [drawn.pop("guide", None) for drawn in protocols]
+    assert protocols[0] == protocols[1] == protocols[2] and found[0] is None
+    crcs = [guide.pop("parameters_crc32") for guide in found[1:]]
+    assert found[1] == found[2] == {"from": "runs/small", "training_step": 5, "model.channels": 4}
+    assert crcs[0] != crcs[1]
+    bounds = {evaluate_bound(config, tmp_path, 7, params, DISCS, np.arange(2)) for params in (PARAMS, *guides)}
+    assert bounds == {"bound-e1e53240"}
 
 
 def test_protocols_differ_wherever_conditions_do(setup):

@@ -24,6 +24,7 @@ SOUND = {
     "EMA with warm-up": {"optimizer": {"ema_decay": 0.9999}},
     "short EMA": {"optimizer": {"ema_decay": 0.99, "ema_warmup": False}},
     "guidance": {"sample": {"guidance": 2.0}},
+    "guide": {"sample": {"guidance": 2.0, "guide": "runs/small"}, "train": {"steps": 900, "label_dropout": 0.0}},
     "no guidance": {"train": {"steps": 900, "label_dropout": 0.0}},
 }
 

@@ -48,6 +48,7 @@ REFUSED = {
     "sample.percentile_max": (0.5, "sample.percentile_max=0.5 is out of range; expected at least 1"),
     "sample.keep_eps": (True, "sample.keep_eps=True has no effect with sample.sampler='ddpm'; set the sampler to"),
     "sample.guidance_interval": ((5,), "sample.guidance_interval=(5,) is not an interval; expected (low, high)"),
+    "sample.guide": ("runs/small", "sample.guide=runs/small has no effect with sample.guidance=1.0; set the guidance"),
     "sample.guidance_rescale": (0.7, "sample.guidance_rescale=0.7 has no effect with sample.guidance=1.0"),
     "sample.variance": ("learned", "needs a model trained with diffusion.variance='learned'"),
     "sample.label": ("cat", "sample.label=cat needs a conditional model"),

@@ -69,6 +69,7 @@ OTHER = {
     "seed": (1, {}),
     "label": ("1", {}),
     "guidance": (2.0, {}),
+    "guide": ("runs/small", {"guidance": 2.0}),
     "guidance_interval": ((3, 7), {"guidance": 2.0}),
     "guidance_rescale": (0.5, {"guidance": 2.0}),
     "condition_noise": (3, {"task": "condition"}),

@@ -51,7 +51,7 @@ def test_devices_and_processes_do_not_change_the_result(tmp_path):
     losses, images, states = {}, {}, {}
     digits = write_digits(tmp_path / "digits", 3)
     sampling = ("--config.sample.task=condition", f"--config.sample.originals={digits}", "--config.sample.count=8")
-    sampling += ("--config.sample.ema_width=0.06",)
+    sampling += ("--config.sample.ema_width=0.06", "--config.sample.guide=checkpoint:4", "--config.sample.guidance=2.0")
     for name, (processes, devices, sharding) in kinds.items():
         workdir = tmp_path / name
         job = {"processes": processes, "devices": devices}

@@ -11,7 +11,7 @@ import pytest
 from ddpm_jax import UserError, load_run
 from ddpm_jax.commands import cli
 from ddpm_jax.interop.diffusers_folder import write_folder
-from ddpm_jax.interop.runs import new_workdir, numbered, refuse_contradictions
+from ddpm_jax.interop.runs import new_workdir, numbered, refuse_contradictions, start_run
 from scripts import export_safetensors, import_safetensors
 from tests.end_to_end.commands import ROOT
 from tests.interop.toy import config, imported, random_params, random_run
@@ -21,6 +21,12 @@ def test_only_fields_that_the_parameters_do_not_determine_may_change():
     refuse_contradictions({"sample.steps": 5, "model.dropout": 0.1}, config())
     with pytest.raises(UserError, match="model.channels is 64 in the imported model and cannot be set to 8"):
         refuse_contradictions({"model.channels": 64}, config())
+
+
+def test_a_run_starts_without_the_fields_of_single_commands(tmp_path):
+    with pytest.raises(UserError, match="^sample.guide=x is for --mode=sample and --mode=evaluate; leave it out"):
+        start_run(config(sample={"guide": "x", "guidance": 2.0}), tmp_path / "run", {}, ())
+    assert not list(tmp_path.iterdir())
 
 
 def test_classes_without_names_are_numbered():
