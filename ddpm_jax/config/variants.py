@@ -21,9 +21,6 @@ def apply_variant(config: Recipe, variant: str, others: Mapping[str, Change] | N
 def tune_consistency(config: Recipe) -> Recipe:
     """The same model tuned to sample in one to four steps; train.start_from names the trained one."""
     config.diffusion.objective = "consistency"
-    # ln(sigma) ~ N(-1.1, 2^2), as in Geng et al. 2024, section 4.
-    config.train.t_sampling, config.train.t_mean, config.train.t_std = "logit_normal", 2.2, 4.0
-    config.train.t_unbiased = False
     config.sample.sampler = "consistency"
     config.log.preview_samplers = "consistency:1,consistency:2,consistency:4"
     config.evaluate.light_sampler = "consistency:2"
