@@ -37,9 +37,10 @@ def get_config(variant: str = "") -> ConfigDict:
 
 
 def consistency(config: Recipe) -> Recipe:
-    """Tunes the pretrained model, or a run in --config.train.start_from, to sample in one to four steps."""
+    """Tunes the pretrained model, or a run with classes in --config.train.start_from, to sample in one to four steps."""
     config = tune_consistency(config)
     config.train.start_from = "pretrained:digits"
+    config.model.classes = 10
     config.optimizer.learning_rate = 1e-3
     config.train.steps = 2000
     return config

@@ -36,7 +36,7 @@ from ddpm_jax.diffusion.objective import (
     uniform,
 )
 from ddpm_jax.diffusion.schedule import BETAS, Schedule, schedule_of_betas
-from ddpm_jax.diffusion.time_sampling import logit_normal, no_history, with_uniform
+from ddpm_jax.diffusion.time_sampling import logit_normal, no_history
 from ddpm_jax.errors import UserError
 from ddpm_jax.network.unet import UNet, init_params
 from ddpm_jax.runtime.devices import to_devices
@@ -277,12 +277,12 @@ def build_inpainting(config: Config) -> Callable[..., Any]:
     return paint
 
 
-def t_probabilities(config: Config) -> Betas | None:
-    """The probabilities of t = 1..T; None for uniform ones, or those that follow the losses."""
+def build_t_density(config: Config) -> Betas | None:
+    """The density of t = 1..T in training; None for a uniform one, or one that follows the losses."""
     train = config.train
     if train.t_sampling != "logit_normal":
         return None
-    return with_uniform(logit_normal(build_schedule(config), train.t_mean, train.t_std))
+    return logit_normal(build_schedule(config), train.t_mean, train.t_std)
 
 
 def build_learner(config: Config, mesh: Mesh) -> Learner:
@@ -292,7 +292,7 @@ def build_learner(config: Config, mesh: Mesh) -> Learner:
         schedule=build_schedule(config),
         loss=build_loss(config),
         steps=config.train.steps,
-        t_probabilities=t_probabilities(config),
+        t_density=build_t_density(config),
         t_unbiased=config.train.t_unbiased,
         optimizer=build_optimizer(config.optimizer, config.train.steps),
         learning_rate=learning_rate(config.optimizer, config.train.steps),

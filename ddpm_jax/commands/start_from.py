@@ -7,6 +7,7 @@ initialised anew and listed.
 """
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +26,7 @@ from ddpm_jax.generation.labels import label_names
 from ddpm_jax.interop.diffusers_folder import WEIGHTS, read_folder
 from ddpm_jax.interop.safetensors_file import PRETRAINED, find_file, read_file
 from ddpm_jax.interop.tensors import by_path
-from ddpm_jax.runtime.urls import AnyPath, as_path, check_folder, store_errors
+from ddpm_jax.runtime.urls import AnyPath, as_path, check_folder, local_file, store_errors
 from ddpm_jax.shapes import AnyArray
 from ddpm_jax.training.checkpoint import checkpoint_steps
 from ddpm_jax.workdir import checkpoint_folder, no_checkpoint, read_config
@@ -53,16 +54,42 @@ def open_source(config: Config) -> Source | None:
     if name is None:
         return None
     try:
-        if name.startswith(PRETRAINED) or name.endswith(".safetensors"):
-            saved = read_file(find_file(name))
-            return Source(saved.config, saved.names, lambda mesh: saved.tree("ema"))
-        folder = as_path(name, FIELD)
-        with store_errors(folder):
-            check_folder(folder)
-            diffusers = any((folder / part).exists() for part in ("model_index.json", "unet", WEIGHTS))
-            return _diffusers_source(Path(str(folder)), config) if diffusers else _run_source(folder)
+        source = _open(name, config)
     except UserError as error:
         raise UserError(f"{FIELD}={name}: {error}") from error
+    _refuse_misfit(config, source)
+    return source
+
+
+def _open(name: str, config: Config) -> Source:
+    if name.startswith(PRETRAINED) or name.endswith(".safetensors"):
+        saved = read_file(find_file(str(local_file(name, FIELD)) if not name.startswith(PRETRAINED) else name))
+        return Source(saved.config, saved.names, lambda mesh: saved.tree("ema"))
+    folder = as_path(name, FIELD)
+    with store_errors(folder):
+        check_folder(folder)
+        if not any((folder / part).exists() for part in ("model_index.json", "unet", WEIGHTS)):
+            return _run_source(folder)
+    return _diffusers_source(local_file(name, FIELD), config)
+
+
+def _refuse_misfit(config: Config, source: Source) -> None:
+    """Raises UserError unless at least half of the parameters are taken over, by their number."""
+    wanted = by_path(param_shapes(config))
+    shared = _shared(by_path(param_shapes(source.config)), wanted)
+    sizes = {path: math.prod(leaf.shape) for path, leaf in wanted.items()}
+    if 2 * sum(sizes[path] for path in shared) < sum(sizes.values()):
+        ours, theirs = config.model, source.config.model
+        raise UserError(
+            f"{FIELD}={config.train.start_from} has few of this network's parameters: its model.channels and "
+            f"model.multipliers are {theirs.channels} and {theirs.multipliers}, here they are {ours.channels} and "
+            f"{ours.multipliers}; give a model with the same fields of model."
+        )
+
+
+def _shared(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """The leaves of `given` whose path and shape are also in `wanted`."""
+    return {path: leaf for path, leaf in given.items() if path in wanted and leaf.shape == wanted[path].shape}
 
 
 def _run_source(workdir: AnyPath) -> Source:
@@ -88,22 +115,19 @@ def first_params(config: Config, source: Source | None, names: Sequence[str], me
     """The parameters that a new run takes over, by their dotted paths; none without a source.
 
     names: of the classes or attributes of the new run. Logs the parameters that are initialised anew, and settings
-    that differ from those for which the parameters were trained. Raises UserError if no parameter fits.
+    that differ from those for which the parameters were trained.
     """
     if source is None:
         return {}
     given, wanted = by_path(source.load(mesh)), by_path(param_shapes(config))
-    taken = {path: leaf for path, leaf in given.items() if path in wanted and leaf.shape == wanted[path].shape}
+    taken = _shared(given, wanted)
     if config.label_width and list(source.names) != list(names):
         taken = {path: leaf for path, leaf in taken.items() if not path.startswith(LABELS)}
-    if not taken:
-        raise UserError(
-            f"{FIELD}={config.train.start_from} has none of the network's parameters; give a model whose "
-            f"model.channels and model.multipliers are like {config.model.channels} and {config.model.multipliers}."
-        )
     logger.info("Starting from %d of the %d arrays of %s", len(taken), len(wanted), config.train.start_from)
     if anew := wanted.keys() - taken.keys():
         logger.warning("Initialised anew, since they do not fit: %s.", shortened(sorted(anew)))
+    if unused := given.keys() - wanted.keys():
+        logger.warning("Not used, since this network has none: %s.", shortened(sorted(unused)))
     for name, (theirs, ours) in _differences(config, source.config).items():
         logger.warning(
             "%s is %r here, and was %r in %s, whose parameters have to adapt.",

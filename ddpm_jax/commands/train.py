@@ -160,8 +160,13 @@ def check_before_start(config: Config, workdir: AnyPath, mesh: Mesh) -> None:
         raise UserError(
             f"train.steps={config.train.steps} is below step {reached}, which {workdir} has reached; raise it."
         )
-    if not reached:
+    if not checkpoint_steps(checkpoint_folder(workdir)):
         open_source(config)
+    elif config.train.start_from and not reached:
+        raise UserError(
+            f"train.start_from={config.train.start_from} has no effect: {workdir} holds imported parameters; leave it "
+            "out, or choose another --workdir."
+        )
     check_divisible(mesh, config.data.batch_size, config.train.accumulate, "data.batch_size")
     for line in before_training(config) if jax.process_index() == 0 else ():
         logger.warning("%s", line)

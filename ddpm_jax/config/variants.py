@@ -11,8 +11,11 @@ Change = Callable[[Recipe], Recipe]
 
 
 def apply_variant(config: Recipe, variant: str, others: Mapping[str, Change] | None = None) -> Recipe:
-    """The recipe itself for "", its toy version for "smoke", or one of `others`, the recipe's own variants."""
-    variants: dict[str, Change] = {"": lambda config: config, "smoke": smoke, **(others or {})}
+    """The recipe itself for "", its toy version for "smoke", the tuning of its model to few steps for "consistency", or
+    one of `others`, the recipe's own variants.
+    """
+    variants: dict[str, Change] = {"": lambda config: config, "smoke": smoke, "consistency": tune_consistency}
+    variants |= others or {}
     if variant not in variants:
         raise UserError(f"This recipe has no variant {variant!r}; {nearest(variant, [v for v in variants if v])}")
     return variants[variant](config)

@@ -1,12 +1,13 @@
 """Which t are trained on: uniform, by noise level, or by recent loss, with weights that undo the choice.
 
-    E_{t ~ p} [loss_t / (T p_t)] = the mean of loss_t over t = 1..T
+    t ~ p = (1 - u) density + u / T,   E_{t ~ p} [loss_t / (T p_t)] = the mean of loss_t over t = 1..T
 
-so that a density p other than the uniform one changes the variance of the gradient, and not its mean.
+so that a density other than the uniform one changes the variance of the gradient, and not its mean. The small uniform
+share u bounds the weights.
 """
 
 from statistics import NormalDist
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,50 +15,51 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ddpm_jax.diffusion.schedule import Schedule
-from ddpm_jax.shapes import Betas, OneKey, PerImage, Steps
+from ddpm_jax.shapes import AnyArray, Betas, OneKey, PerImage, Steps
 
 UNIFORM_SHARE = 1e-3
-"""Share of uniform t in every density, which bounds the weights by its inverse; that of improved DDPM's code."""
+"""u above: as in improved DDPM's code."""
 REMEMBERED = 10
 """Losses remembered at each t, Nichol & Dhariwal 2021, section 3.3."""
 
-Probabilities = Float[Array, "T"]
-"""One for each t = 1..T."""
-
-
-def with_uniform(probabilities: Any) -> Any:
-    """Probabilities [T], of NumPy or JAX, mixed with a small share of uniform ones."""
-    shares = probabilities / probabilities.sum()
-    return (1.0 - UNIFORM_SHARE) * shares + UNIFORM_SHARE / len(probabilities)
+Density = Float[AnyArray, "T"]
+"""The probability of each t = 1..T, without the uniform share."""
 
 
 def logit_normal(schedule: Schedule, mean: float, std: float) -> Betas:
-    """Probabilities of t = 1..T if log-SNR is normal, which makes noise^2 / (signal^2 + noise^2) logit-normal.
+    """The density of t = 1..T if log-SNR is normal, which makes noise^2 / (signal^2 + noise^2) logit-normal.
 
     Each t stands for the log-SNRs nearest to its own. ln(sigma) of Karras et al. 2022, N(-1.2, 1.2^2), is mean 2.4 and
     std 2.4 here, since log-SNR = -2 ln(sigma).
     """
     log_snr = schedule.log_snr[1:].copy()
-    if np.isinf(log_snr[-1]):
-        log_snr[-1] = 2.0 * log_snr[-2] - log_snr[-3]
+    if np.isinf(log_snr[-1]):  # As far from the one before as that from its own.
+        log_snr[-1] = 2.0 * log_snr[-2] - log_snr[max(-3, -len(log_snr))]
     middles = (log_snr[1:] + log_snr[:-1]) / 2.0
     normal = NormalDist(mean, std)
     below = np.array([1.0, *(normal.cdf(middle) for middle in middles), 0.0])
     return below[:-1] - below[1:]
 
 
-def draw_steps(key: OneKey, probabilities: Probabilities, count: int) -> Steps:
-    """t in 1..T for `count` images, by inverting the cumulative probabilities."""
-    # Float32 sums of 1,000 small numbers end near 1, not at it.
-    cumulative = jnp.cumsum(probabilities)
+def draw_steps(key: OneKey, density: Density, count: int) -> Steps:
+    """t in 1..T for `count` images, from the density with its uniform share.
+
+    Both parts are drawn apart: the few numbers that float32 has between two sums near 1 are fewer than the share.
+    """
+    share_key, uniform_key, density_key = jax.random.split(key, 3)
+    cumulative = jnp.cumsum(jnp.asarray(density, jnp.float32))
     with jax.threefry_partitionable(True):
-        u = jax.random.uniform(key, (count,), jnp.float32) * cumulative[-1]
-    return jnp.clip(jnp.searchsorted(cumulative, u, side="right"), 0, len(cumulative) - 1).astype(jnp.int32) + 1
+        any_t = jax.random.randint(uniform_key, (count,), 1, len(density) + 1, jnp.int32)
+        below = jax.random.uniform(density_key, (count,), jnp.float32) * cumulative[-1]
+        from_density = jax.random.uniform(share_key, (count,), jnp.float32) >= UNIFORM_SHARE
+    inverted = jnp.clip(jnp.searchsorted(cumulative, below, side="right"), 0, len(density) - 1)
+    return jnp.where(from_density, inverted.astype(jnp.int32) + 1, any_t)
 
 
-def importance_weights(probabilities: Probabilities, t: Steps) -> PerImage:
-    """1 / (T p_t) for each image."""
-    return 1.0 / (len(probabilities) * probabilities[t - 1])
+def importance_weights(density: Density, t: Steps) -> PerImage:
+    """1 / (T p_t) for each image; p includes the uniform share."""
+    steps, density = len(density), jnp.asarray(density, jnp.float32)
+    return 1.0 / (steps * (1.0 - UNIFORM_SHARE) * density[t - 1] + UNIFORM_SHARE)
 
 
 class LossHistory(NamedTuple):
@@ -73,15 +75,15 @@ def no_history(steps: int) -> LossHistory:
     return LossHistory(jnp.zeros((steps, REMEMBERED), jnp.float32), jnp.zeros((steps,), jnp.int32))
 
 
-def probabilities_by_loss(history: LossHistory) -> Probabilities:
-    """p_t proportional to sqrt(E[loss_t^2]) over the latest losses, Nichol & Dhariwal 2021, Eq. 18.
+def density_by_loss(history: LossHistory) -> Density:
+    """Proportional to sqrt(E[loss_t^2]) over the latest losses, Nichol & Dhariwal 2021, Eq. 18.
 
     Uniform until each t has as many losses as are remembered.
     """
     steps = len(history.seen)
     root = jnp.sqrt(jnp.mean(history.losses**2, axis=1))
     known = jnp.all(history.seen >= REMEMBERED) & (jnp.sum(root) > 0.0)
-    return with_uniform(jnp.where(known, root, 1.0 / steps))
+    return jnp.where(known, root / jnp.sum(root), 1.0 / steps)
 
 
 def remember(history: LossHistory, t: Steps, losses: PerImage) -> LossHistory:

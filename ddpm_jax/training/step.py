@@ -26,10 +26,10 @@ from ddpm_jax.diffusion.pixels import from_pixels
 from ddpm_jax.diffusion.randomness import Purpose, draw_normal, purpose_key
 from ddpm_jax.diffusion.schedule import Schedule
 from ddpm_jax.diffusion.time_sampling import (
-    Probabilities,
+    Density,
+    density_by_loss,
     draw_steps,
     importance_weights,
-    probabilities_by_loss,
     remember,
 )
 from ddpm_jax.network.bind import Conditioning, apply_unet, drop_labels, label_vectors
@@ -37,7 +37,7 @@ from ddpm_jax.network.unet import UNet
 from ddpm_jax.runtime.compilation import DETERMINISTIC, jit, lower
 from ddpm_jax.runtime.devices import platform_of, replicated
 from ddpm_jax.sampling.noise import image_keys
-from ddpm_jax.shapes import Betas, ImageKeys, Images, Labels, OneKey, Output, PerImage, Pixels, Steps
+from ddpm_jax.shapes import ImageKeys, Images, Labels, OneKey, Output, PerImage, Pixels, Steps
 from ddpm_jax.training.ema import update_ema
 from ddpm_jax.training.optimizer import LearningRate
 from ddpm_jax.training.power_ema import update_power_emas
@@ -60,10 +60,10 @@ class Learner:
     loss: Loss
     steps: int
     """Training steps of the run."""
-    t_probabilities: Betas | None
-    """Probabilities of t = 1..T; None for uniform t, and for those by recent loss."""
+    t_density: Density | None
+    """Density of t = 1..T; None for uniform t, and for those by recent loss."""
     t_unbiased: bool
-    """Whether weights make up for the probabilities of t."""
+    """Whether weights make up for the density of t."""
     optimizer: optax.GradientTransformation
     learning_rate: LearningRate
     ema_config: Optimizer
@@ -99,8 +99,8 @@ def train_step(
 
     A batch whose loss or gradient is not finite changes only the counters.
     """
-    chances = probabilities_of_t(learner, state)
-    gradient, loss, t = _accumulated_gradient(learner, state.params, batch, state.step, chances)
+    density = density_of_t(learner, state)
+    gradient, loss, t = _accumulated_gradient(learner, state.params, batch, state.step, density)
     norm = optax.tree.norm(gradient)
     # Without the barriers XLA computes `finite` anew for each array, and the new parameters anew for their EMA.
     finite = jax.lax.optimization_barrier(jnp.isfinite(norm) & jnp.all(jnp.isfinite(loss)))
@@ -110,10 +110,11 @@ def train_step(
 
     updates, opt_state = learner.optimizer.update(gradient, state.opt_state, state.params)
     params = jax.lax.optimization_barrier(keep(optax.apply_updates(state.params, updates), state.params))
-    updates = state.step - state.skipped
-    ema = update_ema(learner.ema_config, state.ema, params, updates)
-    power_emas = update_power_emas(learner.ema_config.power_widths, state.power_emas, params, updates + 1)
-    rate = learner.learning_rate(updates)
+    done = state.step - state.skipped
+    ema = update_ema(learner.ema_config, state.ema, params, done)
+    power_emas = update_power_emas(learner.ema_config.power_widths, state.power_emas, params, done + 1)
+    history = remember(state.loss_history, t, loss) if state.loss_history else ()
+    rate = learner.learning_rate(done)
 
     bad = 1 - finite.astype(jnp.int32)
     streak = bad * (state.bad_streak + 1)
@@ -125,29 +126,29 @@ def train_step(
         params=params,
         ema=keep(ema, state.ema),
         opt_state=keep(opt_state, state.opt_state),
-        loss_history=keep(remember(state.loss_history, t, loss), state.loss_history) if state.loss_history else (),
+        loss_history=keep(history, state.loss_history),
         power_emas=keep(power_emas, state.power_emas),
     )
     quarter = quarter_of(learner.schedule, t)
     by_quarter = (_mean(loss, quarter == q) for q in range(len(QUARTERS)))
-    means = (_mean(_weighted(learner, loss, t, chances)), *by_quarter, _mean(norm), _mean(rate))
+    means = (_mean(_weighted(learner, loss, t, density)), *by_quarter, _mean(norm), _mean(rate))
     merged = {name: metrics[name].merge(mean) for name, mean in zip(METRICS, means, strict=True)}
     return new_state, keep(merged, metrics), streak
 
 
-def probabilities_of_t(learner: Learner, state: TrainState) -> Probabilities | None:
-    """The probabilities of t = 1..T in this step; None for uniform ones."""
+def density_of_t(learner: Learner, state: TrainState) -> Density | None:
+    """The density of t = 1..T in this step; None for uniform t."""
     if state.loss_history:
-        return probabilities_by_loss(state.loss_history)
-    return None if learner.t_probabilities is None else jnp.asarray(learner.t_probabilities, jnp.float32)
+        return density_by_loss(state.loss_history)
+    return learner.t_density
 
 
-def _weighted(learner: Learner, loss: PerImage, t: Steps, chances: Probabilities | None) -> PerImage:
-    return loss if chances is None or not learner.t_unbiased else importance_weights(chances, t) * loss
+def _weighted(learner: Learner, loss: PerImage, t: Steps, density: Density | None) -> PerImage:
+    return loss if density is None or not learner.t_unbiased else importance_weights(density, t) * loss
 
 
 def _accumulated_gradient(
-    learner: Learner, params: PyTree, batch: Batch, step: Int[Array, ""], chances: Probabilities | None
+    learner: Learner, params: PyTree, batch: Batch, step: Int[Array, ""], density: Density | None
 ) -> tuple[PyTree, PerImage, Steps]:
     """Mean gradient over the microbatches of a batch, with the loss and t of each image."""
     key = jax.random.fold_in(purpose_key(learner.seed, Purpose.STEP), step)
@@ -159,7 +160,7 @@ def _accumulated_gradient(
     def add(
         total: PyTree, microbatch: tuple[Batch, Array, Array | None, Array | None]
     ) -> tuple[PyTree, tuple[PerImage, Steps]]:
-        gradient, aux = differentiate(learner, params, *microbatch, step, chances)
+        gradient, aux = differentiate(learner, params, *microbatch, step, density)
         return jax.tree.map(jnp.add, total, gradient), aux
 
     zeros = jax.tree.map(jnp.zeros_like, params)
@@ -168,7 +169,7 @@ def _accumulated_gradient(
     condition_keys = step_keys(learner, Purpose.CONDITION, step, shape) if learner.condition else None
     inputs = (batch, jax.random.split(key, microbatches), augment_keys, condition_keys)
     if microbatches == 1:
-        gradient, (loss, t) = differentiate(learner, params, *jax.tree.map(lambda x: x[0], inputs), step, chances)
+        gradient, (loss, t) = differentiate(learner, params, *jax.tree.map(lambda x: x[0], inputs), step, density)
         return gradient, loss, t
     # Inside a loop, XLA on CPU compiles the weight gradient of a convolution to naive code, a hundred times slower:
     # there the loop over microbatches is unrolled.
@@ -196,16 +197,16 @@ def _microbatch_loss(
     augment_keys: ImageKeys | None,
     condition_keys: ImageKeys | None,
     step: Int[Array, ""],
-    chances: Probabilities | None,
+    density: Density | None,
 ) -> tuple[Array, tuple[PerImage, Steps]]:
     time_key, noise_key, dropout_key, label_key = jax.random.split(key, 4)
     x0, augmentation, condition = from_pixels(batch.images), None, None
     if augment_keys is not None:
         x0, augmentation = augment(x0, augment_keys, learner.augment)
-    if chances is None:
+    if density is None:
         t = jax.random.randint(time_key, x0.shape[:1], 1, learner.schedule.steps + 1)
     else:
-        t = draw_steps(time_key, chances, len(x0))
+        t = draw_steps(time_key, density, len(x0))
     noise = draw_normal(noise_key, x0.shape)
     labels = label_vectors(batch.labels, learner.unet.labels)
     labels = drop_labels(labels, jax.random.bernoulli(label_key, learner.label_dropout, t.shape))
@@ -215,7 +216,7 @@ def _microbatch_loss(
         labels = drop_labels(labels, drop)
     given = Conditioning(labels, condition, augmentation)
     loss = _losses(learner, params, x0, given, t, noise, step, jax.random.split(dropout_key, t.shape[0]))
-    return jnp.mean(_weighted(learner, loss, t, chances)), (loss, t)
+    return jnp.mean(_weighted(learner, loss, t, density)), (loss, t)
 
 
 def _losses(

@@ -80,6 +80,8 @@ def test_parameters_of_labels_are_kept_only_for_the_same_labels(tmp_path, packag
     assert any(path.startswith("labels.") for path in taken(settings, ("cat", "dog")))
     assert not any(path.startswith("labels.") for path in taken(settings, ("cat", "fox")))
     assert "Initialised anew, since they do not fit: labels." in package_log.text
+    taken(starting_from(tmp_path / "source"))
+    assert "Not used, since this network has none: labels." in package_log.text
 
 
 def test_other_meanings_of_the_output_are_pointed_out(source, package_log):
@@ -106,5 +108,10 @@ def test_models_that_cannot_be_used_are_refused_before_the_workdir_exists(tmp_pa
         assert "\n" not in str(error.value)
         assert not (tmp_path / "run").exists()
     wider = starting_from(workdir, model={"channels": 16})
-    with pytest.raises(UserError, match=r"has none of the network's parameters; give a model whose model.channels"):
-        taken(wider)
+    with pytest.raises(UserError, match=r"are 8 and \(1, 2\), here they are 16 and \(1, 2\); give a model"):
+        train(wider, tmp_path / "run")
+    with pytest.raises(UserError, match="is a URL; copy it to this machine"):
+        train(starting_from("gs://bucket/model.safetensors"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UserError, match="has no effect: .* holds imported parameters; leave it out"):
+        train(starting_from(workdir), workdir)

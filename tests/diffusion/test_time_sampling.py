@@ -6,17 +6,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax.diffusion.schedule import linear_betas, schedule_of_betas
+from ddpm_jax.diffusion.schedule import cosine_betas, linear_betas, schedule_of_betas
 from ddpm_jax.diffusion.time_sampling import (
     REMEMBERED,
+    UNIFORM_SHARE,
     LossHistory,
+    density_by_loss,
     draw_steps,
     importance_weights,
     logit_normal,
     no_history,
-    probabilities_by_loss,
     remember,
-    with_uniform,
 )
 
 
@@ -28,31 +28,51 @@ def full_history(losses):
 def densities(cosine, draw):
     losses = draw.uniform(0.1, 2.0, 1000).astype(np.float32)
     return {
-        "logit_normal": jnp.asarray(with_uniform(logit_normal(cosine, 2.4, 2.4)), jnp.float32),
-        "loss": probabilities_by_loss(full_history(losses)),
-        "no history yet": probabilities_by_loss(no_history(1000)),
+        "logit_normal": logit_normal(cosine, 2.4, 2.4),
+        "loss": density_by_loss(full_history(losses)),
+        "no history yet": density_by_loss(no_history(1000)),
     }
 
 
-def test_weights_undo_any_distribution(cosine, draw):
-    """E[loss / (T p)] is the mean over t, and its variance is finite: no t has probability 0."""
+def with_uniform(density):
+    return (1.0 - UNIFORM_SHARE) * np.asarray(density, np.float64) + UNIFORM_SHARE / len(density)
+
+
+def test_weights_undo_any_density(cosine, draw):
+    """E[loss / (T p)] is the mean over t, and the weights are bounded: no t has probability 0."""
     loss, t = draw.uniform(0.0, 3.0, 1000), jnp.arange(1, 1001)
-    for name, p in densities(cosine, draw).items():
-        np.testing.assert_allclose(p.sum(), 1.0, rtol=1e-5, err_msg=name)
-        assert p.min() > 0.9e-6, name
-        estimate = np.sum(np.asarray(p, np.float64) * np.asarray(importance_weights(p, t), np.float64) * loss)
-        np.testing.assert_allclose(estimate, loss.mean(), rtol=1e-5, err_msg=name)
+    for name, density in densities(cosine, draw).items():
+        np.testing.assert_allclose(density.sum(), 1.0, rtol=1e-5, err_msg=name)
+        weights = np.asarray(importance_weights(density, t), np.float64)
+        np.testing.assert_allclose(np.sum(with_uniform(density) * weights * loss), loss.mean(), rtol=1e-5, err_msg=name)
+        assert weights.max() <= 1.001 / UNIFORM_SHARE, name
 
 
 def test_steps_are_drawn_with_their_probabilities(cosine, draw):
     count = 200_000
-    for name, p in densities(cosine, draw).items():
-        t = draw_steps(jax.random.key(1), p, count)
+    for name, density in densities(cosine, draw).items():
+        t = draw_steps(jax.random.key(1), density, count)
         assert t.min() >= 1 and t.max() <= 1000
         found = np.bincount(t, minlength=1001)[1:].reshape(50, 20).sum(1)
-        expected = count * np.asarray(p, np.float64).reshape(50, 20).sum(1)
+        expected = count * with_uniform(density).reshape(50, 20).sum(1)
         # 50 bins of Poisson counts: six standard deviations of the chi-squared distribution.
         assert np.sum((found - expected) ** 2 / expected) < 50 + 6 * np.sqrt(2 * 50), name
+
+
+@pytest.mark.parametrize("steps", [1000, 4000])
+def test_steps_far_from_the_density_are_drawn_at_their_uniform_share(steps):
+    """There the weights are largest: t of a share of 1e-3 / T, of which float32 could not tell two sums apart."""
+    density = logit_normal(schedule_of_betas(cosine_betas(steps)), 6.0, 0.5)
+    rare = np.arange(1, steps + 1) > steps // 2
+    assert density[rare].sum() < 1e-12
+    count = 500_000
+    t = np.asarray(draw_steps(jax.random.key(0), density, count))
+    found = np.sum(rare[t - 1])
+    expected = count * UNIFORM_SHARE * rare.mean()
+    assert abs(found - expected) < 5 * np.sqrt(expected)
+    weights = importance_weights(density, jnp.asarray(t))
+    weights = np.asarray(weights, np.float64)
+    np.testing.assert_allclose(weights.mean(), 1.0, atol=5 * weights.std() / np.sqrt(count))
 
 
 def test_the_log_snr_is_normal(cosine):
@@ -66,8 +86,10 @@ def test_the_log_snr_is_normal(cosine):
 
 def test_a_step_without_signal_has_a_probability():
     schedule = schedule_of_betas(linear_betas(100), zero_terminal_snr=True)
-    p = with_uniform(logit_normal(schedule, 0.0, 2.0))
-    assert np.isfinite(p).all() and p[-1] > 0.0
+    density = logit_normal(schedule, 0.0, 2.0)
+    assert np.isfinite(density).all() and density[-1] > 0.0
+    two = logit_normal(schedule_of_betas(linear_betas(2), zero_terminal_snr=True), 0.0, 2.0)
+    np.testing.assert_allclose(two.sum(), 1.0)
 
 
 def test_a_history_holds_the_latest_losses_of_each_step(draw):
@@ -82,21 +104,21 @@ def test_a_history_holds_the_latest_losses_of_each_step(draw):
         for step in range(1, 5):
             kept = np.asarray(history.losses)[step - 1][: min(int(history.seen[step - 1]), REMEMBERED)]
             np.testing.assert_array_equal(np.sort(kept), np.sort(expected[step]))
-    np.testing.assert_allclose(probabilities_by_loss(history), 0.2)  # t = 5 has no losses yet.
+    np.testing.assert_allclose(density_by_loss(history), 0.2)  # t = 5 has no losses yet.
 
 
 def test_probabilities_follow_the_root_of_the_mean_square():
     losses = jnp.asarray([1.0, 3.0, 0.5, 0.0])
-    p = np.asarray(probabilities_by_loss(full_history(losses)))
-    np.testing.assert_allclose(p, with_uniform(np.array([1.0, 3.0, 0.5, 0.0])), rtol=1e-6)
-    np.testing.assert_allclose(probabilities_by_loss(full_history(0.0 * losses)), 0.25)
+    p = np.asarray(density_by_loss(full_history(losses)))
+    np.testing.assert_allclose(p, np.array([1.0, 3.0, 0.5, 0.0]) / 4.5, rtol=1e-6)
+    np.testing.assert_allclose(density_by_loss(full_history(0.0 * losses)), 0.25)
 
 
 @pytest.mark.parametrize("steps", [2, 1000])
 def test_estimates_by_loss_vary_less_than_uniform_ones(draw, steps):
     """For losses that are the same each time, the variance vanishes but for the uniform share."""
     losses = jnp.asarray(draw.uniform(0.01, 2.0, steps), jnp.float32)
-    p = probabilities_by_loss(full_history(losses))
+    p = density_by_loss(full_history(losses))
     variance = partial(np.var, ddof=1)
     t = draw_steps(jax.random.key(0), p, 10_000)
     estimates = importance_weights(p, t) * losses[t - 1]

@@ -8,6 +8,7 @@ import numpy as np
 
 from ddpm_jax.diffusion.denoiser import Prediction, prediction_of_output
 from ddpm_jax.diffusion.schedule import Schedule
+from ddpm_jax.sampling.consistency import consistency
 from ddpm_jax.sampling.ddim import ddim
 from ddpm_jax.sampling.ddpm import ddpm
 from ddpm_jax.sampling.dpm_solver import dpm_solver
@@ -26,6 +27,7 @@ SAMPLERS = {
     "dpm_solver-1": partial(dpm_solver, order=1),
     "dpm_solver-2": dpm_solver,
     "dpm_solver-3": partial(dpm_solver, order=3),
+    "consistency": consistency,
     "unipc-1": partial(unipc, order=1),
     "unipc-2": unipc,
     "heun": heun,
