@@ -99,7 +99,7 @@ class SharedControls:
                 guides,
                 value=NO_GUIDE,
                 label="Guide",
-                info="A worse model, whose errors guidance moves away from",
+                info="A worse model to move away from",
                 visible=len(guides) > 1,
                 elem_id="guide",
             )
@@ -134,6 +134,8 @@ class SharedControls:
         if labelled or self.drops_condition or guide != NO_GUIDE:
             options |= {"guidance": guidance}
         if guide != NO_GUIDE:
+            if guidance == 1:
+                raise UserError(f"The guide {guide} has no effect at guidance 1; choose another guidance, or no guide.")
             options |= {"guide": self.model.guide(guide)}
         return self.model.run(*_parameters(checkpoint, ema, width)), options, rest
 

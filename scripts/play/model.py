@@ -186,8 +186,8 @@ def stream_samples(
     save_gif(frames, gif)
     yield Update(
         picture,
-        f"{len(step.x_t)} images, {step.steps} steps, {step.seconds:.2f} seconds without compilation"
-        + comment_on(step.x_t),
+        f"{_counted(len(step.x_t), 'image')}, {_counted(step.steps, 'step')}, {step.seconds:.2f} seconds without "
+        f"compilation{comment_on(step.x_t)}",
         png,
         gif,
     )
@@ -209,7 +209,7 @@ def stream_comparison(samplers: Mapping[str, Iterator[SamplingStep]], folder: Pa
     for name, steps in samplers.items():
         sampler = name.partition(":")[0]
         for step, send in throttle(steps):
-            row = (f"{sampler}, {step.steps} steps", step.x_t)
+            row = (f"{sampler}, {_counted(step.steps, 'step')}", step.x_t)
             if send and step.t:
                 text = "\n".join([*lines, f"| {sampler} | {step.done} of {step.steps} | | |"])
                 yield Update(captioned_rows([*rows, row]), text)
@@ -219,6 +219,10 @@ def stream_comparison(samplers: Mapping[str, Iterator[SamplingStep]], folder: Pa
     png = new_download(folder, "comparison.png")
     save_png(captioned_rows(rows), png)
     yield Update(captioned_rows(rows), "\n".join(lines), png)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' if count != 1 else ''}"
 
 
 def throttle(steps: Iterator[SamplingStep]) -> Iterator[tuple[SamplingStep, bool]]:

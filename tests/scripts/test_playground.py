@@ -326,6 +326,8 @@ def test_controls_become_sampling_options(tmp_path, model, names, selected, in_t
     assert parsed == ((7, True, 0.1), {"seed": 5, **options}, ["more"])
     _, guided, _ = shared.parse([7, True, "as trained", 5, selected, 2.0, "checkpoint:3"], in_turn=in_turn)
     assert guided == {"seed": 5, **options, "guidance": 2.0, "guide": "run of checkpoint:3"}
+    with pytest.raises(UserError, match="The guide checkpoint:3 has no effect at guidance 1"):
+        shared.parse([7, True, "as trained", 5, selected, 1, "checkpoint:3"])
     with pytest.raises(UserError, match="The seed is empty"):
         shared.parse([7, False, "as trained", None, selected, 2.0, "no guide"])
 
