@@ -232,10 +232,8 @@ def _lcm_options(steps: int) -> dict[str, Any]:
 
 
 def _warn_of_omissions(config: Config, scheduler: str) -> None:
-    sample, default = config.sample, Sample(sampler=SAMPLERS[scheduler])
-    omitted = [
-        name for name in ("sampler", "steps", "timesteps", "final") if getattr(sample, name) != getattr(default, name)
-    ]
+    sample, defaults = config.sample, vars(Sample()) | {"sampler": SAMPLERS[scheduler]}
+    omitted = [name for name in ("sampler", "steps", "timesteps", "final") if getattr(sample, name) != defaults[name]]
     if sample.spacing not in (None, *(("trailing",) if scheduler == "LCMScheduler" else SPACINGS)):
         omitted.append("spacing")
     if config.diffusion.variance == "learned" and sample.variance not in (None, "learned"):
