@@ -3,7 +3,7 @@
     python scripts/export_diffusers.py runs/x exported
 
 DDPMPipeline.from_pretrained("exported") then loads it; a class-conditional or image-to-image model is loaded with
-UNet2DModel and DDPMScheduler, as the model card in the folder shows.
+UNet2DModel and its scheduler, as the model card in the folder shows.
 """
 
 import argparse
@@ -12,13 +12,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-STEPS = 50
-
 
 def main() -> None:
     """Parses the flags, loads the run, samples a grid, writes the folder."""
     import logging
 
+    from ddpm_jax.builders import DEFAULT_STEPS
     from ddpm_jax.errors import UserError
     from ddpm_jax.interop.diffusers_card import model_card
     from ddpm_jax.interop.diffusers_folder import write_folder
@@ -44,9 +43,12 @@ def main() -> None:
     options_of(run.config)  # Refuses unsupported models before images are sampled.
     caption = picture = None
     if flags.images and run.config.condition_shape is None:
-        steps = min(STEPS, run.config.diffusion.steps)
-        picture = grid(run.sample(flags.images, sampler="ddim", steps=steps, seed=0))
-        caption = f"{flags.images} samples, DDIM with {steps} steps, seed 0"
+        sampler, name = "ddim", "DDIM"
+        if run.config.diffusion.objective == "consistency":
+            sampler, name = "consistency", "consistency sampling"
+        steps = min(DEFAULT_STEPS[sampler], run.config.diffusion.steps)
+        picture = grid(run.sample(flags.images, sampler=sampler, steps=steps, seed=0))
+        caption = f"{flags.images} samples, {name} with {steps} steps, seed 0"
     card = model_card(run.config, run.step, run.images, caption)
     write_folder(run.config, run.params, out, names=run.names, card=card, grid=picture)
     logging.getLogger("ddpm_jax").info("Wrote %s", out)

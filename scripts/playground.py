@@ -2,6 +2,7 @@
 
     python scripts/playground.py --workdir=runs/x
     python scripts/playground.py --workdir=pretrained:digits
+    python scripts/playground.py --workdir=runs/x --guide=runs/small
     python scripts/playground.py --workdir=runs/x --host=0.0.0.0 --port=8000
 
 Only this machine can open the page, unless --host says otherwise: 0.0.0.0 admits everyone who can reach the port.
@@ -29,6 +30,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--workdir", default="pretrained:digits", help="run to load (default: pretrained:digits)")
+    about = "another run that the page offers as a guide, besides other checkpoints; may be repeated"
+    parser.add_argument("--guide", action="append", default=[], metavar="WORKDIR", help=about)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", type=int, default=7860, help="port to listen on (7860); 0 for any free one")
     parser.add_argument("--open", action="store_true", help="open the page in a browser on this machine")
@@ -41,7 +44,7 @@ def main() -> None:
         raise UserError(f"--host={flags.host} is not an address of this machine; try 127.0.0.1 or 0.0.0.0.") from error
     from scripts.play.model import Model
 
-    model = Model(flags.workdir)
+    model = Model(flags.workdir, flags.guide)
     with tempfile.TemporaryDirectory(prefix="playground-") as folder:
         # Uploads and Gradio's copies of them are deleted when the server stops.
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}

@@ -27,15 +27,20 @@ def before_training(config: Config) -> list[str]:
     return lines
 
 
+def fits(config: Config, sampler: str) -> bool:
+    """Whether a sampler is for a model: consistency sampling for one that was tuned for it, the others for others."""
+    return (config.diffusion.objective == "consistency") == (sampler == "consistency")
+
+
 def before_sampling(config: Config) -> list[str]:
     """Warnings when images are sampled."""
     lines = []
-    tuned, sampler = config.diffusion.objective == "consistency", config.sample.sampler
-    if tuned != (sampler == "consistency") and config.sample.task in ("generate", "condition"):
+    sampler = config.sample.sampler
+    if not fits(config, sampler) and config.sample.task in ("generate", "condition"):
         lines.append(
             f"sample.sampler={sampler!r} is not for this model, which was trained with "
             f"diffusion.objective={config.diffusion.objective!r}, so that images will be poor; use "
-            + ("'consistency'." if tuned else "another, or tune the model (docs/sampling.md).")
+            + ("'consistency'." if sampler != "consistency" else "another, or tune the model (docs/sampling.md).")
         )
     trained_without = config.train.label_dropout or config.train.condition_dropout
     compares_labels = config.sample.guidance != 1.0 and config.sample.guide is None and config.label_width

@@ -6,8 +6,10 @@ It also says what a UNet2DModel does not hold: how the condition of an image-to-
 import shlex
 from pathlib import Path
 
+from ddpm_jax.builders import DEFAULT_STEPS
 from ddpm_jax.config import Config, flatten, to_json
 from ddpm_jax.interop.diffusers_options import has_null_class
+from ddpm_jax.interop.diffusers_scheduler import SAMPLERS, scheduler_class
 
 
 def is_pipeline(config: Config) -> bool:
@@ -42,7 +44,7 @@ def model_card(config: Config, step: int, images: int | None, caption: str | Non
     return CARD.format(
         table=table,
         picture=picture,
-        use=PIPELINE_USE.format(steps=diffusion.steps) if is_pipeline(config) else _unet_use(config),
+        use=_use(config),
         kind=_kind(config),
         origin="It was trained" if step else "It was trained elsewhere and imported",
         config=to_json(config).rstrip(),
@@ -55,7 +57,16 @@ def _kind(config: Config) -> str:
     return "class-conditional" if config.model.classes else "unconditional-image-generation"
 
 
-def _unet_use(config: Config) -> str:
+def _use(config: Config) -> str:
+    """Code that samples from a model, with the number of steps that suits it."""
+    scheduler, total = scheduler_class(config), config.diffusion.steps
+    steps = min(DEFAULT_STEPS.get(SAMPLERS[scheduler], total), total)
+    use = PIPELINE_USE.format(steps=steps) if is_pipeline(config) else _unet_use(config, scheduler, steps)
+    few = "\n\nThe model was tuned for sampling in one to four steps, with consistency sampling (`LCMScheduler`)."
+    return use + (few if scheduler == "LCMScheduler" else "")
+
+
+def _unet_use(config: Config, scheduler: str, steps: int) -> str:
     """Code that samples from a conditional model."""
     model, (height, width, channels) = config.model, config.image_shape
     given, inputs, labels, last, notes = "", "x", "", "", ""
@@ -75,7 +86,7 @@ def _unet_use(config: Config) -> str:
         last = "x = torch.where(mask > 0, x, image)  # Known pixels stay as they are.\n"
     shape = {"channels": channels, "height": height, "width": width}
     code = {"given": given, "inputs": inputs, "labels": labels, "last": last}
-    return UNET_USE.format(**shape, **code, steps=config.diffusion.steps) + notes
+    return UNET_USE.format(**shape, **code, scheduler=scheduler, steps=steps) + notes
 
 
 def _condition_lines(config: Config) -> str:
@@ -131,9 +142,9 @@ images = DDPMPipeline.from_pretrained("this/folder")(batch_size=4, num_inference
 UNET_USE = """\
 ```python
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers import {scheduler}, UNet2DModel
 
-unet, scheduler = UNet2DModel.from_pretrained("this/folder"), DDPMScheduler.from_pretrained("this/folder")
+unet, scheduler = UNet2DModel.from_pretrained("this/folder"), {scheduler}.from_pretrained("this/folder")
 {given}x = torch.randn(4, {channels}, {height}, {width})
 scheduler.set_timesteps({steps})
 with torch.no_grad():

@@ -187,7 +187,7 @@ def write_folder(
         unet, noise = (building / "unet", building / "scheduler") if pipeline else (building, building)
         tables: dict[Path, Any] = {unet / "config.json": options, noise / "scheduler_config.json": scheduler}
         if pipeline:
-            parts = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDPMScheduler"]}
+            parts = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", scheduler["_class_name"]]}
             tables[building / "model_index.json"] = {"_class_name": "DDPMPipeline", **parts}
         if config.model.classes:
             tables[building / "labels.json"] = list(names)

@@ -249,6 +249,11 @@ def options_of(config: Config) -> dict[str, Any]:
             f"degradation.noise={config.degradation.noise}: a UNet2DModel has no input for the step to which the "
             "condition is noised; use scripts/export_safetensors.py, or train without it."
         )
+    if (config.diffusion.objective, config.diffusion.variance) == ("consistency", "learned"):
+        raise UserError(
+            "diffusion.objective='consistency' with diffusion.variance='learned': diffusers' LCMScheduler takes no "
+            "learned variance; use scripts/export_safetensors.py."
+        )
     attends = [size in model.attention_resolutions for size in resolutions(data, model)]
     plain_down, plain_up, kind = ("DownBlock2D", "UpBlock2D", "conv")
     if model.resampling == "residual":

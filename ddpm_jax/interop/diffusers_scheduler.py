@@ -2,7 +2,8 @@
 
     scheduler/scheduler_config.json  <->  diffusion.*, sample.*
 
-All settings of DDPM and DDIM are imported; of other schedulers, only the noise schedule is.
+All settings of DDPM and DDIM are imported, and those of LCM, the sampler of models that were tuned for consistency; of
+other schedulers, only the noise schedule is.
 """
 
 import logging
@@ -18,7 +19,7 @@ from ddpm_jax.diffusion.schedule import BETAS, MAX_BETA
 from ddpm_jax.errors import UserError
 from ddpm_jax.interop.diffusers_options import checked_float
 
-SAMPLERS = {"DDPMScheduler": "ddpm", "DDIMScheduler": "ddim"}
+SAMPLERS = {"DDPMScheduler": "ddpm", "DDIMScheduler": "ddim", "LCMScheduler": "consistency"}
 SAME_NOISE = (
     *("PNDMScheduler", "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "UniPCMultistepScheduler"),
     *("DEISMultistepScheduler", "HeunDiscreteScheduler", "DDPMParallelScheduler", "DDIMParallelScheduler"),
@@ -60,8 +61,13 @@ DEFAULTS: dict[str, Any] = {
     "rescale_betas_zero_snr": False,
 }
 """Options of DDPMScheduler, with defaults for those that a file omits."""
-OTHER_DEFAULTS: dict[str, dict[str, Any]] = {"HeunDiscreteScheduler": {"beta_start": 0.00085, "beta_end": 0.012}}
-"""Defaults of the noise schedule that differ from DDPMScheduler's."""
+OF_LATENTS = {"beta_start": 0.00085, "beta_end": 0.012}
+OTHER_DEFAULTS: dict[str, dict[str, Any]] = {
+    "HeunDiscreteScheduler": OF_LATENTS,
+    "LCMScheduler": OF_LATENTS
+    | {"beta_schedule": "scaled_linear", "clip_sample": False, "original_inference_steps": 50},
+}
+"""Defaults that differ from DDPMScheduler's."""
 WITH_ENDS = ("linear", "quadratic")
 """Schedules with a beta_start and a beta_end."""
 MOST_STEPS = 10**6
@@ -80,7 +86,8 @@ def noise_of(scheduler: Mapping[str, Any], where: str, learned: bool) -> dict[st
         raise UserError(f"{where} describes a {name}; supported are {', '.join((*SAMPLERS, *SAME_NOISE))}.")
     given = {key: value for key, value in scheduler.items() if not key.startswith("_")}
     options = DEFAULTS | OTHER_DEFAULTS.get(name, {}) | _renamed(given)
-    foreign = sorted(options.keys() - DEFAULTS.keys() - {"set_alpha_to_one"})  # DDIMScheduler's own.
+    other = options.keys() - DEFAULTS.keys() - {"set_alpha_to_one"}  # DDIMScheduler's own.
+    foreign = sorted(key for key in other if options[key] != _lcm_options(options["num_train_timesteps"]).get(key))
     if options.get("use_flow_sigmas"):
         raise UserError(f"{where}: use_flow_sigmas=True is not supported; expected False.")
     if foreign:
@@ -102,6 +109,8 @@ def noise_of(scheduler: Mapping[str, Any], where: str, learned: bool) -> dict[st
         "diffusion.zero_terminal_snr": bool(options["rescale_betas_zero_snr"]),
         "diffusion.variance": _variance(name, options, where, learned),
     }
+    if name == "LCMScheduler":
+        fields["diffusion.objective"] = "consistency"
     return fields | (_sampling_of(name, options) if name in SAMPLERS else {})
 
 
@@ -160,7 +169,8 @@ def _variance(name: str, options: Mapping[str, Any], where: str, learned: bool) 
 
 
 def _sampling_of(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    spacing = options["timestep_spacing"]
+    # An LCMScheduler ignores timestep_spacing.
+    spacing = "trailing" if name == "LCMScheduler" else options["timestep_spacing"]
     threshold = "dynamic" if options["thresholding"] else "clip" if options["clip_sample"] else "none"
     fields = {
         "sample.sampler": SAMPLERS[name],
@@ -176,7 +186,7 @@ def _sampling_of(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def scheduler_of(config: Config) -> dict[str, Any]:
-    """The scheduler_config.json of the DDPMScheduler that is equivalent to a configuration, with all steps."""
+    """The scheduler_config.json that is equivalent to a configuration, with all steps for a DDPMScheduler."""
     diffusion, sample, spacing = config.diffusion, config.sample, sampling_spacing(config.sample)
     theirs = {ours: name for name, ours in SCHEDULES.items()}
     prediction = {ours: name for name, ours in PREDICTIONS.items()}[diffusion.prediction]
@@ -199,19 +209,35 @@ def scheduler_of(config: Config) -> dict[str, Any]:
         options["beta_schedule"] = theirs[diffusion.schedule]
     if diffusion.schedule not in theirs or options["beta_end"] > MAX_BETA:  # diffusers does not cap them.
         options["trained_betas"] = BETAS[diffusion.schedule](diffusion.steps, *ends).tolist()
-    _warn_of_omissions(config)
-    return {"_class_name": "DDPMScheduler", **options}
+    name = scheduler_class(config)
+    _warn_of_omissions(config, name)
+    if name == "LCMScheduler":
+        del options["variance_type"]
+        options |= {"timestep_spacing": "trailing", **_lcm_options(diffusion.steps)}
+    return {"_class_name": name, **options}
 
 
-def _warn_of_omissions(config: Config) -> None:
-    sample, default = config.sample, Sample()
-    omitted = [
-        name for name in ("sampler", "steps", "timesteps", "final") if getattr(sample, name) != getattr(default, name)
-    ]
-    if sample.spacing not in (None, *SPACINGS):
+def scheduler_class(config: Config) -> str:
+    """The diffusers class that samples from a model."""
+    return "LCMScheduler" if config.diffusion.objective == "consistency" else "DDPMScheduler"
+
+
+def _lcm_options(steps: int) -> dict[str, Any]:
+    """The settings of an LCMScheduler that make its steps those of our consistency sampling.
+
+    From as many original steps as there are, it chooses those of "trailing". It takes a share of x_t for x_0, 1 / (1 +
+    (2 n timestep_scaling)^2) at its step n, which its default of 10 leaves at 0.2% for n = 1.
+    """
+    return {"original_inference_steps": steps, "timestep_scaling": 1e4}
+
+
+def _warn_of_omissions(config: Config, scheduler: str) -> None:
+    sample, defaults = config.sample, vars(Sample()) | {"sampler": SAMPLERS[scheduler]}
+    omitted = [name for name in ("sampler", "steps", "timesteps", "final") if getattr(sample, name) != defaults[name]]
+    if sample.spacing not in (None, *(("trailing",) if scheduler == "LCMScheduler" else SPACINGS)):
         omitted.append("spacing")
     if config.diffusion.variance == "learned" and sample.variance not in (None, "learned"):
         omitted.append("variance")
     if omitted:
         settings = ", ".join(f"sample.{name}={getattr(sample, name)}" for name in omitted)
-        logger.warning("A DDPMScheduler has no options for %s, which are omitted", settings)
+        logger.warning("diffusers' %s has no options for %s, which are omitted", scheduler, settings)

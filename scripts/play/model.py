@@ -18,13 +18,16 @@ from ddpm_jax import Run, UserError, load_run
 from ddpm_jax.config import Config
 from ddpm_jax.config.sections import Sample
 from ddpm_jax.data.decode import UNREADABLE, decode, decoding_of
+from ddpm_jax.generation.guides import open_guide
 from ddpm_jax.generation.requests import sampler_and_steps
 from ddpm_jax.generation.steps import SamplingStep
 from ddpm_jax.interop.safetensors_file import PRETRAINED
 from ddpm_jax.reporting.images import Picture, captioned_rows, grey_levels_apart, grid, save_gif, save_png
 from ddpm_jax.shapes import Pixels
 from ddpm_jax.training.checkpoint import checkpoint_steps
-from ddpm_jax.workdir import checkpoint_folder
+from ddpm_jax.training.power_ema import fitted_widths
+from ddpm_jax.training.seals import sealed_steps
+from ddpm_jax.workdir import checkpoint_folder, snapshot_folder
 
 PICTURE_INTERVAL_S = 0.1
 """Minimum time between two pictures sent to the browser."""
@@ -32,6 +35,10 @@ GIF_FRAMES = 40
 """Maximum number of frames of a GIF, apart from the last."""
 MAX_SAMPLERS = 8
 """Maximum number of rows of a comparison."""
+EMA_WIDTHS = (0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25)
+"""Widths that are offered where they can be rebuilt."""
+OWN_CHECKPOINT = "checkpoint:"
+"""Begins the name of a guide that is another checkpoint of the run."""
 DOWNLOADS_KEPT_S = 3600
 """Time after which files for download are deleted."""
 
@@ -46,30 +53,66 @@ class Update(NamedTuple):
 
 
 class Model:
-    """A run that can switch between its checkpoints; the two latest choices stay in memory."""
+    """A run that can switch between its checkpoints; the two latest choices, of which one may be a guide, stay in
+    memory.
 
-    def __init__(self, workdir: str):
-        self.workdir = workdir
+    guides: workdirs of other runs for autoguidance. Raises UserError if one does not fit.
+    """
+
+    def __init__(self, workdir: str, guides: Sequence[str] = ()):
+        self.workdir, self._guides = workdir, tuple(guides)
         newest = _load(workdir, None, True)
         self.config, self.names = newest.config, newest.names
         # For URLs and pretrained models: only the newest.
         self.steps = checkpoint_steps(checkpoint_folder(Path(workdir).expanduser()))[::-1] or [newest.step]
-        self._runs = {(newest.step, True): newest}
+        self._snapshots = sealed_steps(snapshot_folder(newest.workdir)) if newest.workdir else []
+        for guide in guides:
+            guided = dataclasses.replace(self.config, sample=Sample(guide=guide, guidance=2.0))
+            open_guide(guided, newest.workdir, self.names, newest.step)
+        self._runs = {(workdir, newest.step, True, None): newest}
 
-    def run(self, step: int, ema: bool) -> Run:
-        """The run at a step, with its EMA or raw parameters."""
-        if (step, ema) not in self._runs:
-            self._runs = dict(list(self._runs.items())[-1:]) | {(step, ema): _load(self.workdir, step, ema)}
-        return self._runs[step, ema]
+    def run(self, step: int, ema: bool, ema_width: float | None = None) -> Run:
+        """The run at a step, with its EMA, an EMA of another width, or the raw parameters."""
+        return self._load(self.workdir, step, ema, ema_width)
+
+    def _load(self, workdir: str, step: int | None, ema: bool, ema_width: float | None) -> Run:
+        key = workdir, step, ema, ema_width
+        if key not in self._runs:
+            self._runs = dict(list(self._runs.items())[-1:]) | {key: _load(*key)}
+        return self._runs[key]
+
+    def guides(self, step: int) -> list[str]:
+        """The names of the guides for a step: its other checkpoints, and other runs."""
+        return [f"{OWN_CHECKPOINT}{other}" for other in self.steps if other != step] + list(self._guides)
+
+    def guide(self, name: str) -> Run:
+        """The guide of a name, with its EMA parameters."""
+        if name.startswith(OWN_CHECKPOINT):
+            return self.run(int(name.removeprefix(OWN_CHECKPOINT)), True)
+        return self._load(name, None, True, None)
+
+    @property
+    def steps_with_widths(self) -> list[int]:
+        """The checkpoints at whose steps the EMA can have another width, newest first."""
+        return [step for step in self.steps if step in self._snapshots]
+
+    def ema_widths(self, step: int) -> list[float]:
+        """Those of EMA_WIDTHS that can be rebuilt at a step."""
+        if step not in self._snapshots:
+            return []
+        each = [(t, width) for t in self._snapshots if t <= step for width in self.config.optimizer.power_widths]
+        times, widths = zip(*each, strict=True)
+        spans = fitted_widths(times, widths, step)
+        return [width for width in EMA_WIDTHS if any(low <= width <= high for low, high in spans)]
 
     @property
     def has_raw_params(self) -> bool:
         """Whether the raw parameters are available besides their EMA."""
         return not self.workdir.startswith(PRETRAINED)
 
-    def description(self, step: int, ema: bool) -> str:
+    def description(self, step: int, ema: bool, ema_width: float | None = None) -> str:
         """One line about the loaded parameters, in Markdown."""
-        run, data, model = self.run(step, ema), self.config.data, self.config.model
+        run, data, model = self.run(step, ema, ema_width), self.config.data, self.config.model
         colour = {1: "grey", 2: "grey and alpha", 3: "colour", 4: "colour and alpha"}[data.channels]
         parameters = sum(leaf.size for leaf in jax.tree.leaves(run.params)) / 1e6
         labels = f", {model.classes} classes" if model.classes else ""
@@ -77,15 +120,15 @@ class Model:
         if model.condition != "none":
             labels += f", condition: {model.condition.replace('_', ' ')}"
         trained = f", trained on a set of {run.images:,}" if run.images else ""
-        kind = "EMA" if ema else "raw parameters"
+        kind = "raw parameters" if not ema else "EMA" if ema_width is None else f"EMA of width {ema_width}"
         height, width, _ = run.config.image_shape
         size = f"{width}x{height} {colour} images"
         return f"**{self.workdir}**, step {run.step:,} ({kind}): {size}, {parameters:.1f} M parameters{labels}{trained}"
 
 
-def _load(workdir: str, step: int | None, ema: bool) -> Run:
+def _load(workdir: str, step: int | None, ema: bool, ema_width: float | None = None) -> Run:
     """Loads a run with default sampling options: the page sets all of them itself."""
-    run = load_run(workdir, step=step, ema=ema)
+    run = load_run(workdir, step=step, ema=ema, ema_width=ema_width)
     return dataclasses.replace(run, config=dataclasses.replace(run.config, sample=Sample()))
 
 
@@ -143,8 +186,8 @@ def stream_samples(
     save_gif(frames, gif)
     yield Update(
         picture,
-        f"{len(step.x_t)} images, {step.steps} steps, {step.seconds:.2f} seconds without compilation"
-        + comment_on(step.x_t),
+        f"{_counted(len(step.x_t), 'image')}, {_counted(step.steps, 'step')}, {step.seconds:.2f} seconds without "
+        f"compilation{comment_on(step.x_t)}",
         png,
         gif,
     )
@@ -166,7 +209,7 @@ def stream_comparison(samplers: Mapping[str, Iterator[SamplingStep]], folder: Pa
     for name, steps in samplers.items():
         sampler = name.partition(":")[0]
         for step, send in throttle(steps):
-            row = (f"{sampler}, {step.steps} steps", step.x_t)
+            row = (f"{sampler}, {_counted(step.steps, 'step')}", step.x_t)
             if send and step.t:
                 text = "\n".join([*lines, f"| {sampler} | {step.done} of {step.steps} | | |"])
                 yield Update(captioned_rows([*rows, row]), text)
@@ -176,6 +219,10 @@ def stream_comparison(samplers: Mapping[str, Iterator[SamplingStep]], folder: Pa
     png = new_download(folder, "comparison.png")
     save_png(captioned_rows(rows), png)
     yield Update(captioned_rows(rows), "\n".join(lines), png)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' if count != 1 else ''}"
 
 
 def throttle(steps: Iterator[SamplingStep]) -> Iterator[tuple[SamplingStep, bool]]:

@@ -7,6 +7,8 @@ from typing import Any
 import gradio as gr
 
 from ddpm_jax import UserError
+from ddpm_jax.config.advice import fits
+from ddpm_jax.generation.requests import sampler_and_steps
 from scripts.play.components import (
     brush_of,
     build_canvas,
@@ -22,7 +24,11 @@ from scripts.play.controls import SamplerControls, SharedControls
 from scripts.play.image_to_image import Given, Originals, describe_psnr, given_original, given_upload, picture_beside
 from scripts.play.model import decode_upload, inpaint_brushed, iter_samplers, stream_comparison, stream_samples
 
-COMPARISONS = ("ddim:50", "ddim:10", "unipc:10", "ddpm", "ddim:100", "ddim:20", "dpm_solver:20", "dpm_solver:10")
+COMPARISONS = (
+    *("ddim:50", "ddim:10", "unipc:10", "ddpm", "ddim:100", "ddim:20", "dpm_solver:20", "dpm_solver:10", "heun:18"),
+    *("consistency:1", "consistency:2", "consistency:4"),
+)
+"""Samplers to choose from; a model offers those that fit it."""
 INITIALLY_SELECTED = 3
 """Number of COMPARISONS that are selected when the page opens."""
 MAX_IMAGES = 64
@@ -38,7 +44,7 @@ HINTS = {
 def sample_tab(shared: SharedControls) -> None:
     """Samples new images."""
     with gr.Column(min_width=280):
-        chosen = SamplerControls(shared.model.config.diffusion.steps, 16, MAX_IMAGES)
+        chosen = SamplerControls(shared.model.config, 16, MAX_IMAGES)
         buttons = start_and_stop("Sample")
     outputs = build_result("samples")
 
@@ -53,8 +59,11 @@ def sample_tab(shared: SharedControls) -> None:
 
 def compare_tab(shared: SharedControls) -> None:
     """Several samplers from the same noise."""
-    total = shared.model.config.diffusion.steps
-    available = [name for name in COMPARISONS if int(name.partition(":")[2] or 1) <= total]
+    config, available = shared.model.config, []
+    for name in COMPARISONS:
+        sampler, steps = sampler_and_steps(name, "The comparison")
+        if fits(config, sampler) and (steps or 1) <= config.diffusion.steps:
+            available.append(name)
     with gr.Column(min_width=280):
         gr.Markdown("Several samplers from the same noise, one row each.")
         names = gr.Dropdown(
@@ -63,7 +72,7 @@ def compare_tab(shared: SharedControls) -> None:
             multiselect=True,
             allow_custom_value=True,
             label="Samplers",
-            info="As sampler:steps, such as ddim:25",
+            info=f"As sampler:steps, such as {available[0]}",
             elem_id="names",
         )
         count = gr.Slider(1, 12, 8, step=1, label="Images")
@@ -129,7 +138,7 @@ def image_to_image_tab(shared: SharedControls) -> None:
         condition_noise = gr.Slider(
             0, max(noise, 1), 0, step=1, label="Noise of the condition", info="For generated ones", visible=noise > 0
         )
-        chosen = SamplerControls(config.diffusion.steps, 4, MAX_RESULTS)
+        chosen = SamplerControls(config, 4, MAX_RESULTS)
         buttons = start_and_stop("Generate")
     outputs = build_result("results")
 

@@ -13,15 +13,18 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from ddpm_jax import load_run
-from ddpm_jax.builders import build_condition, build_schedule, build_unet
+from ddpm_jax.builders import build_condition, build_pairs, build_sampler, build_schedule, build_unet
 from ddpm_jax.config import defaults, flatten, override
 from ddpm_jax.config.fields import sides
 from ddpm_jax.diffusion.conditions import ConditionInput
 from ddpm_jax.diffusion.schedule import sigmoid_betas
+from ddpm_jax.generation.draw import bind_config
 from ddpm_jax.interop.diffusers_card import model_card
 from ddpm_jax.interop.diffusers_folder import read_folder, write_folder
 from ddpm_jax.interop.runs import start_run
 from ddpm_jax.network.bind import Conditioning, apply_unet, label_vectors
+from ddpm_jax.sampling import consistency as consistency_module
+from ddpm_jax.sampling.noise import image_keys
 from tests.end_to_end.commands import assert_same_bits
 from tests.interop.toy import config, imported, random_params, script
 from tests.peers import peer
@@ -296,6 +299,28 @@ def test_schedules_of_few_steps_are_equal(tmp_path):
     scheduler = diffusers.DDPMPipeline.from_pretrained(tmp_path / "model").scheduler
     # Their tables are float32.
     np.testing.assert_allclose(scheduler.alphas_cumprod, build_schedule(settings).alpha_bar[1:], rtol=1e-3)
+
+
+def test_a_model_tuned_for_consistency_gives_the_same_images_in_few_steps(tmp_path, monkeypatch):
+    settings = config(diffusion={"objective": "consistency"}, sample={"sampler": "consistency"})
+    params = random_params(settings)
+    write_folder(settings, params, tmp_path, names=[], card=model_card(settings, 0, None, None), grid=None)
+    assert imported(tmp_path)[0].sample == settings.sample
+    pipeline = diffusers.DDPMPipeline.from_pretrained(tmp_path)
+    noise = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype(np.float32)  # x_T, and that of every step.
+    in_torch = torch.from_numpy(noise.transpose(0, 3, 1, 2).copy())
+    for module in ("pipelines.ddpm.pipeline_ddpm", "schedulers.scheduling_lcm"):
+        monkeypatch.setattr(f"diffusers.{module}.randn_tensor", lambda *_, **__: in_torch)
+    monkeypatch.setattr(consistency_module, "draw_noise", lambda *_: jnp.asarray(noise))
+    denoiser, keys = bind_config(settings)(params, 0, jnp.arange(2), None, None), image_keys(0, np.arange(2))
+    for steps in (1, 2):
+        pairs = build_pairs(dataclasses.replace(settings, sample=dataclasses.replace(settings.sample, steps=steps)))
+        here = build_sampler(settings)(denoiser, noise, keys, pairs).images
+        there = pipeline(batch_size=2, num_inference_steps=steps, output_type="np").images
+        np.testing.assert_array_equal(pipeline.scheduler.timesteps, pairs[:, 0] - 1)
+        np.testing.assert_allclose((here + 1.0) / 2.0, there, atol=1e-5)
+        assert there.std() > 0.1
+    assert "num_inference_steps=2)" in (tmp_path / "README.md").read_text()
 
 
 def test_half_precision_weights_are_widened(tmp_path):

@@ -157,6 +157,19 @@ def test_the_condition_is_told_to_the_import_by_the_flags_that_the_export_names(
     assert (again.config.model, again.config.degradation) == (settings.model, settings.degradation)
 
 
+def test_a_model_tuned_for_consistency_remains_one(tmp_path, script_main, package_log):
+    tuned = {"diffusion": {"objective": "consistency"}, "sample": {"sampler": "consistency"}}
+    settings, *_ = random_run(tmp_path / "run", ["a", "b", "c"], model={"classes": 3}, **tuned)
+    script_main("scripts/export_diffusers.py", tmp_path / "run", tmp_path / "model", "--images=2")
+    card = (tmp_path / "model" / "README.md").read_text()
+    for words in ('LCMScheduler.from_pretrained("this', "set_timesteps(2)", "2 samples, consistency sampling with 2"):
+        assert words in card
+    script_main("scripts/import_diffusers.py", tmp_path / "model", tmp_path / "again")
+    again = load_run(tmp_path / "again").config
+    assert (again.diffusion, again.sample) == (settings.diffusion, settings.sample)
+    assert not [line for line in package_log.messages if "omitted" in line or "ignoring" in line]
+
+
 @pytest.mark.parametrize(
     ("condition", "channels", "words"),
     [

@@ -62,6 +62,10 @@ def test_unsupported_options_are_refused_by_name(name, folder):
             {"model": {"condition": "low_resolution"}, "degradation": {"noise": 2}},
             "degradation.noise=2: a UNet2DModel has no input for the step to which the condition is noised; use",
         ),
+        (
+            {"diffusion": {"objective": "consistency", "variance": "learned"}},
+            "diffusers' LCMScheduler takes no learned variance; use scripts/export_safetensors.py",
+        ),
         ({"model": {"heads": 2, "attention_resolutions": [8, 4]}}, "makes heads of 4 and 8 channels"),
     ],
 )

@@ -26,6 +26,23 @@ def test_options_and_fields_are_inverse(schedule, steps):
         assert value == (pytest.approx(expected) if isinstance(expected, float) else expected), name
 
 
+def test_a_model_tuned_for_consistency_has_the_scheduler_of_its_sampler(package_log):
+    settings = config(diffusion={"objective": "consistency"}, sample={"sampler": "consistency", "threshold": "none"})
+    fields = noise_of(scheduler_of(settings), "here", learned=False)
+    assert {name: flatten(settings)[name] for name in fields} == pytest.approx(fields)
+    assert (fields["diffusion.objective"], fields["sample.sampler"]) == ("consistency", "consistency")
+    assert not package_log.text
+    scheduler_of(config(diffusion={"objective": "consistency"}, sample={"spacing": "karras"}))
+    assert "LCMScheduler has no options for sample.sampler=ddpm, sample.spacing=karras, which" in package_log.text
+
+
+def test_an_lcm_scheduler_of_other_steps_is_imported_with_a_warning(package_log):
+    fields = noise_of({"_class_name": "LCMScheduler", "beta_schedule": "linear"}, "here", learned=False)
+    assert (fields["sample.spacing"], fields["sample.threshold"]) == (None, "none")
+    assert (fields["diffusion.beta_start"], fields["diffusion.beta_end"]) == (0.00085, 0.012)
+    assert "ignoring original_inference_steps" in package_log.text
+
+
 def test_settings_that_a_scheduler_cannot_store_are_named(package_log):
     scheduler_of(config(sample={"sampler": "ddim", "steps": 4, "spacing": "quadratic"}))
     assert "no options for sample.sampler=ddim, sample.steps=4, sample.spacing=quadratic, which" in package_log.text

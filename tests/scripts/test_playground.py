@@ -18,16 +18,20 @@ import pytest
 from PIL import Image
 
 from ddpm_jax import UserError, load_run
+from ddpm_jax.builders import SAMPLERS
 from ddpm_jax.commands import cli
 from ddpm_jax.config import config_of
 from ddpm_jax.data.dataset import hold_out
 from ddpm_jax.data.open import open_dataset
 from ddpm_jax.generation.conditions import conditions_of
 from ddpm_jax.reporting.images import CAPTION_HEIGHT, GAP, grid
+from scripts.play import model as model_module
 from scripts.play.image_to_image import Originals, describe_psnr, given_original, given_upload, picture_beside
 from scripts.play.model import (
     DOWNLOADS_KEPT_S,
+    EMA_WIDTHS,
     PICTURE_INTERVAL_S,
+    Model,
     decode_upload,
     inpaint_brushed,
     iter_samplers,
@@ -166,6 +170,29 @@ def test_every_download_has_its_own_path_and_old_ones_are_deleted(tmp_path):
     assert {path for path in paths if not path.parent.exists()} == {old}
 
 
+def test_only_widths_that_snapshots_give_are_offered(tmp_path, monkeypatch):
+    random_run(tmp_path / "x", optimizer={"ema_snapshots": 1})
+    monkeypatch.setattr(model_module, "checkpoint_steps", lambda folder: [2, 16, 20])
+    monkeypatch.setattr(model_module, "sealed_steps", lambda folder: list(range(1, 17)))
+    model = Model(str(tmp_path / "x"))
+    assert model.steps_with_widths == [16, 2] and model.ema_widths(20) == []
+    assert model.ema_widths(16) == [width for width in EMA_WIDTHS if 0.03 <= width <= 0.23]  # docs/sampling.md
+    assert 0 < len(model.ema_widths(2)) < len(model.ema_widths(16))
+    assert model.guides(16) == ["checkpoint:20", "checkpoint:2"]
+
+
+def test_a_guide_is_another_run_that_fits_and_stays_in_memory_with_the_model(tmp_path):
+    for name in "xy":
+        random_run(tmp_path / name)
+    model = Model(str(tmp_path / "x"), [str(tmp_path / "y")])
+    assert model.guides(0) == [str(tmp_path / "y")]
+    run, guide = model.run(0, True), model.guide(str(tmp_path / "y"))
+    assert model.run(0, True) is run and model.guide(str(tmp_path / "y")) is guide
+    assert guide.workdir == tmp_path / "y" and model.guide("checkpoint:0") is run
+    with pytest.raises(UserError, match="guide=pretrained:digits: its diffusion.steps is 1000, that of the model 8"):
+        Model(str(tmp_path / "x"), ["pretrained:digits"])
+
+
 def playground(*flags: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, SCRIPT, *flags], capture_output=True, text=True, timeout=120)
 
@@ -189,6 +216,7 @@ def test_bad_flags_exit_with_code_2_and_one_line(tmp_path):
             "--port=99999": "expected 1 to 65535",
             "--host=no.such.host.invalid": "is not an address of this machine",
             f"--workdir={tmp_path}/x": "no run",
+            f"--guide={tmp_path}/x": "no run",
         }
         for flag, message in mistakes.items():
             done = playground(flag)
@@ -201,8 +229,12 @@ def fake_model(config, names=()) -> Any:
         names=tuple(names),
         steps=[7],
         has_raw_params=True,
-        description=lambda step, ema: "",
-        run=lambda step, ema: (step, ema),
+        steps_with_widths=[7],
+        description=lambda step, ema, ema_width: "",
+        run=lambda step, ema, ema_width: (step, ema, ema_width),
+        ema_widths=lambda step: [0.05, 0.1],
+        guides=lambda step: ["checkpoint:3"],
+        guide=lambda name: f"run of {name}",
     )
 
 
@@ -223,6 +255,49 @@ def test_the_tabs_fit_the_condition(tmp_path, condition, tabs, shows):
     assert [part["props"]["label"] for part in parts if part["type"] == "tabitem"] == tabs
     ids = {part["props"].get("elem_id") for part in parts}
     assert ids & {"canvas", "condition"} == {shows}
+
+
+@pytest.mark.parametrize("objective", ["denoising", "consistency"])
+def test_the_samplers_fit_the_objective(tmp_path, objective):
+    pytest.importorskip("gradio", reason="Gradio is not installed: pip install -r requirements-playground.txt")
+    from scripts.play.controls import LABELS
+    from scripts.play.page import build_page
+
+    model = fake_model(settings("none", diffusion={"objective": objective}))
+    parts = build_page(model, tmp_path).get_config_file()["components"]
+    shown = {part["props"].get("elem_id"): part["props"] for part in parts}
+    few = objective == "consistency"
+    fitting = [name for name in SAMPLERS if (name == "consistency") == few]
+    assert shown["sampler"]["choices"] == [(LABELS[name], name) for name in fitting]
+    assert (shown["sampler"]["value"], shown["steps"]["value"]) == (("consistency", 2) if few else ("ddim", 50))
+    assert {name.partition(":")[0] for _, name in shown["names"]["choices"]} <= set(fitting)
+    assert len(shown["names"]["value"]) == 3
+    assert ("canvas" in shown, shown["eta"]["visible"]) == (not few, not few)
+
+
+def test_other_parameters_have_their_own_widths_and_guides(tmp_path):
+    gradio = pytest.importorskip("gradio", reason="Gradio is not installed: pip install -r requirements-playground.txt")
+    from scripts.play.controls import SharedControls
+
+    fake = fake_model(settings("none"))
+    fake.ema_widths = lambda step: [0.1] if step == 7 else []
+    with gradio.Blocks():
+        shared = SharedControls(fake, tmp_path)
+    _, width, guide = shared._switch(7, True, "0.1", "checkpoint:3")
+    assert (width["choices"], width["value"], width["visible"]) == (["as trained", "0.1"], "0.1", True)
+    assert guide["value"] == "checkpoint:3"
+    _, width, guide = shared._switch(5, True, "0.1", "checkpoint:7")
+    assert (width["choices"], width["value"], guide["value"]) == (["as trained"], "as trained", "no guide")
+    assert not shared._switch(7, False, "0.1", "no guide")[1]["visible"]
+    assert shared.parse([7, False, "0.1", 5, None, 1.0, "no guide"])[0] == (7, False, None)
+    # The guidance is shown for a model without labels once there is a guide, which 1 would ignore.
+    for before, guide, after, visible in (
+        (1, "checkpoint:3", 2, True),
+        (3, "checkpoint:3", 3, True),
+        (1, "no guide", 1, False),
+    ):
+        update = shared._guidance_update(before, guide)
+        assert (update["value"], update["visible"]) == (after, visible)
 
 
 @pytest.mark.parametrize(
@@ -247,10 +322,14 @@ def test_controls_become_sampling_options(tmp_path, model, names, selected, in_t
     fake = fake_model(config, names)
     with gradio.Blocks():
         shared = SharedControls(fake, tmp_path)
-    parsed = shared.parse([7, False, 5, selected, 2.0, "more"], in_turn=in_turn)
-    assert parsed == ((7, False), {"seed": 5, **options}, ["more"])
+    parsed = shared.parse([7, True, "0.1", 5, selected, 2.0, "no guide", "more"], in_turn=in_turn)
+    assert parsed == ((7, True, 0.1), {"seed": 5, **options}, ["more"])
+    _, guided, _ = shared.parse([7, True, "as trained", 5, selected, 2.0, "checkpoint:3"], in_turn=in_turn)
+    assert guided == {"seed": 5, **options, "guidance": 2.0, "guide": "run of checkpoint:3"}
+    with pytest.raises(UserError, match="The guide checkpoint:3 has no effect at guidance 1"):
+        shared.parse([7, True, "as trained", 5, selected, 1, "checkpoint:3"])
     with pytest.raises(UserError, match="The seed is empty"):
-        shared.parse([7, False, None, selected, 2.0])
+        shared.parse([7, False, "as trained", None, selected, 2.0, "no guide"])
 
 
 @pytest.mark.parametrize(("size", "channels"), [(8, 1), (28, 1), (64, 3), (256, 3)])
@@ -474,6 +553,7 @@ class TestPage:
 
     def test_a_workdir_and_each_of_its_checkpoints(self, visit, tmp_path):
         options = ["--config.log.preview_every=0", "--config.train.steps=12", "--config.optimizer.learning_rate=1e-2"]
+        options += ["--config.optimizer.ema_snapshots=6"]
         assert cli.main(["main.py", RECIPE, f"--workdir={tmp_path}/x", *options]) == 0
         server = Server(f"--workdir={tmp_path}/x")
         try:
@@ -488,6 +568,16 @@ class TestPage:
                 page.click("#sample")
                 images = load_run(tmp_path / "x", step=step, ema=ema).sample(16, sampler="ddim", steps=4)
                 assert np.abs(np.asarray(download(page, "samples-png")).astype(int) - grid(images)[..., 0]).max() <= 1
+            page = visit(url=server.url)
+            choose(page, "ema-width", "0.1")
+            page.wait_for_selector("text=/step 12 \\(EMA of width 0.1\\)/")
+            choose(page, "guide", "checkpoint:10")
+            page.wait_for_selector("#guidance")
+            enter(page, "steps", 4)
+            page.click("#sample")
+            run = load_run(tmp_path / "x", ema_width=0.1)
+            images = run.sample(16, sampler="ddim", steps=4, guide="checkpoint:10", guidance=2.0)
+            assert np.abs(np.asarray(download(page, "samples-png")).astype(int) - grid(images)[..., 0]).max() <= 1
         finally:
             server.stop()
 
