@@ -100,7 +100,7 @@ def refuse_fields_of_commands(config: Config) -> None:
 
 def _remedy_for(workdir: AnyPath, fields: Mapping[str, Any]) -> str:
     """The remedy for fields that cannot change while a run resumes, by their new values."""
-    if fields.keys() & set(fields_fixed_by("parameters")):
+    if fields.keys() & {"train.start_from", *fields_fixed_by("parameters")}:
         return "choose another --workdir."
     file, new = (workdir.with_name(workdir.name + suffix) for suffix in (".safetensors", "-2"))
     flags = [f"--config.{name}={value}" for name, value in fields.items()]

@@ -66,6 +66,11 @@ def _open(name: str, config: Config) -> Source:
         saved = read_file(find_file(str(local_file(name, FIELD)) if not name.startswith(PRETRAINED) else name))
         return Source(saved.config, saved.names, lambda mesh: saved.tree("ema"))
     folder = as_path(name, FIELD)
+    if isinstance(folder, Path) and folder.is_file():
+        raise UserError(
+            "It is a file; expected the workdir or URL of a run, pretrained:NAME, a .safetensors file, or a folder of "
+            "diffusers."
+        )
     with store_errors(folder):
         check_folder(folder)
         if not any((folder / part).exists() for part in ("model_index.json", "unet", WEIGHTS)):
@@ -111,15 +116,19 @@ def _diffusers_source(folder: Path, target: Config) -> Source:
     return Source(config, found.labels(config), lambda mesh: found.params(config))
 
 
-def first_params(config: Config, source: Source | None, names: Sequence[str], mesh: Mesh) -> Mapping[str, AnyArray]:
-    """The parameters that a new run takes over, by their dotted paths; none without a source.
+def first_params(config: Config, workdir: AnyPath, names: Sequence[str], mesh: Mesh) -> Mapping[str, AnyArray]:
+    """The parameters that a new run takes over, by their dotted paths; none without a source, or if the run has begun.
 
     names: of the classes or attributes of the new run. Logs the parameters that are initialised anew, and settings
     that differ from those for which the parameters were trained.
     """
+    source = None if checkpoint_steps(checkpoint_folder(workdir)) else open_source(config)
     if source is None:
         return {}
-    given, wanted = by_path(source.load(mesh)), by_path(param_shapes(config))
+    try:
+        given, wanted = by_path(source.load(mesh)), by_path(param_shapes(config))
+    except UserError as error:
+        raise UserError(f"{FIELD}={config.train.start_from}: {error}") from error
     taken = _shared(given, wanted)
     if config.label_width and list(source.names) != list(names):
         taken = {path: leaf for path, leaf in taken.items() if not path.startswith(LABELS)}

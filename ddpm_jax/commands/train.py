@@ -8,7 +8,7 @@ dataset -> batch(step) -> device -> compiled step -> state     (training/step.py
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from functools import partial
 
@@ -36,6 +36,7 @@ from ddpm_jax.runtime.devices import agreed_by_all, check_divisible, data_mesh, 
 from ddpm_jax.runtime.progress import progress
 from ddpm_jax.runtime.signals import Stopped, stop_requested
 from ddpm_jax.runtime.urls import AnyPath, local_folder
+from ddpm_jax.shapes import AnyArray
 from ddpm_jax.training.cadence import due, due_or_last
 from ddpm_jax.training.checkpoint import Checkpoints, checkpoint_steps
 from ddpm_jax.training.ema import start_ema
@@ -62,6 +63,7 @@ def train(config: Config, workdir: AnyPath) -> None:
     check_before_start(config, workdir, mesh)
     dataset = open_dataset(config)
     rows, held = hold_out(dataset, config.data.holdout)
+    taken = first_params(config, workdir, dataset.names, mesh)  # Refused before anything is written.
     learner, load = build_learner(config, mesh), build_loader(config, dataset, rows, mesh)
     folder, power = checkpoint_folder(workdir), config.optimizer
     with (
@@ -72,7 +74,7 @@ def train(config: Config, workdir: AnyPath) -> None:
         ) as checkpoints,
         EmaSnapshots(snapshot_folder(workdir), power.power_widths, power.ema_snapshots, confirm) as snapshots,
     ):
-        state = start_state(config, learner, checkpoints, dataset.names)
+        state = start_state(config, learner, checkpoints, taken)
         start, skipped = int(state.step), int(state.skipped)
         snapshots.delete_after(start)
         before = read_progress(workdir, start)
@@ -178,11 +180,13 @@ def check_before_start(config: Config, workdir: AnyPath, mesh: Mesh) -> None:
         import_wandb()
 
 
-def start_state(config: Config, learner: Learner, checkpoints: Checkpoints, names: Sequence[str] = ()) -> TrainState:
-    """The newest sound checkpoint, or a fresh state, laid out over the devices; names: of the labels."""
+def start_state(
+    config: Config, learner: Learner, checkpoints: Checkpoints, taken: Mapping[str, AnyArray]
+) -> TrainState:
+    """The newest sound checkpoint, or a fresh state, laid out over the devices; taken: its `first_params`."""
 
     @jit  # Traced once for the shapes and for the values.
-    def fresh(taken: Mapping[str, jax.Array]) -> TrainState:
+    def fresh(taken: Mapping[str, AnyArray]) -> TrainState:
         state = init_state(learner.unet, learner.optimizer, config.seed, config.image_shape, **state_extras(config))
         params = with_params(state.params, taken)
         return dataclasses.replace(state, params=params, ema=start_ema(params))
@@ -193,7 +197,6 @@ def start_state(config: Config, learner: Learner, checkpoints: Checkpoints, name
         logger.info("Resuming from step %d", int(restored.step))
         checkpoints.set_aside_after(int(restored.step))
         return restored
-    taken = first_params(config, open_source(config), names, learner.mesh)
     shardings = jax.tree.map(lambda shape: shape.sharding, like)
     return jit(fresh, out_shardings=shardings, compiler_options=RUN_ONCE)(taken)
 

@@ -262,7 +262,13 @@ def _check_training(config: Config) -> None:
                     f"diffusion.{name}={value!r} has no effect with diffusion.objective='consistency', which has its "
                     "own loss; leave one of them out."
                 )
-    if config.train.t_sampling == "loss" and not config.train.t_unbiased:
+    train, sampling = config.train, config.train.t_sampling
+    for name in {"uniform": ("t_mean", "t_std", "t_unbiased"), "loss": ("t_mean", "t_std")}.get(sampling, ()):
+        if (value := getattr(train, name)) != getattr(type(train)(), name):
+            raise UserError(
+                f"train.{name}={value} has no effect with train.t_sampling={sampling!r}; set that to 'logit_normal'."
+            )
+    if sampling == "loss" and not train.t_unbiased:
         raise UserError(
             "train.t_sampling='loss' needs train.t_unbiased=True: without weights, the loss would follow its own size."
         )

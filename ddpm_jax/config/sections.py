@@ -288,7 +288,6 @@ class Train:
         None,
         "Model whose parameters a new run starts from: a run's workdir or URL, pretrained:NAME, a safetensors file, or "
         "a diffusers folder; what does not fit is initialised anew. None to initialise all of them.",
-        fixed_by="nothing",
     )
     t_sampling: Literal["uniform", "logit_normal", "loss"] = field(
         "uniform",

@@ -91,7 +91,7 @@ def newest_state(workdir: AnyPath) -> TrainState:
     """The state of the newest checkpoint."""
     config = read_config(workdir)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        return start_state(config, build_learner(config, data_mesh()), checkpoints)
+        return start_state(config, build_learner(config, data_mesh()), checkpoints, {})
 
 
 def same_bits(a: TrainState, b: TrainState) -> bool:

@@ -79,6 +79,17 @@ def test_invalid_values_are_refused_in_one_line(name):
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
+        ({"train.t_mean": 3.0}, "train.t_mean=3.0 has no effect with train.t_sampling='uniform'; set that to"),
+        ({"train.t_unbiased": False}, "train.t_unbiased=False has no effect with train.t_sampling='uniform'"),
+        (
+            {"train.t_std": 1.0, "train.t_sampling": "loss"},
+            "train.t_std=1.0 has no effect with train.t_sampling='loss'",
+        ),
+        ({"train.t_unbiased": False, "train.t_sampling": "loss"}, "needs train.t_unbiased=True: without weights"),
+        (
+            {"diffusion.objective": "consistency", "diffusion.weighting": "p2"},
+            "diffusion.weighting='p2' has no effect with diffusion.objective='consistency'",
+        ),
         ({"optimizer.ema_widths": (0.2,)}, "optimizer.ema_widths=(0.2,) has no effect with optimizer.ema_snapshots=0"),
         ({"optimizer.ema_widths": (), "optimizer.ema_snapshots": 9}, "optimizer.ema_widths=() names no EMA"),
         ({"sample.ema_width": 0.2}, "sample.ema_width=0.2 needs snapshots of the EMAs, but the run was trained with"),

@@ -20,7 +20,7 @@ from tests.end_to_end.commands import (
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("resume")]  # They share a run.
 LENGTH = (
     *("--config.model.condition=low_resolution", "--config.degradation.factor=2", "--config.degradation.noise=8"),
-    *("--config.train.condition_dropout=0.2", "--config.model.dropout=0.1"),
+    *("--config.train.condition_dropout=0.2", "--config.model.dropout=0.1", "--config.train.t_sampling=loss"),
     *("--config.train.steps=60", "--config.checkpoint.every=10", "--config.log.every=7"),
     *("--config.log.validate_every=5", "--config.log.preview_every=20", "--config.log.preview_samplers=ddim:4"),
     "--config.optimizer.ema_snapshots=7",
