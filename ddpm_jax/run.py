@@ -24,7 +24,7 @@ from ddpm_jax.diffusion.denoiser import Prediction
 from ddpm_jax.errors import UserError, nearest
 from ddpm_jax.generation.conditions import checked_pixels, conditions_of, given_conditions
 from ddpm_jax.generation.draw import Compiled, bind_config, compile_sampler, load_own_params, sample_pixels, with_guide
-from ddpm_jax.generation.guides import GuidedParams, guided_params, naming_guide, refuse_misfit
+from ddpm_jax.generation.guides import GuidedParams, config_of_guide, guided_params, naming_guide, refuse_misfit
 from ddpm_jax.generation.labels import choose_labels, label_names
 from ddpm_jax.generation.requests import for_sampler, only_images, options_of
 from ddpm_jax.generation.steps import SamplingStep, StepSampler
@@ -218,7 +218,7 @@ class Run:
         return "condition" if self.config.condition_shape else "generate"
 
     def _guided(self, config: Config, guide: Any) -> PyTree:
-        """The parameters for a call, with those of its guide, if any; one that is named is loaded once."""
+        """The parameters for a call, with those of its guide, if any; the last one that was named is kept."""
         named = config.sample.guide
         if named is None:
             return self.params
@@ -226,14 +226,16 @@ class Run:
             with naming_guide(config):
                 refuse_misfit(config, self.names, guide.config, guide.names)
                 return guided_params(config, self.params, guide.config, guide.params, guide.step)
-        key = named, config.sample.condition_noise
-        if key not in self._guides:
+        if named not in self._named_guide:
+            self._named_guide.clear()
             place = self.workdir, self.names
-            self._guides[key] = with_guide(config, *place, self.params, self.step, data_mesh())
-        return self._guides[key]
+            self._named_guide[named] = with_guide(config, *place, self.params, self.step, data_mesh())
+        found = self._named_guide[named]
+        with naming_guide(config):  # Another call may noise its conditions more.
+            return dataclasses.replace(found, guide_config=config_of_guide(found.guide_config, config))
 
     @cached_property
-    def _guides(self) -> dict[tuple[str, int], GuidedParams]:
+    def _named_guide(self) -> dict[str, GuidedParams]:
         return {}
 
     def _configured(self, count: int, known: Sequence[str], options: dict[str, Any], task: str) -> Config:

@@ -23,7 +23,7 @@ from jaxtyping import PyTree
 from ddpm_jax.builders import build_schedule
 from ddpm_jax.config import Config, checked
 from ddpm_jax.config.convert import section_of
-from ddpm_jax.config.sections import Sample
+from ddpm_jax.config.sections import Evaluate, Sample
 from ddpm_jax.errors import UserError, abbreviated
 from ddpm_jax.generation.labels import label_names
 from ddpm_jax.interop.safetensors_file import PRETRAINED, Saved, find_file, read_file
@@ -86,7 +86,7 @@ def _open(
     field, _, value = name.partition(":")
     if name.startswith(PRETRAINED):
         saved = read_file(find_file(name))
-        return Guide(_with_sample(saved.config, config), saved), saved.names
+        return Guide(config_of_guide(saved.config, config), saved), saved.names
     if field in OWN:
         if workdir is None:
             raise UserError("the model was not loaded from a workdir; name another run as its guide.")
@@ -94,18 +94,21 @@ def _open(
             chosen = {"checkpoint": step, field: OWN[field](value)}
         except ValueError as error:
             raise UserError(f"{value!r} is not a number; expected one such as checkpoint:5000.") from error
-        return Guide(_with_sample(config, config, **chosen), workdir), names
+        return Guide(config_of_guide(config, config, **chosen), workdir), names
     path = as_path(name, "sample.guide")
     with store_errors(path):
         check_folder(path)
         trained = read_config(path)
-        return Guide(_with_sample(trained, config), path), label_names(trained, path)
+        return Guide(config_of_guide(trained, config), path), label_names(trained, path)
 
 
-def _with_sample(trained: Config, config: Config, **chosen: Any) -> Config:
-    """The configuration of a guide, with these fields of `sample` and those that it shares with the model."""
+def config_of_guide(trained: Config, config: Config, **chosen: Any) -> Config:
+    """The configuration of a guide, with these fields of `sample` and those that it shares with the model.
+
+    Raises UserError if they do not suit the guide.
+    """
     sample = section_of(Sample, {"condition_noise": config.sample.condition_noise, **chosen}, "sample.")
-    return checked(dataclasses.replace(trained, sample=sample))
+    return checked(dataclasses.replace(trained, sample=sample, evaluate=Evaluate()))
 
 
 def refuse_misfit(config: Config, names: Sequence[str], guide: Config, guide_names: Sequence[str]) -> None:
@@ -139,15 +142,14 @@ def refuse_misfit(config: Config, names: Sequence[str], guide: Config, guide_nam
 def guided_params(config: Config, params: PyTree, guide_config: Config, guide: PyTree, guide_step: int) -> GuidedParams:
     """The parameters of a model and its guide; raises UserError if they are the same.
 
-    config: the model's, for conditions that are noised alike.
+    config: the model's, whose conditions the guide must know.
     """
     if _are_equal(params, guide):
         raise UserError(
             "it is the model itself, so that it has no effect; name a smaller run, or an earlier checkpoint such as "
             "checkpoint:5000."
         )
-    sample = Sample(condition_noise=config.sample.condition_noise)
-    return GuidedParams(params, guide, guide_step, dataclasses.replace(guide_config, sample=sample))
+    return GuidedParams(params, guide, guide_step, config_of_guide(guide_config, config))
 
 
 def _are_equal(params: PyTree, others: PyTree) -> bool:
