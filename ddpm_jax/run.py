@@ -43,11 +43,13 @@ def load_run(
     """The run in a workdir, with the EMA (or raw) parameters of its newest checkpoint, or that of a step.
 
     workdir: a folder, a URL such as gs://bucket/runs/x, or "pretrained:digits", which is part of the package.
-    ema_width: of an EMA that is rebuilt from the newest snapshot and those before, or from that of the step.
+    ema_width: the width of an EMA to rebuild from snapshots, at the newest one, or at the step.
     Raises UserError if there is no run, no checkpoint, or none of that step.
     """
     if str(workdir).startswith(PRETRAINED):
-        return _load_pretrained(str(workdir), step, ema and ema_width is None)
+        if ema_width is not None:
+            raise UserError(f"{workdir} has no snapshots of EMAs, from which one is rebuilt; leave ema_width out.")
+        return _load_pretrained(str(workdir), step, ema)
     number = None if step is None else operator.index(step)
     width = None if ema_width is None else float(ema_width)
     folder = as_path(str(workdir), "workdir")
@@ -186,7 +188,7 @@ class Run:
         """The prediction for x_t [batch, height, width, channels] at t [batch] in 1..T: .x0 and .eps, not clipped.
 
         labels: class numbers [batch] (-1: no label), or attributes [batch, attributes] of 0 and 1; None for no labels.
-        condition: as of `sample`.
+        condition: see `sample`.
         """
         shape, steps = self.config.image_shape, self.config.diffusion.steps
         x_t, t = np.asarray(x_t), np.asarray(t)
@@ -271,13 +273,13 @@ class Run:
         return jit(denoise)
 
 
-SAME = {"seed": 0, "label": None, "guide": None, "ema": True, "ema_width": None, "checkpoint": None}
+NOT_COMPILED = {"seed": 0, "label": None, "guide": None, "ema": True, "ema_width": None, "checkpoint": None}
 """Fields of `sample` that a compiled sampler does not depend on; it sees a guide by its parameters."""
 
 
 def _kind(config: Config, **same: Any) -> Config:
     """The configuration with the fields at fixed values that a compiled sampler does not depend on."""
-    return dataclasses.replace(config, sample=dataclasses.replace(config.sample, **SAME, **same))
+    return dataclasses.replace(config, sample=dataclasses.replace(config.sample, **NOT_COMPILED, **same))
 
 
 # Shared by all runs with the same configuration.
