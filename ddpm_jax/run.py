@@ -119,7 +119,7 @@ class Run:
     def conditions_of(self, originals: ArrayLike, *, seed: int | None = None) -> ConditionPixels:
         """The conditions that training makes of original images, for `sample(condition=…)`.
 
-        originals: [N, height, width, channels] of the type of samples; seed: of the masks, by default
+        originals: [N, height, width, channels] of the type of samples; seed: that of the masks, by default
         config.sample.seed.
         """
         if self.config.condition_shape is None:

@@ -139,8 +139,8 @@ def compile_work(
 ) -> Compiled:
     """Compiles a Work over the mesh. The batch must be a multiple of the number of devices.
 
-    guidance: by default that of config.sample; purpose: of the random keys of the images; exact: as of `jit`, and with
-    direct convolutions.
+    guidance: by default that of config.sample; purpose: what the random keys of the images are for; exact: as in `jit`,
+    and with direct convolutions.
     """
     bound = bind_config(config, build_guidance(config) if guidance is None else guidance)
 

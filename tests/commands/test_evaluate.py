@@ -154,10 +154,7 @@ def test_a_width_or_guide_that_cannot_be_used_is_refused_before_the_reference_is
     assert re.search(words, capsys.readouterr().err)
 
 
-def test_checkpoints_without_a_snapshot_or_with_themselves_as_guide_are_skipped_on_all_processes(
-    workdir, tmp_path, package_log
-):
-    """Which are left is decided before any parameters are read, by the first process for all."""
+def test_checkpoints_without_a_snapshot_or_with_themselves_as_guide_are_skipped(workdir, tmp_path, package_log):
     config, run = read_config(workdir), tmp_path / "run"
     shutil.copytree(workdir, run)
     shutil.rmtree(run / "ema_snapshots" / "2")
@@ -172,6 +169,17 @@ def test_checkpoints_without_a_snapshot_or_with_themselves_as_guide_are_skipped_
     shutil.rmtree(run / "checkpoints" / "2")
     with pytest.raises(UserError, match="No checkpoint of .* can be measured; the warnings above"):
         measured_configs(guided, run)
+
+
+def test_the_first_process_decides_for_all_what_is_measured(workdir, monkeypatch):
+    config, decided = with_fields(read_config(workdir), guide="checkpoint:4", guidance=2.0), [0]
+    every = dataclasses.replace(config, evaluate=dataclasses.replace(config.evaluate, every_checkpoint=True))
+    monkeypatch.setattr("jax.process_index", lambda: 1)
+    monkeypatch.setattr("ddpm_jax.commands.evaluate.all_agreed", lambda own: own or decided)
+    assert [one.sample.checkpoint for one in measured_configs(every, workdir)] == [2]
+    decided.clear()
+    with pytest.raises(UserError, match="cannot be measured; see the message of the first process"):
+        measured_configs(config, workdir)
 
 
 def test_the_newest_checkpoint_is_chosen_when_it_is_read(workdir, tmp_path, monkeypatch):
