@@ -24,7 +24,7 @@ from ddpm_jax.diffusion.denoiser import Prediction
 from ddpm_jax.errors import UserError, nearest
 from ddpm_jax.generation.conditions import checked_pixels, conditions_of, given_conditions
 from ddpm_jax.generation.draw import Compiled, bind_config, compile_sampler, load_own_params, sample_pixels, with_guide
-from ddpm_jax.generation.guides import GuidedParams, guided_params, naming_guide, refuse_misfit
+from ddpm_jax.generation.guides import GuidedParams, config_of_guide, guided_params, naming_guide, refuse_misfit
 from ddpm_jax.generation.labels import choose_labels, label_names
 from ddpm_jax.generation.requests import for_sampler, only_images, options_of
 from ddpm_jax.generation.steps import SamplingStep, StepSampler
@@ -43,11 +43,13 @@ def load_run(
     """The run in a workdir, with the EMA (or raw) parameters of its newest checkpoint, or that of a step.
 
     workdir: a folder, a URL such as gs://bucket/runs/x, or "pretrained:digits", which is part of the package.
-    ema_width: of an EMA that is rebuilt from the newest snapshot and those before, or from that of the step.
+    ema_width: the width of an EMA to rebuild from snapshots, at the newest one, or at the step.
     Raises UserError if there is no run, no checkpoint, or none of that step.
     """
     if str(workdir).startswith(PRETRAINED):
-        return _load_pretrained(str(workdir), step, ema and ema_width is None)
+        if ema_width is not None:
+            raise UserError(f"{workdir} has no snapshots of EMAs, from which one is rebuilt; leave ema_width out.")
+        return _load_pretrained(str(workdir), step, ema)
     number = None if step is None else operator.index(step)
     width = None if ema_width is None else float(ema_width)
     folder = as_path(str(workdir), "workdir")
@@ -117,7 +119,7 @@ class Run:
     def conditions_of(self, originals: ArrayLike, *, seed: int | None = None) -> ConditionPixels:
         """The conditions that training makes of original images, for `sample(condition=…)`.
 
-        originals: [N, height, width, channels] of the type of samples; seed: of the masks, by default
+        originals: [N, height, width, channels] of the type of samples; seed: that of the masks, by default
         config.sample.seed.
         """
         if self.config.condition_shape is None:
@@ -186,7 +188,7 @@ class Run:
         """The prediction for x_t [batch, height, width, channels] at t [batch] in 1..T: .x0 and .eps, not clipped.
 
         labels: class numbers [batch] (-1: no label), or attributes [batch, attributes] of 0 and 1; None for no labels.
-        condition: as of `sample`.
+        condition: see `sample`.
         """
         shape, steps = self.config.image_shape, self.config.diffusion.steps
         x_t, t = np.asarray(x_t), np.asarray(t)
@@ -218,7 +220,7 @@ class Run:
         return "condition" if self.config.condition_shape else "generate"
 
     def _guided(self, config: Config, guide: Any) -> PyTree:
-        """The parameters for a call, with those of its guide, if any; one that is named is loaded once."""
+        """The parameters for a call, with those of its guide, if any; the last one that was named is kept."""
         named = config.sample.guide
         if named is None:
             return self.params
@@ -226,14 +228,16 @@ class Run:
             with naming_guide(config):
                 refuse_misfit(config, self.names, guide.config, guide.names)
                 return guided_params(config, self.params, guide.config, guide.params, guide.step)
-        key = named, config.sample.condition_noise
-        if key not in self._guides:
+        if named not in self._named_guide:
+            self._named_guide.clear()
             place = self.workdir, self.names
-            self._guides[key] = with_guide(config, *place, self.params, self.step, data_mesh())
-        return self._guides[key]
+            self._named_guide[named] = with_guide(config, *place, self.params, self.step, data_mesh())
+        found = self._named_guide[named]
+        with naming_guide(config):  # Another call may noise its conditions more.
+            return dataclasses.replace(found, guide_config=config_of_guide(found.guide_config, config))
 
     @cached_property
-    def _guides(self) -> dict[tuple[str, int], GuidedParams]:
+    def _named_guide(self) -> dict[str, GuidedParams]:
         return {}
 
     def _configured(self, count: int, known: Sequence[str], options: dict[str, Any], task: str) -> Config:
@@ -269,13 +273,13 @@ class Run:
         return jit(denoise)
 
 
-SAME = {"seed": 0, "label": None, "guide": None, "ema": True, "ema_width": None, "checkpoint": None}
+NOT_COMPILED = {"seed": 0, "label": None, "guide": None, "ema": True, "ema_width": None, "checkpoint": None}
 """Fields of `sample` that a compiled sampler does not depend on; it sees a guide by its parameters."""
 
 
 def _kind(config: Config, **same: Any) -> Config:
     """The configuration with the fields at fixed values that a compiled sampler does not depend on."""
-    return dataclasses.replace(config, sample=dataclasses.replace(config.sample, **SAME, **same))
+    return dataclasses.replace(config, sample=dataclasses.replace(config.sample, **NOT_COMPILED, **same))
 
 
 # Shared by all runs with the same configuration.

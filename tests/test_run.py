@@ -1,6 +1,7 @@
 """The Python interface, on a run that the command line trained."""
 
 import dataclasses
+import json
 import shutil
 
 import numpy as np
@@ -81,12 +82,20 @@ def test_an_ema_of_another_width_is_loaded_at_the_step_of_a_snapshot(workdir, ru
     wide = load_run(workdir, ema_width=0.1)
     assert wide.step == 12 and load_run(workdir, step=8, ema_width=0.1).step == 8
     assert np.abs(wide.sample(2).astype(int) - run.sample(2)).max() > 0
-    with pytest.raises(UserError, match="no intact snapshot of step 10; an EMA can be rebuilt at 4, 8, 12"):
+    with pytest.raises(UserError, match="no intact snapshot of step 10; set sample.checkpoint to .* rebuilt: 4, 8, 12"):
         load_run(workdir, step=10, ema_width=0.1)
     with pytest.raises(UserError, match="sample.ema_width=0.1 has no effect with sample.ema=False"):
         load_run(workdir, ema=False, ema_width=0.1)
-    with pytest.raises(UserError, match="pretrained:digits holds only the EMA parameters"):
+    with pytest.raises(UserError, match="pretrained:digits has no snapshots of EMAs, .* leave ema_width out"):
         load_run("pretrained:digits", ema_width=0.1)
+
+
+def test_widths_to_evaluate_in_the_configuration_of_a_run_concern_no_other_command(workdir, tmp_path):
+    copy = shutil.copytree(workdir, tmp_path / "run")
+    config = json.loads((copy / "config.json").read_text())
+    config["evaluate"]["ema_widths"] = [0.05]
+    (copy / "config.json").write_text(json.dumps(config))
+    assert load_run(copy, ema=False).step == load_run(copy, ema_width=0.1).step == 12
 
 
 def test_another_sampler_starts_from_its_own_defaults(run, workdir):

@@ -29,9 +29,8 @@ from ddpm_jax.data.open import open_dataset
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.results import add_result, all_results, draw_charts, read_results, result_name, table
 from ddpm_jax.evaluation.statistics import compare, measure
-from ddpm_jax.generation.draw import load_params
-from ddpm_jax.generation.guides import open_guide, with_guide_step
-from ddpm_jax.generation.labels import label_names
+from ddpm_jax.generation.draw import check_params, load_params
+from ddpm_jax.generation.guides import with_guide_step
 from ddpm_jax.generation.output import sample_to_disk, unfinished_folder
 from ddpm_jax.generation.requests import only_images, sample_name, with_sampler
 from ddpm_jax.runtime.devices import agreed_by_all, all_agreed, data_mesh, wait_for_all
@@ -46,9 +45,7 @@ logger = logging.getLogger(__name__)
 def evaluate(config: Config, workdir: AnyPath) -> AnyPath:
     """Measures every chosen checkpoint by config.evaluate; returns the folder with the results."""
     settings, folder = config.evaluate, output_folder(config, workdir) / "evaluation"
-    each, steps = sampler_configs(config), chosen_steps(config, workdir)
-    if config.sample.guide is not None:  # Refused before the reference is measured, which may take hours.
-        open_guide(config, workdir, label_names(config, workdir), config.sample.checkpoint)
+    each, measured = sampler_configs(config), measured_configs(config, workdir)
     dataset = open_needed_dataset(config)
     rows = held_out_rows(config, dataset) if settings.bound_images and dataset else np.arange(0)
     inputs = inputs_to_sample(each[0], workdir, dataset)  # Samplers differ in neither count, seed nor label.
@@ -59,24 +56,21 @@ def evaluate(config: Config, workdir: AnyPath) -> AnyPath:
     found: list[tuple[int, str]] = []
     setup = open_setup(config, dataset, settings.count)
     with only_evaluation(folder) as confirm:
-        for chosen, width in itertools.product(steps, settings.ema_widths or [config.sample.ema_width]):
+        for chosen in measured:
             try:
-                params, step = load_params(
-                    with_fields(config, checkpoint=chosen, ema_width=width), workdir, data_mesh()
-                )
+                params, step = load_params(chosen, workdir, data_mesh())
             except UserError as error:
                 if not settings.every_checkpoint or jax.process_count() > 1:  # Other processes may have read it.
                     raise
-                logger.warning("Step %s is skipped: %s", chosen, error)
+                log_skipped(chosen, error)
                 continue
             for one in each:
-                one = with_fields(one, ema_width=width)
+                one = with_fields(one, ema_width=chosen.sample.ema_width)
                 found.append((step, evaluate_sampler(one, workdir, step, params, inputs, setup, confirm)))
             if dataset is not None and len(rows):
-                one = with_fields(config, ema_width=width)
-                found.append((step, evaluate_bound(one, workdir, step, params, dataset, rows, confirm)))
+                found.append((step, evaluate_bound(chosen, workdir, step, params, dataset, rows, confirm)))
     if not found:
-        raise UserError(f"No checkpoint of {workdir} can be measured; the warnings above name the reasons.")
+        raise none_measured(workdir)
     if jax.process_index() == 0:
         draw_charts(folder)
         text = table([row for row in all_results(folder) if (row.step, row.name) in found])
@@ -143,6 +137,44 @@ def chosen_steps(config: Config, workdir: AnyPath) -> Sequence[int | None]:
     if not steps:
         raise no_checkpoint(workdir)
     return steps if config.evaluate.every_checkpoint else [config.sample.checkpoint]
+
+
+def measured_configs(config: Config, workdir: AnyPath) -> list[Config]:
+    """One configuration for each checkpoint and EMA width to measure, as the first process finds them.
+
+    Raises UserError for one that cannot be measured, before anything is; evaluate.every_checkpoint skips it instead.
+    """
+    widths, every, sample = config.evaluate.ema_widths, config.evaluate.every_checkpoint, config.sample
+    for name in ("ema", "ema_width"):
+        if widths and (value := getattr(sample, name)) != getattr(type(sample)(), name):
+            raise UserError(f"evaluate.ema_widths={widths} replaces sample.{name}={value}; leave out one of them.")
+    chosen = itertools.product(chosen_steps(config, workdir), widths or [sample.ema_width])
+    each = [with_fields(config, checkpoint=step, ema_width=width) for step, width in chosen]
+    sound, refusal = [], None
+    for i, one in enumerate(each) if jax.process_index() == 0 else ():
+        try:
+            check_params(one, workdir)
+            sound.append(i)
+        except UserError as error:
+            refusal = error
+            if every:
+                log_skipped(one, error)
+    sound = all_agreed(sound)
+    if every and not sound:
+        raise none_measured(workdir)
+    if not every and len(sound) < len(each):
+        raise refusal or UserError(f"{workdir} cannot be measured; see the message of the first process.")
+    return [each[i] for i in sound]
+
+
+def log_skipped(config: Config, error: UserError) -> None:
+    """Warns of a checkpoint that cannot be measured."""
+    logger.warning("Step %s is skipped: %s", config.sample.checkpoint, error)
+
+
+def none_measured(workdir: AnyPath) -> UserError:
+    """The error for a run of which all checkpoints were skipped."""
+    return UserError(f"No checkpoint of {workdir} can be measured; the warnings above name the reasons.")
 
 
 def evaluate_sampler(

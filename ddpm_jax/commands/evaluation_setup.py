@@ -27,7 +27,7 @@ from ddpm_jax.evaluation.statistics import (
     statistics_of,
     warn_of_small_sets,
 )
-from ddpm_jax.generation.guides import GuidedParams, without_guide
+from ddpm_jax.generation.guides import GuidedParams, with_guide_step, without_guide
 from ddpm_jax.generation.output import checksum
 from ddpm_jax.generation.requests import image_fields
 from ddpm_jax.runtime.files import sha256
@@ -149,7 +149,7 @@ def guide_protocol(config: Config, params: PyTree) -> dict[str, Any]:
     own, other, fixed = flatten(config), flatten(params.guide_config), fields_fixed_by("parameters")
     return {
         "guide": {
-            "from": config.sample.guide,
+            "from": with_guide_step(config, params).sample.guide,  # The same for two ways to write a path.
             "training_step": params.guide_step,
             "parameters_crc32": checksum(params.guide),
             **{name: other[name] for name in fixed if other[name] != own[name]},

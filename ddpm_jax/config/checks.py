@@ -343,7 +343,7 @@ def _check_sampling(config: Config) -> None:
 
 
 def _check_ema(config: Config) -> None:
-    optimizer, sample, widths = config.optimizer, config.sample, config.evaluate.ema_widths
+    optimizer, sample = config.optimizer, config.sample
     default = type(optimizer)().ema_widths
     if not optimizer.ema_snapshots and optimizer.ema_widths != default:
         raise UserError(
@@ -352,17 +352,17 @@ def _check_ema(config: Config) -> None:
         )
     if not optimizer.ema_widths:
         raise UserError("optimizer.ema_widths=() names no EMA; expected at least one width, such as (0.05, 0.1).")
-    given = [("sample.ema_width", sample.ema_width), ("evaluate.ema_widths", widths or None)]
-    for name, value in ((name, value) for name, value in given if value is not None):
-        if not optimizer.ema_snapshots:
+    given = [("sample.ema_width", sample.ema_width), ("evaluate.ema_widths", config.evaluate.ema_widths or None)]
+    for name, value in given:
+        if value is not None and not optimizer.ema_snapshots:
             raise UserError(
                 f"{name}={value} needs snapshots of the EMAs, but the run was trained with optimizer.ema_snapshots=0; "
                 "leave it out, or train a new run with them."
             )
-        if not sample.ema:
-            raise UserError(f"{name}={value} has no effect with sample.ema=False; leave out one of them.")
-    if widths and sample.ema_width is not None:
-        raise UserError(f"evaluate.ema_widths={widths} replaces sample.ema_width={sample.ema_width}; leave out one.")
+    if sample.ema_width is not None and not sample.ema:
+        raise UserError(
+            f"sample.ema_width={sample.ema_width} has no effect with sample.ema=False; leave out one of them."
+        )
 
 
 def _check_task(config: Config) -> None:

@@ -6,8 +6,10 @@ its protocol, so results under other protocols stand beside it and never replace
 
 import json
 import logging
+import re
 import zlib
 from collections import defaultdict
+from collections.abc import Collection
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,7 +69,7 @@ def add_result(folder: AnyPath, step: int, name: str, result: Result) -> None:
 
 def _write_curve(folder: AnyPath, name: str, protocol: Result) -> None:
     """Rewrites a protocol's curves, since TensorBoard connects points in the order in which they were written."""
-    key = _curve_name(name, protocol)
+    key, name = _curve_name(name, protocol), _without_checksum(name)
     tags = {"fid": protocol.get("distance", "")}
     remove_tree(folder / "tensorboard" / key)
     with (
@@ -82,7 +84,15 @@ def _write_curve(folder: AnyPath, name: str, protocol: Result) -> None:
 
 def _curve_name(name: str, protocol: dict[str, Any]) -> str:
     """The name of a curve of results of several checkpoints under one protocol."""
-    return result_name(name, _without(protocol, "training_step"))
+    return result_name(_without_checksum(name), _without(protocol, "training_step"))
+
+
+def _without_checksum(name: str) -> str:
+    """A name of samples without the checksum that stands for characters a file name lacks, as in "checkpoint:300".
+
+    That also covers the training step and whatever else varies along a curve. Protocols tell curves apart.
+    """
+    return re.sub(r"(?<!-timesteps)-[0-9a-f]{8}$", "", name)
 
 
 class Row(NamedTuple):
@@ -158,7 +168,8 @@ def _title(protocol: dict[str, Any]) -> str:
 def _label(row: Row, varied: str) -> str:
     """A curve's label: the name of its results without the varied number and without what the title holds."""
     drawn = row.result["protocol"]["drawn"]
-    kept = [part for part in row.name.split("-")[:-1] if part != f"n{drawn['images']}"]
+    name = _without_checksum(row.name.rpartition("-")[0])
+    kept = [part for part in name.split("-") if part != f"n{drawn['images']}"]
     if varied == "training_step":
         return "-".join(kept)
     name = "-".join(part for part in kept if varied != "steps" or part != f"{drawn['steps']}steps")
@@ -170,9 +181,14 @@ def _label(row: Row, varied: str) -> str:
 def _without(protocol: dict[str, Any], varied: str) -> dict[str, Any]:
     """A protocol without the varied number and the checksum that varies with it: of the parameters, of the steps."""
     varying = {varied, "steps_crc32" if varied == "steps" else "parameters_crc32"}
-    drawn = protocol.get("drawn", {})
-    kept = {key: value for key, value in protocol.items() if key not in varying}
-    return {**kept, "drawn": {key: value for key, value in drawn.items() if key not in varying}}
+    drawn = _leave_out(protocol.get("drawn", {}), varying)
+    if varied == "training_step" and drawn.get("guide", {}).get("from", "").startswith("ema_width:"):
+        drawn["guide"] = _leave_out(drawn["guide"], varying)  # Another EMA at the same step.
+    return _leave_out(protocol, varying) | {"drawn": drawn}
+
+
+def _leave_out(table: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in table.items() if name not in names}
 
 
 def table(rows: list[Row]) -> str:

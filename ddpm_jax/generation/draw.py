@@ -29,7 +29,7 @@ from ddpm_jax.diffusion.guidance import UNGUIDED, Guidance, autoguided
 from ddpm_jax.diffusion.pixels import from_pixels, to_pixels
 from ddpm_jax.diffusion.randomness import Purpose
 from ddpm_jax.generation.conditions import with_known_pixels
-from ddpm_jax.generation.guides import GuidedParams, guided_params, naming_guide, open_guide
+from ddpm_jax.generation.guides import GuidedParams, guided_params, naming_guide, open_guide, same_as_model
 from ddpm_jax.generation.labels import label_names
 from ddpm_jax.interop.safetensors_file import Saved
 from ddpm_jax.network.bind import bind
@@ -41,7 +41,7 @@ from ddpm_jax.runtime.urls import AnyPath
 from ddpm_jax.sampling.loop import NO_FRAMES, FrameSpec, Samples, scan_loop
 from ddpm_jax.sampling.noise import draw_noise, image_keys
 from ddpm_jax.shapes import ConditionPixels, ImageKeys, Labels, Pixels
-from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.checkpoint import Checkpoints, check_kept, checkpoint_steps
 from ddpm_jax.training.ema_snapshots import EmaSnapshots
 from ddpm_jax.workdir import checkpoint_folder, no_checkpoint, snapshot_folder
 
@@ -65,8 +65,7 @@ def load_own_params(config: Config, workdir: AnyPath, mesh: Mesh) -> tuple[PyTre
     shapes = param_shapes(config)
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), shapes)
     if config.sample.ema_width is not None:
-        rules, folder = config.optimizer, snapshot_folder(workdir)
-        with EmaSnapshots(folder, rules.power_widths, rules.ema_snapshots) as snapshots:
+        with _snapshots(config, workdir) as snapshots:
             params, step = snapshots.rebuild(like, config.sample.ema_width, config.sample.checkpoint)
         return jax.device_put(params, replicated(mesh)), step
     with Checkpoints(checkpoint_folder(workdir)) as checkpoints:
@@ -76,12 +75,49 @@ def load_own_params(config: Config, workdir: AnyPath, mesh: Mesh) -> tuple[PyTre
     return found
 
 
+def _snapshots(config: Config, workdir: AnyPath) -> EmaSnapshots:
+    return EmaSnapshots(snapshot_folder(workdir), config.optimizer.power_widths, config.optimizer.ema_snapshots)
+
+
+def check_params(config: Config, workdir: AnyPath) -> None:
+    """Raises UserError if `load_params` would refuse the checkpoint, the EMA width or the guide of config.sample.
+
+    Reads no parameters and communicates with no other process: damage shows only when they are read.
+    """
+    step = _check_own_params(config, workdir)
+    if config.sample.guide is None:
+        return
+    guide = open_guide(config, workdir, label_names(config, workdir), step)
+    with naming_guide(config):
+        if isinstance(guide.source, Saved):
+            return
+        guide_step, kinds = _check_own_params(guide.config, guide.source), ("ema", "ema_width")
+        same = all(getattr(config.sample, name) == getattr(guide.config.sample, name) for name in kinds)
+        if same and (workdir, step) == (guide.source, guide_step):
+            raise same_as_model()
+
+
+def _check_own_params(config: Config, workdir: AnyPath) -> int:
+    """The step of the parameters that `load_own_params` would find."""
+    step, width = config.sample.checkpoint, config.sample.ema_width
+    if width is not None:
+        with _snapshots(config, workdir) as snapshots:
+            return snapshots.check(width, step)
+    folder = checkpoint_folder(workdir)
+    steps = checkpoint_steps(folder)
+    if not steps:
+        raise no_checkpoint(workdir)
+    if step is not None:
+        check_kept(folder, steps, step)
+    return steps[-1] if step is None else step
+
+
 def with_guide(
     config: Config, workdir: AnyPath | None, names: Sequence[str], params: PyTree, step: int, mesh: Mesh
 ) -> GuidedParams:
     """The parameters of a model together with those of the guide that config.sample.guide names.
 
-    workdir: of the model's run, None for a model without; names: of its labels. Raises UserError as `open_guide` does.
+    workdir: the run of the model, None for a model without; names: its labels. Raises UserError as `open_guide` does.
     """
     guide = open_guide(config, workdir, names, step)
     with naming_guide(config):
@@ -103,8 +139,8 @@ def compile_work(
 ) -> Compiled:
     """Compiles a Work over the mesh. The batch must be a multiple of the number of devices.
 
-    guidance: by default that of config.sample; purpose: of the random keys of the images; exact: as of `jit`, and with
-    direct convolutions.
+    guidance: by default that of config.sample; purpose: what the random keys of the images are for; exact: as in `jit`,
+    and with direct convolutions.
     """
     bound = bind_config(config, build_guidance(config) if guidance is None else guidance)
 

@@ -23,14 +23,14 @@ from jaxtyping import PyTree
 from ddpm_jax.builders import build_schedule
 from ddpm_jax.config import Config, checked
 from ddpm_jax.config.convert import section_of
-from ddpm_jax.config.sections import Sample
+from ddpm_jax.config.sections import Evaluate, Sample
 from ddpm_jax.errors import UserError, abbreviated
 from ddpm_jax.generation.labels import label_names
 from ddpm_jax.interop.safetensors_file import PRETRAINED, Saved, find_file, read_file
 from ddpm_jax.runtime.urls import AnyPath, as_path, check_folder, store_errors
 from ddpm_jax.workdir import read_config
 
-OWN = {"checkpoint": int, "ema_width": float}
+OWN_PARAMETERS = {"checkpoint": int, "ema_width": float}
 """Fields of `sample` that choose other parameters of the same run, as in "checkpoint:5000", and their types."""
 
 
@@ -68,10 +68,10 @@ def naming_guide(config: Config) -> Iterator[None]:
         raise UserError(f"sample.guide={config.sample.guide}: {error}") from error
 
 
-def open_guide(config: Config, workdir: AnyPath | None, names: Sequence[str], step: int | None) -> Guide:
+def open_guide(config: Config, workdir: AnyPath | None, names: Sequence[str], step: int) -> Guide:
     """The guide that config.sample.guide names; raises UserError if there is none, or if it does not fit.
 
-    workdir, names, step: of the model's run, None for a model without; its labels; its checkpoint, None for the newest.
+    workdir: the run of the model, None for a model without; names: its labels; step: its checkpoint.
     """
     with naming_guide(config):
         guide, guide_names = _open(config, workdir, names, step)
@@ -79,37 +79,41 @@ def open_guide(config: Config, workdir: AnyPath | None, names: Sequence[str], st
     return guide
 
 
-def _open(
-    config: Config, workdir: AnyPath | None, names: Sequence[str], step: int | None
-) -> tuple[Guide, Sequence[str]]:
+def _open(config: Config, workdir: AnyPath | None, names: Sequence[str], step: int) -> tuple[Guide, Sequence[str]]:
     name = config.sample.guide or ""
     field, _, value = name.partition(":")
     if name.startswith(PRETRAINED):
         saved = read_file(find_file(name))
-        return Guide(_with_sample(saved.config, config), saved), saved.names
-    if field in OWN:
+        return Guide(config_of_guide(saved.config, config), saved), saved.names
+    if field in OWN_PARAMETERS:
         if workdir is None:
             raise UserError("the model was not loaded from a workdir; name another run as its guide.")
         try:
-            chosen = {"checkpoint": step, field: OWN[field](value)}
+            chosen = {"checkpoint": step, field: OWN_PARAMETERS[field](value)}
         except ValueError as error:
             raise UserError(f"{value!r} is not a number; expected one such as checkpoint:5000.") from error
-        return Guide(_with_sample(config, config, **chosen), workdir), names
+        return Guide(config_of_guide(config, config, **chosen), workdir), names
     path = as_path(name, "sample.guide")
     with store_errors(path):
         check_folder(path)
         trained = read_config(path)
-        return Guide(_with_sample(trained, config), path), label_names(trained, path)
+        return Guide(config_of_guide(trained, config), path), label_names(trained, path)
 
 
-def _with_sample(trained: Config, config: Config, **chosen: Any) -> Config:
-    """The configuration of a guide, with these fields of `sample` and those that it shares with the model."""
+def config_of_guide(trained: Config, config: Config, **chosen: Any) -> Config:
+    """The configuration of a guide, with these fields of `sample` and those that it shares with the model.
+
+    Raises UserError if they do not suit the guide.
+    """
     sample = section_of(Sample, {"condition_noise": config.sample.condition_noise, **chosen}, "sample.")
-    return checked(dataclasses.replace(trained, sample=sample))
+    return checked(dataclasses.replace(trained, sample=sample, evaluate=Evaluate()))
 
 
 def refuse_misfit(config: Config, names: Sequence[str], guide: Config, guide_names: Sequence[str]) -> None:
-    """Raises UserError unless a guide predicts the same as the model, whatever its network; names: of their labels."""
+    """Raises UserError unless a guide predicts the same as the model, whatever its network.
+
+    names, guide_names: the names of their labels.
+    """
     same: list[tuple[str, Any, Any]] = [
         ("image shape (height, width, channels)", config.image_shape, guide.image_shape),
         ("data.depth", config.data.depth, guide.data.depth),
@@ -139,15 +143,19 @@ def refuse_misfit(config: Config, names: Sequence[str], guide: Config, guide_nam
 def guided_params(config: Config, params: PyTree, guide_config: Config, guide: PyTree, guide_step: int) -> GuidedParams:
     """The parameters of a model and its guide; raises UserError if they are the same.
 
-    config: the model's, for conditions that are noised alike.
+    config: the model's, whose conditions the guide must know.
     """
     if _are_equal(params, guide):
-        raise UserError(
-            "it is the model itself, so that it has no effect; name a smaller run, or an earlier checkpoint such as "
-            "checkpoint:5000."
-        )
-    sample = Sample(condition_noise=config.sample.condition_noise)
-    return GuidedParams(params, guide, guide_step, dataclasses.replace(guide_config, sample=sample))
+        raise same_as_model()
+    return GuidedParams(params, guide, guide_step, config_of_guide(guide_config, config))
+
+
+def same_as_model() -> UserError:
+    """The error for a guide that has no effect."""
+    return UserError(
+        "it is the model itself, so that it has no effect; name a smaller run, or an earlier checkpoint such as "
+        "checkpoint:5000."
+    )
 
 
 def _are_equal(params: PyTree, others: PyTree) -> bool:
@@ -163,7 +171,7 @@ def _are_equal(params: PyTree, others: PyTree) -> bool:
 def with_guide_step(config: Config, params: PyTree) -> Config:
     """The configuration for names of results, which shall differ with the place and the step of a guide's run."""
     guide = config.sample.guide
-    if guide is None or guide.startswith((PRETRAINED, *(f"{field}:" for field in OWN))):
+    if guide is None or guide.startswith((PRETRAINED, *(f"{field}:" for field in OWN_PARAMETERS))):
         return config  # The name of the guide, and the step of the model, say it all.
     path = as_path(guide, "sample.guide")
     named = f"{path.name}+{params.guide_step}-{zlib.crc32(str(path).encode()):08x}"

@@ -16,7 +16,7 @@ from jaxtyping import PyTree
 
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime.devices import agreed_by_all
-from ddpm_jax.runtime.urls import AnyPath, remove_tree
+from ddpm_jax.runtime.urls import AnyPath, remove_tree, store_errors
 from ddpm_jax.training.sealed_trees import SealedTrees
 from ddpm_jax.training.seals import DamagedCheckpoint, sealed_steps, verify
 from ddpm_jax.training.state import TrainState
@@ -37,7 +37,7 @@ class Checkpoints(SealedTrees):
     """The checkpoints of a run, saved in the background; a context manager.
 
     keep: number of newest checkpoints to keep; keep_every: also keep those whose step is a multiple of this (0: none).
-    confirm, before_seal: as of SealedTrees.
+    confirm, before_seal: see SealedTrees.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Checkpoints(SealedTrees):
 
         config, metrics: JSON; metrics: the running means since the last report.
         """
-        trees = {"params": state.params, "ema": state.ema, "training": _training_item(state)}
+        trees = {"params": state.params, "ema": state.ema, "training": training_item(state)}
         self.start_saving(int(state.step), trees, {"metrics": metrics or {}, "config": config})
 
     def restore(self, like: TrainState, step: int | None = None) -> TrainState | None:
@@ -65,7 +65,7 @@ class Checkpoints(SealedTrees):
 
         like: a state, or its shapes with shardings, which determines where each array goes.
         """
-        items = {"params": like.params, "ema": like.ema, "training": _training_item(like)}
+        items = {"params": like.params, "ema": like.ema, "training": training_item(like)}
         found = self._read(items, step, verified=None)
         if found is None:
             return None
@@ -93,7 +93,9 @@ class Checkpoints(SealedTrees):
 
     def set_aside_after(self, step: int) -> None:
         """Renames checkpoints after the step from which a run resumes: they must be damaged, or it would use them."""
-        if jax.process_index() == 0:
+        if jax.process_index():
+            return
+        with store_errors(self.folder):
             for later in (s for s in checkpoint_steps(self.folder) if s > step):
                 remove_tree(self.folder / f"{later}.damaged")
                 (self.folder / str(later)).rename(self.folder / f"{later}.damaged")
@@ -117,9 +119,7 @@ class Checkpoints(SealedTrees):
         """The given step, or that of the newest intact checkpoint, or ABSENT; damaged ones are logged and skipped."""
         steps = checkpoint_steps(self.folder)
         if step is not None:
-            if step not in steps:
-                kept = ", ".join(map(str, steps)) or "none"
-                raise UserError(f"{self.folder} keeps no checkpoint of step {step}; it keeps {kept}.")
+            check_kept(self.folder, steps, step)
             try:
                 verify(self.folder / str(step), verified)
             except DamagedCheckpoint as error:
@@ -136,7 +136,14 @@ class Checkpoints(SealedTrees):
         return ABSENT
 
 
-def _training_item(state: TrainState) -> dict[str, PyTree]:
+def check_kept(folder: AnyPath, steps: Sequence[int], step: int) -> None:
+    """Raises UserError unless a step is among those of the checkpoints in a folder."""
+    if step not in steps:
+        kept = ", ".join(map(str, steps)) or "none"
+        raise UserError(f"{folder} keeps no checkpoint of step {step}; it keeps {kept}.")
+
+
+def training_item(state: TrainState) -> dict[str, PyTree]:
     """The fields of a state besides both sets of parameters; those without arrays are left out."""
     fields = {name: getattr(state, name) for name in vars(state) if name not in ("params", "ema")}
     return {name: tree for name, tree in fields.items() if jax.tree.leaves(tree)}

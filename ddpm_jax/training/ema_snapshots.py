@@ -1,6 +1,6 @@
 """Snapshots of the power-function EMAs, and the EMA of any width that is rebuilt from them after training.
 
-    <workdir>/ema_snapshots/<step>/   ema_0.05/  ema_0.1/  profile/ (number of updates)  config/  SHA256SUMS
+    <workdir>/ema_snapshots/<step>/   ema_0.05/  ema_0.1/  updates/ (their number)  config/  SHA256SUMS
 
 A snapshot is sealed before any checkpoint of the same step or a later one, so that a run that resumes from that
 checkpoint lacks none; those after it are written again. `power_ema.py` has the equations, `sealed_trees.py` the files.
@@ -9,7 +9,7 @@ checkpoint lacks none; those after it are written again. `power_ema.py` has the 
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,15 +17,16 @@ from jaxtyping import PyTree
 
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime.devices import all_agreed
-from ddpm_jax.runtime.urls import AnyPath
+from ddpm_jax.runtime.urls import AnyPath, store_errors
 from ddpm_jax.training.power_ema import WORST_FIT, fit_profile, fitted_widths
 from ddpm_jax.training.sealed_trees import SealedTrees, delete
 from ddpm_jax.training.seals import DamagedCheckpoint, sealed_steps, verify
 from ddpm_jax.training.state import TrainState
 
-MOST = 32
+MOST_SNAPSHOTS = 32
 """Snapshots that are kept besides the newest."""
-PROFILE = "profile"
+UPDATES = "updates"
+"""The item, and its entry, that holds the number of updates of the EMAs."""
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +34,10 @@ logger = logging.getLogger(__name__)
 def retained_snapshots(steps: Sequence[int], every: int) -> set[int]:
     """The subset of these steps (oldest first) whose snapshots are kept: the newest, and multiples of `every`.
 
-    Once these would be more than MOST, only multiples of twice (four times …) as many steps are kept.
+    Once these would be more than MOST_SNAPSHOTS, only multiples of twice (four times …) as many steps are kept.
     """
     spacing = every
-    while steps[-1] // spacing > MOST:
+    while steps[-1] // spacing > MOST_SNAPSHOTS:
         spacing *= 2
     return {steps[-1], *(step for step in steps if step % spacing == 0)}
 
@@ -44,14 +45,14 @@ def retained_snapshots(steps: Sequence[int], every: int) -> set[int]:
 class EmaSnapshots(SealedTrees):
     """The snapshots of a run, saved in the background; a context manager.
 
-    widths: of the EMAs, ascending; every: the steps between snapshots. confirm: as of SealedTrees.
+    widths: those of the EMAs, ascending; every: the steps between snapshots; confirm: see SealedTrees.
     """
 
     def __init__(
         self, folder: AnyPath, widths: Sequence[float], every: int, confirm: Callable[[], None] = lambda: None
     ) -> None:
         self.widths = tuple(widths)
-        items = (*map(_item, widths), PROFILE, "config")
+        items = (*map(_item, widths), UPDATES, "config")
         super().__init__(folder, "snapshot", items, partial(retained_snapshots, every=every), confirm)
 
     def save(self, state: TrainState, config: Mapping[str, Any]) -> None:
@@ -59,14 +60,23 @@ class EmaSnapshots(SealedTrees):
         step, updates = int(state.step), int(state.step) - int(state.skipped)
         trees = {_item(width): ema for width, ema in zip(self.widths, state.power_emas, strict=True)}
         if updates:  # Otherwise all steps were skipped, and there is no EMA yet.
-            self.start_saving(step, trees, {PROFILE: {"updates": updates}, "config": config})
+            self.start_saving(step, trees, {UPDATES: {UPDATES: updates}, "config": config})
 
     def delete_after(self, step: int) -> None:
         """Deletes the snapshots after the step from which a run resumes; it will write them again."""
-        if jax.process_index() == 0:
+        if jax.process_index():
+            return
+        with store_errors(self.folder):
             for later in (s for s in sealed_steps(self.folder) if s > step):
                 self._confirm()
                 delete(self.folder / str(later))
+
+    def check(self, width: float, step: int | None = None) -> int:
+        """The step at which `rebuild` would give the EMA of a width; raises its UserErrors.
+
+        Reads no EMA and communicates with no other process.
+        """
+        return self._fit(self._updates(verified=-1), width, step)[0]
 
     def rebuild(self, like: PyTree, width: float, step: int | None = None) -> tuple[PyTree, int]:
         """The EMA of a width at the step of a snapshot, by default the newest, as float32 on the host; and the step.
@@ -74,37 +84,52 @@ class EmaSnapshots(SealedTrees):
         like: the shapes of the parameters with shardings, on every device. Raises UserError if there is no such
         snapshot, or if the snapshots cannot give the width.
         """
-        profiles = {each: self.read_record(each, PROFILE) for each in self._intact_steps()}
-        # A job that trains may have deleted some since.
-        updates = {each: int(profile["updates"]) for each, profile in profiles.items() if profile}
-        at = self._chosen(sorted(updates), step)
-        used = [Snapshot(each, t, own) for each, t in updates.items() if each <= at for own in self.widths]
-        times, widths = [each.updates for each in used], [each.width for each in used]
-        weights, error = fit_profile(times, widths, updates[at], width)
-        if error > WORST_FIT:
-            raise self._refusal(width, at, error, fitted_widths(times, widths, updates[at]))
-        logger.info("Rebuilding the EMA of width %g at step %d (error of its profile %.2g)", width, at, error)
+        newest, _ = self._fit(self._agreed_updates(verified=-1), width, step)  # Refused before files are verified.
+        at, weights = self._fit(self._agreed_updates(verified=newest), width, step)
         total = jax.tree.map(lambda x: np.zeros(x.shape, np.float64), like)
-        for one, weight in zip(used, weights, strict=True):
-            trees = self.read_trees(one.step, {_item(one.width): like})
+        for each, row in weights.items():
+            trees = self.read_trees(each, {_item(own): like for own in self.widths})
             if trees is None:
-                raise UserError(f"Training has just deleted snapshot {one.step} of {self.folder}; start again.")
-            jax.tree.map(partial(_add, weight), total, jax.device_get(trees[_item(one.width)]))
+                raise UserError(f"Training has just deleted snapshot {each} of {self.folder}; start again.")
+            for own, weight in zip(self.widths, row, strict=True):
+                jax.tree.map(partial(_add, weight), total, jax.device_get(trees[_item(own)]))
         return jax.tree.map(lambda x: x.astype(np.float32), total), at
 
-    def _intact_steps(self) -> list[int]:
-        """The steps of all intact snapshots, as the first process finds them; damaged ones are logged."""
-        return all_agreed([s for s in sealed_steps(self.folder) if jax.process_index() == 0 and self._is_intact(s)])
+    def _updates(self, verified: int) -> dict[int, int]:
+        """The number of updates at the step of each snapshot; damaged ones are logged and left out.
 
-    def _is_intact(self, step: int) -> bool:
+        verified: the last step whose EMAs are verified, too.
+        """
+        steps = sealed_steps(self.folder)
+        sound = [step for step in steps if self._is_intact(step, None if step <= verified else UPDATES)]
+        records = {step: self.read_record(step, UPDATES) for step in sound}
+        # A job that trains may have deleted some since.
+        return {step: int(record[UPDATES]) for step, record in records.items() if record}
+
+    def _agreed_updates(self, verified: int) -> dict[int, int]:
+        """`_updates` as the first process finds them, on every process."""
+        found = self._updates(verified) if jax.process_index() == 0 else {}
+        return dict(zip(all_agreed([*found]), all_agreed([*found.values()]), strict=True))
+
+    def _is_intact(self, step: int, item: str | None) -> bool:
         try:
-            verify(self.folder / str(step))
+            verify(self.folder / str(step), item)
         except DamagedCheckpoint as error:
             logger.warning(
                 "Snapshot %d in %s is damaged (%s); the EMA is rebuilt without it.", step, self.folder, error
             )
             return False
         return True
+
+    def _fit(self, updates: Mapping[int, int], width: float, step: int | None) -> tuple[int, dict[int, np.ndarray]]:
+        """The step of the EMA of a width, and the weights of the EMAs in each snapshot up to it."""
+        at = self._chosen([*updates], step)
+        steps = [each for each in updates if each <= at]
+        times, widths = [updates[each] for each in steps for _ in self.widths], [*self.widths] * len(steps)
+        weights, error = fit_profile(times, widths, updates[at], width)
+        if error > WORST_FIT:
+            raise self._refusal(width, at, error, fitted_widths(times, widths, updates[at]))
+        return at, dict(zip(steps, weights.reshape(len(steps), -1), strict=True))
 
     def _chosen(self, steps: Sequence[int], step: int | None) -> int:
         if not steps:
@@ -113,8 +138,10 @@ class EmaSnapshots(SealedTrees):
                 "is written after optimizer.ema_snapshots steps of training."
             )
         if step is not None and step not in steps:
-            kept = ", ".join(map(str, steps))
-            raise UserError(f"{self.folder} has no intact snapshot of step {step}; an EMA can be rebuilt at {kept}.")
+            raise UserError(
+                f"{self.folder} has no intact snapshot of step {step}; set sample.checkpoint to a step at which an "
+                f"EMA can be rebuilt: {', '.join(map(str, steps))}."
+            )
         return steps[-1] if step is None else step
 
     def _refusal(self, width: float, step: int, error: float, possible: list[tuple[float, float]]) -> UserError:
@@ -123,14 +150,6 @@ class EmaSnapshots(SealedTrees):
             f"sample.ema_width={width} cannot be rebuilt at step {step} from the snapshots in {self.folder} (error "
             f"{error:.1%}, at most {WORST_FIT:.0%}); they give {', '.join(spans)}, and more snapshots give more."
         )
-
-
-class Snapshot(NamedTuple):
-    """An EMA in a snapshot."""
-
-    step: int
-    updates: int
-    width: float
 
 
 def _item(width: float) -> str:

@@ -22,9 +22,9 @@ from ddpm_jax.config.fields import WIDEST
 
 WORST_FIT = 0.05
 """Largest error of a fitted profile, relative to its norm."""
-STEP = 0.005
+WIDTH_STEP = 0.005
 """Distance of the widths among which `fitted_widths` searches."""
-SMALLEST = 1e-10
+SMALLEST_SINGULAR = 1e-10
 """Singular values below this fraction of the largest one are noise of float64."""
 
 Numbers = Float[np.ndarray, "snapshots"]
@@ -69,7 +69,7 @@ def inner_product(t_a: Values, gamma_a: Values, t_b: Values, gamma_b: Values) ->
 def fit_profile(times: Sequence[int], widths: Sequence[float], t: int, width: float) -> tuple[Numbers, float]:
     """The weights of snapshots in the EMA of another width at t, and the error of that profile relative to its norm.
 
-    times, widths: of each snapshot; the weights sum to 1, so that constant parameters are reproduced.
+    times, widths: one of each for every snapshot. The weights sum to 1, so that constant parameters are reproduced.
     """
     ends, end = np.asarray(times, np.float64), np.float64(t)
     gammas, gamma = np.array([exponent_of(each) for each in widths]), np.float64(exponent_of(width))
@@ -77,15 +77,15 @@ def fit_profile(times: Sequence[int], widths: Sequence[float], t: int, width: fl
     wanted, norm = inner_product(ends, gammas, end, gamma), inner_product(end, gamma, end, gamma)
     lengths = np.sqrt(np.diag(products))  # Profiles of unit norm, for a well-conditioned system.
     unit = products / lengths / lengths[:, None]
-    weights = np.linalg.lstsq(unit, wanted / lengths, rcond=SMALLEST)[0] / lengths
+    weights = np.linalg.lstsq(unit, wanted / lengths, rcond=SMALLEST_SINGULAR)[0] / lengths
     weights /= weights.sum()
     square = norm - 2.0 * weights @ wanted + weights @ products @ weights
     return weights, float(np.sqrt(np.maximum(square, 0.0) / norm))
 
 
 def fitted_widths(times: Sequence[int], widths: Sequence[float], t: int) -> list[tuple[float, float]]:
-    """The ranges (lowest, highest) of widths whose EMA at t these snapshots give well enough, in units of STEP."""
-    searched = [round(STEP * i, 3) for i in range(1, round(WIDEST / STEP) + 1)]
+    """The ranges (lowest, highest) of widths whose EMA at t these snapshots give, in multiples of WIDTH_STEP."""
+    searched = [round(WIDTH_STEP * i, 3) for i in range(1, round(WIDEST / WIDTH_STEP) + 1)]
     sound = {width: fit_profile(times, widths, t, width)[1] <= WORST_FIT for width in searched}
     runs = (list(run) for fits, run in itertools.groupby(searched, sound.__getitem__) if fits)
     return [(run[0], run[-1]) for run in runs]

@@ -12,12 +12,14 @@ other stores: for those, folders are copied from and to this machine.
 """
 
 import errno
+import json
 import logging
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any, TypeVar
@@ -27,13 +29,14 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from ddpm_jax.errors import UserError, copy_command
-from ddpm_jax.runtime.devices import agreed_by_all
 from ddpm_jax.runtime.files import DISK_REMEDIES
 from ddpm_jax.runtime.urls import AnyPath, download, files_below, files_in, names_in, remove_tree, store_errors, upload
 from ddpm_jax.training.seals import SEALS, seal, seal_of, sealed_steps
 
 ORBAX_NAMES = {"_CHECKPOINT_METADATA", "commit_success.txt"}
 """The names besides those of items that Orbax writes directly in the folder of a step."""
+JSON_FILE = "metadata"
+"""The file of an item of JSON."""
 
 logger = logging.getLogger(__name__)
 
@@ -62,9 +65,13 @@ class SealedTrees:
         self.folder = folder.resolve() if isinstance(folder, Path) else folder
         self._noun, self._items, self._retained, self._confirm = noun, items, retained, confirm
         self._before_seal = before_seal
-        self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
         self._sealer = ThreadPoolExecutor(1, thread_name_prefix=noun)
         self._sealing: Future[None] | None = None
+
+    @cached_property
+    def _orbax(self) -> ocp.AsyncCheckpointer:
+        """Created when it is first used, since it has a thread."""
+        return ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
 
     def __enter__(self: Entered) -> Entered:
         return self
@@ -75,7 +82,8 @@ class SealedTrees:
         try:
             self.wait()
         finally:
-            self._orbax.close()
+            if "_orbax" in vars(self):
+                self._orbax.close()
             self._sealer.shutdown()
 
     def start_saving(self, step: int, trees: Mapping[str, PyTree], records: Mapping[str, Mapping[str, Any]]) -> None:
@@ -134,7 +142,7 @@ class SealedTrees:
         """
         args = ocp.args.Composite(**{name: ocp.args.StandardRestore(tree) for name, tree in like.items()})
         try:
-            with store_errors(self.folder), _readable(self.folder / str(step)) as path:
+            with store_errors(self.folder), _readable(self.folder / str(step), like) as path:
                 return self._orbax.restore(path, args=args)
         except (OSError, ValueError, KeyError) as error:
             sealed = seal_of(self.folder / str(step)) is not None
@@ -146,16 +154,16 @@ class SealedTrees:
         return None
 
     def read_record(self, step: int, name: str) -> dict[str, Any]:
-        """An item of JSON; empty if it was not saved with this step."""
-        target = self.folder / str(step)
-        if not agreed_by_all(int(name in names_in(target))):
+        """An item of JSON; empty if it was not saved with this step, or if the step has been deleted since."""
+        try:
+            with store_errors(self.folder):
+                return json.loads((self.folder / str(step) / name / JSON_FILE).read_text())
+        except FileNotFoundError:
             return {}
-        with _readable(target) as path:
-            return self._orbax.restore(path, args=ocp.args.Composite(**{name: ocp.args.JsonRestore()}))[name]
 
     def _mismatch(self, step: int, error: Exception) -> UserError:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        saved, current = self.folder / str(step) / "config" / "metadata", self.folder.parent / "config.json"
+        saved, current = self.folder / str(step) / "config" / JSON_FILE, self.folder.parent / "config.json"
         return UserError(
             f"{self._noun.capitalize()} {step} in {self.folder} does not hold the arrays that {current} describes "
             f"({reason}). If that file was changed, restore it: {copy_command(saved, current)}"
@@ -217,15 +225,16 @@ def _orbax_supports(path: AnyPath) -> bool:
 
 
 @contextmanager
-def _readable(step: AnyPath) -> Iterator[AnyPath]:
-    """The folder of a step, or a copy on this machine where Orbax does not support the store."""
+def _readable(step: AnyPath, items: Collection[str]) -> Iterator[AnyPath]:
+    """The folder of a step, or a copy of these items on this machine where Orbax does not support the store."""
     if _orbax_supports(step):
         yield step
         return
     assert not isinstance(step, Path)
     with TemporaryDirectory(prefix="ddpm_jax-") as top:
         folder = Path(top) / step.name
-        download(files_below(step), step, folder)
+        names = (name for name in files_below(step) if "/" not in name or name.partition("/")[0] in items)
+        download(names, step, folder)
         yield folder
 
 

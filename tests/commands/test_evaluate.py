@@ -1,18 +1,23 @@
 """--mode=evaluate on a run that the command line trained."""
 
+import dataclasses
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
 
 from ddpm_jax.commands import cli
+from ddpm_jax.commands.evaluate import measured_configs, with_fields
 from ddpm_jax.commands.evaluation_setup import open_setup
 from ddpm_jax.config.sections import Data
 from ddpm_jax.data.sources.digits import load_digits
+from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.features import open_extractor
 from ddpm_jax.evaluation.statistics import compare, measure
 from ddpm_jax.generation.pixel_file import PixelFile
+from ddpm_jax.workdir import read_config
 from tests.end_to_end.commands import RECIPE, scalars
 
 pytestmark = pytest.mark.xdist_group("evaluate")  # They share a run.
@@ -124,6 +129,59 @@ def test_widths_of_the_ema_are_compared(workdir, capsys):
     assert "n40-ema_width-0.05-" in printed and (folder / "fid-by-ema-width.png").exists()
 
 
+GUIDED = "--config.sample.guidance=2.0"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--config.evaluate.ema_widths=(0.05,0.2)"], "sample.ema_width=0.2 cannot be rebuilt at step 4"),
+        (["--config.evaluate.ema_widths=(0.05,)", "--config.sample.checkpoint=9"], "has no intact snapshot of step 9"),
+        ([GUIDED, "--config.sample.guide=checkpoint:3"], "guide=checkpoint:3: .* keeps no checkpoint of step 3"),
+        ([GUIDED, "--config.sample.guide=checkpoint:4"], "guide=checkpoint:4: it is the model itself"),
+        ([GUIDED, "--config.sample.guide=ema_width:0.01"], "guide=ema_width:0.01: sample.ema_width=0.01 cannot be"),
+        (
+            [GUIDED, "--config.sample.guide=ema_width:0.07", "--config.evaluate.ema_widths=(0.05,0.07)"],
+            "guide=ema_width:0.07: it is the model itself",
+        ),
+    ],
+)
+def test_a_width_or_guide_that_cannot_be_used_is_refused_before_the_reference_is_measured(
+    workdir, monkeypatch, capsys, flags, words
+):
+    monkeypatch.setattr("ddpm_jax.commands.evaluate.open_dataset", None)
+    assert evaluate(workdir, *flags) == 2
+    assert re.search(words, capsys.readouterr().err)
+
+
+def test_checkpoints_without_a_snapshot_or_with_themselves_as_guide_are_skipped(workdir, tmp_path, package_log):
+    config, run = read_config(workdir), tmp_path / "run"
+    shutil.copytree(workdir, run)
+    shutil.rmtree(run / "ema_snapshots" / "2")
+    config = dataclasses.replace(
+        config, evaluate=dataclasses.replace(config.evaluate, every_checkpoint=True, ema_widths=(0.05,))
+    )
+    assert [one.sample.checkpoint for one in measured_configs(config, run)] == [4]
+    assert "Step 2 is skipped: " in package_log.text and "no intact snapshot of step 2" in package_log.text
+    config = dataclasses.replace(config, evaluate=dataclasses.replace(config.evaluate, ema_widths=()))
+    guided = with_fields(config, guide="checkpoint:4", guidance=2.0)
+    assert [one.sample.checkpoint for one in measured_configs(guided, run)] == [2]
+    shutil.rmtree(run / "checkpoints" / "2")
+    with pytest.raises(UserError, match="No checkpoint of .* can be measured; the warnings above"):
+        measured_configs(guided, run)
+
+
+def test_the_first_process_decides_for_all_what_is_measured(workdir, monkeypatch):
+    config, decided = with_fields(read_config(workdir), guide="checkpoint:4", guidance=2.0), [0]
+    every = dataclasses.replace(config, evaluate=dataclasses.replace(config.evaluate, every_checkpoint=True))
+    monkeypatch.setattr("jax.process_index", lambda: 1)
+    monkeypatch.setattr("ddpm_jax.commands.evaluate.all_agreed", lambda own: own or decided)
+    assert [one.sample.checkpoint for one in measured_configs(every, workdir)] == [2]
+    decided.clear()
+    with pytest.raises(UserError, match="cannot be measured; see the message of the first process"):
+        measured_configs(config, workdir)
+
+
 def test_the_newest_checkpoint_is_chosen_when_it_is_read(workdir, tmp_path, monkeypatch):
     """Training replaces checkpoints while the statistics of the reference are computed, which may take hours."""
 
@@ -172,7 +230,11 @@ def test_a_damaged_checkpoint_is_skipped_with_a_warning(workdir, tmp_path, capsy
         ),
         (["--config.sample.cascade=x"], "sample.cascade=x is for --mode=sample; leave it out"),
         (["--config.sample.checkpoint=3"], "keeps no checkpoint of step 3"),
-        (["--config.evaluate.ema_widths=(0.01,)"], "sample.ema_width=0.01 cannot be rebuilt at step 4"),
+        (
+            ["--config.evaluate.ema_widths=(0.05,)", "--config.sample.ema_width=0.1"],
+            "evaluate.ema_widths=(0.05,) replaces sample.ema_width=0.1; leave out one of them.",
+        ),
+        (["--config.evaluate.ema_widths=(0.05,)", "--config.sample.ema=False"], "(0.05,) replaces sample.ema=False;"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(workdir, tmp_path, capsys, flags, words):

@@ -19,7 +19,7 @@ from ddpm_jax.errors import TrainingDiverged, UserError
 from ddpm_jax.generation.draw import load_params
 from ddpm_jax.runtime.devices import data_mesh
 from ddpm_jax.runtime.signals import Stopped
-from ddpm_jax.training.checkpoint import Checkpoints, _training_item, checkpoint_steps
+from ddpm_jax.training.checkpoint import Checkpoints, checkpoint_steps, training_item
 from ddpm_jax.training.ema_snapshots import EmaSnapshots
 from ddpm_jax.training.preemption import Preemption
 from ddpm_jax.training.seals import sealed_steps
@@ -129,8 +129,8 @@ def test_a_stored_width_is_rebuilt_as_the_ema_in_the_checkpoint_of_its_step(undi
 def test_without_snapshots_a_checkpoint_holds_no_further_arrays():
     """So that it is that of earlier versions, which are read all the same."""
     plain = dataclasses.replace(CONFIG, optimizer=dataclasses.replace(CONFIG.optimizer, ema_snapshots=0))
-    assert [*_training_item(state_shapes(plain))] == ["step", "skipped", "bad_streak", "opt_state"]
-    assert [*_training_item(state_shapes(CONFIG))][4:] == ["power_emas"]
+    assert [*training_item(state_shapes(plain))] == ["step", "skipped", "bad_streak", "opt_state"]
+    assert [*training_item(state_shapes(CONFIG))][4:] == ["power_emas"]
 
 
 def test_a_checkpoint_without_metrics_or_progress_is_resumed(undisturbed, tmp_path):

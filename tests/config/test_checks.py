@@ -98,10 +98,6 @@ def test_invalid_values_are_refused_in_one_line(name):
             {"sample.ema_width": 0.2, "sample.ema": False, "optimizer.ema_snapshots": 9},
             "sample.ema_width=0.2 has no effect with sample.ema=False; leave out one of them.",
         ),
-        (
-            {"sample.ema_width": 0.2, "evaluate.ema_widths": (0.1,), "optimizer.ema_snapshots": 9},
-            "evaluate.ema_widths=(0.1,) replaces sample.ema_width=0.2; leave out one.",
-        ),
     ],
 )
 def test_widths_of_emas_that_cannot_be_used_are_refused_in_one_line(fields, words):

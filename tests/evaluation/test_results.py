@@ -1,7 +1,9 @@
+import dataclasses
 from itertools import product
 
 import pytest
 
+from ddpm_jax.config.sections import Config
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.results import (
     Row,
@@ -12,6 +14,8 @@ from ddpm_jax.evaluation.results import (
     result_name,
     table,
 )
+from ddpm_jax.generation.requests import sample_name
+from tests.end_to_end.commands import scalars
 
 
 def result_of(fid: float, **drawn) -> dict:
@@ -51,6 +55,29 @@ def test_a_chart_of_ema_widths_has_a_curve_for_each_sampler_and_step_and_leaves_
     }
     (by_step,) = comparable_curves([*rows, plain], "training_step").values()
     assert len(by_step) == 4 and "ddim-2steps-seed0-ema_width-0.05" in by_step
+
+
+@pytest.mark.parametrize("guide", ["checkpoint:1", "ema_width:0.07"])
+def test_results_with_a_guide_of_the_same_run_are_points_of_one_curve(guide, tmp_path):
+    """Its name has a checksum of the step and the width, and another EMA as the guide changes with the step."""
+    settings, rows = Config(), []
+    for step, width in product((1, 2), (0.05, 0.1)):
+        sample = dataclasses.replace(settings.sample, guide=guide, guidance=2.0, ema_width=width)
+        name = sample_name(dataclasses.replace(settings, sample=sample), step, 5).partition("-")[2]
+        own = {"from": guide, "training_step": 1, "parameters_crc32": 7}
+        if guide.startswith("ema_width"):
+            own |= {"training_step": step, "parameters_crc32": step}
+        drawn = {"training_step": step, "ema_width": width, "parameters_crc32": (step, width), "guide": own}
+        result = result_of(width, k=10, **drawn)
+        add_result(tmp_path, step, name, result)
+        rows.append(Row(step, result_name(name, result["protocol"]), result))
+    (by_width,) = comparable_curves(rows, "ema_width").values()
+    (by_step,) = comparable_curves(rows, "training_step").values()
+    assert [[x for x, _ in points] for points in by_width.values()] == [[0.05, 0.1]] * 2
+    assert [[x for x, _ in points] for points in by_step.values()] == [[1, 2]] * 2
+    curves = list((tmp_path / "tensorboard").iterdir())
+    tags = [f"evaluation-{curve.name.rpartition('-')[0]}/FID" for curve in curves]
+    assert [list(scalars(curve, tag)) for curve, tag in zip(curves, tags, strict=True)] == [[1, 2]] * 2
 
 
 def with_step(result: dict, step: int) -> dict:

@@ -1,6 +1,7 @@
 """Autoguidance of runs with random parameters: guidance 0 samples from the guide, whatever its network."""
 
 import dataclasses
+import shutil
 
 import jax
 import numpy as np
@@ -91,6 +92,15 @@ def test_a_guide_of_an_image_to_image_model_has_its_condition(tmp_path):
     assert_same_images(sr.sample(2, guide=small, guidance=0, **options), small.sample(2, **options))
 
 
+def test_a_loaded_guide_must_know_conditions_as_noisy_as_those_of_the_model_as_a_named_one_must(tmp_path):
+    random_run(tmp_path / "sr", **tiny(4, **LOW))
+    random_run(tmp_path / "clean", **tiny(channels=4, **LOW), degradation={"factor": 2})
+    sr, options = load_run(tmp_path / "sr"), {"condition": np.zeros((1, 2, 2, 1), np.uint8), "condition_noise": 2}
+    for guide in (tmp_path / "clean", load_run(tmp_path / "clean")):
+        with pytest.raises(UserError, match="sample.guide=.*clean: sample.condition_noise=2 exceeds degra"):
+            sr.sample(2, guide=guide, guidance=2, **OPTIONS, **options)
+
+
 def test_inpainting_can_be_guided_without_a_label(base):
     images, mask = np.full((1, 4, 4, 1), 99, np.uint8), np.eye(4)
     (*_, last) = base.inpaint(images, mask, guide="checkpoint:0", guidance=3, steps=2, resamples=1)
@@ -166,3 +176,15 @@ def test_guides_that_differ_only_in_their_parameters_share_what_is_compiled():
     settings = config()
     trees = [GuidedParams({"a": step}, {"a": step}, step, settings) for step in (1, 2)]
     assert jax.tree.structure(trees[0]) == jax.tree.structure(trees[1])
+
+
+def test_the_last_named_guide_is_read_once_and_follows_the_noise_of_each_call(tmp_path):
+    random_run(tmp_path / "sr", **tiny(4, **LOW))
+    random_run(tmp_path / "small", **tiny(2, channels=4, **LOW))
+    sr, options = load_run(tmp_path / "sr"), OPTIONS | {"guide": tmp_path / "small", "guidance": 2}
+    options |= {"condition": np.zeros((1, 2, 2, 1), np.uint8)}
+    images = sr.sample(1, condition_noise=2, **options)
+    shutil.rmtree(tmp_path / "small")
+    np.testing.assert_array_equal(sr.sample(1, condition_noise=2, **options), images)
+    with pytest.raises(UserError, match="sample.guide=.*small: sample.condition_noise=3 exceeds degradation.noise=2"):
+        sr.sample(1, condition_noise=3, **options)

@@ -91,7 +91,7 @@ def test_widths_that_the_snapshots_cannot_give_are_refused_with_those_they_can(w
 
 
 def test_a_step_without_a_snapshot_is_refused_and_the_others_are_listed(saved):
-    with pytest.raises(UserError, match="no intact snapshot of step 8; an EMA can be rebuilt at 5, 10, .* 35, 40"):
+    with pytest.raises(UserError, match="of step 8; set sample.checkpoint to .* can be rebuilt: 5, 10, .* 35, 40"):
         rebuilt(saved, 0.07, 8)
     with pytest.raises(UserError, match="no intact snapshot of EMAs.*; the first is written after"):
         rebuilt(saved.with_name("none"), 0.07)
@@ -150,3 +150,23 @@ def test_a_resumed_run_ends_with_the_snapshots_of_an_undisturbed_one(resumed):
     killed = {step for step in after(set(), 0, resumed + 700) if step <= resumed}
     assert after(killed, resumed, 7045) == after(set(), 0, 7045)
     assert len(after(set(), 0, 7045)) <= 33
+
+
+def test_a_width_is_checked_without_reading_any_ema_or_verifying_later_snapshots(saved, package_log):
+    """A check takes no time before an evaluation of hours, and a later snapshot is none of those that are used."""
+    damage(next((saved / "40" / "ema_0.05").rglob("d/*")), "flipped")
+    with opened(saved) as snapshots:
+        assert snapshots.check(0.08) == 40 and snapshots.check(0.08, 35) == 35
+        with pytest.raises(UserError, match="ema_width=0.01 cannot be rebuilt at step 35"):
+            snapshots.check(0.01, 35)
+        assert "_orbax" not in vars(snapshots)
+    assert rebuilt(saved, 0.08, 35)[1] == 35 and "damaged" not in package_log.text
+
+
+def test_a_snapshot_that_is_deleted_before_it_is_read_is_left_out(saved, monkeypatch):
+    """By a job that trains, between the list of all snapshots and the reading of one."""
+    listed = sealed_steps(saved)
+    shutil.rmtree(saved / "20")
+    monkeypatch.setattr("ddpm_jax.training.ema_snapshots.sealed_steps", lambda _: listed)
+    monkeypatch.setattr("ddpm_jax.training.ema_snapshots.verify", lambda *_: None)
+    assert rebuilt(saved, 0.08)[1] == 40
