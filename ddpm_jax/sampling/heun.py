@@ -5,10 +5,10 @@ With sigma = noise / signal, x / signal is an image plus noise of deviation sigm
     Euler        x_s = signal_s x_0 + noise_s eps, with x_0 and eps predicted from x_t: exactly DDIM's step
     correction   x_s + signal_s (sigma_s - sigma_t) / 2 (eps' - eps), with eps' predicted from Euler's x_s: trapezoid
 
-The step to s = 0, where no noise is left to predict, is Euler's alone, so that S steps are at most 2 S - 1 evaluations of the
-denoiser. So is a step from zero signal, and any with sigma_t / sigma_s > MAX_RATIO: the factor of eps' - eps, which is
-noise_s (1 - sigma_t / sigma_s) / 2, has no bound, and a step that is long in log sigma would be corrected too far. Of
-ten or more steps of "karras" (`timesteps.py`), only the first, from T, may be so long.
+The step to s = 0, where no noise is left to predict, is Euler's alone, so that S steps are at most 2 S - 1 evaluations
+of the denoiser. So is a step from zero signal, and any with sigma_t / sigma_s > MAX_RATIO: the factor of eps' - eps,
+which is noise_s (1 - sigma_t / sigma_s) / 2, has no bound, and a step that is long in log sigma would be corrected too
+far. Of ten or more steps of "karras" (`timesteps.py`), only the first, from T, may be so long.
 
 Karras et al.'s noise that is added between steps ("churn") is left out; DDIM's `eta` is for that.
 """
