@@ -161,7 +161,7 @@ def test_the_network_sees_the_condition_of_the_clean_image_or_none(monkeypatch, 
     monkeypatch.setattr(step_module, "apply_unet", recorded)
     batch = loader(config)(0)
     keys = step_keys(learner, Purpose.CONDITION, 3, (1, 8))[0]
-    gradient = jax.jit(lambda step: step_module._accumulated_gradient(learner, params, batch, step)[1])
+    gradient = jax.jit(lambda step: step_module._accumulated_gradient(learner, params, batch, step, None)[1])
     jax.block_until_ready(gradient(3))
     held = batch.images[0], batch.labels[0], np.arange(8)
     jax.block_until_ready(jax.jit(lambda *arrays: validation_losses(learner, params, *arrays, 8))(*held))
