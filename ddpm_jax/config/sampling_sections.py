@@ -55,8 +55,8 @@ class Sample:
         | None
     ) = option(
         None,
-        'Spacing of the sampling steps (see `sampling/timesteps.py`); None for "trailing" with DDPM and DDIM, '
-        '"quadratic" with DPM-Solver++ and UniPC, "karras" with Heun.',
+        'Spacing of the sampling steps (see `sampling/timesteps.py`); None for "trailing" with DDPM, DDIM and '
+        'consistency sampling, "quadratic" with DPM-Solver++ and UniPC, "karras" with Heun.',
         per_sampler=True,
         preview=True,
     )
@@ -104,7 +104,8 @@ class Sample:
     guide: str | None = option(
         None,
         "A worse model, with which guidance compares instead of the model without a label (autoguidance, Karras et al. "
-        '2024): the workdir or URL of another run, "checkpoint:5000" or "ema_width:0.1" of this one.',
+        '2024): the workdir or URL of another run, pretrained:NAME, or "checkpoint:5000" or "ema_width:0.1" of '
+        "this one.",
     )
     guidance_interval: tuple[int, ...] = option(
         (), "Guide only between two steps, such as (200, 700), in 1..diffusion.steps; () for all steps."

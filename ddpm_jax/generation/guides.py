@@ -4,7 +4,7 @@ sample.guide        parameters
 runs/small          the EMA of the newest checkpoint of another run, in a folder or at a URL
 pretrained:digits   those of a model that comes with the package
 checkpoint:5000     the EMA of another checkpoint of the same run
-ema_width:0.1      another EMA at the same checkpoint of the same run
+ema_width:0.1       another EMA at the same checkpoint of the same run
 
 diffusion/guidance.py has the equation, and draw.py loads the parameters and binds both models.
 """
