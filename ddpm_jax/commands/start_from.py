@@ -6,6 +6,7 @@ What does not fit, such as the first and last layers for other channels, or the 
 initialised anew and listed.
 """
 
+import dataclasses
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from ddpm_jax.builders import build_schedule, param_shapes
-from ddpm_jax.config import Config, config_of, defaults
+from ddpm_jax.config import Config, checked, config_of, defaults
 from ddpm_jax.config.convert import to_config_dict
 from ddpm_jax.config.sections import Sample
 from ddpm_jax.errors import UserError, shortened
@@ -63,7 +64,7 @@ def open_source(config: Config) -> Source | None:
 
 def _open(name: str, config: Config) -> Source:
     if name.startswith(PRETRAINED) or name.endswith(".safetensors"):
-        saved = read_file(find_file(str(local_file(name, FIELD)) if not name.startswith(PRETRAINED) else name))
+        saved = read_file(find_file(name) if name.startswith(PRETRAINED) else local_file(name, FIELD))
         return Source(saved.config, saved.names, lambda mesh: saved.tree("ema"))
     folder = as_path(name, FIELD)
     if isinstance(folder, Path) and folder.is_file():
@@ -99,9 +100,7 @@ def _shared(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, An
 
 def _run_source(workdir: AnyPath) -> Source:
     # The sampling options of that run do not matter here; the newest checkpoint does.
-    tree = to_config_dict(read_config(workdir))
-    tree.sample = to_config_dict(Sample())
-    config = config_of(tree)
+    config = checked(dataclasses.replace(read_config(workdir), sample=Sample()))
     if not checkpoint_steps(checkpoint_folder(workdir)):
         raise no_checkpoint(workdir)
     return Source(config, label_names(config, workdir), lambda mesh: load_params(config, workdir, mesh)[0])
