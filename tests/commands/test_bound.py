@@ -5,7 +5,7 @@ import numpy as np
 
 from ddpm_jax.builders import param_shapes
 from ddpm_jax.commands.bound import bound_of, evaluate_bound
-from tests.training.toy import DISCS, SMALL, config_with
+from tests.training.toy import DISCS, config_with
 
 BOUNDS = [{}, {"percentile": 0.9}, {"percentile_max": 2.0}, {"threshold": "clip"}]
 BOUNDS += [{"seed": 1}, {"ema": False}, {"variance": "fixed_small"}]
@@ -30,7 +30,7 @@ def test_a_bound_is_measured_once_per_combination_of_the_settings_that_change_it
 
 def test_a_bound_is_conditional_unless_the_network_ignores_its_condition():
     given, without = (
-        config_with(model=SMALL | {"condition": kind}, diffusion={"steps": 3}) for kind in ("low_resolution", "none")
+        config_with(model={"condition": kind}, diffusion={"steps": 3}) for kind in ("low_resolution", "none")
     )
     params = jax.tree.map(
         lambda shape: 0.3 * np.random.default_rng(shape.size).standard_normal(shape.shape, np.float32),

@@ -18,7 +18,7 @@ from ddpm_jax.evaluation.conditional import baseline, restoration_metrics
 from ddpm_jax.evaluation.restoration import EXACT_DB, ssim
 from ddpm_jax.evaluation.results import Row, table
 from ddpm_jax.generation.conditions import conditions_of
-from tests.training.toy import DISCS, SMALL, config_with, learner_and_step
+from tests.training.toy import DISCS, config_with, learner_and_step
 
 FEW = {"count": 10, "sampler": "ddim", "steps": 2}
 
@@ -99,7 +99,7 @@ def test_conditions_and_metrics_are_those_of_all_samples_whatever_is_in_memory_a
 
 def test_samples_are_measured_against_their_originals_during_training_as_afterwards(tmp_path):
     light = {"light_count": 10, "light_sampler": "ddim:2"}
-    config = conditional(evaluate=light, data={"cache": str(tmp_path)}, model=SMALL | {"condition": "low_resolution"})
+    config = conditional(evaluate=light, data={"cache": str(tmp_path)}, model={"condition": "low_resolution"})
     params, inputs = learner_and_step(config)[1].params, inputs_to_sample(config, tmp_path, DISCS)
     (tmp_path / "evaluation").mkdir()
     name = evaluate_sampler(config, tmp_path, 7, params, inputs, open_setup(config, DISCS, 10))

@@ -28,7 +28,7 @@ __all__ = [
     "train_undisturbed",
 ]
 
-RECIPE = f"--config={ROOT}/configs/digits.py:smoke"
+RECIPE = f"--config={ROOT}/tests/end_to_end/one_stage.py"
 
 
 def start(*argv: str, devices: int = 1) -> subprocess.Popen:

@@ -26,7 +26,7 @@ from tests.end_to_end.commands import (
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("buckets")]  # They share a run and the emulator.
 LENGTH = (
-    *("--config.train.steps=40", "--config.checkpoint.every=10", "--config.log.every=7"),
+    *("--config.train.steps=20", "--config.checkpoint.every=10", "--config.log.every=7"),
     *("--config.log.validate_every=10", "--config.log.preview_every=20"),
 )
 
@@ -39,7 +39,7 @@ def undisturbed(tmp_path_factory):
 
 def test_a_run_in_a_bucket_is_killed_resumed_sampled_and_evaluated(undisturbed, bucket, tmp_path, capsys):
     command = (RECIPE, f"--workdir={bucket}", *LENGTH)
-    assert kill_at(start(*command), bucket, 20, signal.SIGKILL) == -signal.SIGKILL
+    assert kill_at(start(*command), bucket, 10, signal.SIGKILL) == -signal.SIGKILL
     code, printed = finish(start(*command))
     assert code == 0 and "Resuming from step" in printed and "names a job that did not end there" in printed, printed
     assert_same_bits(final_state(bucket), final_state(undisturbed))
@@ -57,18 +57,18 @@ def test_a_run_in_a_bucket_is_killed_resumed_sampled_and_evaluated(undisturbed, 
     (name,) = names_in(undisturbed / "samples")
     assert names_in(bucket / "samples") == [name]
     assert names_in(bucket / "samples" / name) == names_in(undisturbed / "samples" / name)
-    for file in (f"samples/{name}/samples.npz", f"samples/{name}/grid.png", "evaluation/40.json"):
+    for file in (f"samples/{name}/samples.npz", f"samples/{name}/grid.png", "evaluation/20.json"):
         assert (bucket / file).read_bytes() == (undisturbed / file).read_bytes()
     assert names_in(bucket / "evaluation") == names_in(undisturbed / "evaluation")
     assert "INFO Wrote" in (bucket / "evaluate.log").read_text()
     np.testing.assert_array_equal(load_run(str(bucket)).noise(2), load_run(undisturbed).noise(2))
-    assert load_run(str(bucket)).step == 40
+    assert load_run(str(bucket)).step == 20
 
 
 def test_an_interrupted_sample_set_goes_on_elsewhere(undisturbed, bucket, tmp_path, monkeypatch):
-    for name in (name for name in files_in(undisturbed) if name.startswith("checkpoints/40") or "/" not in name):
+    for name in (name for name in files_in(undisturbed) if name.startswith("checkpoints/20") or "/" not in name):
         (bucket / name).write_bytes((undisturbed / name).read_bytes())
-    many = ("--config.sample.count=600", "--config.sample.batch_size=4", "--config.sample.steps=8")
+    many = ("--config.sample.count=200", "--config.sample.batch_size=2", "--config.sample.steps=8")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     process = start("--mode=sample", f"--workdir={bucket}", *many)
     while not any(path.stat().st_size for path in tmp_path.glob("*/.*.unfinished/pixels.u8")):
@@ -76,12 +76,12 @@ def test_an_interrupted_sample_set_goes_on_elsewhere(undisturbed, bucket, tmp_pa
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     code, printed = finish(process)
-    assert code == 143 and "of 600 images are on disk; the same command resumes" in printed, printed
+    assert code == 143 and "of 200 images are on disk; the same command resumes" in printed, printed
     assert "Stopped by SIGTERM" in (bucket / "sample.log").read_text()
     code, printed = finish(start("--mode=sample", f"--workdir={bucket}", *many))
     assert code == 0 and "Resuming after" in printed, printed
     (folder,) = names_in(bucket / "samples")
-    assert len(names_in(bucket / "samples" / folder / "images")) == 600
+    assert len(names_in(bucket / "samples" / folder / "images")) == 200
 
 
 def test_two_processes_are_killed_and_resume_to_the_same_bits(bucket):
@@ -93,7 +93,7 @@ def test_two_processes_are_killed_and_resume_to_the_same_bits(bucket):
     for name in ("undisturbed", "killed"):
         jobs = start_both(bucket / name)
         if name == "killed":
-            wait_for_checkpoint(jobs[0], bucket / name, 20)
+            wait_for_checkpoint(jobs[0], bucket / name, 10)
             for job in jobs:
                 job.kill()
                 finish(job)

@@ -23,13 +23,15 @@ from tests.end_to_end.commands import ROOT, assert_same_bits, final_state, scala
 LIKE_ANOTHER = {
     "celeba32": "cifar10",
     "celeba64_small": "celeba64",
-    "celebahq128": "celebahq256",
+    "celebahq128": "celeba64",
+    "celebahq256": "celeba64",
     "celebahq_sr": "digits_sr",
     "cifar10_colour": "digits_sr",
+    "fashion_mnist": "cifar10",
     "folder": "celeba64",
-    "mnist": "fashion_mnist",
+    "mnist": "cifar10",
 }
-"""Recipes that run the same code as another with other numbers, or another kind of condition."""
+"""Recipes that run the same code as another with other numbers, or with options that have tests of their own."""
 RECIPES = [path for path in sorted((ROOT / "configs").glob("*.py")) if path.stem not in LIKE_ANOTHER]
 IN_FULL = {"digits": "ddim,dpm_solver,unipc", "digits_sr": "ddim:2"}
 """Recipes that also test previews, with these samplers, and resuming: without a condition and with one."""

@@ -56,7 +56,6 @@ def blocks(down: str, attention: str) -> dict:
 MODELS = {
     "cifar10": DDPM | {"sample_size": 32, "block_out_channels": (32, 64, 64, 64)} | blocks("conv", ".A.."),
     "celebahq": DDPM | {"sample_size": 64, "block_out_channels": (32, 32, 64, 64, 128, 128)} | blocks("conv", "....A."),
-    "church": DDPM | {"sample_size": 32, "block_out_channels": (32, 32, 64, 64)} | blocks("conv", "..A."),
     "butterflies": {"sample_size": 32, "block_out_channels": (32, 32, 64, 64), "norm_num_groups": 16}
     | blocks("conv", "..A."),
     "classes": SMALL | blocks("conv", ".A") | {"num_class_embeds": 7},

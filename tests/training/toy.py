@@ -18,14 +18,13 @@ from ddpm_jax.training.step import Learner, empty_metrics, train_step
 CONFIG = config_of(
     {
         "data": {"source": "synthetic", "image_size": 8, "channels": 1, "batch_size": 8},
-        "model": {"channels": 8, "multipliers": [1, 2], "blocks": 1, "attention_resolutions": [4], "norm_groups": 4},
+        # One stage without attention compiles in half the time.
+        "model": {"channels": 8, "multipliers": [1], "blocks": 1, "attention_resolutions": [], "norm_groups": 4},
         "diffusion": {"steps": 100, "schedule": "cosine", "prediction": "v"},
         "optimizer": {"learning_rate": 1e-3},
         "train": {"steps": 6},
     }
 )
-SMALL = {"multipliers": (1,), "attention_resolutions": ()}
-"""Fields of `model` for a network of one stage, which compiles in half the time."""
 DISCS = open_dataset(dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, classes=2)))
 
 
