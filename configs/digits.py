@@ -43,5 +43,5 @@ def consistency(config: Recipe) -> Recipe:
     config.model.classes = 10
     config.optimizer.learning_rate = 4e-4
     config.optimizer.ema_decay = 0.999
-    config.train.steps = 6000
+    config.train.steps = 9000
     return config

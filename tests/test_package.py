@@ -30,7 +30,8 @@ def test_the_wheel_holds_all_that_is_needed(tmp_path):
     parser.read_string(points)
     assert parser["console_scripts"]["ddpm-jax"] == "ddpm_jax.commands.cli:command"
     package = {path.relative_to(ROOT).as_posix() for path in (ROOT / "ddpm_jax").rglob("*.py")}
-    others = {"py.typed", "data/sources/digits.npz", "data/sources/digits-LICENSE.md", "pretrained/digits.safetensors"}
+    others = {"py.typed", "data/sources/digits.npz", "data/sources/digits-LICENSE.md"}
+    others |= {f"pretrained/{name}.safetensors" for name in ("digits", "digits-consistency")}
     recipes = {f"configs/{path.name}" for path in RECIPES.glob("*.py")}
     assert len(recipes) >= 10
     assert package | {f"ddpm_jax/{name}" for name in others | recipes} <= names

@@ -53,10 +53,11 @@ def test_a_file_of_ema_parameters_is_smaller_and_imported_as_both_sets(tmp_path)
     assert_same_bits(load_run(tmp_path / "again", ema=False).params, ema)
 
 
-def test_the_pretrained_model_generates_digits():
-    run, digits = load_run("pretrained:digits"), load_digits(Data(source="digits", image_size=8, channels=1))
-    assert run.names == tuple("0123456789") and find_file("pretrained:digits").stat().st_size < 3e6
-    images = run.sample(60, sampler="ddim", steps=10).reshape(60, -1).astype(float)
+@pytest.mark.parametrize(("name", "sampler", "steps"), [("digits", "ddim", 10), ("digits-consistency", "consistency", 2)])
+def test_the_pretrained_models_generate_digits(name, sampler, steps):
+    run, digits = load_run(f"pretrained:{name}"), load_digits(Data(source="digits", image_size=8, channels=1))
+    assert run.names == tuple("0123456789") and find_file(f"pretrained:{name}").stat().st_size < 1.5e6
+    images = run.sample(60, sampler=sampler, steps=steps).reshape(60, -1).astype(float)
     real = digits.decoded.reshape(len(digits.decoded), -1).astype(float)
     nearest = np.argsort(((images[:, None] - real) ** 2).sum(-1), axis=1)[:, :5]
     votes = [np.bincount(digits.annotations.classes[row], minlength=10).argmax() for row in nearest]
