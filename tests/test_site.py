@@ -22,7 +22,7 @@ pytestmark = [
         reason="the site needs requirements-docs.txt",
     ),
 ]
-SOURCES = "https://THIS-REPOSITORY/blob/main/"
+SOURCES = re.findall(r"^repo_url: (\S+)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)[0] + "/blob/main/"
 PNG = base64.b64encode(b"\x89PNG").decode()
 
 

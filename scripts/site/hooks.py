@@ -28,7 +28,7 @@ CORRECTIONS = {
     r"<mo>(&#x0(?:2016|2225);)</mo>": r'<mo stretchy="false">\1</mo>',
     # A relation and functions, which latex2mathml writes as variables, without space around them.
     r"<mi>&#x0007E;</mi>": "<mo>&#x0223C;</mo>",
-    r"<mi>(exp|ln|log|sin)</mi>": r'<mo lspace="0.1em" rspace="0.1em">\1</mo>',
+    r"<m[io]>(exp|ln|log|max|min|sin)</m[io]>": r'<mo lspace="0.1em" rspace="0.1em">\1</mo>',
 }
 """What is replaced in the MathML of latex2mathml."""
 
