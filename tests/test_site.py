@@ -5,6 +5,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -87,6 +88,15 @@ def test_links_to_sources_name_files(site):
 def test_names_of_functions_lead_to_their_entries(site):
     (page,) = (page for path, page in site.items() if path.parent.name == "mathematics")
     assert "../api/diffusion/#ddpm_jax.diffusion.process.q_sample" in page.links
+
+
+def test_docstrings_and_signatures_are_as_in_the_source(site):
+    pages = {path.parent.name: page.text for path, page in site.items()}
+    texts = {name: unescape(re.sub("<[^>]*>", "", page)) for name, page in pages.items()}
+    assert ') -> Float[ndarray, "count height width channels"]' in texts["run"]
+    assert 'indices: Int[ndarray | Array, "batch"]' in texts["sampling"]
+    assert "\nscan_loop     all steps in one" in texts["sampling"]  # Columns.
+    assert "<code>originals</code>: [N, height" in pages["run"]
 
 
 def test_nothing_is_loaded_from_elsewhere(site):
