@@ -59,6 +59,12 @@ def site(tmp_path_factory) -> dict[Path, Page]:
     return {path: Page(path) for path in folder.rglob("*.html") if path.name != "404.html"}
 
 
+def named(site: dict[Path, Page], name: str) -> Page:
+    """The page of a name such as "api/run"."""
+    (found,) = (page for path, page in site.items() if path.match(f"{name}/index.html"))
+    return found
+
+
 def test_every_page_and_notebook_is_on_the_site(site):
     sources = [*(ROOT / "docs").rglob("*.md"), *(ROOT / "notebooks").glob("*.ipynb")]
     assert len(site) == len(sources) > 25
@@ -86,17 +92,15 @@ def test_links_to_sources_name_files(site):
 
 
 def test_names_of_functions_lead_to_their_entries(site):
-    (page,) = (page for path, page in site.items() if path.parent.name == "mathematics")
-    assert "../api/diffusion/#ddpm_jax.diffusion.process.q_sample" in page.links
+    assert "../api/diffusion/#ddpm_jax.diffusion.process.q_sample" in named(site, "mathematics").links
 
 
 def test_docstrings_and_signatures_are_as_in_the_source(site):
-    pages = {path.parent.name: page.text for path, page in site.items()}
-    texts = {name: unescape(re.sub("<[^>]*>", "", page)) for name, page in pages.items()}
-    assert ') -> Float[ndarray, "count height width channels"]' in texts["run"]
-    assert 'indices: Int[ndarray | Array, "batch"]' in texts["sampling"]
-    assert "\nscan_loop     all steps in one" in texts["sampling"]  # Columns.
-    assert "<code>originals</code>: [N, height" in pages["run"]
+    run, sampling = (unescape(re.sub("<[^>]*>", "", named(site, name).text)) for name in ("api/run", "api/sampling"))
+    assert ') -> Float[ndarray, "count height width channels"]' in run
+    assert 'indices: Int[ndarray | Array, "batch"]' in sampling
+    assert "\nscan_loop     all steps in one" in sampling  # Columns.
+    assert "<code>originals</code>: [N, height" in named(site, "api/run").text
 
 
 def test_nothing_is_loaded_from_elsewhere(site):
