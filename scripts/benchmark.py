@@ -8,7 +8,7 @@
     python scripts/benchmark.py compile                                         from the command to the first step
     python scripts/benchmark.py chart speed.png train.json sample.json          output of --peer --json as a picture
 
-Flags of the form --config.x.y=… change the recipe. Rates are medians of several alternating rounds; machines are
+--config.FIELD=VALUE sets a field of the recipe. Rates are medians of several alternating rounds; machines are
 noisy, so compare rates of one run only. The peer needs requirements-peers.txt (pytorch-fid:
 requirements-peers-fid.txt), here or in another environment (--peer-python=PATH); the fastest of its variants counts.
 """
