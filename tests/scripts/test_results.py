@@ -16,11 +16,11 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.results import add_result
 from ddpm_jax.reporting.images import save_png
 from ddpm_jax.workdir import Progress, Segment, acquire, write_progress
+from scripts import results
 from scripts.reproduction import record
 from scripts.reproduction.page import page, table
-from scripts.reproduction.record import PICTURES, add, read_records, record_of, training_fields
+from scripts.reproduction.record import add, read_records, record_of, training_fields
 from tests.end_to_end.commands import ROOT
-from tests.scripts.processes import run_script
 
 DIGITS = "configs/digits.py"
 
@@ -232,13 +232,17 @@ def test_bars_do_not_end_cells():
     assert table([["a", "b"], ["c|d", "e"]]) == "| a | b |\n|---|---|\n| c\\|d | e |\n"
 
 
-def test_the_command_adds_a_run_to_a_page_and_explains_mistakes_in_one_line(docs, run):
-    done = run_script("results.py", f"--docs={docs}", "add", run, "--name=digits")
-    assert done.returncode == 0, done.stderr
-    assert (docs / "results.md").read_text() == page(docs) and set(read_records(docs)["digits"].pictures) < {*PICTURES}
-    for flags, message in (
-        (["add", run, "--name=Digits"], "--name=Digits should be lower-case letters"),
-        (["add", run / "nothing", "--name=digits"], "holds no run"),
-    ):
-        done = run_script("results.py", f"--docs={docs}", *flags)
-        assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+def test_the_command_adds_a_run_to_a_page_and_refuses_mistakes(docs, run, monkeypatch, capsys):
+    def command(*argv: object) -> None:
+        monkeypatch.setattr("sys.argv", ["results.py", f"--docs={docs}", *map(str, argv)])
+        results.main()
+
+    command("add", run, "--name=digits")
+    assert capsys.readouterr().out == f"Wrote {docs}/results.md\n"
+    written = (docs / "results.md").read_text()
+    assert written == page(docs) and "| yes |" in row_of(written, "digits")
+    with pytest.raises(UserError, match="--name=Digits should be lower-case letters"):
+        command("add", run, "--name=Digits")
+    with pytest.raises(UserError, match="nothing holds no run"):
+        command("add", run / "nothing", "--name=digits")
+    assert (docs / "results.md").read_text() == written
