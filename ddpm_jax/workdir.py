@@ -202,7 +202,7 @@ class Segment(NamedTuple):
     """The part of a run that one command trained: where, with which code, and how long."""
 
     command: str
-    """The command line of the process."""
+    """The command line of the process; control characters, and bytes that are not UTF-8, are written as escapes."""
     commit: str | None
     """The commit of the code, with "-dirty" if files differ from it; None if it is unknown."""
     devices: str
@@ -211,7 +211,7 @@ class Segment(NamedTuple):
     """The version of JAX."""
     start: int
     end: int
-    """Steps before the segment, and at its latest record."""
+    """Steps of the run that were done before the segment, and at its latest record."""
     seconds: float
     """Time from loading the state to that record: compiling, steps, validation, evaluation, previews and checkpoints.
 

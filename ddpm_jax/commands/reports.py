@@ -16,7 +16,7 @@ from jaxtyping import Array, Int
 from ddpm_jax.commands.cost import StepCost
 from ddpm_jax.config import Config, flatten, to_json
 from ddpm_jax.data.prepare import usable_cpus
-from ddpm_jax.errors import TrainingDiverged, shell_command
+from ddpm_jax.errors import TrainingDiverged, printable, shell_command
 from ddpm_jax.reporting.memory import memory_in_use, size_in_words
 from ddpm_jax.reporting.profile import Profile
 from ddpm_jax.reporting.throughput import Throughput
@@ -139,7 +139,8 @@ def describe(
 
 def begin_segment(start: int) -> Callable[[int], Segment]:
     """The segment that begins now at a step, as a function of the step that it has reached."""
-    began, facts = time.monotonic(), (shlex.join(sys.argv), commit_of_code(), devices_in_words(), jax.__version__)
+    began, command = time.monotonic(), printable(shlex.join(sys.argv))
+    facts = (command, commit_of_code(), devices_in_words(), jax.__version__)
     return lambda step: Segment(*facts, start, step, round(time.monotonic() - began, 3))
 
 
