@@ -20,6 +20,7 @@ which `scripts/results.py` copies from the files of the runs; nothing in it is w
 
 Reproduced here: *yes*, if a run of the whole recipe, as it is now, went to its end; *in part*, if a run differs from
 the recipe in the fields that are listed; *no*, if there is no run. A run with another seed is one of the same recipe.
+The docstring of a recipe says what it should reach, and from where that is known.
 
 """
 ADDING = """\
@@ -99,10 +100,8 @@ def section(name: str, record: Record, recipe: dict[str, Any]) -> str:
 
 def facts(record: Record, recipe: dict[str, Any]) -> Iterable[Sequence[str]]:
     """The rows about the training of a run."""
-    size, trained_on = (
-        record.config["data.batch_size"],
-        record.images - held_out(record.images, record.config["data.holdout"]),
-    )
+    size, trained_on = record.config["data.batch_size"], record.images
+    trained_on -= held_out(record.images, record.config["data.holdout"])
     seen = record.step * size
     yield "recipe", f"{link(record.recipe)}, reproduced {reproduced(record, recipe)}"
     yield "steps", f"{record.step:,} of {size} images"
