@@ -198,13 +198,36 @@ def parse_label_names(text: str, where: str) -> tuple[str, ...]:
     return tuple(names)
 
 
+class Segment(NamedTuple):
+    """The part of a run that one command trained: where, with which code, and how long."""
+
+    command: str
+    """The command line of the process; control characters, and bytes that are not UTF-8, are written as escapes."""
+    commit: str | None
+    """The commit of the code, with "-dirty" if files differ from it; None if it is unknown."""
+    devices: str
+    """Number and kind of the devices, as logged at the start."""
+    jax: str
+    """The version of JAX."""
+    start: int
+    end: int
+    """Steps of the run that were done before the segment, and at its latest record."""
+    seconds: float
+    """Time from loading the state to that record: compiling, steps, validation, evaluation, previews and checkpoints.
+
+    After a kill it may include steps that the next segment repeats.
+    """
+
+
 class Progress(NamedTuple):
-    """Results of monitoring so far, which checkpoints do not hold."""
+    """The state of monitoring and the history of a run, which checkpoints do not hold."""
 
     monitored: int
     """The step up to which all due validations, evaluations and previews are done."""
     lows: Mapping[str, Sequence[tuple[int, float]]]
     """For each curve the points (step, value) lower than all before."""
+    segments: Sequence[Segment] = ()
+    """In the order of their starts; runs of older versions recorded none."""
 
 
 def read_progress(workdir: AnyPath, step: int) -> Progress:
@@ -219,10 +242,17 @@ def read_progress(workdir: AnyPath, step: int) -> Progress:
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
         lows = {str(name): [(int(at), float(low)) for at, low in points] for name, points in saved["lows"].items()}
-        return Progress(min(int(saved["monitored"]), step), lows)
+        segments = tuple(_segment(**table) for table in saved.get("segments", ()))
+        return Progress(min(int(saved["monitored"]), step), lows, segments)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        logger.warning("%s cannot be read (%r); the lowest values so far are lost.", path, error)
+        logger.warning("%s cannot be read (%r); the lowest values and the training times so far are lost.", path, error)
         return Progress(step, {})
+
+
+def _segment(*, commit: str | None, start: int, end: int, seconds: float, **texts: str) -> Segment:
+    known = None if commit is None else str(commit)
+    words = {name: str(text) for name, text in texts.items()}
+    return Segment(commit=known, start=int(start), end=int(end), seconds=float(seconds), **words)
 
 
 def write_progress(workdir: AnyPath, progress: Progress, confirm: Callable[[], None] = lambda: None) -> None:
@@ -234,7 +264,8 @@ def write_progress(workdir: AnyPath, progress: Progress, confirm: Callable[[], N
         raise UserError(f"{workdir} was moved or removed during training; restore it, and start again.")
     if jax.process_index() == 0:
         confirm()
-        _write(workdir / "progress.json", progress._asdict())
+        segments = [segment._asdict() for segment in progress.segments]
+        _write(workdir / "progress.json", {**progress._asdict(), "segments": segments})
 
 
 def wandb_id(workdir: AnyPath) -> str:

@@ -18,7 +18,6 @@ import datetime
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,7 +28,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from scripts.accelerator import laws, speed, training  # noqa: E402
-from scripts.accelerator.parts import ROOT, Check, Part, run_parts  # noqa: E402
+from scripts.accelerator.parts import Check, Part, run_parts  # noqa: E402
 from scripts.accelerator.report import markdown  # noqa: E402
 
 MINUTES = 8.0
@@ -102,11 +101,9 @@ def checked_flags() -> argparse.Namespace:
 
 def description() -> dict[str, Any]:
     """The date and the commit, if git knows one."""
-    commit = None
-    if shutil.which("git"):
-        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-        commit = done.stdout.strip() if done.returncode == 0 else None
-    return {"date": datetime.date.today().isoformat(), "commit": commit}
+    from ddpm_jax.runtime.source import commit_of_code
+
+    return {"date": datetime.date.today().isoformat(), "commit": commit_of_code()}
 
 
 def write(out: Path, facts: dict[str, Any]) -> None:

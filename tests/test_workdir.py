@@ -11,6 +11,7 @@ from ddpm_jax.data.fingerprints import Fingerprints
 from ddpm_jax.errors import UserError
 from ddpm_jax.workdir import (
     Progress,
+    Segment,
     acquire,
     read_config,
     read_label_names,
@@ -166,9 +167,21 @@ def test_progress_is_at_most_the_step_from_which_a_run_resumes(tmp_path):
     lows = {"train/loss": [(1, 0.5), (4, 0.25)]}
     assert read_progress(tmp_path, 9) == Progress(9, {})
     acquire(tmp_path, Config(), DATA)
+    (tmp_path / "progress.json").write_text(json.dumps({"monitored": 7, "lows": lows}))
+    assert read_progress(tmp_path, 9) == Progress(7, lows), "a run of an older version, without segments"
     write_progress(tmp_path, Progress(7, lows))
     assert read_progress(tmp_path, 9) == Progress(7, lows)
     assert read_progress(tmp_path, 5) == Progress(5, lows)
+
+
+def test_segments_are_kept_whatever_the_step_from_which_a_run_resumes(tmp_path):
+    acquire(tmp_path, Config(), DATA)
+    segments = (
+        Segment("main.py --workdir='a b'", None, "1 x ü", "0.12.0", 0, 7, 1.5),
+        Segment("main.py", "0a1b-dirty", "2 x tpu", "0.12.1", 5, 9, 2.0),
+    )
+    write_progress(tmp_path, Progress(7, {}, segments))
+    assert read_progress(tmp_path, 3) == Progress(3, {}, segments)
 
 
 def test_a_workdir_that_was_moved_during_training_is_reported(tmp_path):
@@ -179,7 +192,13 @@ def test_a_workdir_that_was_moved_during_training_is_reported(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("content", ["", "[1]", '{"monitored": 3}', '{"monitored": 3, "lows": {"a": 1}}', "\xff"])
+SEGMENT = '{"monitored": 3, "lows": {}, "segments": [%s]}'
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[1]", '{"monitored": 3}', '{"monitored": 3, "lows": {"a": 1}}', "\xff", SEGMENT % "1", SEGMENT % "{}"],
+)
 def test_damaged_progress_loses_only_the_lowest_values(tmp_path, package_log, content):
     (tmp_path / "progress.json").write_text(content, encoding="latin-1")
     assert read_progress(tmp_path, 7) == Progress(7, {})

@@ -50,9 +50,16 @@ class Monitors:
     """All periodic measurements of a run, and the step up to which they are done."""
 
     def __init__(
-        self, monitors: Sequence[Monitor], last: int, done: int, remember: Callable[[int], None] = lambda done: None
+        self,
+        monitors: Sequence[Monitor],
+        last: int,
+        done: int,
+        remember: Callable[[int, int], None] = lambda step, done: None,
     ) -> None:
-        """last: the run's last step; done: the step of the latest measurements; remember(done): stores that step."""
+        """last: the run's last step; done: the step of the latest measurements.
+
+        remember(step, done): stores the step that training has reached, and that of the latest measurements.
+        """
         self._monitors, self._last, self._done, self._remember = monitors, last, done, remember
 
     def run(self, step: int, state: TrainState) -> bool:
@@ -74,12 +81,12 @@ class Monitors:
         if monitors:
             release_memory()
         if monitors or step == self._last:
-            self.remember()
+            self.remember(step)
         return True
 
-    def remember(self) -> None:
-        """Stores, for a later start, the step up to which the measurements are done."""
-        self._remember(self._done)
+    def remember(self, step: int) -> None:
+        """Stores, for a later start, that training has reached a step, and up to which the measurements are done."""
+        self._remember(step, self._done)
 
 
 def build_monitors(

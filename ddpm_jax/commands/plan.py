@@ -306,11 +306,16 @@ def time_in_words(config: Config, options: PlanOptions, devices: int, start: int
     """Time and price of the remaining steps; previews, validation and evaluation are not counted."""
     if start >= config.train.steps:
         return f"none: step {start:,} of {config.train.steps:,} is reached"
-    per_hour, unit = next((per_hour, unit) for limit, per_hour, unit in SPANS if hours < limit)
-    span = f"{per_hour * hours:,.1f} {unit} from step {start:,} to {config.train.steps:,}"
+    span = f"{duration_in_words(hours)} from step {start:,} to {config.train.steps:,}"
     price = options.price
     costs = "" if price is None else f", {hours * devices * price:,.2f} at {price:g} an hour"
     return f"{span}, {rounded(hours * devices)} device-hours{costs}"
+
+
+def duration_in_words(hours: float) -> str:
+    """A duration in the unit that suits it, such as "4.4 hours"."""
+    per_hour, unit = next((per_hour, unit) for limit, per_hour, unit in SPANS if hours < limit)
+    return f"{per_hour * hours:,.1f} {unit}"
 
 
 def checkpoints_in_words(config: Config, size: int) -> str:

@@ -2,6 +2,9 @@
 
 import dataclasses
 import logging
+import shlex
+import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,17 +15,20 @@ from jaxtyping import Array, Int
 
 from ddpm_jax.commands.cost import StepCost
 from ddpm_jax.config import Config, flatten, to_json
-from ddpm_jax.errors import TrainingDiverged, shell_command
+from ddpm_jax.data.prepare import usable_cpus
+from ddpm_jax.errors import TrainingDiverged, printable, shell_command
 from ddpm_jax.reporting.memory import memory_in_use, size_in_words
 from ddpm_jax.reporting.profile import Profile
 from ddpm_jax.reporting.throughput import Throughput
 from ddpm_jax.reporting.writer import BestSoFar, ByImagesSeen, TensorBoard, WeightsAndBiases, Writer, Writers, tag
+from ddpm_jax.runtime.cpu import processor_name
+from ddpm_jax.runtime.source import commit_of_code
 from ddpm_jax.runtime.urls import AnyPath
 from ddpm_jax.training.cadence import due
 from ddpm_jax.training.feedback import Feedback
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step import Metrics, empty_metrics
-from ddpm_jax.workdir import checkpoint_folder, next_command, wandb_id
+from ddpm_jax.workdir import Segment, checkpoint_folder, next_command, wandb_id
 
 HYPERPARAMETERS = (
     *("seed", "data.image_size", "data.batch_size", "train.steps", "train.accumulate", "train.label_dropout"),
@@ -117,10 +123,9 @@ def describe(
 ) -> None:
     """Logs the workdir, the devices and the sizes when training starts."""
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
-    device = jax.devices()[0]
     lines = {
         "Workdir": workdir,
-        "Devices": f"{jax.device_count()} x {device.device_kind} ({device.platform}), jax {jax.__version__}",
+        "Devices": f"{devices_in_words()}, jax {jax.__version__}",
         "Images": f"{train:,} to train on, {held:,} held out",
         "Parameters": f"{parameters:,}",
         "One step": cost_in_words(cost),
@@ -130,6 +135,22 @@ def describe(
     for name, value in lines.items():
         logger.info("%-11s %s", name, value)
     logger.debug("Parameters:\n%s", get_parameter_overview(state.params, include_stats=False))
+
+
+def begin_segment(start: int) -> Callable[[int], Segment]:
+    """The segment that begins now at a step, as a function of the step that it has reached."""
+    began, command = time.monotonic(), printable(shlex.join(sys.argv))
+    facts = (command, commit_of_code(), devices_in_words(), jax.__version__)
+    return lambda step: Segment(*facts, start, step, round(time.monotonic() - began, 3))
+
+
+def devices_in_words() -> str:
+    """Number and kind of the devices, such as "1 x NVIDIA H200 (gpu)"."""
+    device = jax.devices()[0]
+    words = f"{jax.device_count()} x {device.device_kind}"
+    if device.platform == "cpu":  # Its kind says nothing about its speed.
+        return f"{words}, {usable_cpus()} cores of {processor_name()}"
+    return f"{words} ({device.platform})"
 
 
 def summarise(config: Config, workdir: AnyPath, best: BestSoFar, steps: Sequence[int]) -> None:

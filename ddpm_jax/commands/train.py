@@ -19,7 +19,7 @@ from ddpm_jax.builders import build_learner, build_loader, state_extras
 from ddpm_jax.commands.cost import StepCost, matrix_rate, step_cost
 from ddpm_jax.commands.light_evaluation import light_config
 from ddpm_jax.commands.monitors import Monitors, build_monitors, comparison_configs
-from ddpm_jax.commands.reports import Reports, describe, open_writer, summarise
+from ddpm_jax.commands.reports import Reports, begin_segment, describe, open_writer, summarise
 from ddpm_jax.commands.start_from import first_params, open_source, with_params
 from ddpm_jax.config import Config, to_tree
 from ddpm_jax.config.advice import after_divergence, before_training
@@ -82,6 +82,7 @@ def train(config: Config, workdir: AnyPath) -> None:
         if start == monitored == config.train.steps:
             logger.info("Already at step %d; set a larger train.steps to continue.", start)
             return
+        segment = begin_segment(start)
         metrics = metrics_from_json(checkpoints.restore_metrics(start))
         step, cost = compile_step(config, learner, state, load(start))
         describe(config, workdir, state, cost, len(rows), len(held), start)
@@ -95,7 +96,9 @@ def train(config: Config, workdir: AnyPath) -> None:
                 build_monitors(config, learner, dataset, held, writer, workdir),
                 last=config.train.steps,
                 done=monitored,
-                remember=lambda done: write_progress(workdir, Progress(done, best.lows), confirm),
+                remember=lambda step, done: write_progress(
+                    workdir, Progress(done, best.lows, (*before.segments, segment(step))), confirm
+                ),
             )
             signal_number = run_steps(config, state, step, load, reports, monitors, checkpoints, snapshots)
         if signal_number:
@@ -225,7 +228,7 @@ def save(
 ) -> None:
     """Starts to save a state and its metrics; raises TrainingDiverged if the state is not finite."""
     refuse_non_finite(config, checkpoints, state)
-    monitors.remember()
+    monitors.remember(int(state.step))
     snapshots.wait()  # A run that resumes from this checkpoint writes no snapshot again.
     checkpoints.save(state, to_tree(config), metrics_to_json(metrics))
 

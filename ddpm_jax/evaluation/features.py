@@ -13,7 +13,6 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, UInt
 
-from ddpm_jax.config.checks import MOST_PIXELS
 from ddpm_jax.errors import UserError, nearest
 from ddpm_jax.evaluation.inception import Inception, Layer, preprocess
 from ddpm_jax.evaluation.weights import has_classifier, read_weights, safe_file
@@ -102,9 +101,6 @@ def iter_features(extractor: Extractor, images: Any, progress_label: str) -> Ite
     images: an object with a length whose slices are arrays of pixels, such as a memory-mapped file.
     """
     count, size = len(images), BATCH * jax.local_device_count()
-    pixels = np.prod(np.shape(images[np.arange(1)])[1:])
-    if extractor.name == "pixels" and pixels > MOST_PIXELS:
-        raise UserError(f"features 'pixels' are for images of at most {MOST_PIXELS:,} numbers, got {pixels:,}.")
     for start in progress(range(0, count, size), progress_label, total=-(-count // size)):
         batch = np.asarray(images[np.arange(start, min(start + size, count))])
         # Padding the last batch lets one compiled shape serve all.

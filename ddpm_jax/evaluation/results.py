@@ -192,7 +192,15 @@ def _leave_out(table: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
 
 
 def table(rows: list[Row]) -> str:
-    """One line per result: the step, the name with the checksum of its protocol, and the metrics."""
+    """One line per result, in columns."""
+    columns = list(zip(*table_cells(rows), strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    padded = ([cell.ljust(width) for cell in column] for column, width in zip(columns, widths, strict=True))
+    return "\n".join("  ".join(row).rstrip() for row in zip(*padded, strict=True))
+
+
+def table_cells(rows: list[Row]) -> list[list[str]]:
+    """The headings, and for each result the step, the name with the checksum of its protocol, and the metrics."""
     lines = [["step", "result", "reference", "conditions", "distance", "value", *COLUMNS]]
     for step, name, result in rows:
         protocol = result["protocol"]
@@ -203,6 +211,4 @@ def table(rows: list[Row]) -> str:
         lines.append([str(step), name, reference, conditions, distance, *metrics])
     # Columns that no result has are left out.
     columns = [column for column in zip(*lines, strict=True) if set(column[1:]) != {"-"}]
-    widths = [max(map(len, column)) for column in columns]
-    padded = ([cell.ljust(width) for cell in column] for column, width in zip(columns, widths, strict=True))
-    return "\n".join("  ".join(row).rstrip() for row in zip(*padded, strict=True))
+    return [list(row) for row in zip(*columns, strict=True)]

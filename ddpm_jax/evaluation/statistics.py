@@ -7,6 +7,7 @@ Moments and Inception Score cover all images; KID and the manifold metrics use t
 
 import dataclasses
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from ddpm_jax.config.checks import MOST_PIXELS
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.features import Extractor, iter_features
 from ddpm_jax.evaluation.frechet import Moments, MomentSums, frechet_distance
@@ -50,6 +52,9 @@ def measure(extractor: Extractor, images: Any, name: str, *, limit: int, seed: i
     count = len(images)
     if count < 2:
         raise UserError(f"{name}: {count} image(s) have no covariance; expected 2 or more, and thousands for a metric.")
+    numbers = math.prod(np.shape(images[np.arange(1)])[1:])
+    if extractor.name == "pixels" and numbers > MOST_PIXELS:  # Their covariance has the square of that.
+        raise UserError(f"features 'pixels' are for images of at most {MOST_PIXELS:,} numbers, got {numbers:,}.")
     kept = np.zeros(count, bool)
     kept[np.random.default_rng(seed).permutation(count)[:limit]] = True
     sums, scores, subset, seen = MomentSums(), ScoreSums(random_splits(count)), [], 0

@@ -1,15 +1,25 @@
-"""Settings with which a process on a CPU reuses the memory of one training step for the next."""
+"""The processor's name, and settings with which a process on it reuses the memory of one training step for the next."""
 
 import ctypes
 import importlib.util
 import os
+import platform
+import re
 import sys
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import jax
 
 MALLOC_ARENA_MAX, MALLOC_MMAP_MAX, MALLOC_TRIM_THRESHOLD = -8, -4, -1
 """Options of mallopt(3)."""
+
+
+def processor_name() -> str:
+    """The name of this machine's processor, or of its architecture where the system tells no more."""
+    listed = Path("/proc/cpuinfo")  # Linux's; platform.processor() is empty or the architecture there.
+    named = re.search(r"^model name\s*:\s*(.+?)\s*$", listed.read_text(), re.MULTILINE) if listed.exists() else None
+    return named[1] if named else platform.processor() or platform.machine()
 
 
 def reuse_memory() -> None:

@@ -33,7 +33,8 @@ def heading(facts: Facts) -> str:
     names = ("python", "jax", "jaxlib", "flax")
     about = [f"{machine['count']} x {machine['device']}", *(f"{n} {machine[n]}" for n in names)] if machine else []
     toy = " Toy sizes: the numbers say nothing about speed or quality." if facts["quick"] else ""
-    commit = [f"commit {facts['commit'][:12]}"] if facts["commit"] else []
+    known, _, changed = (facts["commit"] or "").partition("-")
+    commit = [f"commit {known[:12]}" + (" with changes" if changed else "")] if known else []
     return (
         f"{', '.join([facts['date'], *about, *commit])}; `scripts/check_accelerator.py`, {facts['seconds']:.0f} s.{toy}"
     )

@@ -46,12 +46,12 @@ def test_measurements_are_taken_when_due_and_once():
     taken, noted = [], []
     every = {"a": 4, "b": 6}
     each = [Monitor(n, lambda step, state, name=name: taken.append((name, step))) for name, n in every.items()]
-    monitors = Monitors(each, 13, 4, noted.append)
+    monitors = Monitors(each, 13, 4, lambda *steps: noted.append(steps))
     for step in range(4, 14):  # A run that resumes at step 4, whose measurements are done.
         monitors.run(step, STATE)
         monitors.run(step, STATE)
     assert taken == [("b", 6), ("a", 8), ("a", 12), ("b", 12), ("a", 13), ("b", 13)]
-    assert noted == [6, 8, 12, 13]
+    assert noted == [(6, 6), (8, 8), (12, 12), (13, 13)]
 
 
 def test_measurements_due_at_the_step_of_a_stop_are_taken_when_the_run_resumes():
@@ -63,8 +63,8 @@ def test_measurements_due_at_the_step_of_a_stop_are_taken_when_the_run_resumes()
 
 def test_the_last_step_is_remembered_though_nothing_was_due():
     noted = []
-    monitors = Monitors([], 3, 0, noted.append)
-    assert all(monitors.run(step, STATE) for step in (1, 2, 3)) and noted == [3]
+    monitors = Monitors([], 3, 0, lambda *steps: noted.append(steps))
+    assert all(monitors.run(step, STATE) for step in (1, 2, 3)) and noted == [(3, 3)]
 
 
 def test_a_signal_interrupts_measurements_which_then_count_as_not_taken():
@@ -77,7 +77,7 @@ def test_a_signal_interrupts_measurements_which_then_count_as_not_taken():
 
     each = [Monitor(4, slow), Monitor(4, lambda step, state: taken.append("next"))]
     with Preemption() as preemption:
-        assert not Monitors(each, 8, 0, noted.append).run(4, STATE)
+        assert not Monitors(each, 8, 0, lambda *steps: noted.append(steps)).run(4, STATE)
         assert preemption.agreed(4) and (taken, noted) == ([], [])
 
 

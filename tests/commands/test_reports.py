@@ -1,17 +1,19 @@
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 import pytest
 
-from ddpm_jax.commands.reports import Reports
+from ddpm_jax.commands.reports import Reports, begin_segment
 from ddpm_jax.commands.train import diverged
-from ddpm_jax.config import config_of
+from ddpm_jax.config import Config, config_of
 from ddpm_jax.errors import TrainingDiverged
 from ddpm_jax.reporting.profile import Profile
 from ddpm_jax.reporting.throughput import Throughput
 from ddpm_jax.reporting.writer import TensorBoard
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.step import empty_metrics
+from ddpm_jax.workdir import Progress, read_progress, write_config, write_progress
 from tests.end_to_end.commands import scalars
 
 
@@ -33,3 +35,13 @@ def test_skipped_steps_are_counted_and_many_in_a_row_name_the_last_good_checkpoi
         with pytest.raises(TrainingDiverged, match="at step 8: 3 losses .* last good checkpoint is step 40. Try a new"):
             reports.drain()
     writer.close()
+
+
+def test_the_command_of_a_segment_can_be_written_whatever_its_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["main.py", "--config=configs/digits.py", "--workdir=a b\n\udcff"])
+    segment = begin_segment(3)(7)
+    assert segment.command == r"main.py --config=configs/digits.py '--workdir=a b\n\udcff'"
+    assert (segment.start, segment.end) == (3, 7) and segment.devices.startswith(f"{jax.device_count()} x cpu, ")
+    write_config(tmp_path, Config(), ())
+    write_progress(tmp_path, Progress(7, {}, (segment,)))
+    assert read_progress(tmp_path, 7).segments == (segment,)

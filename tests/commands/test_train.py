@@ -89,6 +89,10 @@ def test_a_run_that_is_stopped_and_resumed_reports_the_same(undisturbed, tmp_pat
     assert_same_bits(final_state(workdir), final_state(undisturbed))
     lowest = [line for line in package_log.messages if line.startswith("Lowest")]
     assert lowest == [f"{'Lowest':11s} {lowest_points(undisturbed)}"]
+    segments = read_progress(workdir, LAST).segments
+    # The last one took the measurements that the stop at the last step had put off.
+    assert [(part.start, part.end) for part in segments] == [(0, 5), (5, 7), (7, LAST), (LAST, LAST)]
+    assert all(part.seconds > 0 and part.devices.startswith("1 x cpu, ") for part in segments)
     train(CONFIG, workdir)
     assert package_log.messages[-1].startswith("Already at step 10")
     assert reported(workdir) == reported(undisturbed)
@@ -109,7 +113,9 @@ def test_a_run_that_falls_back_to_an_older_checkpoint_reports_the_same(undisturb
     damaged.write_bytes(damaged.read_bytes()[:-1])  # It is written again, as is that of step 10.
     train(CONFIG, workdir)
     assert reported(workdir) == reported(undisturbed)
-    assert read_progress(workdir, LAST) == read_progress(undisturbed, LAST)
+    found, expected = (read_progress(folder, LAST) for folder in (workdir, undisturbed))
+    assert found[:2] == expected[:2] and found.segments[:-1] == expected.segments
+    assert (found.segments[-1].start, found.segments[-1].end) == (6, LAST)
     assert sealed_steps(workdir / "ema_snapshots") == [4, 8, LAST]
     assert_same_bits(*(rebuilt_ema(folder, 0.06) for folder in (workdir, undisturbed)))
 
