@@ -1,4 +1,4 @@
-"""README and docs/ can be followed: links lead somewhere, commands name what there is."""
+"""README, CONTRIBUTING, SECURITY and docs/ can be followed: links lead somewhere, commands name what there is."""
 
 import dataclasses
 import re
@@ -23,7 +23,10 @@ from scripts.write_reference import PAGE, reference
 from tests.analytic import gaussian_denoiser
 from tests.end_to_end.commands import ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 IDS = [page.name for page in PAGES]
 
 
