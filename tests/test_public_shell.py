@@ -94,8 +94,4 @@ def test_the_placeholder_of_the_address_stands_where_the_command_replaces_it():
     kinds = ("*.cff", "*.md", "*.toml", "*.yml", "docs/**/*.md", "notebooks/*.ipynb")
     files = {path for kind in kinds for path in ROOT.glob(kind)} - {ROOT / "CONTRIBUTING.md"}
     assert len(files) > 20
-    for path in files:
-        text = path.read_text()
-        if PLACEHOLDER in text:
-            assert path.relative_to(ROOT).as_posix() in replaced
-            assert PLACEHOLDER not in text.replace(f"https://{PLACEHOLDER}", ""), f"{path.name}: not replaced"
+    assert {path.relative_to(ROOT).as_posix() for path in files if PLACEHOLDER in path.read_text()} <= replaced
