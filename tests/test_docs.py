@@ -1,4 +1,4 @@
-"""README and docs/ can be followed: links lead somewhere, commands name what there is."""
+"""README, CONTRIBUTING, SECURITY and docs/ can be followed: links lead somewhere, commands name what there is."""
 
 import dataclasses
 import importlib
@@ -24,7 +24,10 @@ from scripts.write_reference import PAGES as GENERATED
 from tests.analytic import gaussian_denoiser
 from tests.end_to_end.commands import ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 IDS = [str(page.relative_to(ROOT)) for page in PAGES]
 
 
