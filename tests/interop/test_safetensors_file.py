@@ -53,7 +53,9 @@ def test_a_file_of_ema_parameters_is_smaller_and_imported_as_both_sets(tmp_path)
     assert_same_bits(load_run(tmp_path / "again", ema=False).params, ema)
 
 
-@pytest.mark.parametrize(("name", "sampler", "steps"), [("digits", "ddim", 10), ("digits-consistency", "consistency", 2)])
+@pytest.mark.parametrize(
+    ("name", "sampler", "steps"), [("digits", "ddim", 10), ("digits-consistency", "consistency", 2)]
+)
 def test_the_pretrained_models_generate_digits(name, sampler, steps):
     run, digits = load_run(f"pretrained:{name}"), load_digits(Data(source="digits", image_size=8, channels=1))
     assert run.names == tuple("0123456789") and find_file(f"pretrained:{name}").stat().st_size < 1.5e6
