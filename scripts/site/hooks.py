@@ -71,7 +71,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             return f"[{text}][{module}.{name[1]}]"
         return f"[{text}]({repository}/blob/main/{target}{anchor})"
 
-    markdown = markdown.replace(PLACEHOLDER, repository)
+    markdown = re.sub(f"(https://)?{PLACEHOLDER}", repository, markdown)
     return re.sub(r"\[(?P<text>[^\]]*)\]\((?P<path>\.\./[^)#\s]+)(?P<anchor>#[^)\s]*)?\)", link, markdown)
 
 

@@ -16,7 +16,6 @@ from ddpm_jax.runtime.devices import along_batch, data_mesh
 from ddpm_jax.sampling.noise import draw_noise, image_keys
 from tests.data.pictures import write_digits
 from tests.end_to_end.commands import (
-    RECIPE,
     ROOT,
     final_state,
     finish,
@@ -25,6 +24,7 @@ from tests.end_to_end.commands import (
     start_job,
 )
 
+RECIPE = f"--config={ROOT}/configs/digits.py:smoke"  # With two stages and attention.
 SAMPLERS = ("ddpm", "ddim", "dpm_solver", "unipc", "heun")
 BATCHES = {1: 1, 4: 7}
 """The batch size on each number of devices; the last batch of seven is filled up."""

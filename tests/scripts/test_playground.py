@@ -257,6 +257,15 @@ def test_the_tabs_fit_the_condition(tmp_path, condition, tabs, shows):
     assert ids & {"canvas", "condition"} == {shows}
 
 
+def test_visitors_take_turns_on_the_device(tmp_path):
+    pytest.importorskip("gradio", reason="Gradio is not installed: pip install -r requirements-playground.txt")
+    from scripts.play.page import build_page
+
+    functions = build_page(fake_model(settings("none")), tmp_path).fns.values()
+    limits = [function.concurrency_limit for function in functions if function.concurrency_id == "device"]
+    assert len(limits) >= 3 and set(limits) == {1}  # Sample, compare, inpaint.
+
+
 @pytest.mark.parametrize("objective", ["denoising", "consistency"])
 def test_the_samplers_fit_the_objective(tmp_path, objective):
     pytest.importorskip("gradio", reason="Gradio is not installed: pip install -r requirements-playground.txt")

@@ -125,11 +125,11 @@ def test_a_run_of_the_whole_recipe_reproduces_it(docs, run):
             9,
             "in part: `data.name` None instead of cifar10",
         ),
-        ("configs/digits.py:consistency", [], 6000, "yes"),
+        ("configs/digits.py:consistency", [], 9000, "yes"),
         (
             "configs/digits.py:consistency",
             ["train.start_from=/secret/run"],
-            6000,
+            9000,
             "in part: `train.start_from` run instead of pretrained:digits",
         ),
     ],

@@ -68,7 +68,7 @@ def test_the_gradient_of_a_batch_is_the_mean_of_its_microbatches(monkeypatch):
 
 def test_a_model_with_every_option_trains():
     options = {"classes": 2, "dropout": 0.1, "remat": True, "condition": "low_resolution"}
-    options |= {"multipliers": (1, 2), "attention_resolutions": (4,)}
+    options |= {"multipliers": (1, 2), "attention_resolutions": (4,), "dtype": "bfloat16"}
     sections = {"degradation": {"noise": 20}, "diffusion": {"variance": "learned"}, "train": {"condition_dropout": 0.1}}
     config = config_with(data={"augment": 0.5}, model=options, **sections)
     before = learner_and_step(config)[1].params["augmentation"]["kernel"]
