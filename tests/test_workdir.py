@@ -194,7 +194,14 @@ def test_a_workdir_that_was_moved_during_training_is_reported(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    ["", "[1]", '{"monitored": 3}', '{"monitored": Infinity, "lows": {}}', '{"monitored": 3, "lows": {"a": 1}}', "\xff"],
+    [
+        "",
+        "[1]",
+        '{"monitored": 3}',
+        '{"monitored": Infinity, "lows": {}}',
+        '{"monitored": 3, "lows": {"a": 1}}',
+        "\xff",
+    ],
 )
 def test_damaged_progress_loses_only_the_lowest_values(tmp_path, package_log, content):
     (tmp_path / "progress.json").write_text(content, encoding="latin-1")
