@@ -6,6 +6,7 @@
 
 The training images are those of the run in whose samples/ the samples lie, of the run --training, or a set: a folder,
 zip, .npz or other set as for evaluate_images.py. If a run mirrors its images (data.flip), they count mirrored, too.
+Runs and their folders of samples may be URLs.
 
 For each kind of features, prints the smallest and the median distance from a sample to its nearest training image, the
 same for held-out images, and in how many pairs the sample is closer: 0.5 if the samples are as new as held-out images,
@@ -24,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 if TYPE_CHECKING:
     from ddpm_jax.evaluation.neighbours import Neighbours, Selection
+    from ddpm_jax.runtime.urls import AnyPath
 
 SIDES = ("samples", "held_out")
 
@@ -68,10 +70,10 @@ def checked_flags() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument(
-        "samples", type=Path, help="generated images: a folder that --mode=sample wrote, or another set"
+        "samples", metavar="SAMPLES", help="generated images: a folder that --mode=sample wrote, or another set"
     )
-    parser.add_argument("--training", type=Path, metavar="RUN|SET", help="(the run of the samples)")
-    parser.add_argument("--held-out", type=Path, metavar="SET", help="(those of the run)")
+    parser.add_argument("--training", metavar="RUN|SET", help="(the run of the samples)")
+    parser.add_argument("--held-out", metavar="SET", help="(those of the run)")
     parser.add_argument("--mirrored", action="store_true", help="compare with mirrored training images of a set, too")
     parser.add_argument("--features", default="pixels,inception", metavar="NAMES", help=f"of {', '.join(EXTRACTORS)}")
     parser.add_argument("--weights", type=Path, help="Inception's weights, .safetensors or .pth (default: fetched)")
@@ -99,9 +101,10 @@ def open_sets(flags: argparse.Namespace) -> Sets:
     from ddpm_jax.errors import UserError
     from ddpm_jax.evaluation.neighbours import Selection
 
-    samples, (training, held_out) = open_images(flags.samples), open_training(flags)
+    samples = open_images(located(flags.samples, "SAMPLES"))
+    training, held_out = open_training(flags)
     if flags.held_out:
-        held_out = open_images(flags.held_out)
+        held_out = open_images(located(flags.held_out, "--held-out"))
     if held_out is None or not len(held_out):
         raise UserError("No images are held out of the training to compare with; name a set of them: --held-out=…")
     chosen = np.random.default_rng(0).permutation(len(held_out))[: flags.count]
@@ -122,16 +125,44 @@ def size(images: "Selection") -> str:
     return f"{images.shape[2]}x{images.shape[1]}"
 
 
-def open_images(path: Path) -> Any:
-    """A set of images; raises UserError for statistics, which hold none."""
+def located(path: str, name: str) -> "AnyPath":
+    """A path on this machine, or a URL whose store answers; name: of the argument, for messages."""
+    from ddpm_jax.runtime.urls import as_path, check_folder
+
+    found = as_path(path, name)
+    check_folder(found)
+    return found
+
+
+def open_images(path: "AnyPath") -> Any:
+    """A set of images, at a URL a folder of samples; raises UserError for statistics, which hold no images."""
     from ddpm_jax.errors import UserError
     from ddpm_jax.evaluation.image_sets import open_set
     from ddpm_jax.evaluation.statistics import Statistics
 
+    if not isinstance(path, Path):
+        return read_samples(path)
     images = open_set(path, "pixels", None)
     if isinstance(images, Statistics):
         raise UserError(f"{path} holds statistics; expected images.")
     return images
+
+
+def read_samples(url: "AnyPath") -> Any:
+    """The images in a folder at a URL that --mode=sample wrote."""
+    import numpy as np
+
+    from ddpm_jax.errors import UserError
+    from ddpm_jax.runtime.files import NO_ARRAYS
+    from ddpm_jax.runtime.urls import store_errors
+
+    try:
+        with store_errors(url), (url / "samples.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return arrays["arr_0"]
+    except (FileNotFoundError, *NO_ARRAYS) as error:
+        raise UserError(
+            f"{url} holds no samples ({error}); give a folder that --mode=sample wrote, or copy another set here."
+        ) from error
 
 
 def open_training(flags: argparse.Namespace) -> tuple["Selection", Any]:
@@ -141,13 +172,15 @@ def open_training(flags: argparse.Namespace) -> tuple["Selection", Any]:
     from ddpm_jax.data.dataset import hold_out
     from ddpm_jax.data.open import open_dataset
     from ddpm_jax.evaluation.neighbours import Selection
+    from ddpm_jax.runtime.urls import store_errors
     from ddpm_jax.workdir import read_config
 
-    path = flags.training.expanduser() if flags.training else run_of(flags.samples)
-    if not (path / "config.json").is_file():
+    path = located(flags.training, "--training") if flags.training else run_of(located(flags.samples, "SAMPLES"))
+    with store_errors(path):
+        config = read_config(path) if (path / "config.json").exists() else None
+    if config is None:
         images = open_images(path)
         return Selection(images, np.arange(len(images)), mirrored=flags.mirrored), None
-    config = read_config(path)
     dataset = open_dataset(config)
     rows, held = hold_out(dataset, config.data.holdout)
     mirrored = flags.mirrored or config.data.flip
@@ -155,12 +188,12 @@ def open_training(flags: argparse.Namespace) -> tuple["Selection", Any]:
     return Selection(dataset.images, rows, mirrored=mirrored), held_out
 
 
-def run_of(samples: Path) -> Path:
+def run_of(samples: "AnyPath") -> "AnyPath":
     """The workdir in whose samples/ a folder lies."""
     from ddpm_jax.errors import UserError
 
-    folder = samples.expanduser().absolute().parent
-    if folder.name != "samples" or not (folder.parent / "config.json").is_file():
+    folder = samples.parent
+    if folder.name != "samples" or not (folder.parent / "config.json").exists():
         raise UserError(f"{samples} does not lie in the samples/ of a run; name the training images: --training=…")
     return folder.parent
 

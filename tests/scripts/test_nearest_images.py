@@ -75,6 +75,29 @@ def test_sets_without_a_run_need_held_out_images_and_may_be_mirrored(nearest, tm
     assert (tmp_path / "n.png").read_bytes() == picture
 
 
+def test_runs_and_their_samples_may_be_urls(workdir, digits, nearest, bucket, tmp_path):
+    rows, held = hold_out(digits, 0.1)
+    samples, out = bucket / "run" / "samples" / "3-ddpm", f"--out={tmp_path}/n.png"
+    with pytest.raises(
+        UserError, match=r"samples/3-ddpm holds no samples \(.*\); give a folder that --mode=sample wrote"
+    ):
+        nearest(samples, out)
+    with (samples / "samples.npz").open("wb") as file:
+        np.savez(file, digits.images[rows[[5, 900]]])
+    with pytest.raises(UserError, match="3-ddpm does not lie in the samples/ of a run; name the training images"):
+        nearest(samples, out)
+    (bucket / "run" / "config.json").write_text((workdir / "config.json").read_text())
+    report = json.loads(nearest(samples, "--json", out))
+    assert report["images"] == {"samples": 2, "held_out": len(held), "training": len(rows)}
+    found = {each["sample"]: each["nearest"]["pixels"][0]["row"] for each in report["shown"]}
+    assert found == dict(enumerate(rows[[5, 900]]))
+    np.savez(tmp_path / "copies.npz", digits.images[rows[[5, 900]]])
+    again = json.loads(nearest(tmp_path / "copies.npz", f"--training={bucket}/run", "--json", out))
+    assert again == report
+    with pytest.raises(UserError, match="there is no bucket nowhere; create it, or correct its name"):
+        nearest(samples, "--training=gs://nowhere/run", out)
+
+
 def test_samples_outside_a_run_and_statistics_are_refused(nearest, tmp_path):
     np.savez(tmp_path / "samples.npz", np.zeros((3, 4, 4, 3), np.uint8))
     np.savez(tmp_path / "statistics.npz", mu=np.zeros(2), sigma=np.eye(2))
