@@ -17,6 +17,7 @@ images in the same way.
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from ddpm_jax.runtime.urls import AnyPath
 
 SIDES = ("samples", "held_out")
+LARGEST_FEATURES = 2**32
+"""Bytes of the float64 features of all samples and held-out images; computing the distances needs about thrice that."""
 
 
 class Sets(NamedTuple):
@@ -117,7 +120,25 @@ def open_sets(flags: argparse.Namespace) -> Sets:
             )
     if flags.k > len(training):
         raise UserError(f"--k={flags.k} exceeds the number of training images, {len(training)}; lower it.")
+    for name in flags.features:
+        refuse_large_features(name, sets)
     return sets
+
+
+def refuse_large_features(name: str, sets: Sets) -> None:
+    """Raises UserError if the features of this kind of all samples and held-out images exceed LARGEST_FEATURES."""
+    from ddpm_jax.errors import UserError
+    from ddpm_jax.evaluation.features import INCEPTION
+    from ddpm_jax.reporting.memory import size_in_words
+
+    dimensions = INCEPTION[name] if name in INCEPTION else math.prod(sets.samples.shape[1:])
+    count, fitting = len(sets.samples) + len(sets.held_out), LARGEST_FEATURES // (8 * dimensions)
+    if count > fitting:
+        remedy = f"lower --count to {fitting // 2}" if fitting > 1 else f"leave {name} out of --features"
+        raise UserError(
+            f"The features ({name}) of {count:,} samples and held-out images take "
+            f"{size_in_words(8 * count * dimensions)}; expected at most {size_in_words(LARGEST_FEATURES)}: {remedy}."
+        )
 
 
 def size(images: "Selection") -> str:

@@ -75,6 +75,22 @@ def test_sets_without_a_run_need_held_out_images_and_may_be_mirrored(nearest, tm
     assert (tmp_path / "n.png").read_bytes() == picture
 
 
+def test_more_features_than_fit_into_memory_are_refused_with_the_largest_count(nearest, tmp_path, draw, monkeypatch):
+    for name in ("training", "held", "samples"):
+        np.savez(tmp_path / f"{name}.npz", draw.integers(0, 256, (9, 8, 4, 3), dtype=np.uint8))
+    sets = (f"--training={tmp_path}/training.npz", f"--held-out={tmp_path}/held.npz")
+    names = (tmp_path / "samples.npz", *sets, f"--out={tmp_path}/n.png")
+    monkeypatch.setattr(nearest_images, "LARGEST_FEATURES", 7 * 8 * 4 * 3 * 8)
+    with pytest.raises(UserError, match=r"\(pixels\) of 18 samples and held-out images take .*: lower --count to 3\.$"):
+        nearest(*names)
+    assert "3 samples" in nearest(*names, "--count=3")
+    with pytest.raises(UserError, match="of 8 samples and held-out images"):
+        nearest(*names, "--count=4")
+    monkeypatch.setattr(nearest_images, "LARGEST_FEATURES", 8 * 4 * 3 * 8)
+    with pytest.raises(UserError, match="leave pixels out of --features"):
+        nearest(*names, "--count=1")
+
+
 def test_runs_and_their_samples_may_be_urls(workdir, digits, nearest, bucket, tmp_path):
     rows, held = hold_out(digits, 0.1)
     samples, out = bucket / "run" / "samples" / "3-ddpm", f"--out={tmp_path}/n.png"
