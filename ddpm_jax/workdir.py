@@ -215,7 +215,8 @@ class Segment(NamedTuple):
     seconds: float
     """Time from loading the state to that record: compiling, steps, validation, evaluation, previews and checkpoints.
 
-    After a kill it may include steps that the next segment repeats.
+    After a kill it may include steps that the next segment repeats, and it lacks the time from the record to the kill.
+    So the sum of a run is a lower bound; where the next segment starts at another step than `end`, results say so.
     """
 
 

@@ -159,6 +159,26 @@ def test_differences_are_listed_and_the_command_trains_such_a_run(tmp_path, docs
     assert training_fields(again) == training_fields(config)
 
 
+@pytest.mark.parametrize(
+    ("steps", "reached", "time"),
+    [
+        ([(0, 400), (400, 900)], 900, "60.0 minutes"),
+        ([(0, 400), (500, 900)], 900, "at least 60.0 minutes"),
+        ([(0, 400), (300, 900)], 900, "at least 60.0 minutes"),
+        ([(0, 400), (400, 800)], 900, "at least 60.0 minutes"),
+    ],
+)
+def test_the_training_time_is_a_lower_bound_where_a_kill_lost_some(docs, run, steps, reached, time):
+    segments = [
+        Segment(f"main.py --config={DIGITS} --workdir=x", None, "1 x cpu", "0.12.0", *ends, 1800.0) for ends in steps
+    ]
+    write_progress(run, Progress(reached, {}, segments))
+    (run / "checkpoints" / str(reached)).mkdir(parents=True)
+    (run / "checkpoints" / str(reached) / "SHA256SUMS").touch()
+    add(run, "mine", docs)
+    assert f"| training time | {time} |" in page(docs)
+
+
 def test_a_changed_recipe_is_no_longer_reproduced(docs, run):
     add(run, "digits", docs)
     path = docs / "results" / "digits.json"
