@@ -36,8 +36,10 @@ def test_copies_of_training_images_of_a_run_are_found_and_held_out_images_are_no
     flags = ("--json", "--k=2", f"--training={workdir}", f"--out={tmp_path}/nearest.png")
     report = json.loads(nearest(tmp_path / "copies.npz", *flags))
     assert report["images"] == {"samples": 3, "held_out": len(held), "training": len(rows)}
-    assert {each["sample"]: each["nearest"]["pixels"][0]["row"] for each in report["shown"]} == dict(enumerate(copied))
-    assert all(each["nearest"]["pixels"][0]["distance"] < 1e-4 for each in report["shown"])
+    assert {each["sample"]: each["nearest"]["pixels"][0]["row"] for each in report["closest"]} == dict(
+        enumerate(copied)
+    )
+    assert all(each["nearest"]["pixels"][0]["distance"] < 1e-4 for each in report["closest"])
     assert report["features"]["pixels"]["closer"] == 1.0 and report["features"]["pixels"]["held_out"]["smallest"] > 1
     picture = np.asarray(Image.open(report["picture"]))  # A caption and a row for each image: 64 pixels and gaps.
     assert picture.shape[:2] == ((3 + 10) * (14 + 68), 4 * 66 + 2)
@@ -105,7 +107,7 @@ def test_runs_and_their_samples_may_be_urls(workdir, digits, nearest, bucket, tm
     (bucket / "run" / "config.json").write_text((workdir / "config.json").read_text())
     report = json.loads(nearest(samples, "--json", out))
     assert report["images"] == {"samples": 2, "held_out": len(held), "training": len(rows)}
-    found = {each["sample"]: each["nearest"]["pixels"][0]["row"] for each in report["shown"]}
+    found = {each["sample"]: each["nearest"]["pixels"][0]["row"] for each in report["closest"]}
     assert found == dict(enumerate(rows[[5, 900]]))
     np.savez(tmp_path / "copies.npz", digits.images[rows[[5, 900]]])
     again = json.loads(nearest(tmp_path / "copies.npz", f"--training={bucket}/run", "--json", out))
