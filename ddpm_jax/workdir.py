@@ -215,7 +215,8 @@ class Segment(NamedTuple):
     seconds: float
     """Time from loading the state to that record: compiling, steps, validation, evaluation, previews and checkpoints.
 
-    After a kill it may include steps that the next segment repeats.
+    After a kill it may include steps that the next segment repeats, and it lacks the time from the record to the kill.
+    So the sum of a run is a lower bound; where the next segment starts at another step than `end`, results say so.
     """
 
 
@@ -242,17 +243,30 @@ def read_progress(workdir: AnyPath, step: int) -> Progress:
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
         lows = {str(name): [(int(at), float(low)) for at, low in points] for name, points in saved["lows"].items()}
-        segments = tuple(_segment(**table) for table in saved.get("segments", ()))
-        return Progress(min(int(saved["monitored"]), step), lows, segments)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        monitored = min(int(saved["monitored"]), step)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         logger.warning("%s cannot be read (%r); the lowest values and the training times so far are lost.", path, error)
         return Progress(step, {})
+    try:
+        segments = tuple(_segment(table) for table in saved.get("segments", ()))
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        logger.warning("The segments in %s cannot be read (%r); the training times so far are lost.", path, error)
+        segments = ()
+    return Progress(monitored, lows, segments)
 
 
-def _segment(*, commit: str | None, start: int, end: int, seconds: float, **texts: str) -> Segment:
-    known = None if commit is None else str(commit)
-    words = {name: str(text) for name, text in texts.items()}
-    return Segment(commit=known, start=int(start), end=int(end), seconds=float(seconds), **words)
+def _segment(table: Mapping[str, Any]) -> Segment:
+    """A segment from its JSON; fields that a later version has added are ignored."""
+    commit = table["commit"]
+    return Segment(
+        command=str(table["command"]),
+        commit=None if commit is None else str(commit),
+        devices=str(table["devices"]),
+        jax=str(table["jax"]),
+        start=int(table["start"]),
+        end=int(table["end"]),
+        seconds=float(table["seconds"]),
+    )
 
 
 def write_progress(workdir: AnyPath, progress: Progress, confirm: Callable[[], None] = lambda: None) -> None:

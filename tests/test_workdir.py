@@ -192,17 +192,39 @@ def test_a_workdir_that_was_moved_during_training_is_reported(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-SEGMENT = '{"monitored": 3, "lows": {}, "segments": [%s]}'
-
-
 @pytest.mark.parametrize(
     "content",
-    ["", "[1]", '{"monitored": 3}', '{"monitored": 3, "lows": {"a": 1}}', "\xff", SEGMENT % "1", SEGMENT % "{}"],
+    [
+        "",
+        "[1]",
+        '{"monitored": 3}',
+        '{"monitored": Infinity, "lows": {}}',
+        '{"monitored": 3, "lows": {"a": 1}}',
+        "\xff",
+    ],
 )
 def test_damaged_progress_loses_only_the_lowest_values(tmp_path, package_log, content):
     (tmp_path / "progress.json").write_text(content, encoding="latin-1")
     assert read_progress(tmp_path, 7) == Progress(7, {})
     assert "progress.json cannot be read" in package_log.text
+
+
+LOWS = {"train/loss": [(1, 0.5), (4, 0.25)]}
+SEGMENT = Segment("main.py", None, "1 x cpu", "0.12.0", 0, 3, 1.5)
+
+
+@pytest.mark.parametrize("segments", [None, [1], [{}], [SEGMENT._asdict() | {"end": "late"}]])
+def test_damaged_segments_lose_only_the_training_times(tmp_path, package_log, segments):
+    (tmp_path / "progress.json").write_text(json.dumps({"monitored": 3, "lows": LOWS, "segments": segments}))
+    assert read_progress(tmp_path, 7) == Progress(3, LOWS)
+    assert "The segments in" in package_log.text and "the lowest values" not in package_log.text
+
+
+def test_segments_are_read_without_what_a_later_version_has_added(tmp_path, package_log):
+    segments = [SEGMENT._asdict() | {"energy_joules": 7.0}]
+    (tmp_path / "progress.json").write_text(json.dumps({"monitored": 3, "lows": LOWS, "segments": segments}))
+    assert read_progress(tmp_path, 7) == Progress(3, LOWS, (SEGMENT,))
+    assert not package_log.text
 
 
 def test_runs_of_the_same_name_have_different_wandb_ids(tmp_path):

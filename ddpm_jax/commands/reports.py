@@ -15,13 +15,12 @@ from jaxtyping import Array, Int
 
 from ddpm_jax.commands.cost import StepCost
 from ddpm_jax.config import Config, flatten, to_json
-from ddpm_jax.data.prepare import usable_cpus
 from ddpm_jax.errors import TrainingDiverged, printable, shell_command
 from ddpm_jax.reporting.memory import memory_in_use, size_in_words
 from ddpm_jax.reporting.profile import Profile
 from ddpm_jax.reporting.throughput import Throughput
 from ddpm_jax.reporting.writer import BestSoFar, ByImagesSeen, TensorBoard, WeightsAndBiases, Writer, Writers, tag
-from ddpm_jax.runtime.cpu import processor_name
+from ddpm_jax.runtime.cpu import processor_name, usable_cpus
 from ddpm_jax.runtime.source import commit_of_code
 from ddpm_jax.runtime.urls import AnyPath
 from ddpm_jax.training.cadence import due
@@ -138,9 +137,13 @@ def describe(
 
 
 def begin_segment(start: int) -> Callable[[int], Segment]:
-    """The segment that begins now at a step, as a function of the step that it has reached."""
+    """The segment that begins now at a step, as a function of the step that it has reached.
+
+    Only the first process writes it, so the others do not ask for the commit, which takes a while on a network disk.
+    """
     began, command = time.monotonic(), printable(shlex.join(sys.argv))
-    facts = (command, commit_of_code(), devices_in_words(), jax.__version__)
+    commit = commit_of_code() if jax.process_index() == 0 else None
+    facts = (command, commit, devices_in_words(), jax.__version__)
     return lambda step: Segment(*facts, start, step, round(time.monotonic() - began, 3))
 
 

@@ -23,6 +23,7 @@ from ddpm_jax.data.cache import Cache, Entry, Row, cached, key_of
 from ddpm_jax.data.collection import Collection
 from ddpm_jax.data.decode import UNREADABLE, CropError, Decoding, Raw, decode
 from ddpm_jax.errors import UserError, printable, shortened
+from ddpm_jax.runtime.cpu import usable_cpus
 from ddpm_jax.runtime.progress import progress
 from ddpm_jax.runtime.signals import SIGNALS, raise_if_stopped
 
@@ -112,11 +113,6 @@ def decode_all(
     _refuse_many(unreadable, len(rows), collection.origin)
     if unreadable:
         logger.warning("These images cannot be read: %s", _listed(unreadable))
-
-
-def usable_cpus() -> int:
-    """Number of CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

@@ -12,8 +12,9 @@ from jaxtyping import Int, UInt
 from ddpm_jax.data.collection import Collection
 from ddpm_jax.data.decode import UNREADABLE, CropError, Decoding, decode
 from ddpm_jax.data.fingerprints import Fingerprints, fingerprints_of
-from ddpm_jax.data.prepare import ask_of_each, read_with_retry, usable_cpus
+from ddpm_jax.data.prepare import ask_of_each, read_with_retry
 from ddpm_jax.errors import UserError, printable
+from ddpm_jax.runtime.cpu import usable_cpus
 
 
 class Streamed:

@@ -12,9 +12,9 @@ from ddpm_jax.data.cache import IMAGES, read_entry
 from ddpm_jax.data.collection import Collection
 from ddpm_jax.data.decode import UNREADABLE, decode_whole
 from ddpm_jax.data.open import FILES, kind_of
-from ddpm_jax.data.prepare import usable_cpus
 from ddpm_jax.errors import UserError, printable
 from ddpm_jax.evaluation.statistics import load_statistics
+from ddpm_jax.runtime.cpu import usable_cpus
 from ddpm_jax.runtime.files import NO_ARRAYS
 
 

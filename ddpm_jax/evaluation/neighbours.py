@@ -18,20 +18,20 @@ from ddpm_jax.evaluation.features import Extractor, iter_features
 class Neighbours(NamedTuple):
     """The nearest images of a set to each of several images, the nearest first."""
 
-    numbers: Int[np.ndarray, "N k"]
-    """Places in the set."""
+    indices: Int[np.ndarray, "N k"]
+    """Indices into the set."""
     distances: Float64[np.ndarray, "N k"]
 
 
-class Selection:
-    """Rows of a set of images as if they were an array [M, height, width, 3], and then the same mirrored, if wanted.
+class ImageSubset:
+    """Some images of a set as if they were an array [M, height, width, 3], and then the same mirrored, if wanted.
 
     Images are read when they are indexed, in colour and 8 bits, as files of images are (image_sets.py), so that a
     run's data set can be compared with samples in any form.
     """
 
     def __init__(self, images: Any, rows: Int[np.ndarray, "M"], *, mirrored: bool = False) -> None:
-        """images: an object whose rows [height, width, channels] are selected by an array of numbers."""
+        """images: an object whose rows [height, width, channels] are selected by an array of indices."""
         self._images, self.rows = images, np.tile(rows, 2 if mirrored else 1)
         self.mirrored = np.arange(len(self.rows)) >= len(rows)
         """Whether an image is a mirrored one."""
@@ -40,8 +40,8 @@ class Selection:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, numbers: Int[np.ndarray, "batch"]) -> UInt8[np.ndarray, "batch height width 3"]:
-        images, mirrored = in_colour(self._images[self.rows[numbers]]), self.mirrored[numbers]
+    def __getitem__(self, indices: Int[np.ndarray, "batch"]) -> UInt8[np.ndarray, "batch height width 3"]:
+        images, mirrored = in_colour(self._images[self.rows[indices]]), self.mirrored[indices]
         images[mirrored] = images[mirrored][:, :, ::-1]
         return images
 
@@ -70,16 +70,16 @@ def nearest_neighbours(
     """
     a = features.astype(np.float64)  # In float32, products would leave equal images some way apart.
     a_squares, first = (a**2).sum(axis=1)[:, None], 0
-    numbers, squared = np.empty((len(a), 0), int), np.empty((len(a), 0))
+    indices, squared = np.empty((len(a), 0), int), np.empty((len(a), 0))
     for batch, _ in iter_features(extractor, images, name):
         b = batch.astype(np.float64)
-        further = np.broadcast_to(np.arange(first, first + len(b)), (len(a), len(b)))
-        numbers = np.concatenate([numbers, further], axis=1)
+        batch_indices = np.broadcast_to(np.arange(first, first + len(b)), (len(a), len(b)))
+        indices = np.concatenate([indices, batch_indices], axis=1)
         squared = np.concatenate([squared, a_squares + (b**2).sum(axis=1) - 2.0 * (a @ b.T)], axis=1)
         order = np.argsort(squared, axis=1, kind="stable")[:, :k]
-        numbers, squared = (np.take_along_axis(each, order, axis=1) for each in (numbers, squared))
+        indices, squared = (np.take_along_axis(candidates, order, axis=1) for candidates in (indices, squared))
         first += len(b)
-    return Neighbours(numbers, np.sqrt(np.maximum(squared, 0.0)))
+    return Neighbours(indices, np.sqrt(np.maximum(squared, 0.0)))
 
 
 def share_closer(samples: Float[np.ndarray, "N"], held_out: Float[np.ndarray, "M"]) -> float:

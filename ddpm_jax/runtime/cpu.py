@@ -1,4 +1,7 @@
-"""The processor's name, and settings with which a process on it reuses the memory of one training step for the next."""
+"""The processors of this machine, and settings with which a process reuses the memory of one step for the next.
+
+JAX is imported where it is used, since processes that decode images import this module and start faster without it.
+"""
 
 import ctypes
 import importlib.util
@@ -8,8 +11,6 @@ import re
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
-
-import jax
 
 MALLOC_ARENA_MAX, MALLOC_MMAP_MAX, MALLOC_TRIM_THRESHOLD = -8, -4, -1
 """Options of mallopt(3)."""
@@ -22,6 +23,11 @@ def processor_name() -> str:
     return named[1] if named else platform.processor() or platform.machine()
 
 
+def usable_cpus() -> int:
+    """Number of CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def reuse_memory() -> None:
     """Runs programs on a CPU one after the other, and keeps the memory that they free; call it before JAX starts.
 
@@ -29,6 +35,8 @@ def reuse_memory() -> None:
     resident beside the new ones. And glibc returns a step's activations to the system after each step and maps them
     again, page by page, for the next one, which takes a tenth of its time (docs/benchmarks.md).
     """
+    import jax
+
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     accelerated = importlib.util.find_spec("libtpu") or entry_points(group="jax_plugins")
     chosen = any(name.startswith("MALLOC_") for name in os.environ)  # Settings of the user take precedence.
@@ -43,6 +51,8 @@ def release_memory() -> None:
     The temporaries of a step are one block, and aligning a block takes a gap that is larger than the block. So the gap
     that the first step leaves can be too small for the second, and the memory of one step would be lost for good.
     """
+    import jax
+
     if jax.default_backend() == "cpu" and (libc := _glibc()):
         libc.malloc_trim(0)
 

@@ -1,5 +1,6 @@
 """The commit of the code that runs, as Git knows it."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -20,6 +21,13 @@ def commit_of_code(package: Path = PACKAGE) -> str | None:
         return None
 
 
+def without_git_variables() -> dict[str, str]:
+    """The environment without Git's variables, which hooks inherit and which name the repository of the hook."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+
 def _git(folder: Path, *words: object) -> str:
     command = ["git", "-C", str(folder), "--no-optional-locks", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=TIMEOUT_S).stdout.strip()
+    environment = without_git_variables()
+    finished = subprocess.run(command, capture_output=True, text=True, check=True, timeout=TIMEOUT_S, env=environment)
+    return finished.stdout.strip()

@@ -13,7 +13,7 @@ SIDE, BATCH = 64, 128
 
 def measure_data(flags: argparse.Namespace) -> dict[str, Any]:
     """Rates in images/s at 64x64x3 in batches of 128 with flips; memory in MiB; the share of training spent waiting."""
-    from ddpm_jax.data.prepare import usable_cpus
+    from ddpm_jax.runtime.cpu import usable_cpus
 
     with tempfile.TemporaryDirectory(prefix="ddpm_jax-benchmark-") as name:
         folder = Path(name)

@@ -112,7 +112,13 @@ def facts(record: Record, recipe: dict[str, Any]) -> Iterable[Sequence[str]]:
         return
     yield "commit", in_turn(f"`{each.commit}`" if each.commit else "unknown" for each in segments)
     yield "devices", in_turn(f"{each.devices}, jax {each.jax}" for each in segments)
-    yield "training time", duration_in_words(sum(each.seconds for each in segments) / 3600)
+    yield "training time", training_time(segments, record.step)
+
+
+def training_time(segments: Sequence[Segment], step: int) -> str:
+    """The time of all segments of a run that has reached a step; a lower bound if one ended after its last record."""
+    starts, ends = [*(each.start for each in segments[1:]), step], [each.end for each in segments]
+    return "at least " * (starts != ends) + duration_in_words(sum(each.seconds for each in segments) / 3600)
 
 
 def in_turn(values: Iterable[str]) -> str:

@@ -2,8 +2,9 @@
 
     config.json  data.json  progress.json  evaluation/<step>.json  samples/<folder>/*.png
 
-A record is published, so of paths on the machine that trained the run it keeps the last part only. Names of samples and
-results stay as they are; those with a guide hold its path, as it was given.
+A record is published, so of paths on the machine that trained the run it keeps the last part only. Names hold no more
+of a guide's path (generation/guides.py). But those of samples hold the whole paths of images that they were made from,
+with underscores for slashes, so these are left out.
 """
 
 import copy
@@ -28,6 +29,8 @@ PICTURES = ("grid", "strip", "stages")
 """Pictures in a folder of samples that a record shows."""
 LARGEST_PICTURE = 2**21
 """Bytes; a picture stays in the repository for good."""
+PATHS_IN_NAME = re.compile(r"-(?:images|originals|mask)-.*?((?:-of)?(?:-[0-9a-f]{8})*)$")
+"""The fields of sample.* with paths in the name of a folder of samples, before the checksums at its end."""
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
@@ -48,7 +51,7 @@ class Record(NamedTuple):
     results: dict[str, Result]
     """The results of that step by name, as --mode=evaluate wrote them, without the terms of the bound by t."""
     samples: str | None
-    """The name of the folder of samples that the pictures are from."""
+    """The name of the folder of samples that the pictures are from, without paths."""
     pictures: list[str]
     """Those of PICTURES that there are."""
 
@@ -60,14 +63,12 @@ def add(workdir: AnyPath, name: str, docs: Path, *, recipe: str | None = None, s
     """
     if not NAME.fullmatch(name):
         raise UserError(f"--name={name} should be lower-case letters, digits and hyphens, such as cifar10-small.")
-    record = record_of(workdir, recipe, samples)
-    contents = {
-        each: (workdir / "samples" / str(record.samples) / f"{each}.png").read_bytes() for each in record.pictures
-    }
+    record, shown = record_of(workdir, recipe, samples), chosen_samples(workdir, samples)
+    contents = {each: (workdir / "samples" / str(shown) / f"{each}.png").read_bytes() for each in record.pictures}
     for each, content in contents.items():
         if len(content) > LARGEST_PICTURE:
             raise UserError(
-                f"{each}.png of {record.samples} has {len(content):,} bytes; expected at most {LARGEST_PICTURE:,}. "
+                f"{each}.png of {shown} has {len(content):,} bytes; expected at most {LARGEST_PICTURE:,}. "
                 "Sample fewer images (--config.sample.count=16) and name their folder in --samples."
             )
     folder = docs / "pictures" / "results"
@@ -104,7 +105,7 @@ def record_of(workdir: AnyPath, recipe: str | None = None, samples: str | None =
         segments=[{key: value for key, value in part._asdict().items() if key != "command"} for part in segments],
         measured_step=measured,
         results={row.name: published(row.result) for row in rows if row.step == measured},
-        samples=shown,
+        samples=shown and PATHS_IN_NAME.sub(r"\1", shown),
         pictures=[each for each in PICTURES if f"{each}.png" in files],
     )
 

@@ -45,3 +45,12 @@ def test_the_command_of_a_segment_can_be_written_whatever_its_bytes(tmp_path, mo
     write_config(tmp_path, Config(), ())
     write_progress(tmp_path, Progress(7, {}, (segment,)))
     assert read_progress(tmp_path, 7).segments == (segment,)
+
+
+def test_only_the_process_that_writes_the_segment_asks_for_the_commit(monkeypatch):
+    asked = []
+    monkeypatch.setattr("ddpm_jax.commands.reports.commit_of_code", lambda: asked.append(jax.process_index()) or "0a1b")
+    for process, commit in ((0, "0a1b"), (1, None)):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        assert begin_segment(3)(7).commit == commit
+    assert asked == [0]

@@ -4,7 +4,7 @@ import pytest
 from ddpm_jax.data.decode import decode_whole
 from ddpm_jax.evaluation import features
 from ddpm_jax.evaluation.features import open_extractor
-from ddpm_jax.evaluation.neighbours import Selection, features_of, in_colour, nearest_neighbours, share_closer
+from ddpm_jax.evaluation.neighbours import ImageSubset, features_of, in_colour, nearest_neighbours, share_closer
 from ddpm_jax.reporting.images import save_png
 
 PIXELS = open_extractor("pixels", None)
@@ -25,7 +25,7 @@ def test_neighbours_equal_their_definition_across_batches(training, draw):
     found = find(images, training, k=4)
     flat, others = (each.reshape(len(each), -1) / 255 for each in (images, training))
     distances = np.linalg.norm(flat[:, None] - others[None], axis=-1)
-    np.testing.assert_array_equal(found.numbers, np.argsort(distances, axis=1)[:, :4])
+    np.testing.assert_array_equal(found.indices, np.argsort(distances, axis=1)[:, :4])
     np.testing.assert_allclose(found.distances, np.sort(distances, axis=1)[:, :4], rtol=1e-6)
 
 
@@ -34,7 +34,7 @@ def test_a_sample_that_is_a_training_image_is_found_at_distance_0(training, stem
     monkeypatch.setattr(features, "BATCH", 8)
     training, rows = training[:20], np.array([3, 19, 0])
     found = find(training[rows], training, extractor=open_extractor(name, stem if name != "pixels" else None))
-    np.testing.assert_array_equal(found.numbers[:, 0], rows)
+    np.testing.assert_array_equal(found.indices[:, 0], rows)
     np.testing.assert_allclose(found.distances[:, 0], 0.0, atol=1e-5)
     assert (found.distances[:, 1] > 100 * found.distances[:, 0] + 1e-3).all()
 
@@ -42,7 +42,7 @@ def test_a_sample_that_is_a_training_image_is_found_at_distance_0(training, stem
 def test_the_order_of_the_training_images_does_not_matter(training, draw):
     images, order = draw.integers(0, 256, (9, 6, 5, 3), dtype=np.uint8), draw.permutation(len(training))
     found, permuted = find(images, training), find(images, training[order])
-    np.testing.assert_array_equal(order[permuted.numbers], found.numbers)
+    np.testing.assert_array_equal(order[permuted.indices], found.indices)
     np.testing.assert_allclose(permuted.distances, found.distances, rtol=1e-12)
 
 
@@ -52,17 +52,17 @@ def test_batches_do_not_matter(training, draw, monkeypatch):
     for size in (1, 7, 150, 1000):
         monkeypatch.setattr(features, "BATCH", size)
         again = find(images, training)
-        np.testing.assert_array_equal(again.numbers, found.numbers)
+        np.testing.assert_array_equal(again.indices, found.indices)
         np.testing.assert_allclose(again.distances, found.distances, rtol=1e-9)
 
 
-def test_mirrored_images_follow_the_selected_ones(training):
-    selection = Selection(training, np.array([5, 2]), mirrored=True)
-    assert selection.shape == (4, 6, 5, 3) and len(selection) == 4
-    assert selection.rows.tolist() == [5, 2, 5, 2] and selection.mirrored.tolist() == [False, False, True, True]
-    np.testing.assert_array_equal(selection[np.array([3, 1])], [training[2][:, ::-1], training[2]])
-    found = find(training[[2]][:, :, ::-1], selection)
-    assert found.numbers[0, 0] == 3 and found.distances[0, 0] == pytest.approx(0.0, abs=1e-6)
+def test_mirrored_images_follow_those_of_the_subset(training):
+    subset = ImageSubset(training, np.array([5, 2]), mirrored=True)
+    assert subset.shape == (4, 6, 5, 3) and len(subset) == 4
+    assert subset.rows.tolist() == [5, 2, 5, 2] and subset.mirrored.tolist() == [False, False, True, True]
+    np.testing.assert_array_equal(subset[np.array([3, 1])], [training[2][:, ::-1], training[2]])
+    found = find(training[[2]][:, :, ::-1], subset)
+    assert found.indices[0, 0] == 3 and found.distances[0, 0] == pytest.approx(0.0, abs=1e-6)
 
 
 @pytest.mark.parametrize(("channels", "depth"), [(1, 8), (2, 8), (3, 8), (4, 8), (1, 16)])

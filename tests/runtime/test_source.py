@@ -4,12 +4,13 @@ import subprocess
 import pytest
 
 from ddpm_jax.runtime import source
-from ddpm_jax.runtime.source import PACKAGE, commit_of_code
+from ddpm_jax.runtime.source import PACKAGE, commit_of_code, without_git_variables
 
 
 def git(folder, *words):
     identity = ("-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false")
-    return subprocess.run(["git", "-C", folder, *identity, *words], check=True, capture_output=True, text=True).stdout
+    command = ["git", "-C", folder, *identity, *words]
+    return subprocess.run(command, check=True, capture_output=True, text=True, env=without_git_variables()).stdout
 
 
 @pytest.fixture
@@ -33,6 +34,21 @@ def test_the_commit_is_that_of_the_checkout_and_says_whether_files_changed(check
     with (checkout / "runtime" / "source.py").open("a") as file:
         file.write("# changed")
     assert commit_of_code(checkout) == f"{head}-dirty"
+
+
+def test_the_repository_of_a_hook_in_which_the_code_runs_does_not_matter(checkout, tmp_path, monkeypatch):
+    """Git tells hooks where its repository and its index are, by variables that its own commands obey."""
+    other, head = tmp_path / "other", git(checkout, "rev-parse", "HEAD").strip()
+    other.mkdir()
+    git(other, "init", "--quiet")
+    git(other, "commit", "--quiet", "--allow-empty", "--message=of another project")
+    before = git(other, "rev-parse", "HEAD")
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(other / ".git" / "index"))
+    assert commit_of_code(checkout) == head
+    git(checkout, "commit", "--quiet", "--allow-empty", "--message=second")
+    assert git(other, "rev-parse", "HEAD") == before
+    assert commit_of_code(checkout) != head
 
 
 def test_an_installed_package_has_no_commit_even_inside_the_checkout_of_another_project(checkout, tmp_path):

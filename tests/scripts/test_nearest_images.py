@@ -36,8 +36,10 @@ def test_copies_of_training_images_of_a_run_are_found_and_held_out_images_are_no
     flags = ("--json", "--k=2", f"--training={workdir}", f"--out={tmp_path}/nearest.png")
     report = json.loads(nearest(tmp_path / "copies.npz", *flags))
     assert report["images"] == {"samples": 3, "held_out": len(held), "training": len(rows)}
-    assert {each["sample"]: each["nearest"]["pixels"][0]["row"] for each in report["shown"]} == dict(enumerate(copied))
-    assert all(each["nearest"]["pixels"][0]["distance"] < 1e-4 for each in report["shown"])
+    assert {each["sample"]: each["nearest"]["pixels"][0]["row"] for each in report["closest"]} == dict(
+        enumerate(copied)
+    )
+    assert all(each["nearest"]["pixels"][0]["distance"] < 1e-4 for each in report["closest"])
     assert report["features"]["pixels"]["closer"] == 1.0 and report["features"]["pixels"]["held_out"]["smallest"] > 1
     picture = np.asarray(Image.open(report["picture"]))  # A caption and a row for each image: 64 pixels and gaps.
     assert picture.shape[:2] == ((3 + 10) * (14 + 68), 4 * 66 + 2)
@@ -73,6 +75,45 @@ def test_sets_without_a_run_need_held_out_images_and_may_be_mirrored(nearest, tm
         with pytest.raises(UserError, match=message):
             nearest(*names, held, flag)
     assert (tmp_path / "n.png").read_bytes() == picture
+
+
+def test_more_features_than_fit_into_memory_are_refused_with_the_largest_count(nearest, tmp_path, draw, monkeypatch):
+    for name in ("training", "held", "samples"):
+        np.savez(tmp_path / f"{name}.npz", draw.integers(0, 256, (9, 8, 4, 3), dtype=np.uint8))
+    sets = (f"--training={tmp_path}/training.npz", f"--held-out={tmp_path}/held.npz")
+    names = (tmp_path / "samples.npz", *sets, f"--out={tmp_path}/n.png")
+    monkeypatch.setattr(nearest_images, "LARGEST_FEATURES", 7 * 8 * 4 * 3 * 8)
+    with pytest.raises(UserError, match=r"\(pixels\) of 18 samples and held-out images take .*: lower --count to 3\.$"):
+        nearest(*names)
+    assert "3 samples" in nearest(*names, "--count=3")
+    with pytest.raises(UserError, match="of 8 samples and held-out images"):
+        nearest(*names, "--count=4")
+    monkeypatch.setattr(nearest_images, "LARGEST_FEATURES", 8 * 4 * 3 * 8)
+    with pytest.raises(UserError, match="leave pixels out of --features"):
+        nearest(*names, "--count=1")
+
+
+def test_runs_and_their_samples_may_be_urls(workdir, digits, nearest, bucket, tmp_path):
+    rows, held = hold_out(digits, 0.1)
+    samples, out = bucket / "run" / "samples" / "3-ddpm", f"--out={tmp_path}/n.png"
+    with pytest.raises(
+        UserError, match=r"samples/3-ddpm holds no samples \(.*\); give a folder that --mode=sample wrote"
+    ):
+        nearest(samples, out)
+    with (samples / "samples.npz").open("wb") as file:
+        np.savez(file, digits.images[rows[[5, 900]]])
+    with pytest.raises(UserError, match="3-ddpm does not lie in the samples/ of a run; name the training images"):
+        nearest(samples, out)
+    (bucket / "run" / "config.json").write_text((workdir / "config.json").read_text())
+    report = json.loads(nearest(samples, "--json", out))
+    assert report["images"] == {"samples": 2, "held_out": len(held), "training": len(rows)}
+    found = {each["sample"]: each["nearest"]["pixels"][0]["row"] for each in report["closest"]}
+    assert found == dict(enumerate(rows[[5, 900]]))
+    np.savez(tmp_path / "copies.npz", digits.images[rows[[5, 900]]])
+    again = json.loads(nearest(tmp_path / "copies.npz", f"--training={bucket}/run", "--json", out))
+    assert again == report
+    with pytest.raises(UserError, match="there is no bucket nowhere; create it, or correct its name"):
+        nearest(samples, "--training=gs://nowhere/run", out)
 
 
 def test_samples_outside_a_run_and_statistics_are_refused(nearest, tmp_path):

@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from ddpm_jax.config import Config, config_of, load_recipe, override
 from ddpm_jax.data.dataset import Identity, Traits
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.results import add_result
+from ddpm_jax.generation.guides import with_guide_step
+from ddpm_jax.generation.requests import sample_name
 from ddpm_jax.reporting.images import save_png
 from ddpm_jax.workdir import Progress, Segment, acquire, write_progress
 from scripts import results
@@ -41,11 +44,19 @@ def trained(workdir: Path, config: Config, command: str, *ends: int) -> Path:
     return workdir
 
 
-def measure(workdir: Path, step: int, fid: float, origin: str = "digits", **drawn) -> None:
+def measure(
+    workdir: Path, step: int, fid: float, origin: str = "digits", name: str = "ddim-50steps-seed0-n500", **drawn
+) -> None:
     real = {"from": origin, "images": 1797, "identity": "0", "split": "training"}
     drawn = {"images": 500, "training_step": step, "parameters_crc32": 0, "steps": 50, "sampler": "ddim", **drawn}
     protocol = {"distance": "FID-pixels", "features": "pixels", "real": real, "drawn": drawn}
-    add_result(workdir / "evaluation", step, "ddim-50steps-seed0-n500", {"fid": fid, "protocol": protocol})
+    add_result(workdir / "evaluation", step, name, {"fid": fid, "protocol": protocol})
+
+
+def named(config: Config, **fields) -> str:
+    """The name of samples of a run with these fields of `sample`, as commands call them."""
+    config = dataclasses.replace(config, sample=dataclasses.replace(config.sample, **fields))
+    return sample_name(with_guide_step(config, SimpleNamespace(guide_step=300)), 9, 16, b"pixels")
 
 
 def draw_samples(workdir: Path, name: str, *pictures: str, side: int = 8) -> None:
@@ -148,6 +159,26 @@ def test_differences_are_listed_and_the_command_trains_such_a_run(tmp_path, docs
     assert training_fields(again) == training_fields(config)
 
 
+@pytest.mark.parametrize(
+    ("steps", "reached", "time"),
+    [
+        ([(0, 400), (400, 900)], 900, "60.0 minutes"),
+        ([(0, 400), (500, 900)], 900, "at least 60.0 minutes"),
+        ([(0, 400), (300, 900)], 900, "at least 60.0 minutes"),
+        ([(0, 400), (400, 800)], 900, "at least 60.0 minutes"),
+    ],
+)
+def test_the_training_time_is_a_lower_bound_where_a_kill_lost_some(docs, run, steps, reached, time):
+    segments = [
+        Segment(f"main.py --config={DIGITS} --workdir=x", None, "1 x cpu", "0.12.0", *ends, 1800.0) for ends in steps
+    ]
+    write_progress(run, Progress(reached, {}, segments))
+    (run / "checkpoints" / str(reached)).mkdir(parents=True)
+    (run / "checkpoints" / str(reached) / "SHA256SUMS").touch()
+    add(run, "mine", docs)
+    assert f"| training time | {time} |" in page(docs)
+
+
 def test_a_changed_recipe_is_no_longer_reproduced(docs, run):
     add(run, "digits", docs)
     path = docs / "results" / "digits.json"
@@ -161,10 +192,31 @@ def test_records_hold_no_folders_of_the_machine_that_trained_the_run(tmp_path, d
     config = configured("configs/cifar10.py", "data.path=/secret/cifar10.npz", "data.cache=/secret/cache")
     config = dataclasses.replace(config, evaluate=dataclasses.replace(config.evaluate, weights="/secret/w"))
     workdir = trained(tmp_path / "run", config, "/secret/main.py --config=cifar10 --workdir=/secret/run", 9)
-    measure(workdir, 9, 0.25, "/secret/cifar10.npz", guide={"from": "/secret/small"})
+    name = named(config, guide="/secret/small", guidance=2.0)
+    measure(workdir, 9, 0.25, "/secret/cifar10.npz", name, guide={"from": "/secret/small"})
     add(workdir, "mine", docs)
     text = (docs / "results" / "mine.json").read_text()
-    assert "secret" not in text and text.count("cifar10.npz") == 2
+    assert "secret" not in text and text.count("cifar10.npz") == 2 and "guide-small+300-" in text
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"task": "vary", "images": "/secret/a.png,/secret/b.png", "guide": "/secret/small", "guidance": 2.0},
+        {"task": "inpaint", "images": "a.png", "mask": "/secret/mask.png", "resamples": 3},
+        {"task": "vary", "images": "/secret" * 50},
+        {"task": "condition", "originals": "/secret/photos", "mask": "secret"},
+    ],
+)
+def test_records_hold_no_paths_of_images_that_samples_were_made_from(docs, run, given):
+    name = named(configured(DIGITS), **given)
+    assert "secret" in name
+    draw_samples(run, name, "grid")
+    add(run, "mine", docs, samples=name)
+    text, known = (docs / "results" / "mine.json").read_text(), read_records(docs)["mine"]
+    assert "secret" not in text and "secret" not in page(docs)
+    assert known.samples and known.samples.startswith(f"9-{given['task']}-ddpm-") and known.samples[-9:] == name[-9:]
+    assert known.pictures == ["grid"]
 
 
 def test_only_the_newest_measured_step_is_recorded_and_entries_are_replaced_with_their_pictures(docs, run):

@@ -23,9 +23,10 @@ import numpy as np
 from ddpm_jax.config.sections import Data
 from ddpm_jax.data.annotations import Annotations, annotate, class_column, hint
 from ddpm_jax.data.collection import Collection, LazyNames
-from ddpm_jax.data.prepare import CHUNK, usable_cpus
+from ddpm_jax.data.prepare import CHUNK
 from ddpm_jax.data.sources.shards import find_shards
 from ddpm_jax.errors import UserError, abbreviated
+from ddpm_jax.runtime.cpu import usable_cpus
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp")
 """Names that decide which of several columns of bytes are the images."""
