@@ -16,6 +16,7 @@ from ddpm_jax.runtime.devices import along_batch, data_mesh
 from ddpm_jax.sampling.noise import draw_noise, image_keys
 from tests.data.pictures import write_digits
 from tests.end_to_end.commands import (
+    RECIPE,
     ROOT,
     final_state,
     finish,
@@ -24,7 +25,7 @@ from tests.end_to_end.commands import (
     start_job,
 )
 
-RECIPE = f"--config={ROOT}/configs/digits.py:smoke"  # With two stages and attention.
+TWO_STAGES = f"--config={ROOT}/configs/digits.py:smoke"  # With attention.
 SAMPLERS = ("ddpm", "ddim", "dpm_solver", "unipc", "heun")
 BATCHES = {1: 1, 4: 7}
 """The batch size on each number of devices; the last batch of seven is filled up."""
@@ -56,7 +57,7 @@ def test_devices_and_processes_do_not_change_the_result(tmp_path):
     for name, (processes, devices, sharding) in kinds.items():
         workdir = tmp_path / name
         job = {"processes": processes, "devices": devices}
-        run_job(RECIPE, f"--workdir={workdir}", *LENGTH, *CONDITION, f"--config.train.sharding={sharding}", **job)
+        run_job(TWO_STAGES, f"--workdir={workdir}", *LENGTH, *CONDITION, f"--config.train.sharding={sharding}", **job)
         losses[name] = scalars(workdir, "train/loss") | scalars(workdir, "validation/loss_ema")
         states[name] = final_state(workdir)
         assert losses[name] == pytest.approx(losses["one"], rel=1e-4)
@@ -71,7 +72,7 @@ def test_devices_and_processes_do_not_change_the_result(tmp_path):
     # An earlier checkpoint of two processes resumes on another number of devices with the result of one device.
     resumed = tmp_path / "two processes"
     shutil.rmtree(resumed / "checkpoints" / "6")
-    run_job(RECIPE, f"--workdir={resumed}", *LENGTH, *CONDITION, "--config.train.sharding=fsdp", devices=8)
+    run_job(TWO_STAGES, f"--workdir={resumed}", *LENGTH, *CONDITION, "--config.train.sharding=fsdp", devices=8)
     assert scalars(resumed, "train/loss") == pytest.approx(scalars(tmp_path / "one", "train/loss"), rel=1e-4)
     assert_nearly_same(final_state(resumed), states["one"])
 
