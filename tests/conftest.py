@@ -34,7 +34,7 @@ from hypothesis import HealthCheck, settings
 from ddpm_jax.diffusion.schedule import Schedule, cosine_betas, linear_betas, schedule_of_betas
 
 OF_ALL = {"deadline": 5_000, "database": None, "suppress_health_check": [HealthCheck.too_slow]}
-settings.register_profile("short", max_examples=30, derandomize=True, **OF_ALL)
+settings.register_profile("short", max_examples=60, derandomize=True, **OF_ALL)
 settings.register_profile("long", max_examples=20_000, **OF_ALL)
 settings.load_profile("short")  # --hypothesis-profile=long comes after.
 
