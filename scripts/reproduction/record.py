@@ -63,7 +63,8 @@ def add(workdir: AnyPath, name: str, docs: Path, *, recipe: str | None = None, s
     """
     if not NAME.fullmatch(name):
         raise UserError(f"--name={name} should be lower-case letters, digits and hyphens, such as cifar10-small.")
-    record, shown = record_of(workdir, recipe, samples), chosen_samples(workdir, samples)
+    shown = chosen_samples(workdir, samples)
+    record = record_of(workdir, recipe, shown)
     contents = {each: (workdir / "samples" / str(shown) / f"{each}.png").read_bytes() for each in record.pictures}
     for each, content in contents.items():
         if len(content) > LARGEST_PICTURE:
@@ -82,8 +83,8 @@ def add(workdir: AnyPath, name: str, docs: Path, *, recipe: str | None = None, s
         partial.write_text(json.dumps(record._asdict(), indent=2) + "\n", encoding="utf-8")
 
 
-def record_of(workdir: AnyPath, recipe: str | None = None, samples: str | None = None) -> Record:
-    """The record of a run; raises UserError for one that has measured and shown nothing."""
+def record_of(workdir: AnyPath, recipe: str | None = None, shown: str | None = None) -> Record:
+    """The record of a run and a folder of its samples; raises UserError for one that has measured and shown nothing."""
     config, images = read_config(workdir), images_trained_on(workdir)
     segments = read_progress(workdir, config.train.steps).segments
     # A copy of a run may have no checkpoints, which are large.
@@ -92,7 +93,6 @@ def record_of(workdir: AnyPath, recipe: str | None = None, samples: str | None =
         raise UserError(f"{workdir} has not been trained yet (no data.json, or no checkpoint); train it first.")
     rows = all_results(workdir / "evaluation")
     measured = max((row.step for row in rows), default=None)
-    shown = chosen_samples(workdir, samples)
     if measured is None and shown is None:
         commands = (shell_command(f"--mode={mode}", f"--workdir={workdir}") for mode in ("sample", "evaluate"))
         raise UserError(f"{workdir} holds neither results nor samples; run one of: {'; '.join(commands)}")
