@@ -1,6 +1,7 @@
 """Google Cloud Storage on this machine: `python -m tests.gcs_emulator PORT` serves the bucket "bucket".
 
-gcp-storage-emulator, and what it lacks: generations of objects as headers, conditional requests and renaming.
+gcp-storage-emulator, and what it lacks: generations of objects as headers, conditional requests, renaming, and the last
+byte of what gcsfs uploads if that is a carriage return.
 Nobody may use the buckets "private" (403) and "anonymous" (401).
 """
 
@@ -70,6 +71,17 @@ def move(request: Any, response: Any, storage: Any) -> None:
         response.status = HTTPStatus.NOT_FOUND
 
 
+def with_line_ends(decode: Callable[[bytes, Any], bytes | None]) -> Callable[[bytes, Any], bytes | None]:
+    """Ends the parts of a gcsfs upload by CRLF; the parser would take a part's last \\r and gcsfs's \\n for one."""
+
+    def decoded(body: bytes, request: Any) -> bytes | None:
+        body = decode(body, request)
+        is_gcsfs = 'boundary="==0=="' in (request.headers.get("Content-Type") or "")
+        return body.replace(b"\n--==0==", b"\r\n--==0==") if body and is_gcsfs else body
+
+    return decoded
+
+
 def serve(port: int) -> None:
     """Serves until the process is ended; from SIGUSR1 to SIGUSR2 it cannot be reached."""
     handlers = (objects.get, objects.download, objects.insert, objects.ls)
@@ -79,6 +91,7 @@ def serve(port: int) -> None:
         (path, {method: wrapped.get(handler, handler) for method, handler in methods.items()})
         for path, methods in server.HANDLERS
     )
+    server._decode_raw_data = with_line_ends(server._decode_raw_data)
     HTTPServer.request_queue_size = 512  # Connections beyond it would wait for seconds.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     storage = Storage(use_memory_fs=True)

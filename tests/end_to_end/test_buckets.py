@@ -121,16 +121,19 @@ def test_a_store_that_goes_away_is_one_line_and_nothing_is_lost(undisturbed, buc
     assert_same_bits(final_state(bucket), final_state(undisturbed))
 
 
-def test_of_two_jobs_the_newest_continues(undisturbed, bucket):
-    command = (RECIPE, f"--workdir={bucket}", *LENGTH)
+def test_of_two_jobs_the_newest_continues(bucket):
+    # Long enough that the older job is stopped between two checkpoints.
+    command = (RECIPE, f"--workdir={bucket}", "--config.train.steps=600", "--config.checkpoint.every=300", *LENGTH[2:])
     older = start(*command)
-    wait_for_checkpoint(older, bucket, 10)
+    wait_for_checkpoint(older, bucket, 300)
     older.send_signal(signal.SIGSTOP)  # It cannot end before the newer one has begun.
     newer = start(*command)
     code, printed = finish(newer)
+    complete = final_state(bucket)
     older.send_signal(signal.SIGCONT)
     assert code == 0 and "names a job that did not end there" in printed, printed
     code, printed = finish(older)
     assert code == 2 and "another job has been at work there since; this one stops" in printed, printed
     assert "Traceback" not in printed
-    assert_same_bits(final_state(bucket), final_state(undisturbed))
+    assert complete.step == 600
+    assert_same_bits(final_state(bucket), complete)

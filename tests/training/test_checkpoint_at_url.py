@@ -103,6 +103,15 @@ def files_below_disk(folder) -> list[str]:
     return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
 
 
+def test_files_arrive_whatever_their_last_byte_is(bucket, tmp_path):
+    """Uploads in parts are easily read wrongly at line ends."""
+    contents = {f"{last}": b"\x00" * 3 + bytes([last]) for last in (0, ord("\n"), ord("\r"), ord("-"))}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    upload(contents, tmp_path, bucket)
+    assert {name: (bucket / name).read_bytes() for name in contents} == contents
+
+
 def test_where_orbax_supports_no_store_checkpoints_are_copied(bucket, monkeypatch, tmp_path):
     """As at s3://; here the bucket stands in for it."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -132,6 +141,21 @@ def test_a_job_that_may_not_write_any_more_saves_nothing(folder):
     with Checkpoints(folder, confirm=refused) as checkpoints, pytest.raises(UserError, match="another job goes on"):
         checkpoints.save(state_at(4), {})
     assert names_in(folder) == ["1", "2", "3"]
+
+
+def test_a_job_that_slept_since_it_confirmed_deletes_nothing(folder):
+    record = folder.with_name(f"{folder.name}.holder.json")
+    with newest_job(record) as confirm:
+
+        def confirm_and_sleep() -> None:
+            confirm()
+            with newest_job(record):
+                """A newer job starts, completes checkpoint 3, and ends."""
+
+        stopped = pytest.raises(UserError, match="another job has been at work there since")
+        with Checkpoints(folder, confirm=confirm_and_sleep) as checkpoints, stopped:
+            checkpoints.save(state_at(3), {})
+    assert_same(restored(folder), state_at(3))
 
 
 def test_an_older_job_neither_completes_its_checkpoint_nor_deletes_that_of_a_newer_one(folder, monkeypatch):
