@@ -1,7 +1,10 @@
 """The files that show the project to others agree with each other and name what there is."""
 
 import datetime
+import os
 import re
+import shutil
+import subprocess
 import tomllib
 
 import pytest
@@ -71,6 +74,21 @@ def test_workflows_name_what_there_is_and_may_write_nothing(path):
     for step in steps(workflow):
         assert "uses" not in step or re.fullmatch(r"[\w-]+/[\w-]+@(release/)?v\d+", step["uses"]), step
         assert "checkout" not in step.get("uses", "") or step["with"] == {"persist-credentials": False}, step
+
+
+def test_the_links_of_a_released_readme_name_files_of_its_version(tmp_path):
+    shutil.copy(ROOT / "README.md", tmp_path)
+    release = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())
+    (script,) = [step["run"] for step in steps(release) if "README" in step.get("name", "")]
+    where = {"GITHUB_REPOSITORY": "someone/ddpm_jax", "GITHUB_REF_NAME": "v1.2.3", "PATH": os.environ["PATH"]}
+    subprocess.run(["bash", "-c", script], cwd=tmp_path, env=where, check=True)
+    before, after = (re.findall(r"(!?)\[[^]]*\]\(([^)]*)\)", (at / "README.md").read_text()) for at in (ROOT, tmp_path))
+    for (picture, old), (_, new) in zip(before, after, strict=True):
+        if re.match("#|https:", old):
+            assert new == old
+        else:
+            assert new == f"https://github.com/someone/ddpm_jax/{'raw' if picture else 'blob'}/v1.2.3/{old}"
+    assert sum(new != old for (_, old), (_, new) in zip(before, after, strict=True)) > 40
 
 
 def test_paths_are_found():
