@@ -5,6 +5,7 @@ import json
 import typing
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
@@ -135,6 +136,19 @@ def config_meanings() -> dict[str, Meaning]:
 def fields_fixed_by(*causes: FixedBy) -> tuple[str, ...]:
     """The dotted names of the fields whose `fixed_by` is one of these causes."""
     return tuple(name for name, meaning in config_meanings().items() if meaning.fixed_by in causes)
+
+
+def published(config: Config) -> Config:
+    """The Config for others: of what it names on this machine, only the last parts of what is read."""
+    places = {name: meaning.place for name, meaning in config_meanings().items() if meaning.place}
+    found = {name: value for name, value in flatten(config).items() if name in places and value is not None}
+    for name, value in found.items():
+        section, field = name.split(".")
+        read = places[name] == "read"
+        kept = ",".join(Path(part).name for part in value.split(",")) if read else None
+        inner = dataclasses.replace(getattr(config, section), **{field: kept})
+        config = dataclasses.replace(config, **{section: inner})
+    return config
 
 
 def changes(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:

@@ -38,6 +38,8 @@ class Meaning:
     """Previews during training use the field."""
     bound: bool = False
     """The variational bound of --mode=evaluate depends on the field."""
+    place: Literal["read", "written"] | None = None
+    """The field names files or folders, which a published configuration does not tell (`convert.published`)."""
 
 
 def field(default: Any, text: str, **meaning: Any) -> Any:

@@ -106,6 +106,7 @@ class Sample:
         "A worse model, with which guidance compares instead of the model without a label (autoguidance, Karras et al. "
         '2024): the workdir or URL of another run, pretrained:NAME, or "checkpoint:5000" or "ema_width:0.1" of '
         "this one.",
+        place="read",
     )
     guidance_interval: tuple[int, ...] = option(
         (), "Guide only between two steps, such as (200, 700), in 1..diffusion.steps; () for all steps."
@@ -133,6 +134,7 @@ class Sample:
         None,
         "Folder or URL for the results of --mode=sample and --mode=evaluate, for one run only; None for the workdir. "
         "Needed where the workdir is read-only; refused by --mode=train.",
+        place="written",
     )
     task: Literal["generate", "condition", "compare", "reconstruct", "interpolate", "inpaint", "vary"] = field(
         "generate",
@@ -144,6 +146,7 @@ class Sample:
         "Workdirs of further runs, separated by commas: the images of each run are the condition of the next.",
         tasks=("generate",),
         pixels=True,
+        place="read",
     )
     strip: Frames = field(
         10, "Columns of strip.png, from noise to image; 0 for none.", tasks=("generate",), ignored=True, pixels=True
@@ -166,6 +169,7 @@ class Sample:
         "Images to edit, or conditions: files separated by commas, or a folder.",
         tasks=("condition", "reconstruct", "interpolate", "inpaint", "vary"),
         pixels=True,
+        place="read",
     )
     originals: str | None = field(
         None,
@@ -173,12 +177,14 @@ class Sample:
         "results are compared: files separated by commas, or a folder.",
         tasks=("condition",),
         pixels=True,
+        place="read",
     )
     mask: str | None = field(
         None,
         'Image that is white where "inpaint", or a model with model.condition="mask", generates.',
         tasks=("condition", "inpaint"),
         pixels=True,
+        place="read",
     )
     resamples: Annotated[int, between(1, 1000)] = option(
         10, 'Number of times that "inpaint" repeats each jump (RePaint).', tasks=("inpaint",)
@@ -210,10 +216,14 @@ class Evaluate:
         field("inception", 'Features for the comparison of images; "pixels" for tiny images such as digits.')
     )
     weights: str | None = field(
-        None, "Weights of Inception, a .safetensors or .pth file with pytorch-fid's names; None to download them."
+        None,
+        "Weights of Inception, a .safetensors or .pth file with pytorch-fid's names; None to download them.",
+        place="read",
     )
     reference: str | None = field(
-        None, "Statistics to compare with, an .npz with mu and sigma; None for those of the images of data.split."
+        None,
+        "Statistics to compare with, an .npz with mu and sigma; None for those of the images of data.split.",
+        place="read",
     )
     condition_split: str | None = field(
         None,

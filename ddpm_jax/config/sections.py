@@ -47,7 +47,10 @@ class Data:
         '"auto": the source that fits data.path; without a path, the TensorFlow Datasets set in data.name.',
     )
     path: str | None = field(
-        None, 'Folder or file to read; with data.source="tfds", the folder of prepared sets.', fixed_by="nothing"
+        None,
+        'Folder or file to read; with data.source="tfds", the folder of prepared sets.',
+        fixed_by="nothing",
+        place="read",
     )
     name: str | None = field(None, 'Name of a TensorFlow Datasets set, such as "mnist".')
     split: str | None = field(
@@ -102,6 +105,7 @@ class Data:
         None,
         "Folder, or URL such as gs://bucket/cache, for decoded images; None for a per-user folder.",
         fixed_by="nothing",
+        place="written",
     )
     stream: bool = field(
         False, "Decode images at every use instead of once into the cache, for sets larger than a disk."
@@ -288,6 +292,7 @@ class Train:
         None,
         "Model whose parameters a new run starts from: a run's workdir or URL, pretrained:NAME, a safetensors file, or "
         "a diffusers folder; what does not fit is initialised anew. None to initialise all of them.",
+        place="read",
     )
     t_sampling: Literal["uniform", "logit_normal", "loss"] = field(
         "uniform",

@@ -13,12 +13,13 @@ from ddpm_jax.config import (
     differences,
     flatten,
     from_json,
+    published,
     split_names,
     to_config_dict,
     to_json,
     to_tree,
 )
-from ddpm_jax.config.convert import field_types
+from ddpm_jax.config.convert import field_types, section_of
 from ddpm_jax.errors import UserError
 from tests.config.test_checks import changed
 
@@ -85,6 +86,23 @@ def test_only_fields_that_change_the_result_are_differences():
     old, new = Config(), config_of(changed(**{"train.steps": 5, "log.every": 7, "model.channels": 64}))
     assert changes(old, new) == {"train.steps": (100_000, 5), "log.every": (100, 7), "model.channels": (128, 64)}
     assert differences(old, new) == {"model.channels": (128, 64)}
+
+
+TEXTS_WITHOUT_PLACES = {
+    *("data.name", "data.split", "data.label_column", "data.filter", "data.classes", "data.attributes"),
+    *("sample.label", "evaluate.samplers", "evaluate.condition_split", "log.preview_samplers"),
+}
+
+
+def test_what_is_published_tells_no_folders_of_this_machine():
+    texts = [name for name, kind in field_types(Config).items() if kind == str | None]
+    secret = section_of(Config, changed(**dict.fromkeys(texts, "/home/alice/secret/x.png,/home/alice/y")))
+    told = flatten(published(secret))
+    assert {name for name in texts if "alice" in str(told[name])} == TEXTS_WITHOUT_PLACES
+    assert told["data.path"] == "x.png,y" and told["data.cache"] is None
+    assert published(Config()) == Config()
+    kept = section_of(Config, changed(**{"sample.guide": "checkpoint:5", "train.start_from": "pretrained:digits"}))
+    assert published(kept) == kept
 
 
 def test_types_and_values_are_listed_under_the_same_dotted_names():

@@ -104,6 +104,7 @@ def test_the_model_card_describes_the_model():
     ):
         assert words in card
     assert "batch_size=4, num_inference_steps=8" in model_card(config(), 0, None, None)
+    assert "alice" not in model_card(config(data={"source": "auto", "path": "/home/alice/x"}), 0, None, None)
     card = model_card(config(model={"condition": "mask", "classes": 3}), 0, None, None)
     assert "unet(torch.cat([x, condition], dim=1), t, class_labels=labels)" in card
     assert "x = torch.where(mask > 0, x, image)" in card
