@@ -1,7 +1,7 @@
 """Colours for grey 32x32 images, learned from CIFAR-10.
 
 Memory: about 6 GiB at batch 128 (0.1 state, 6 activations, by count). Cost: 1.2 TFLOP per step, 120 PFLOP in total.
-Result: plausible colours at width 32 after half an hour on two CPU cores, measured in docs/conditions.md.
+Result: plausible colours at width 32 after an hour on two CPU cores, measured in docs/conditions.md.
 Source of the numbers: the architecture of Ho et al. 2020 at half width; the condition is that of Saharia et al. 2022
 ("Palette"); the schedule, the prediction and the length are chosen here.
 Images: from TensorFlow Datasets (docs/data.md), or a folder, zip or .npz in --config.data.path.
