@@ -1,4 +1,4 @@
-"""The installed package holds the code, the recipes, the digits, a model of them, the licence, and the command."""
+"""The installed package holds the code, the recipes, the digits, trained models, the licence, and the command."""
 
 import shutil
 import subprocess
@@ -31,9 +31,10 @@ def test_the_wheel_holds_all_that_is_needed(tmp_path):
     assert parser["console_scripts"]["ddpm-jax"] == "ddpm_jax.commands.cli:command"
     package = {path.relative_to(ROOT).as_posix() for path in (ROOT / "ddpm_jax").rglob("*.py")}
     others = {"py.typed", "data/sources/digits.npz", "data/sources/digits-LICENSE.md"}
-    others |= {f"pretrained/{name}.safetensors" for name in ("digits", "digits-consistency")}
+    others |= {f"pretrained/{name}.safetensors" for name in ("digits", "digits-consistency", "mnist")}
     recipes = {f"configs/{path.name}" for path in RECIPES.glob("*.py")}
     assert len(recipes) >= 10
     assert package | {f"ddpm_jax/{name}" for name in others | recipes} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert wheel.stat().st_size < 8e6
     assert not any(name.startswith(("tests", "scripts")) for name in names)
