@@ -4,11 +4,13 @@ UserError exits with 2, TrainingDiverged with 1.
 """
 
 import difflib
+import operator
 import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePath
+from typing import Any
 
 CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 """Characters that end lines, command terminals, or cannot be written as UTF-8."""
@@ -52,6 +54,14 @@ def shell_command(*words: object) -> str:
 def copy_command(source: PurePath, target: PurePath) -> str:
     """The command that copies a file, or a sentence for a URL, for messages."""
     return shell_command("cp", source, target) if isinstance(source, Path) else f"copy {source} to {target}"
+
+
+def whole_number(name: str, value: Any) -> int:
+    """A whole number, which may be one of NumPy's; raises UserError for any other value of this name."""
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise UserError(f"{name}={value!r} is no whole number.") from error
 
 
 def nearest(name: str, known: Iterable[str], written: Callable[[str], str] | None = None) -> str:

@@ -6,7 +6,6 @@ images = run.sample(16, sampler="ddim", steps=50, seed=0)
 """
 
 import dataclasses
-import operator
 from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -21,7 +20,7 @@ from ddpm_jax.config import Config, checked
 from ddpm_jax.config.checks import value_type
 from ddpm_jax.config.convert import field_types
 from ddpm_jax.diffusion.denoiser import Prediction
-from ddpm_jax.errors import UserError, nearest
+from ddpm_jax.errors import UserError, nearest, whole_number
 from ddpm_jax.generation.conditions import checked_pixels, conditions_of, given_conditions
 from ddpm_jax.generation.draw import Compiled, bind_config, compile_sampler, load_own_params, sample_pixels, with_guide
 from ddpm_jax.generation.guides import GuidedParams, config_of_guide, guided_params, naming_guide, refuse_misfit
@@ -50,7 +49,7 @@ def load_run(
         if ema_width is not None:
             raise UserError(f"{workdir} has no snapshots of EMAs, from which one is rebuilt; leave ema_width out.")
         return _load_pretrained(str(workdir), step, ema)
-    number = None if step is None else operator.index(step)
+    number = None if step is None else whole_number("step", step)
     width = None if ema_width is None else float(ema_width)
     folder = as_path(str(workdir), "workdir")
     with store_errors(folder):
@@ -155,7 +154,7 @@ class Run:
                 f"mask is {mask.dtype} {list(mask.shape)}; expected numbers [{str(shape[:2])[1:-1]}], some 0, others "
                 "nonzero where pixels are sampled."
             )
-        count = len(images) if count is None else operator.index(count)
+        count = len(images) if count is None else whole_number("count", count)
         chosen = vars(self.config.sample) | {name: value for name, value in options.items() if value is not None}
         if chosen["label"] is None and chosen["guide"] is None:
             options = {"guidance": 1.0} | options  # There is nothing to compare with.
@@ -174,8 +173,8 @@ class Run:
         return np.asarray(draw_noise(keys, 0, self.config.image_shape))
 
     def _seeded(self, count: int, seed: int | None) -> Config:
-        seed = self.config.sample.seed if seed is None else operator.index(seed)
-        settings = dataclasses.replace(self.config.sample, count=operator.index(count), seed=seed)
+        seed = self.config.sample.seed if seed is None else whole_number("seed", seed)
+        settings = dataclasses.replace(self.config.sample, count=whole_number("count", count), seed=seed)
         return checked(dataclasses.replace(self.config, sample=settings))
 
     def denoiser(
@@ -259,7 +258,7 @@ class Run:
             several = isinstance(options["label"], (list, tuple, np.ndarray))
             options["label"] = ",".join(map(str, options["label"])) if several else str(options["label"])
         settings = only_images(for_sampler(self.config.sample, options.get("sampler", self.config.sample.sampler)))
-        settings = dataclasses.replace(settings, task=task, count=operator.index(count), **options)
+        settings = dataclasses.replace(settings, task=task, count=whole_number("count", count), **options)
         return checked(dataclasses.replace(self.config, sample=settings))
 
     @cached_property

@@ -34,7 +34,7 @@ from ddpm_jax.config.advice import before_sampling
 from ddpm_jax.config.recipes import RECIPES
 from ddpm_jax.errors import UserError, nearest, program, script, shell_command
 from ddpm_jax.generation.requests import for_sampler
-from ddpm_jax.interop.safetensors_file import PRETRAINED
+from ddpm_jax.interop.safetensors_file import PRETRAINED, find_file
 from ddpm_jax.runtime.cpu import reuse_memory
 from ddpm_jax.runtime.devices import is_distributed, join_cluster, wait_for_all
 from ddpm_jax.runtime.exit_codes import exit_code, exit_without_barrier, explanation
@@ -244,6 +244,7 @@ def _check_workdir(flags: Flags) -> None:
     """Raises UserError for unusable workdirs, and for wrong overrides before anything is fetched from a URL."""
     workdir = flags.workdir
     if workdir and workdir.startswith(PRETRAINED):
+        find_file(workdir)  # Refuses names that are mistyped.
         raise UserError(
             f"--workdir={workdir} is for load_run; convert it to a run first: "
             + shell_command("python", script("scripts/import_safetensors.py"), workdir, "runs/imported")

@@ -38,6 +38,9 @@ HYPERPARAMETERS = (
 )
 """Fields that TensorBoard's page of hyperparameters compares across runs."""
 
+LINE = "%-11s %s"
+"""A fact with its name, in the log."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -117,9 +120,7 @@ def _plain(value: Any) -> str | int | float:
     return value if isinstance(value, str | int | float) else str(value)
 
 
-def describe(
-    config: Config, workdir: AnyPath, state: TrainState, cost: StepCost, train: int, held: int, start: int
-) -> None:
+def describe(config: Config, workdir: AnyPath, state: TrainState, train: int, held: int, start: int) -> None:
     """Logs the workdir, the devices and the sizes when training starts."""
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     lines = {
@@ -127,13 +128,24 @@ def describe(
         "Devices": f"{devices_in_words()}, jax {jax.__version__}",
         "Images": f"{train:,} to train on, {held:,} held out",
         "Parameters": f"{parameters:,}",
-        "One step": cost_in_words(cost),
         "Steps": f"{start:,} to {config.train.steps:,} of {config.data.batch_size} images",
         "Watch": shell_command("tensorboard", "--logdir", workdir.parent),
     }
     for name, value in lines.items():
-        logger.info("%-11s %s", name, value)
+        logger.info(LINE, name, value)
+    if train < config.data.batch_size:
+        logger.warning(
+            "%d images are fewer than a batch of %d: the model will only copy them. For a few hundred, see "
+            "configs/small_folder.py.",
+            train,
+            config.data.batch_size,
+        )
     logger.debug("Parameters:\n%s", get_parameter_overview(state.params, include_stats=False))
+
+
+def describe_step(cost: StepCost) -> None:
+    """Logs what a training step costs, which is known once it is compiled."""
+    logger.info(LINE, "One step", cost_in_words(cost))
 
 
 def begin_segment(start: int) -> Callable[[int], Segment]:
@@ -168,7 +180,7 @@ def summarise(config: Config, workdir: AnyPath, best: BestSoFar, steps: Sequence
     }
     logger.info("Trained to step %d.", config.train.steps)
     for name, value in lines.items():
-        logger.info("%-11s %s", name, value)
+        logger.info(LINE, name, value)
 
 
 def cost_in_words(cost: StepCost) -> str:

@@ -19,7 +19,7 @@ from ddpm_jax.builders import build_learner, build_loader, state_extras
 from ddpm_jax.commands.cost import StepCost, matrix_rate, step_cost
 from ddpm_jax.commands.light_evaluation import light_config
 from ddpm_jax.commands.monitors import Monitors, build_monitors, comparison_configs
-from ddpm_jax.commands.reports import Reports, begin_segment, describe, open_writer, summarise
+from ddpm_jax.commands.reports import Reports, begin_segment, describe, describe_step, open_writer, summarise
 from ddpm_jax.commands.start_from import first_params, open_source, with_params
 from ddpm_jax.config import Config, to_tree
 from ddpm_jax.config.advice import after_divergence, before_training
@@ -80,12 +80,13 @@ def train(config: Config, workdir: AnyPath) -> None:
         before = read_progress(workdir, start)
         monitored, best = agreed_by_all(before.monitored), BestSoFar(before.lows, until=start)
         if start == monitored == config.train.steps:
-            logger.info("Already at step %d; set a larger train.steps to continue.", start)
+            logger.info("Already at step %d; set a larger --config.train.steps to continue.", start)
             return
         segment = begin_segment(start)
         metrics = metrics_from_json(checkpoints.restore_metrics(start))
-        step, cost = compile_step(config, learner, state, load(start))
-        describe(config, workdir, state, cost, len(rows), len(held), start)
+        describe(config, workdir, state, len(rows), len(held), start)
+        step, cost = compile_step(learner, state, load(start))
+        describe_step(cost)
         throughput = Throughput(config.data.batch_size, start, ideal_rate(config, mesh, cost))
         with closing(open_writer(config, workdir, curves.path, start, best)) as writer:
             profile = Profile(curves.path, config.log.profile)
@@ -204,7 +205,7 @@ def start_state(
     return jit(fresh, out_shardings=shardings, compiler_options=RUN_ONCE)(taken)
 
 
-def compile_step(config: Config, learner: Learner, state: TrainState, batch: Batch) -> tuple[TrainStep, StepCost]:
+def compile_step(learner: Learner, state: TrainState, batch: Batch) -> tuple[TrainStep, StepCost]:
     """The compiled training step and its cost."""
     logger.info("Compiling the training step …")
     traced = trace_step(learner, state, batch)

@@ -1,6 +1,5 @@
 """From a recipe and --config.FIELD=VALUE flags to a ConfigDict, which convert.py turns into a Config."""
 
-import difflib
 import importlib.util
 import re
 from pathlib import Path
@@ -42,8 +41,7 @@ def load_recipe(recipe: str | None) -> ConfigDict:
     if not path.is_file() and path.stem in shipped and name in (path.stem, f"configs/{path.stem}.py"):
         path = shipped[path.stem]
     if not path.is_file() or path.suffix != ".py":
-        near = difflib.get_close_matches(path.stem, shipped, n=3) or sorted(shipped)
-        raise UserError(f"--config={name} is neither a Python file nor a recipe; recipes are {', '.join(near)}.")
+        raise UserError(f"--config={name} is neither a Python file nor a recipe; {nearest(path.stem, shipped)}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

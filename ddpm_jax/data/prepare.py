@@ -198,8 +198,8 @@ def _refuse_many(unreadable: Mapping[str, Failure], total: int, origin: str) -> 
         message = f"{origin}: {failure.reason} ({name}); {failure.remedy}."
     else:
         message = (
-            f"{origin}: more than 1% of its {total} images cannot be read; fix or remove them, starting with "
-            f"{_listed(unreadable)}."
+            f"{origin}: {len(unreadable)} of {total} images cannot be read, more than 1%; fix or remove them, starting "
+            f"with {_listed(unreadable)}."
         )
     raise TooManyUnreadable(message, {name: failure.reason for name, failure in unreadable.items()})
 

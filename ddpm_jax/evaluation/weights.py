@@ -103,7 +103,7 @@ def _fetch(target: Path) -> None:
     except (OSError, http.client.HTTPException) as error:
         raise UserError(
             f"Inception's weights cannot be fetched from {URL} ({error}); fetch them elsewhere and give their path as "
-            "weights, or measure pixels as features."
+            "weights (--config.evaluate.weights=FILE, or a script's --weights=FILE), or measure features=pixels."
         ) from error
 
 

@@ -5,7 +5,6 @@ channel is the mask: more than half of the range where the image is painted.
 """
 
 import dataclasses
-import operator
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -19,7 +18,7 @@ from ddpm_jax.builders import build_condition
 from ddpm_jax.config import Config
 from ddpm_jax.diffusion.pixels import from_pixels, to_pixels
 from ddpm_jax.diffusion.randomness import Purpose
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, whole_number
 from ddpm_jax.runtime.compilation import jit
 from ddpm_jax.sampling.noise import image_keys
 from ddpm_jax.shapes import AnyArray, ConditionPixels, Conditions, Pixels
@@ -83,7 +82,7 @@ def given_conditions(config: Config, condition: ArrayLike | None, count: int) ->
             f"The model needs a condition, {config.model.condition!r}; give condition=…, an array [N, "
             f"{str(shape)[1:-1]}]."
         )
-    pixels, count = checked_pixels(condition, "condition is", config, shape), operator.index(count)
+    pixels, count = checked_pixels(condition, "condition is", config, shape), whole_number("count", count)
     if len(pixels) > count:
         raise UserError(f"condition holds {len(pixels)} images for {count} samples; expected as many or fewer.")
     if config.model.condition == "mask":

@@ -32,11 +32,11 @@ def open_folder(data: Data) -> Collection:
     images, left_out = find_images(tree)
     origin = f"data.path={tree.root}"
     if not images:
-        found = f"only {summary(left_out)} files" if left_out else "no files"
+        found = f"contains no images, only {summary(left_out)} files" if left_out else "is empty"
         shards = "".join(
             f" data.source={SOURCES[suffix]} reads {suffix} files." for suffix in left_out.keys() & SOURCES
         )
-        raise UserError(f"{origin} contains no images, {found}; expected {FORMAT_NAMES}, at any depth.{shards}")
+        raise UserError(f"{origin} {found}; expected {FORMAT_NAMES}, at any depth.{shards}")
     level = _common_level(images)
     names, splits = _choose_split(images, level, data.split, origin)
     annotations = _annotations(tree, names, level, splits, data.label_column, origin)

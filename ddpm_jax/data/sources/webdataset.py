@@ -114,10 +114,8 @@ def _index(shards: Sequence[str], label_column: str | None, origin: str) -> dict
                 # Others, such as captions, can be neither the class nor attributes.
                 rows.append({c: v for c, v in row.items() if isinstance(v, bool) or c in kept or c.lower() in kept})
     if not names:
-        found = f"only {abbreviated(without_image)}" if without_image else "no files"
-        raise UserError(
-            f"{origin} contains no images, {found}; expected members such as 0001.jpg, whose names have no other dot."
-        )
+        found = f"contains no images, only {abbreviated(without_image)}" if without_image else "is empty"
+        raise UserError(f"{origin} {found}; expected members such as 0001.jpg, whose names have no other dot.")
     annotations, others = _annotations(names, rows, list(columns), label_column, origin)
     return {
         "places": np.array(places, np.int64),

@@ -129,7 +129,7 @@ def test_missing_and_empty_folders_are_refused(tmp_path):
     for name in ("one.JPG", "one"):
         with pytest.raises(UserError, match=rf"data.path=.*{name} is one image; give its folder"):
             open_folder(data(path=str(tmp_path / name)))
-    cases = {None: "is not set", tmp_path / "no": "does not exist", tmp_path / "empty": "contains no images"}
+    cases = {None: "is not set", tmp_path / "no": "does not exist", tmp_path / "empty": "is empty; expected PNG"}
     for path, words in {**cases, tmp_path / "file.zip": "is not a complete zip"}.items():
         with pytest.raises(UserError, match=f"data.path.*{words}"):
             open_folder(data(path=path and str(path)))
