@@ -102,7 +102,7 @@ def code(page: str) -> list[str]:
 def test_the_first_images_need_no_training():
     names = {}
     exec("\n".join(code("docs/getting_started.md")), names)
-    assert names["images"].shape == (10, 8, 8, 1)
+    assert names["images"].shape == (10, 28, 28, 1)
 
 
 def test_what_is_added_for_example_keeps_the_laws():

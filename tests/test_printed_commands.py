@@ -64,7 +64,7 @@ def test_errors_about_a_workdir_name_the_remedy(folder):
     assert words(remedy(lambda: refuse_another_run(folder, Config())), "cp ") == [
         *("cp", str(copy), str(folder / "config.json"))
     ]
-    pretrained = "pretrained:a b"
+    pretrained = "pretrained:digits"
     message = remedy(lambda: cli.main_without_exit(["main.py", "--mode=sample", f"--workdir={pretrained}"]))
     assert words(message, "python")[-2:] == [pretrained, "runs/imported"]
 

@@ -123,14 +123,16 @@ def test_a_table_that_is_not_utf8_is_refused(labelled):
 
 def test_missing_and_empty_folders_are_refused(tmp_path):
     write(tmp_path / "empty" / "notes.txt", b"no image")
+    (tmp_path / "nothing").mkdir()
     write(tmp_path / "file.zip", b"no zip")
     write(tmp_path / "one.JPG", b"")
     write(tmp_path / "one", encoded(np.full((8, 8, 3), 7, np.uint8)))
     for name in ("one.JPG", "one"):
         with pytest.raises(UserError, match=rf"data.path=.*{name} is one image; give its folder"):
             open_folder(data(path=str(tmp_path / name)))
-    cases = {None: "is not set", tmp_path / "no": "does not exist", tmp_path / "empty": "is empty; expected PNG"}
-    for path, words in {**cases, tmp_path / "file.zip": "is not a complete zip"}.items():
+    cases = {None: "is not set", tmp_path / "no": "does not exist", tmp_path / "empty": "contains no images, only"}
+    cases |= {tmp_path / "nothing": "is empty; expected PNG", tmp_path / "file.zip": "is not a complete zip"}
+    for path, words in cases.items():
         with pytest.raises(UserError, match=f"data.path.*{words}"):
             open_folder(data(path=path and str(path)))
 
