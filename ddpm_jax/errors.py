@@ -61,7 +61,7 @@ def whole_number(name: str, value: Any) -> int:
     try:
         return operator.index(value)
     except TypeError as error:
-        raise UserError(f"{name}={value!r} is no whole number.") from error
+        raise UserError(f"{name}={value!r} has the wrong type; expected a whole number.") from error
 
 
 def nearest(name: str, known: Iterable[str], written: Callable[[str], str] | None = None) -> str:

@@ -41,7 +41,7 @@ def load_run(
 ) -> "Run":
     """The run in a workdir, with the EMA (or raw) parameters of its newest checkpoint, or that of a step.
 
-    workdir: a folder, a URL such as gs://bucket/runs/x, or "pretrained:digits", which is part of the package.
+    workdir: a folder, a URL such as gs://bucket/runs/x, or pretrained:NAME, a model of the package (docs/diffusers.md).
     ema_width: the width of an EMA to rebuild from snapshots, at the newest one, or at the step.
     Raises UserError if there is no run, no checkpoint, or none of that step.
     """

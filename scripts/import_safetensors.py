@@ -22,7 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("file", help="a .safetensors file, or pretrained:digits, which comes with the package")
+    parser.add_argument("file", help="a .safetensors file, or pretrained:NAME, a model that comes with the package")
     parser.add_argument("workdir", help="a new folder for the run")
     flags, overrides = parser.parse_known_args()
     check_overrides(overrides, ["help"])

@@ -135,8 +135,8 @@ def describe(config: Config, workdir: AnyPath, state: TrainState, train: int, he
         logger.info(LINE, name, value)
     if train < config.data.batch_size:
         logger.warning(
-            "%d images are fewer than a batch of %d: the model will only copy them. For a few hundred, see "
-            "configs/small_folder.py.",
+            "%d images are fewer than a batch of %d: a long training learns them by heart. Use more images, or "
+            "configs/small_folder.py, which augments them.",
             train,
             config.data.batch_size,
         )

@@ -9,11 +9,11 @@ from ddpm_jax.config.convert import (
     fields_fixed_by,
     flatten,
     from_json,
-    published,
     split_names,
     to_config_dict,
     to_json,
     to_tree,
+    without_folders,
 )
 from ddpm_jax.config.recipes import check_overrides, load_recipe, override, parse_section
 from ddpm_jax.config.sections import Config
@@ -35,10 +35,10 @@ __all__ = [
     "load_recipe",
     "override",
     "parse_section",
-    "published",
     "split_names",
     "to_config_dict",
     "to_json",
     "to_tree",
     "tune_consistency",
+    "without_folders",
 ]

@@ -138,15 +138,14 @@ def fields_fixed_by(*causes: FixedBy) -> tuple[str, ...]:
     return tuple(name for name, meaning in config_meanings().items() if meaning.fixed_by in causes)
 
 
-def published(config: Config) -> Config:
-    """The Config for others: of what it names on this machine, only the last parts of what is read."""
+def without_folders(config: Config) -> Config:
+    """The Config with only the last part of each path that is read, and none that is written, to be published."""
     places = {name: meaning.place for name, meaning in config_meanings().items() if meaning.place}
     found = {name: value for name, value in flatten(config).items() if name in places and value is not None}
     for name, value in found.items():
         section, field = name.split(".")
         read = places[name] == "read"
-        kept = ",".join(Path(part).name for part in value.split(",")) if read else None
-        inner = dataclasses.replace(getattr(config, section), **{field: kept})
+        inner = dataclasses.replace(getattr(config, section), **{field: Path(value).name if read else None})
         config = dataclasses.replace(config, **{section: inner})
     return config
 

@@ -39,7 +39,7 @@ class Meaning:
     bound: bool = False
     """The variational bound of --mode=evaluate depends on the field."""
     place: Literal["read", "written"] | None = None
-    """The field names files or folders, which a published configuration does not tell (`convert.published`)."""
+    """The field holds paths: "read" ones are published without their folders, "written" ones not at all."""
 
 
 def field(default: Any, text: str, **meaning: Any) -> Any:

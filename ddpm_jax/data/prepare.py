@@ -198,8 +198,8 @@ def _refuse_many(unreadable: Mapping[str, Failure], total: int, origin: str) -> 
         message = f"{origin}: {failure.reason} ({name}); {failure.remedy}."
     else:
         message = (
-            f"{origin}: {len(unreadable)} of {total} images cannot be read, more than 1%; fix or remove them, starting "
-            f"with {_listed(unreadable)}."
+            f"{origin}: at least {len(unreadable):,} of {total:,} images cannot be read, more than 1%; fix or remove "
+            f"them, starting with {_listed(unreadable)}."
         )
     raise TooManyUnreadable(message, {name: failure.reason for name, failure in unreadable.items()})
 

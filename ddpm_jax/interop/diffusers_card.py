@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from ddpm_jax.builders import DEFAULT_STEPS
-from ddpm_jax.config import Config, flatten, published, to_json
+from ddpm_jax.config import Config, flatten, to_json, without_folders
 from ddpm_jax.interop.diffusers_options import has_null_class
 from ddpm_jax.interop.diffusers_scheduler import SAMPLERS, scheduler_class
 
@@ -47,7 +47,7 @@ def model_card(config: Config, step: int, images: int | None, caption: str | Non
         use=_use(config),
         kind=_kind(config),
         origin="It was trained" if step else "It was trained elsewhere and imported",
-        config=to_json(published(config)).rstrip(),
+        config=to_json(without_folders(config)).rstrip(),
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from jaxtyping import PyTree
 
 from ddpm_jax.builders import param_shapes
-from ddpm_jax.config import Config, fields_fixed_by, flatten, from_json, published, to_json
+from ddpm_jax.config import Config, fields_fixed_by, flatten, from_json, to_json, without_folders
 from ddpm_jax.errors import UserError, nearest
 from ddpm_jax.interop.runs import numbered
 from ddpm_jax.interop.tensors import TensorFile, by_path, check_names, fill, flat, write_tensors
@@ -87,7 +87,7 @@ def write_file(
     trees = {"ema": ema} if params is None else {"params": params, "ema": ema}
     tensors = {f"{which}.{name}": leaf for which, tree in trees.items() for name, leaf in flat(tree).items()}
     texts = {
-        "config": to_json(published(config)),
+        "config": to_json(without_folders(config)),
         "labels": json.dumps(list(names), ensure_ascii=False),
         "step": str(step),
     }

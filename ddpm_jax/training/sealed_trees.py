@@ -194,7 +194,7 @@ class SealedTrees:
             return
         if foreign := self._foreign_file(target):
             raise UserError(f"{target} holds {foreign}, which is not part of a {self._noun}; move it, and start again.")
-        self._confirm()  # If this process slept since, a newer job may have completed the folder.
+        self._confirm()  # A newer job may have completed the folder if this process slept since.
         logger.warning("Deleting %s, where the new %s goes: training resumed from before it.", target, self._noun)
         delete(target)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ddpm_jax.commands.cli import parse_flags
-from ddpm_jax.config import Config, config_of, fields_fixed_by, flatten, load_recipe, published
+from ddpm_jax.config import Config, config_of, fields_fixed_by, flatten, load_recipe, without_folders
 from ddpm_jax.config.recipes import RECIPES
 from ddpm_jax.errors import UserError, abbreviated, nearest, shell_command
 from ddpm_jax.evaluation.results import Result, all_results
@@ -99,12 +99,12 @@ def record_of(workdir: AnyPath, recipe: str | None = None, shown: str | None = N
     files = names_in(workdir / "samples" / shown) if shown else []
     return Record(
         recipe=recipe_name(recipe or recorded_recipe(segments, workdir)),
-        config=training_fields(config) | {"data.path": published(config).data.path},
+        config=training_fields(config) | {"data.path": without_folders(config).data.path},
         step=max(reached),
         images=images,
         segments=[{key: value for key, value in part._asdict().items() if key != "command"} for part in segments],
         measured_step=measured,
-        results={row.name: published_result(row.result) for row in rows if row.step == measured},
+        results={row.name: result_without_folders(row.result) for row in rows if row.step == measured},
         samples=shown and PATHS_IN_NAME.sub(r"\1", shown),
         pictures=[each for each in PICTURES if f"{each}.png" in files],
     )
@@ -137,11 +137,11 @@ def recipe_fields(recipe: str) -> dict[str, Any]:
 
 def training_fields(config: Config) -> dict[str, Any]:
     """The fields that the result of training depends on, as JSON reads them."""
-    flat, free = flatten(published(config)), set(fields_fixed_by("nothing")) - {"train.steps"}
+    flat, free = flatten(without_folders(config)), set(fields_fixed_by("nothing")) - {"train.steps"}
     return json.loads(json.dumps({name: value for name, value in flat.items() if name not in free}))
 
 
-def published_result(result: Result) -> Result:
+def result_without_folders(result: Result) -> Result:
     """A result without the terms by t, and without the folders of paths in its protocol."""
     result = copy.deepcopy({key: value for key, value in result.items() if key != "L_by_t"})
     protocol = result["protocol"]

@@ -13,11 +13,11 @@ from ddpm_jax.config import (
     differences,
     flatten,
     from_json,
-    published,
     split_names,
     to_config_dict,
     to_json,
     to_tree,
+    without_folders,
 )
 from ddpm_jax.config.convert import field_types, section_of
 from ddpm_jax.errors import UserError
@@ -97,12 +97,12 @@ TEXTS_WITHOUT_PLACES = {
 def test_what_is_published_tells_no_folders_of_this_machine():
     texts = [name for name, kind in field_types(Config).items() if kind == str | None]
     secret = section_of(Config, changed(**dict.fromkeys(texts, "/home/alice/secret/x.png,/home/alice/y")))
-    told = flatten(published(secret))
+    told = flatten(without_folders(secret))
     assert {name for name in texts if "alice" in str(told[name])} == TEXTS_WITHOUT_PLACES
-    assert told["data.path"] == "x.png,y" and told["data.cache"] is None
-    assert published(Config()) == Config()
+    assert told["data.path"] == "y" and told["data.cache"] is None
+    assert without_folders(Config()) == Config()
     kept = section_of(Config, changed(**{"sample.guide": "checkpoint:5", "train.start_from": "pretrained:digits"}))
-    assert published(kept) == kept
+    assert without_folders(kept) == kept
 
 
 def test_types_and_values_are_listed_under_the_same_dotted_names():

@@ -32,7 +32,8 @@ def open_folder(data: Data) -> Collection:
     images, left_out = find_images(tree)
     origin = f"data.path={tree.root}"
     if not images:
-        found = f"contains no images, only {summary(left_out)} files" if left_out else "is empty"
+        found = "contains no images" if tree.names or left_out else "is empty"
+        found += f", only {summary(left_out)} files" if left_out else ""
         shards = "".join(
             f" data.source={SOURCES[suffix]} reads {suffix} files." for suffix in left_out.keys() & SOURCES
         )

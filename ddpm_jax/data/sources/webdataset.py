@@ -114,7 +114,7 @@ def _index(shards: Sequence[str], label_column: str | None, origin: str) -> dict
                 # Others, such as captions, can be neither the class nor attributes.
                 rows.append({c: v for c, v in row.items() if isinstance(v, bool) or c in kept or c.lower() in kept})
     if not names:
-        found = f"contains no images, only {abbreviated(without_image)}" if without_image else "is empty"
+        found = "contains no images" + (f", only {abbreviated(without_image)}" if without_image else "")
         raise UserError(f"{origin} {found}; expected members such as 0001.jpg, whose names have no other dot.")
     annotations, others = _annotations(names, rows, list(columns), label_column, origin)
     return {

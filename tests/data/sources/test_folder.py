@@ -123,6 +123,7 @@ def test_a_table_that_is_not_utf8_is_refused(labelled):
 
 def test_missing_and_empty_folders_are_refused(tmp_path):
     write(tmp_path / "empty" / "notes.txt", b"no image")
+    write(tmp_path / "table" / "labels.csv", b"file,label")
     (tmp_path / "nothing").mkdir()
     write(tmp_path / "file.zip", b"no zip")
     write(tmp_path / "one.JPG", b"")
@@ -131,6 +132,7 @@ def test_missing_and_empty_folders_are_refused(tmp_path):
         with pytest.raises(UserError, match=rf"data.path=.*{name} is one image; give its folder"):
             open_folder(data(path=str(tmp_path / name)))
     cases = {None: "is not set", tmp_path / "no": "does not exist", tmp_path / "empty": "contains no images, only"}
+    cases |= {tmp_path / "table": "contains no images; expected PNG"}
     cases |= {tmp_path / "nothing": "is empty; expected PNG", tmp_path / "file.zip": "is not a complete zip"}
     for path, words in cases.items():
         with pytest.raises(UserError, match=f"data.path.*{words}"):

@@ -141,7 +141,7 @@ WHOLE = tar_of({"a/1.png": PNG, "a/1.cls": "0", "a/2.png": PNG, "a/2.cls": "1"})
         (b"", r"a.tar cannot be read as a tar after its beginning \(empty file\)"),
         (b"version https://git-lfs.github.com/spec/v1\n", r"a.tar is only a pointer of Git LFS; run git lfs pull"),
         (tar_of({"1.txt": "a"}), r"contains no images, only 1.txt; expected members such as 0001.jpg"),
-        (tar_of({}), r"is empty; expected members such as 0001.jpg"),
+        (tar_of({}), r"contains no images; expected members such as 0001.jpg"),
         (tar_of({"1.jpg": PNG, "./1.jpg": PNG}), r"a.tar contains 1.jpg twice"),
         (tar_of({"1.jpg": PNG, "1.json": "{"}), r"a.tar: 1.json is not JSON"),
         (tar_of({"1.jpg": PNG, "1.json": "[1]"}), r"a.tar: 1.json is '\[1\]'; expected"),
