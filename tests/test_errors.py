@@ -1,8 +1,16 @@
 import sys
 
+import numpy as np
 import pytest
 
-from ddpm_jax.errors import abbreviated, nearest, printable, program
+from ddpm_jax.errors import UserError, abbreviated, nearest, printable, program, whole_number
+
+
+def test_whole_numbers_may_be_numpys_and_other_values_are_refused():
+    assert whole_number("count", np.int64(3)) == whole_number("count", 3) == 3
+    for value in (2.0, "2", None):
+        with pytest.raises(UserError, match=f"count={value!r} has the wrong type; expected a whole number"):
+            whole_number("count", value)
 
 
 def test_an_unknown_name_gets_similar_names_or_else_all():
