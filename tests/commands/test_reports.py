@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ddpm_jax.commands.reports import Reports, begin_segment
+from ddpm_jax.commands.reports import Reports, begin_segment, describe
 from ddpm_jax.commands.train import diverged
 from ddpm_jax.config import Config, config_of
 from ddpm_jax.errors import TrainingDiverged
@@ -15,6 +15,7 @@ from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.step import empty_metrics
 from ddpm_jax.workdir import Progress, read_progress, write_config, write_progress
 from tests.end_to_end.commands import scalars
+from tests.training.toy import CONFIG, learner_and_step
 
 
 def test_skipped_steps_are_counted_and_many_in_a_row_name_the_last_good_checkpoint(tmp_path, package_log):
@@ -35,6 +36,14 @@ def test_skipped_steps_are_counted_and_many_in_a_row_name_the_last_good_checkpoi
         with pytest.raises(TrainingDiverged, match="at step 8: 3 losses .* last good checkpoint is step 40. Try a new"):
             reports.drain()
     writer.close()
+
+
+@pytest.mark.parametrize(("images", "warned"), [(7, True), (8, False)])
+def test_fewer_images_than_a_batch_are_warned_of(images, warned, tmp_path, package_log):
+    state = learner_and_step(CONFIG)[1]
+    describe(CONFIG, tmp_path / "run", state, images, held=2, start=0)
+    assert f"Images      {images} to train on, 2 held out" in package_log.text
+    assert (f"{images} images are fewer than a batch of 8" in package_log.text) == warned
 
 
 def test_the_command_of_a_segment_can_be_written_whatever_its_bytes(tmp_path, monkeypatch):
