@@ -123,9 +123,9 @@ def test_a_store_that_goes_away_is_one_line_and_nothing_is_lost(undisturbed, buc
 
 def test_of_two_jobs_the_newest_continues(bucket):
     # Long enough that the older job is stopped between two checkpoints.
-    command = (RECIPE, f"--workdir={bucket}", "--config.train.steps=600", "--config.checkpoint.every=300", *LENGTH[2:])
+    command = (RECIPE, f"--workdir={bucket}", "--config.train.steps=300", "--config.checkpoint.every=150", *LENGTH[2:])
     older = start(*command)
-    wait_for_checkpoint(older, bucket, 300)
+    wait_for_checkpoint(older, bucket, 150)
     older.send_signal(signal.SIGSTOP)  # It cannot end before the newer one has begun.
     newer = start(*command)
     code, printed = finish(newer)
@@ -135,5 +135,5 @@ def test_of_two_jobs_the_newest_continues(bucket):
     code, printed = finish(older)
     assert code == 2 and "another job has been at work there since; this one stops" in printed, printed
     assert "Traceback" not in printed
-    assert complete.step == 600
+    assert complete.step == 300
     assert_same_bits(final_state(bucket), complete)
