@@ -140,13 +140,13 @@ def fields_fixed_by(*causes: FixedBy) -> tuple[str, ...]:
 
 def without_folders(config: Config) -> Config:
     """The Config with only the last part of each path that is read, and none that is written, to be published."""
-    places = {name: meaning.place for name, meaning in config_meanings().items() if meaning.place}
-    found = {name: value for name, value in flatten(config).items() if name in places and value is not None}
-    for name, value in found.items():
-        section, field = name.split(".")
-        read = places[name] == "read"
-        inner = dataclasses.replace(getattr(config, section), **{field: Path(value).name if read else None})
-        config = dataclasses.replace(config, **{section: inner})
+    known = config_meanings()
+    for name, value in flatten(config).items():
+        if value is not None and (place := known[name].place):
+            section, field = name.split(".")
+            kept = Path(value).name if place == "read" else None
+            inner = dataclasses.replace(getattr(config, section), **{field: kept})
+            config = dataclasses.replace(config, **{section: inner})
     return config
 
 
