@@ -4,6 +4,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from ddpm_jax.data.sources.prepare_tfds import INSTALL
 from tests.end_to_end.commands import ROOT
 
 
@@ -25,3 +26,7 @@ def test_exact_versions_are_those_that_are_allowed(wanted):
     assert bound.operator == ">=" and lowest == Version(bound.version)
     newest = pinned("requirements.lock", wanted)
     assert newest and all(version in wanted.specifier for version in newest)
+
+
+def test_the_command_that_installs_tensorflow_datasets_names_what_is_listed():
+    assert set(INSTALL.split()[2:]) == {wanted.name for wanted in listed("requirements-tfds.txt")} - {"tensorflow-cpu"}

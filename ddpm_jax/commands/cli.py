@@ -69,7 +69,7 @@ FLAGS
   --config.FIELD=VALUE    sets one field
   --plan.devices=64  --plan.memory=80  --plan.teraflops=200  --plan.price=2.5
                           with --mode=plan: the number of devices to plan for; GiB, TFLOP/s and hourly price of each
-  --plan.target=v5e:4x4   with --mode=plan: a slice of TPUs, which need not exist (pip install -r requirements-tpu.txt)
+  --plan.target=v5e:4x4   with --mode=plan: a slice of TPUs, which need not exist (pip install 'jax[tpu]')
   --help                  this text
 
 FIELDS THAT ARE OFTEN SET

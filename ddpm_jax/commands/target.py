@@ -88,7 +88,7 @@ def target_mesh(target: str) -> Mesh:
         reason = re.sub(r"^\w+: ", "", str(error).splitlines()[0])
         raise UserError(f"--plan.target={target}: {reason}; see cloud.google.com/tpu for the slices.") from error
     except RuntimeError as error:
-        raise UserError("--plan.target needs libtpu: pip install -r requirements-tpu.txt") from error
+        raise UserError("--plan.target needs libtpu: pip install 'jax[tpu]'") from error
     return data_mesh(topology.devices)
 
 

@@ -349,7 +349,7 @@ class Log:
     profile: tuple[int, ...] = field(
         (), "First and last step to trace into <workdir>/plugins/profile for XProf; () for none."
     )
-    wandb: bool = field(False, "Also send curves and images to Weights & Biases (requirements-wandb.txt).")
+    wandb: bool = field(False, "Also send curves and images to Weights & Biases (needs the package wandb).")
     wandb_project: str = field("ddpm_jax", "Project on Weights & Biases.")
 
 

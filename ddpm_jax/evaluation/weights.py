@@ -113,8 +113,8 @@ def convert(pickled: Path, target: Path) -> None:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(
-            f"{pickled} is in PyTorch's format, and converting it needs torch: pip install -r requirements-peers.txt "
-            "(or convert it where torch is installed, and give the .safetensors file as weights)."
+            f"{pickled} is in PyTorch's format, and converting it needs torch: pip install torch (or "
+            "convert it where torch is installed, and give the .safetensors file as weights)."
         ) from error
     try:
         tensors = torch.load(pickled, map_location="cpu", weights_only=True)

@@ -148,7 +148,7 @@ def import_wandb() -> Any:
     try:
         import wandb  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
-        raise UserError("log.wandb=True needs the wandb package: pip install -r requirements-wandb.txt") from error
+        raise UserError("log.wandb=True needs the wandb package: pip install wandb") from error
     return wandb
 
 

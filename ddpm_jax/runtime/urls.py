@@ -108,8 +108,8 @@ def check_folder(url: AnyPath) -> None:
         try:
             files, root = filesystem(url)
         except ImportError as error:
-            package = "-r requirements-cloud.txt" if scheme == "gs" else SCHEMES[scheme]
-            raise UserError(f"{url} needs the package {SCHEMES[scheme]}: pip install {package}") from error
+            package = SCHEMES[scheme]
+            raise UserError(f"{url} needs the package {package}: pip install {package}") from error
         try:
             if files.isfile(root):
                 raise UserError(f"{url} is a file; give a folder.")

@@ -50,7 +50,7 @@ def test_curves_over_images_seen_continue_in_a_resumed_run(tmp_path):
 
 def test_without_wandb_the_message_gives_the_remedy(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
-    with pytest.raises(UserError, match="pip install -r requirements-wandb.txt"):
+    with pytest.raises(UserError, match="pip install wandb"):
         WeightsAndBiases(tmp_path, "project", {}, "0123abcd")
 
 

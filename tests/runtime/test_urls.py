@@ -172,9 +172,7 @@ def test_a_command_with_such_a_workdir_ends_with_one_line(mode, url, emulator, c
     assert len([line for line in printed if url in line]) == 1 and not any("Traceback" in line for line in printed)
 
 
-@pytest.mark.parametrize(
-    ("url", "remedy"), [("gs://x/y", "-r requirements-cloud.txt"), ("s3://x/y", "s3fs"), ("az://x/y", "adlfs")]
-)
+@pytest.mark.parametrize(("url", "remedy"), [("gs://x/y", "gcsfs"), ("s3://x/y", "s3fs"), ("az://x/y", "adlfs")])
 def test_the_missing_package_of_a_store_is_named(url, remedy, monkeypatch):
     def missing(url):
         raise ImportError("Please install it")

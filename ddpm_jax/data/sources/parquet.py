@@ -137,7 +137,7 @@ def _open(shard: Shard) -> Any:
     try:
         from pyarrow import parquet
     except ImportError as error:
-        raise UserError("Parquet files need pyarrow; install it: pip install -r requirements-parquet.txt") from error
+        raise UserError("Parquet files need pyarrow; install it: pip install pyarrow") from error
     try:
         return parquet.ParquetFile(shard.path)
     except DAMAGED as error:

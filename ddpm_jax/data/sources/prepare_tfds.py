@@ -12,6 +12,9 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+INSTALL = "pip install tensorflow tensorflow-datasets importlib_resources beautifulsoup4"
+"""The packages of requirements-tfds.txt, for an installed package, which comes without that file."""
+
 TRIES = 4
 """Attempts at a download; the default of ten takes minutes to fail without a network."""
 
@@ -31,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         import tensorflow_datasets  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        print(f"{error.name} is not installed: pip install -r requirements-tfds.txt")
+        print(f"{error.name} is not installed: {INSTALL}")
         return 2
     data_dir = Path(flags.data_dir).expanduser()
     with redirect_stdout(sys.stderr):  # Only the result goes to standard output.

@@ -17,6 +17,7 @@ from pathlib import Path
 from ddpm_jax.config.sections import Data
 from ddpm_jax.data.collection import Collection
 from ddpm_jax.data.sources.array_record import open_array_record
+from ddpm_jax.data.sources.prepare_tfds import INSTALL
 from ddpm_jax.errors import UserError, shell_command
 from ddpm_jax.runtime.signals import POLL_S, raise_if_stopped
 
@@ -72,9 +73,9 @@ def _prepare(place: Path, name: str) -> None:
     missing = [package for package in NEEDED if importlib.util.find_spec(package) is None]
     if missing:
         raise UserError(
-            f"data.name={name!r} is not prepared in {place}, and {missing[0]} is not installed to prepare it; pip "
-            f"install -r requirements-tfds.txt (in a separate environment if you like, running {suggested} there), or "
-            "set data.path to the images."
+            f"data.name={name!r} is not prepared in {place}, and {missing[0]} is not installed to prepare it; "
+            f"{INSTALL} (in a separate environment if you like, running {suggested} there), or set data.path to the "
+            "images."
         )
     code, printed = _run([sys.executable, "-m", PREPARE, name, "--data_dir", str(place)])
     if code:

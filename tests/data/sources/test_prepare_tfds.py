@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from ddpm_jax.data.sources.prepare_tfds import main
+from ddpm_jax.data.sources.prepare_tfds import INSTALL, main
 
 
 @pytest.fixture(autouse=True)
@@ -14,7 +14,7 @@ def environment(monkeypatch):
 def test_without_tensorflow_datasets_the_command_to_install_it_is_printed(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     assert main(["mnist"]) == 2
-    assert capsys.readouterr().out == ("tensorflow_datasets is not installed: pip install -r requirements-tfds.txt\n")
+    assert capsys.readouterr().out == f"tensorflow_datasets is not installed: {INSTALL}\n"
 
 
 @pytest.mark.parametrize("failure", [None, "no network"])
