@@ -128,7 +128,7 @@ def run_steps(
             if not monitors.run(start, state):
                 return stop_requested()
         batches = reports.throughput.timed(prefetch(load, range(start, last)))
-        batches = progress(batches, "Training", total=last, done=start, note=reports.note)
+        batches = progress(batches, "Training", "steps", total=last, done=start, note=reports.note)
         for done, batch in enumerate(batches, start + 1):
             if done <= start + 2:  # What compiling took; what the first step took.
                 release_memory()

@@ -88,7 +88,7 @@ def ask_of_each(ask: Callable[[int], str], rows: Int[np.ndarray, "M"], label: st
     chunks = (rows[start : start + ASKED].tolist() for start in range(0, len(rows), ASKED))
     with ThreadPoolExecutor(ASKING) as pool:
         answers = map_ahead(partial(pool.submit, lambda chunk: list(map(ask, chunk))), chunks, 2 * ASKING)
-        yield from progress((answer for chunk in answers for answer in chunk), label, total=len(rows))
+        yield from progress((answer for chunk in answers for answer in chunk), label, "images", total=len(rows))
 
 
 def decode_all(
@@ -103,7 +103,7 @@ def decode_all(
     with _workers(collection, how, len(rows)) as submit:
         chunks = map_ahead(submit, (rows[start : start + CHUNK].tolist() for start in starts), AHEAD * usable_cpus())
         decoded = enumerate(image for chunk in chunks for image in chunk)
-        for place, image in progress(decoded, f"Reading {collection.origin}", total=len(rows)):
+        for place, image in progress(decoded, f"Reading {collection.origin}", "images", total=len(rows)):
             if isinstance(image, Failure):
                 unreadable[printable(collection.names[int(rows[place])])] = image
                 if not list_unreadable:

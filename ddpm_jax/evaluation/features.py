@@ -101,7 +101,7 @@ def iter_features(extractor: Extractor, images: Any, progress_label: str) -> Ite
     images: an object with a length whose slices are arrays of pixels, such as a memory-mapped file.
     """
     count, size = len(images), BATCH * jax.local_device_count()
-    for start in progress(range(0, count, size), progress_label, total=-(-count // size)):
+    for start in progress(range(0, count, size), progress_label, "batches", total=-(-count // size)):
         batch = np.asarray(images[np.arange(start, min(start + size, count))])
         # Padding the last batch lets one compiled shape serve all.
         padded = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])

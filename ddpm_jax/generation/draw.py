@@ -210,7 +210,7 @@ def run_batches(
     count, size = batches.stop, batches.step
     remaining, done = range(start, count, size), start // size
     if progress_label is not None:
-        remaining = progress(remaining, progress_label, total=done + len(remaining), done=done)
+        remaining = progress(remaining, progress_label, "batches", total=done + len(remaining), done=done)
     for first in remaining:
         raise_if_stopped()
         indices = np.arange(first, first + size)

@@ -190,7 +190,7 @@ def shown_grid(config: Config, pixels: Pixels) -> Picture:
 
 def write_images(folder: Path, pixels: Pixels) -> None:
     """Writes PNG files, and one array in the format of ADM's evaluation."""
-    write_files(folder / "images", progress(pixels, "Writing PNG files", total=len(pixels)))
+    write_files(folder / "images", progress(pixels, "Writing PNG files", "images", total=len(pixels)))
     np.savez(folder / "samples.npz", pixels)
 
 

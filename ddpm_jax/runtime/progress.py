@@ -18,36 +18,36 @@ logger = logging.getLogger(__name__)
 
 
 def progress(
-    items: Iterable[T], label: str, *, total: int, done: int = 0, note: Callable[[], str] = lambda: ""
+    items: Iterable[T], label: str, unit: str, *, total: int, done: int = 0, note: Callable[[], str] = lambda: ""
 ) -> Iterator[T]:
     """Yields the items and shows how many of `total` are done, `done` of them before the start.
 
-    note: a few words for the end of the line, such as the loss. Raises Stopped between two items after a signal to stop
-    (signals.py).
+    unit: the name of the items, such as "steps"; note: a few words for the end of the line, such as the loss. Raises
+    Stopped between two items after a signal to stop (signals.py).
     """
     shown = _bar if sys.stderr.isatty() and logger.isEnabledFor(logging.INFO) else _lines
     with polling():
         raise_if_stopped()
-        for item in shown(items, label, total, done, note):
+        for item in shown(items, label, unit, total, done, note):
             yield item
             raise_if_stopped()
 
 
-def _bar(items: Iterable[T], label: str, total: int, done: int, note: Callable[[], str]) -> Iterator[T]:
-    with tqdm(items, label, total=total, initial=done, dynamic_ncols=True, smoothing=0.1) as bar:
+def _bar(items: Iterable[T], label: str, unit: str, total: int, done: int, note: Callable[[], str]) -> Iterator[T]:
+    with tqdm(items, label, total=total, unit=f" {unit}", initial=done, dynamic_ncols=True, smoothing=0.1) as bar:
         for item in bar:
             yield item
             bar.set_postfix_str(note(), refresh=False)
 
 
-def _lines(items: Iterable[T], label: str, total: int, done: int, note: Callable[[], str]) -> Iterator[T]:
+def _lines(items: Iterable[T], label: str, unit: str, total: int, done: int, note: Callable[[], str]) -> Iterator[T]:
     start = last = time.monotonic()
     for count, item in enumerate(items, start=done + 1):
         yield item
         now = time.monotonic()
         if now - last >= LINE_EVERY_S and count < total:
             remaining = (now - start) / (count - done) * (total - count)
-            words = ", ".join(filter(None, (f"{count} of {total}", f"{duration(remaining)} left", note())))
+            words = ", ".join(filter(None, (f"{count} of {total} {unit}", f"{duration(remaining)} left", note())))
             logger.info("%s: %s", label, words)
             last = now
 

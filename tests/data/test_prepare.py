@@ -95,8 +95,8 @@ def test_a_signal_cancels_the_images_that_are_not_yet_being_decoded(photos, tmp_
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_workers_exit_when_their_parent_is_stopped(photos, tmp_path, monkeypatch, number):
-    def stopping(items, label, **options):
-        for item in progress(items, label, **options):
+    def stopping(items, label, unit, **options):
+        for item in progress(items, label, unit, **options):
             yield item
             if label.startswith("Reading"):
                 os.kill(os.getpid(), number)

@@ -138,7 +138,7 @@ def test_a_returned_exit_code_is_passed_on(returned, code):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_logged_once_by_nested_commands(number, capsys):
     def loop() -> None:
-        for _ in progress(range(2), "Work", total=2):
+        for _ in progress(range(2), "Work", "items", total=2):
             os.kill(os.getpid(), number)
 
     assert exit_code(lambda: exit_code(loop)) == 128 + number

@@ -13,9 +13,9 @@ def test_progress_logs_plain_lines_without_a_terminal(monkeypatch, caplog):
     monkeypatch.setattr("ddpm_jax.runtime.progress.LINE_EVERY_S", 0.02)
     logging.getLogger("ddpm_jax").propagate = True
     with caplog.at_level(logging.INFO):
-        items = list(progress((time.sleep(0.015) or i for i in range(8)), "Work", total=10, done=2, note=lambda: "ok"))
-    assert items == list(range(8))
-    assert "Work: " in caplog.text and " of 10, 0:00 left, ok" in caplog.text
+        slow = (time.sleep(0.015) or i for i in range(8))
+        assert list(progress(slow, "Work", "items", total=10, done=2, note=lambda: "ok")) == list(range(8))
+    assert "Work: " in caplog.text and " of 10 items, 0:00 left, ok" in caplog.text
 
 
 @pytest.mark.parametrize("terminal", [False, True])
@@ -28,7 +28,7 @@ def test_progress_closes_its_iterator_when_the_loop_breaks(monkeypatch, terminal
 
     closed = []
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
-    for item in progress(items(), "Work", total=9):
+    for item in progress(items(), "Work", "items", total=9):
         if item == 2:
             break
     assert closed == [True]

@@ -68,7 +68,7 @@ def run(program: str, *argv: str) -> subprocess.CompletedProcess[str]:
 def test_a_loop_ends_between_two_items(number):
     seen = []
     with pytest.raises(Stopped) as caught, stoppable():
-        for item in progress(range(5), "Work", total=5):
+        for item in progress(range(5), "Work", "items", total=5):
             if item == 2:
                 interrupt(number)
             seen.append(item)
@@ -78,7 +78,7 @@ def test_a_loop_ends_between_two_items(number):
 def test_a_signal_before_a_loop_stops_it_at_its_start():
     with stoppable(), pytest.raises(Stopped):
         interrupt(signal.SIGTERM)
-        for _ in progress(range(5), "Work", total=5):
+        for _ in progress(range(5), "Work", "items", total=5):
             raise AssertionError("The first item was yielded.")
 
 
@@ -87,7 +87,7 @@ def test_deferred_work_is_never_interrupted_and_can_read_the_flag(number):
     with stoppable():
         with deferred():
             assert stop_requested() is None
-            assert list(progress((interrupt(number) or i for i in range(1)), "Work", total=1)) == [0]
+            assert list(progress((interrupt(number) or i for i in range(1)), "Work", "items", total=1)) == [0]
             raise_if_stopped()
             assert stop_requested() == number
         with pytest.raises(Stopped):
@@ -158,7 +158,7 @@ def test_a_loop_in_another_thread_leaves_ctrl_c_unchanged():
     inside, leave = threading.Event(), threading.Event()
 
     def work() -> None:
-        for _ in progress(range(1), "Work", total=1):
+        for _ in progress(range(1), "Work", "items", total=1):
             inside.set()
             leave.wait(20)
 
@@ -221,7 +221,7 @@ def work():
     gc.collect()
     gc.callbacks.remove(collected)
     print("swallowed", flush=True)
-    for _ in progress(range(9), "Work", total=9):
+    for _ in progress(range(9), "Work", "items", total=9):
         print("continued")
 sys.exit(exit_code(work))
 """

@@ -17,11 +17,11 @@ from ddpm_jax.training.preemption import Preemption
 def test_a_signal_stops_training_only_at_the_end_of_the_step(number):
     before, steps = signal.getsignal(number), []
     with Preemption() as preemption:
-        for step in progress(range(1, 9), "Training", total=8):
+        for step in progress(range(1, 9), "Training", "steps", total=8):
             steps.append(step)
             if step == 3:
                 os.kill(os.getpid(), number)
-            assert list(progress(range(2), "Validating", total=2)) == [0, 1]
+            assert list(progress(range(2), "Validating", "batches", total=2)) == [0, 1]
             if preemption.agreed(step):
                 break
     assert steps == [1, 2, 3] and preemption.requested == number
@@ -34,7 +34,7 @@ def test_a_signal_before_the_first_step_stops_training_after_it():
         with Preemption() as preemption:
             assert preemption.agreed(1)
         with pytest.raises(Stopped):
-            list(progress([], "Sampling", total=0))
+            list(progress([], "Sampling", "batches", total=0))
 
 
 class OtherProcesses:

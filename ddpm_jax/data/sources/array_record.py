@@ -186,7 +186,7 @@ def _state(shard: str) -> str:
 @cache
 def _checksums_of_ends(shards: tuple[str, ...]) -> list[str]:
     with ThreadPoolExecutor(THREADS) as pool:
-        return list(progress(pool.map(_checksum_of_end, shards), "Comparing the shards", total=len(shards)))
+        return list(progress(pool.map(_checksum_of_end, shards), "Comparing the shards", "shards", total=len(shards)))
 
 
 def _checksum_of_end(shard: str) -> str:
@@ -243,7 +243,7 @@ def _scan(reader: RecordReader, label_column: str | None, origin: str) -> dict[s
     names = [name for name in sorted(first) if name.startswith(ATTRIBUTE)]
     count = reader.ends[-1]
     attributes, labels = np.zeros((count, len(names)), np.int64), []
-    for number in progress(range(count), f"Reading the labels of {origin}", total=count):
+    for number in progress(range(count), f"Reading the labels of {origin}", "records", total=count):
         try:
             features = reader.features(number)
         except (ValueError, OSError) as error:

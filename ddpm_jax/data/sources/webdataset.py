@@ -99,7 +99,7 @@ def _index(shards: Sequence[str], label_column: str | None, origin: str) -> dict
     places, names, without_image, rows = [], [], [], []
     columns: dict[str, None] = {}
     kept = {label_column} if label_column else {CLS, *CLASS_COLUMNS}
-    for number, shard in enumerate(progress(shards, f"Listing {origin}", total=len(shards))):
+    for number, shard in enumerate(progress(shards, f"Listing {origin}", "shards", total=len(shards))):
         tar = Path(shard).name
         with open(shard, "rb") as file:
             for key, sample in _samples(file, shard).items():
