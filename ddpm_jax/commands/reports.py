@@ -15,6 +15,7 @@ from jaxtyping import Array, Int
 
 from ddpm_jax.commands.cost import StepCost
 from ddpm_jax.config import Config, flatten, to_json
+from ddpm_jax.config.advice import before_training
 from ddpm_jax.errors import TrainingDiverged, printable, shell_command
 from ddpm_jax.reporting.memory import memory_in_use, size_in_words
 from ddpm_jax.reporting.profile import Profile
@@ -121,7 +122,7 @@ def _plain(value: Any) -> str | int | float:
 
 
 def describe(config: Config, workdir: AnyPath, state: TrainState, train: int, held: int, start: int) -> None:
-    """Logs the workdir, the devices and the sizes when training starts."""
+    """Logs the workdir, the devices, the sizes and warnings when training starts."""
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     lines = {
         "Workdir": workdir,
@@ -133,13 +134,8 @@ def describe(config: Config, workdir: AnyPath, state: TrainState, train: int, he
     }
     for name, value in lines.items():
         logger.info(LINE, name, value)
-    if train < config.data.batch_size:
-        logger.warning(
-            "%d images are fewer than a batch of %d: a long training learns them by heart. Use more images, or "
-            "configs/small_folder.py, which augments them.",
-            train,
-            config.data.batch_size,
-        )
+    for line in before_training(config, train) if jax.process_index() == 0 else ():
+        logger.warning("%s", line)
     logger.debug("Parameters:\n%s", get_parameter_overview(state.params, include_stats=False))
 
 

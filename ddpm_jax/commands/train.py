@@ -22,7 +22,7 @@ from ddpm_jax.commands.monitors import Monitors, build_monitors, comparison_conf
 from ddpm_jax.commands.reports import Reports, begin_segment, describe, describe_step, open_writer, summarise
 from ddpm_jax.commands.start_from import first_params, open_source, with_params
 from ddpm_jax.config import Config, to_tree
-from ddpm_jax.config.advice import after_divergence, before_training
+from ddpm_jax.config.advice import after_divergence
 from ddpm_jax.data.batches import Batch, prefetch
 from ddpm_jax.data.dataset import hold_out
 from ddpm_jax.data.open import open_dataset
@@ -174,8 +174,6 @@ def check_before_start(config: Config, workdir: AnyPath, mesh: Mesh) -> None:
             "out, or choose another --workdir."
         )
     check_divisible(mesh, config.data.batch_size, config.train.accumulate, "data.batch_size")
-    for line in before_training(config) if jax.process_index() == 0 else ():
-        logger.warning("%s", line)
     if config.evaluate.every:
         light_config(config)
     if config.log.preview_every and config.log.preview_samplers:

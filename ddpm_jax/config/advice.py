@@ -3,10 +3,15 @@
 from ddpm_jax.config.sections import Config
 
 
-def before_training(config: Config) -> list[str]:
-    """Warnings when training starts."""
+def before_training(config: Config, images: int) -> list[str]:
+    """Warnings when training on this many images starts."""
     optimizer, steps = config.optimizer, config.train.steps
     lines = before_sampling(config)
+    if images < config.data.batch_size:
+        lines.append(
+            f"{images} images are fewer than a batch of {config.data.batch_size}: a long training learns them by "
+            "heart. Use more images, or configs/small_folder.py, which augments them."
+        )
     if optimizer.warmup > steps:
         lines.append(
             f"optimizer.warmup={optimizer.warmup} is longer than train.steps={steps}, so the learning rate stays below "

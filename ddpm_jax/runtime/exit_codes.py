@@ -76,7 +76,7 @@ def exit_code(work: Callable[[], int | None]) -> int:
         return _machine_failure(error)
     except (Stopped, KeyboardInterrupt) as stop:
         number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
-        logger.warning("Stopped by %s.", signal.Signals(number).name)
+        logger.info("Stopped by %s.", signal.Signals(number).name)
         return 128 + number
 
 

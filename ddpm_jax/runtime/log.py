@@ -11,11 +11,12 @@ logger = logging.getLogger("ddpm_jax")
 
 
 class Terminal(logging.Handler):
-    """Writes to standard error, above a progress bar if there is one."""
+    """Writes to standard error, above a progress bar if there is one, and marks warnings."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        mark = "Warning: " if record.levelno == logging.WARNING else ""
         with suppress(OSError):  # A closed terminal.
-            tqdm.write(self.format(record), file=sys.stderr)
+            tqdm.write(mark + self.format(record), file=sys.stderr)
 
 
 class LogFile(logging.FileHandler):

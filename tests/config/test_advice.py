@@ -36,24 +36,24 @@ def config(**sections):
 @pytest.mark.parametrize("name", DOUBTFUL)
 def test_a_doubtful_configuration_gets_one_line(name):
     sections, words = DOUBTFUL[name]
-    (line,) = before_training(config(**sections))
+    (line,) = before_training(config(**sections), images=900)
     assert re.search(words, line) and "\n" not in line
 
 
 @pytest.mark.parametrize("name", SOUND)
 def test_a_sound_configuration_gets_none(name):
-    assert before_training(config(**SOUND[name])) == []
+    assert before_training(config(**SOUND[name]), images=900) == []
 
 
 def test_recipes_get_none():
     for path in RECIPES.glob("*.py"):
         for variant in ("", ":smoke"):
-            assert before_training(config_of(load_recipe(f"{path}{variant}"))) == []
+            assert before_training(config_of(load_recipe(f"{path}{variant}")), images=900) == []
 
 
 def test_only_guidance_matters_when_images_are_sampled():
     sections = {"optimizer": {"warmup": 901}} | DOUBTFUL["guidance"][0]
-    assert len(before_training(config(**sections))) == 2
+    assert len(before_training(config(**sections), images=900)) == 2
     assert len(before_sampling(config(**sections))) == 1
 
 

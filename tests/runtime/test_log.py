@@ -24,10 +24,11 @@ def test_the_terminal_shows_messages_and_the_file_also_details(tmp_path, capsys)
     start_log(tmp_path / "train.log")
     logger.info("hello")
     logger.debug("a detail")
+    logger.warning("no disk")
     start_log()
-    assert capsys.readouterr().err == "hello\n"
+    assert capsys.readouterr().err == "hello\nWarning: no disk\n"
     text = (tmp_path / "train.log").read_text()
-    assert "INFO hello" in text and "DEBUG a detail" in text
+    assert "INFO hello" in text and "DEBUG a detail" in text and "WARNING no disk" in text
 
 
 def test_an_unwritable_log_file_writes_nothing_to_the_terminal(capsys):
