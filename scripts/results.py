@@ -29,7 +29,14 @@ def main() -> None:
     if not flags.docs.is_dir():
         raise UserError(f"--docs={flags.docs} is not a folder; give the docs/ of a checkout.")
     if flags.command == "add":
-        add(as_path(flags.run, "RUN"), flags.name, flags.docs, recipe=flags.recipe, samples=flags.samples)
+        add(
+            as_path(flags.run, "RUN"),
+            flags.name,
+            flags.docs,
+            recipe=flags.recipe,
+            samples=flags.samples,
+            note=flags.note,
+        )
     text = page(flags.docs)
     with staged(flags.docs / "results.md") as partial:
         partial.write_text(text, encoding="utf-8")
@@ -48,6 +55,7 @@ def checked_flags() -> argparse.Namespace:
     adding.add_argument("--name", required=True, help="of the entry: lower-case letters, digits and hyphens")
     adding.add_argument("--recipe", metavar="FILE[:VARIANT]", help="the recipe of a run that has not recorded it")
     adding.add_argument("--samples", metavar="FOLDER", help="the folder in RUN/samples/ to show, if there are several")
+    adding.add_argument("--note", default="", help="a sentence to show with it, such as the credit for the images")
     commands.add_parser("render", help="write the page", allow_abbrev=False)
     return parser.parse_args()
 

@@ -16,7 +16,7 @@ INTRODUCTION = """\
 # Results
 
 Runs of the recipes that were trained here, and what they measured. This page is rendered from `docs/results/*.json`,
-which `scripts/results.py` copies from the files of the runs; nothing in it is written by hand.
+which `scripts/results.py` copies from the files of the runs; only notes are written by hand.
 
 Reproduced here: *yes*, if a run of the whole recipe, as it is now, went to its end; *in part*, if a run differs from
 the recipe in the fields that are listed; *no*, if there is no run. A run with another seed is one of the same recipe.
@@ -88,6 +88,8 @@ def distances(record: Record) -> str:
 def section(name: str, record: Record, recipe: dict[str, Any]) -> str:
     """A record: how the run was trained, its metrics with their protocols, and its pictures."""
     parts = [f"## {name}\n", table([["", ""], *facts(record, recipe)]), f"    {command(name, record, recipe)}\n"]
+    if record.note:
+        parts.append(f"{record.note}\n")
     if record.results:
         rows = [Row(record.measured_step or 0, each, result) for each, result in record.results.items()]
         parts += [table(table_cells(rows)), f"{protocols(record)} [{name}.json](results/{name}.json) holds all.\n"]

@@ -54,17 +54,22 @@ class Record(NamedTuple):
     """The name of the folder of samples that the pictures are from, without paths."""
     pictures: list[str]
     """Those of PICTURES that there are."""
+    note: str = ""
+    """A sentence of whoever added the run, such as the credit for its images."""
 
 
-def add(workdir: AnyPath, name: str, docs: Path, *, recipe: str | None = None, samples: str | None = None) -> None:
+def add(
+    workdir: AnyPath, name: str, docs: Path, *, recipe: str | None = None, samples: str | None = None, note: str = ""
+) -> None:
     """Writes the record of a run, and its pictures.
 
-    recipe: for a run that has not recorded it; samples: a folder in <workdir>/samples/, for a run with several.
+    recipe: for a run that has not recorded it; samples: a folder in <workdir>/samples/, for a run with several;
+    note: as in the record.
     """
     if not NAME.fullmatch(name):
         raise UserError(f"--name={name} should be lower-case letters, digits and hyphens, such as cifar10-small.")
     shown = chosen_samples(workdir, samples)
-    record = record_of(workdir, recipe, shown)
+    record = record_of(workdir, recipe, shown)._replace(note=note)
     contents = {each: (workdir / "samples" / str(shown) / f"{each}.png").read_bytes() for each in record.pictures}
     for each, content in contents.items():
         if len(content) > LARGEST_PICTURE:

@@ -102,13 +102,18 @@ def test_every_recipe_is_listed_and_without_a_run_is_not_reproduced(docs):
 
 
 def test_a_run_of_the_whole_recipe_reproduces_it(docs, run):
-    add(run, "whole-run", docs)
+    add(run, "whole-run", docs, note="Images: UCI (CC BY 4.0).")
     text = page(docs)
     assert row_of(text, "digits") == (
         "| [digits](../configs/digits.py) | yes | [whole-run](#whole-run) | FID-pixels 0.25 |"
     )
     assert "115,200: each of the 1,617 training images 71.2 times" in text
-    assert "| 60.0 minutes |" in text and "| `c0`, then `c400` |" in text and "| 2 x tpu, jax 0.12.0 |" in text
+    assert (
+        "\nImages: UCI (CC BY 4.0).\n" in text
+        and "| 60.0 minutes |" in text
+        and "| `c0`, then `c400` |" in text
+        and "| 2 x tpu, jax 0.12.0 |" in text
+    )
     assert "![Samples of whole-run: strip](pictures/results/whole-run-strip.png)" in text
     assert [path.read_bytes() for path in sorted((docs / "pictures" / "results").iterdir())] == [
         (run / "samples" / "900-ddim" / f"{each}.png").read_bytes() for each in ("grid", "strip")
