@@ -92,7 +92,7 @@ def options() -> str:
 
 def in_words(hint: Any) -> str:
     """The valid values of a field, in words."""
-    from ddpm_jax.config.checks import TYPE_NAMES, value_type, without_none
+    from ddpm_jax.config.field_types import TYPE_NAMES, value_type, without_none
     from ddpm_jax.config.fields import Range
 
     hint, optional = without_none(hint)

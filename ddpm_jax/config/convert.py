@@ -10,7 +10,8 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from ddpm_jax.config.checks import checked, value_type, without_none
+from ddpm_jax.config.checks import checked
+from ddpm_jax.config.field_types import value_type, without_none
 from ddpm_jax.config.fields import FixedBy, Meaning, meanings
 from ddpm_jax.config.sections import Config
 from ddpm_jax.errors import UserError, nearest
