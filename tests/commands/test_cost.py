@@ -7,7 +7,7 @@ import pytest
 
 from ddpm_jax.builders import param_shapes
 from ddpm_jax.commands.cost import bytes_of, count_flops, sent_bytes, state_bytes
-from ddpm_jax.commands.plan import OneDevice
+from ddpm_jax.commands.one_device import OneDevice
 from ddpm_jax.network.winograd import winograd_conv
 from ddpm_jax.runtime.devices import abstract_mesh
 from tests.training.toy import CONFIG, config_with

@@ -6,13 +6,12 @@ import jax
 import pytest
 
 from ddpm_jax.commands.cost import USABLE, LinearModel, StepCost, bytes_of, state_bytes
+from ddpm_jax.commands.one_device import OneDevice, memory_model
 from ddpm_jax.commands.plan import (
-    OneDevice,
     PlanOptions,
     extra_bytes,
     kept_checkpoints,
     memory_in_words,
-    memory_model,
     microbatches_that_fit,
     plan,
     snapshots_in_words,
@@ -166,7 +165,8 @@ def test_a_plan_times_a_step_here(capsys):
 
 
 def test_a_plan_omits_what_does_not_fit_or_is_not_reported(capsys, monkeypatch):
-    monkeypatch.setattr("ddpm_jax.commands.plan.device_limit", lambda: 1000)
+    for module in ("plan", "one_device"):
+        monkeypatch.setattr(f"ddpm_jax.commands.{module}.device_limit", lambda: 1000)
     lines = lines_of(config_with(data={"batch_size": 2}), capsys)
     assert lines["Fits"].startswith("no: not one image") and lines["Speed"].startswith("not timed")
     assert "Time" not in lines

@@ -11,7 +11,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ddpm_jax.commands import cli
-from ddpm_jax.commands.plan import OneDevice
+from ddpm_jax.commands.one_device import OneDevice
 from ddpm_jax.config import config_of, load_recipe
 from ddpm_jax.data.batches import random_batch
 from ddpm_jax.data.open import open_dataset

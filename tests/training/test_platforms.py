@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import AbstractDevice, AbstractMesh
 
 from ddpm_jax.builders import build_learner
-from ddpm_jax.commands.plan import OneDevice
+from ddpm_jax.commands.one_device import OneDevice
 from ddpm_jax.config import Config, config_of, load_recipe
 from ddpm_jax.data.batches import Batch
 from ddpm_jax.runtime.compilation import DETERMINISTIC, jit
