@@ -94,8 +94,9 @@ def section(name: str, record: Record, recipe: dict[str, Any]) -> str:
         rows = [Row(record.measured_step or 0, each, result) for each, result in record.results.items()]
         parts += [table(table_cells(rows)), f"{protocols(record)} [{name}.json](results/{name}.json) holds all.\n"]
     for each in record.pictures:
-        parts.append(f"![Samples of {name}: {each}](pictures/results/{name}-{each}.png)\n")
-    if record.pictures:
+        shown = "Loss" if each == "loss" else "Samples"
+        parts.append(f"![{shown} of {name}: {each}](pictures/results/{name}-{each}.png)\n")
+    if record.samples:
         parts.append(f"Samples of the run: `{record.samples}`.\n")
     return "\n".join(parts)
 

@@ -1,6 +1,6 @@
 """The record of a run, docs/results/<name>.json: how it was trained and what it measured, from its own files.
 
-    config.json  data.json  progress.json  evaluation/<step>.json  samples/<folder>/*.png
+    config.json  data.json  progress.json  events.*  evaluation/<step>.json  samples/<folder>/*.png
 
 A record is published, so of paths on the machine that trained the run it keeps the last part only. Names hold no more
 of a guide's path (generation/guides.py). But those of samples hold the whole paths of images that they were made from,
@@ -20,6 +20,7 @@ from ddpm_jax.config import Config, config_of, fields_fixed_by, flatten, load_re
 from ddpm_jax.config.recipes import RECIPES
 from ddpm_jax.errors import UserError, abbreviated, nearest, shell_command
 from ddpm_jax.evaluation.results import Result, all_results
+from ddpm_jax.reporting.charts import line_chart
 from ddpm_jax.runtime.files import staged
 from ddpm_jax.runtime.urls import AnyPath, names_in
 from ddpm_jax.training.checkpoint import checkpoint_steps
@@ -27,6 +28,8 @@ from ddpm_jax.workdir import Segment, checkpoint_folder, images_trained_on, read
 
 PICTURES = ("grid", "strip", "stages")
 """Pictures in a folder of samples that a record shows."""
+CURVES = ("train/loss", "validation/loss_ema")
+"""The curves in TensorBoard that a record shows."""
 LARGEST_PICTURE = 2**21
 """Bytes; a picture stays in the repository for good."""
 PATHS_IN_NAME = re.compile(r"-(?:images|originals|mask)-.*?((?:-of)?(?:-[0-9a-f]{8})*)$")
@@ -53,7 +56,7 @@ class Record(NamedTuple):
     samples: str | None
     """The name of the folder of samples that the pictures are from, without paths."""
     pictures: list[str]
-    """Those of PICTURES that there are."""
+    """Those of PICTURES that there are, and "loss" for the chart of CURVES."""
     note: str = ""
     """A sentence of whoever added the run, such as the credit for its images."""
 
@@ -69,8 +72,9 @@ def add(
     if not NAME.fullmatch(name):
         raise UserError(f"--name={name} should be lower-case letters, digits and hyphens, such as cifar10-small.")
     shown = chosen_samples(workdir, samples)
-    record = record_of(workdir, recipe, shown)._replace(note=note)
+    record, curves = record_of(workdir, recipe, shown), loss_curves(workdir)
     contents = {each: (workdir / "samples" / str(shown) / f"{each}.png").read_bytes() for each in record.pictures}
+    record = record._replace(note=note, pictures=record.pictures + ["loss"] * bool(curves))
     for each, content in contents.items():
         if len(content) > LARGEST_PICTURE:
             raise UserError(
@@ -80,10 +84,12 @@ def add(
     folder = docs / "pictures" / "results"
     for needed in (folder, docs / "results"):
         needed.mkdir(parents=True, exist_ok=True)
-    for each in PICTURES:
+    for each in (*PICTURES, "loss"):
         (folder / f"{name}-{each}.png").unlink(missing_ok=True)
-        if each in contents:
-            (folder / f"{name}-{each}.png").write_bytes(contents[each])
+    for each, content in contents.items():
+        (folder / f"{name}-{each}.png").write_bytes(content)
+    if curves:
+        line_chart(folder / f"{name}-loss.png", curves, "step", "loss", log_x=True)
     with staged(docs / "results" / f"{name}.json") as partial:
         partial.write_text(json.dumps(record._asdict(), indent=2) + "\n", encoding="utf-8")
 
@@ -113,6 +119,17 @@ def record_of(workdir: AnyPath, recipe: str | None = None, shown: str | None = N
         samples=shown and PATHS_IN_NAME.sub(r"\1", shown),
         pictures=[each for each in PICTURES if f"{each}.png" in files],
     )
+
+
+def loss_curves(workdir: AnyPath) -> dict[str, list[tuple[int, float]]]:
+    """The points (step, loss) of CURVES, as far as a run has them on this machine."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    if not isinstance(workdir, Path):
+        return {}
+    events = EventAccumulator(str(workdir), size_guidance={"scalars": 0}).Reload()
+    there = [name for name in CURVES if name in events.Tags()["scalars"]]
+    return {name: [(event.step, event.value) for event in events.Scalars(name)] for name in there}
 
 
 def recorded_recipe(segments: Sequence[Segment], workdir: AnyPath) -> str:

@@ -4,11 +4,13 @@ import dataclasses
 import json
 import re
 import shlex
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ddpm_jax.commands.cli import parse_flags
 from ddpm_jax.config import Config, config_of, load_recipe, override
@@ -18,11 +20,12 @@ from ddpm_jax.evaluation.results import add_result
 from ddpm_jax.generation.guides import with_guide_step
 from ddpm_jax.generation.requests import sample_name
 from ddpm_jax.reporting.images import save_png
+from ddpm_jax.reporting.writer import TensorBoard
 from ddpm_jax.workdir import Progress, Segment, acquire, write_progress
 from scripts import results
 from scripts.reproduction import record
 from scripts.reproduction.page import page, table
-from scripts.reproduction.record import add, read_records, record_of, training_fields
+from scripts.reproduction.record import add, loss_curves, read_records, record_of, training_fields
 from tests.end_to_end.commands import ROOT
 
 DIGITS = "configs/digits.py"
@@ -81,6 +84,18 @@ def run(tmp_path) -> Path:
     measure(workdir, 900, 0.25)
     draw_samples(workdir, "900-ddim", "grid", "strip")
     return workdir
+
+
+def test_a_chart_shows_the_losses_of_a_run_that_logged_them(docs, run):
+    with closing(TensorBoard(run, None)) as board:
+        for step in (1, 2, 8):
+            board.scalars(step, {"train/loss": 1.0 / step, "validation/loss_ema": 2.0 / step, "speed/steps": 1.0})
+    expected = {"train/loss": [(1, 1.0), (2, 0.5), (8, 0.125)], "validation/loss_ema": [(1, 2.0), (2, 1.0), (8, 0.25)]}
+    assert loss_curves(run) == expected
+    add(run, "mine", docs)
+    assert "![Loss of mine: loss](pictures/results/mine-loss.png)" in page(docs)
+    with Image.open(docs / "pictures" / "results" / "mine-loss.png") as chart:
+        assert np.asarray(chart.convert("L")).std() > 5
 
 
 def row_of(text: str, recipe: str) -> str:
