@@ -17,8 +17,7 @@ from jaxtyping import Float, PyTree
 from numpy.typing import ArrayLike
 
 from ddpm_jax.config import Config, checked
-from ddpm_jax.config.convert import field_types
-from ddpm_jax.config.field_types import value_type
+from ddpm_jax.config.field_types import field_types, value_type
 from ddpm_jax.diffusion.denoiser import Prediction
 from ddpm_jax.errors import UserError, nearest, whole_number
 from ddpm_jax.generation.conditions import checked_pixels, conditions_of, given_conditions

@@ -4,9 +4,10 @@
     python scripts/results.py add runs/small --name=cifar10-small --samples=9000-ddim-50steps-leading-seed0-n100
     python scripts/results.py render
 
-`add` copies from a workdir what is known of its training, the metrics of the newest checkpoint that --mode=evaluate
-measured, and the pictures of a folder of samples, to docs/results/<name>.json and docs/pictures/results/, and renders
-the page. `render` writes the page again, as after a change of a recipe. An entry of the same name is replaced.
+`add` copies from a workdir what is known of its training, its losses, the metrics of the newest checkpoint that
+--mode=evaluate measured, and the pictures of a folder of samples, to docs/results/<name>.json and
+docs/pictures/results/, and renders the page. `render` writes the page again, as after a change of a recipe. An entry of
+the same name is replaced.
 """
 
 import argparse
@@ -55,7 +56,9 @@ def checked_flags() -> argparse.Namespace:
     adding.add_argument("--name", required=True, help="of the entry: lower-case letters, digits and hyphens")
     adding.add_argument("--recipe", metavar="FILE[:VARIANT]", help="the recipe of a run that has not recorded it")
     adding.add_argument("--samples", metavar="FOLDER", help="the folder in RUN/samples/ to show, if there are several")
-    adding.add_argument("--note", default="", help="a sentence to show with it, such as the credit for the images")
+    adding.add_argument(
+        "--note", metavar="TEXT", help="a remark to show with it, such as the credit for its images (that of before)"
+    )
     commands.add_parser("render", help="write the page", allow_abbrev=False)
     return parser.parse_args()
 

@@ -8,7 +8,6 @@ not timed.
 """
 
 import dataclasses
-import logging
 import math
 from collections.abc import Generator, Iterator
 
@@ -46,8 +45,6 @@ EXCLUSIVE = ("devices", "memory", "teraflops")
 """Options that --plan.target determines."""
 SPANS = ((1 / 30, 3600, "seconds"), (2, 60, "minutes"), (48, 1, "hours"), (math.inf, 1 / 24, "days"))
 """Limits in hours, units per hour, and units in which durations are printed."""
-
-logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)

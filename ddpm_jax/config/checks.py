@@ -9,7 +9,7 @@ import math
 
 from ddpm_jax.config.field_types import check_fields
 from ddpm_jax.config.fields import sides
-from ddpm_jax.config.sampling_checks import check_sampling
+from ddpm_jax.config.sampling_checks import check_sampling, refuse_without_snapshots
 from ddpm_jax.config.sections import Config, Data, Degradation, Model, Optimizer
 from ddpm_jax.errors import UserError
 
@@ -232,6 +232,8 @@ def _check_ema_widths(optimizer: Optimizer) -> None:
 
 def _check_evaluation(config: Config) -> None:
     evaluate = config.evaluate
+    if evaluate.ema_widths:
+        refuse_without_snapshots(config, "evaluate.ema_widths", evaluate.ema_widths)
     if evaluate.features == "pixels" and evaluate.weights:
         raise UserError(f"evaluate.weights={evaluate.weights} has no effect with evaluate.features='pixels'.")
     if evaluate.condition_split is not None and config.model.condition == "none":

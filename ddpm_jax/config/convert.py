@@ -66,15 +66,6 @@ def section_of(kind: type, tree: Any, prefix: str = "") -> Any:
     return kind(**values)
 
 
-def field_types(kind: type, prefix: str = "") -> dict[str, Any]:
-    """The type of every field of Config or a section by its dotted name, such as "model.channels"."""
-    types = {}
-    for name, hint in typing.get_type_hints(kind).items():
-        nested = dataclasses.is_dataclass(hint)
-        types |= field_types(typing.cast(type, hint), f"{prefix}{name}.") if nested else {prefix + name: hint}
-    return types
-
-
 FORMAT = 2
 """Version of config.json. Format 1, which had no such entry, coded attributes as 1 and 0 for the network."""
 

@@ -1,4 +1,4 @@
-"""The types of fields, and checks of their values one by one; checks.py compares them with each other."""
+"""The types of fields, and checks of each value by itself; checks.py and sampling_checks.py compare fields."""
 
 import dataclasses
 import math
@@ -17,6 +17,15 @@ TYPE_NAMES = {
     tuple: "whole numbers such as (1, 2, 2)",
     object: "a side such as 64, or (height, width) such as (48, 80)",
 }
+
+
+def field_types(kind: type, prefix: str = "") -> dict[str, Any]:
+    """The type of every field of Config or a section by its dotted name, such as "model.channels"."""
+    types = {}
+    for name, hint in typing.get_type_hints(kind).items():
+        nested = dataclasses.is_dataclass(hint)
+        types |= field_types(typing.cast(type, hint), f"{prefix}{name}.") if nested else {prefix + name: hint}
+    return types
 
 
 def check_fields(section: Any, prefix: str = "") -> None:

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from ddpm_jax.config.convert import config_of, field_types, section_of, to_config_dict
-from ddpm_jax.config.field_types import TYPE_NAMES, check_fields, value_type, without_none
+from ddpm_jax.config.convert import config_of, section_of, to_config_dict
+from ddpm_jax.config.field_types import TYPE_NAMES, check_fields, field_types, value_type, without_none
 from ddpm_jax.config.sections import Config
 from ddpm_jax.errors import UserError, nearest
 

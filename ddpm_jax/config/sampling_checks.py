@@ -56,17 +56,21 @@ def _check_variance_and_threshold(config: Config) -> None:
 
 
 def _check_ema(config: Config) -> None:
-    optimizer, sample = config.optimizer, config.sample
-    given = [("sample.ema_width", sample.ema_width), ("evaluate.ema_widths", config.evaluate.ema_widths or None)]
-    for name, value in given:
-        if value is not None and not optimizer.ema_snapshots:
-            raise UserError(
-                f"{name}={value} needs snapshots of the EMAs, but the run was trained with optimizer.ema_snapshots=0; "
-                "leave it out, or train a new run with them."
-            )
+    sample = config.sample
+    if sample.ema_width is not None:
+        refuse_without_snapshots(config, "sample.ema_width", sample.ema_width)
     if sample.ema_width is not None and not sample.ema:
         raise UserError(
             f"sample.ema_width={sample.ema_width} has no effect with sample.ema=False; leave out one of them."
+        )
+
+
+def refuse_without_snapshots(config: Config, name: str, value: object) -> None:
+    """Raises UserError for a field that needs snapshots of the EMAs, if the run has none."""
+    if not config.optimizer.ema_snapshots:
+        raise UserError(
+            f"{name}={value} needs snapshots of the EMAs, but the run was trained with optimizer.ema_snapshots=0; "
+            "leave it out, or train a new run with them."
         )
 
 

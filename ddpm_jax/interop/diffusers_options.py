@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from ddpm_jax.config import Config
 from ddpm_jax.config.checks import resolutions
-from ddpm_jax.config.convert import field_types
+from ddpm_jax.config.field_types import field_types
 from ddpm_jax.config.fields import sides
 from ddpm_jax.config.sections import Data, Model
 from ddpm_jax.errors import UserError, nearest

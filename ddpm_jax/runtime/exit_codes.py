@@ -26,7 +26,7 @@ from jax.errors import JaxRuntimeError
 
 from ddpm_jax.errors import TrainingDiverged, UserError
 from ddpm_jax.runtime.files import DISK_REMEDIES
-from ddpm_jax.runtime.log import has_log_file, start_log
+from ddpm_jax.runtime.log import NOTICE, has_log_file, start_log
 from ddpm_jax.runtime.signals import Stopped, stoppable
 
 TRANSIENT_ERRORS = {
@@ -76,7 +76,7 @@ def exit_code(work: Callable[[], int | None]) -> int:
         return _machine_failure(error)
     except (Stopped, KeyboardInterrupt) as stop:
         number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
-        logger.info("Stopped by %s.", signal.Signals(number).name)
+        logger.log(NOTICE, "Stopped by %s.", signal.Signals(number).name)
         return 128 + number
 
 

@@ -7,7 +7,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+NOTICE = 25
+"""Level of messages that are no warnings, but that every process of a job shows."""
+
 logger = logging.getLogger("ddpm_jax")
+logging.addLevelName(NOTICE, "NOTICE")
 
 
 class Terminal(logging.Handler):
@@ -58,5 +62,5 @@ def _unraisable(ignored: "sys.UnraisableHookArgs") -> None:
 
 
 def quieten_log() -> None:
-    """Logs warnings only, for all processes of a job but the first."""
-    logger.setLevel(logging.WARNING)
+    """Logs notices and warnings only, for all processes of a job but the first."""
+    logger.setLevel(NOTICE)

@@ -32,8 +32,9 @@ ADDING = """\
     python scripts/results.py add runs/digits --name=digits
 
 The run knows its recipe, its commit, its devices and its time ([reliability.md](reliability.md)); each metric has its
-protocol ([evaluation.md](evaluation.md)). The last command copies them, with the pictures of the samples, and renders
-this page; `python scripts/results.py render` renders it again when a recipe has changed.
+protocol ([evaluation.md](evaluation.md)). The last command copies them, with the losses, the pictures of the samples
+and the remark in `--note`, and renders this page; `python scripts/results.py render` renders it again when a
+recipe has changed.
 """
 
 
@@ -94,9 +95,9 @@ def section(name: str, record: Record, recipe: dict[str, Any]) -> str:
         rows = [Row(record.measured_step or 0, each, result) for each, result in record.results.items()]
         parts += [table(table_cells(rows)), f"{protocols(record)} [{name}.json](results/{name}.json) holds all.\n"]
     for each in record.pictures:
-        shown = "Loss" if each == "loss" else "Samples"
-        parts.append(f"![{shown} of {name}: {each}](pictures/results/{name}-{each}.png)\n")
-    if record.samples:
+        shown = f"Losses of {name}" if each == "loss" else f"Samples of {name}: {each}"
+        parts.append(f"![{shown}](pictures/results/{name}-{each}.png)\n")
+    if {*record.pictures} - {"loss"}:
         parts.append(f"Samples of the run: `{record.samples}`.\n")
     return "\n".join(parts)
 

@@ -58,22 +58,30 @@ class Record(NamedTuple):
     pictures: list[str]
     """Those of PICTURES that there are, and "loss" for the chart of CURVES."""
     note: str = ""
-    """A sentence of whoever added the run, such as the credit for its images."""
+    """A remark of whoever added the run, such as the credit for its images."""
 
 
 def add(
-    workdir: AnyPath, name: str, docs: Path, *, recipe: str | None = None, samples: str | None = None, note: str = ""
+    workdir: AnyPath,
+    name: str,
+    docs: Path,
+    *,
+    recipe: str | None = None,
+    samples: str | None = None,
+    note: str | None = None,
 ) -> None:
     """Writes the record of a run, and its pictures.
 
     recipe: for a run that has not recorded it; samples: a folder in <workdir>/samples/, for a run with several;
-    note: as in the record.
+    note: as in the record, or None for that of the former record of this name.
     """
     if not NAME.fullmatch(name):
         raise UserError(f"--name={name} should be lower-case letters, digits and hyphens, such as cifar10-small.")
     shown = chosen_samples(workdir, samples)
     record, curves = record_of(workdir, recipe, shown), loss_curves(workdir)
     contents = {each: (workdir / "samples" / str(shown) / f"{each}.png").read_bytes() for each in record.pictures}
+    if note is None:
+        note = former.note if (former := read_records(docs).get(name)) else ""
     record = record._replace(note=note, pictures=record.pictures + ["loss"] * bool(curves))
     for each, content in contents.items():
         if len(content) > LARGEST_PICTURE:

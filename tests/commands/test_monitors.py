@@ -72,7 +72,7 @@ def test_a_signal_interrupts_measurements_which_then_count_as_not_taken():
 
     def slow(step: int, state: TrainState) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
-        list(progress(range(3), "Measuring", total=3))
+        list(progress(range(3), "Measuring", "batches", total=3))
         taken.append("slow")
 
     each = [Monitor(4, slow), Monitor(4, lambda step, state: taken.append("next"))]

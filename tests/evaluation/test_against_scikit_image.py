@@ -1,11 +1,11 @@
-"""PSNR and SSIM against scikit-image's."""
+"""PSNR and SSIM against scikit-image's; skipped without requirements-peers-fid.txt."""
 
 import numpy as np
 import pytest
 
 from ddpm_jax.evaluation.restoration import psnr, ssim
 
-metrics = pytest.importorskip("skimage.metrics", reason="scikit-image is not installed")
+metrics = pytest.importorskip("skimage.metrics", reason="needs scikit-image: pip install -r requirements-peers-fid.txt")
 
 WINDOW = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
 """The window of Wang et al. 2004."""

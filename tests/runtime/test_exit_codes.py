@@ -17,7 +17,7 @@ from PIL import UnidentifiedImageError
 
 from ddpm_jax.errors import TrainingDiverged, UserError
 from ddpm_jax.runtime.exit_codes import exit_code
-from ddpm_jax.runtime.log import start_log
+from ddpm_jax.runtime.log import quieten_log, start_log
 from ddpm_jax.runtime.progress import progress
 from ddpm_jax.runtime.signals import Stopped
 
@@ -135,9 +135,12 @@ def test_a_returned_exit_code_is_passed_on(returned, code):
     assert exit_code(lambda: returned) == code
 
 
+@pytest.mark.parametrize("quiet", [False, True])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_is_logged_once_by_nested_commands(number, capsys):
+def test_a_signal_is_logged_once_by_nested_commands_also_in_quiet_processes(number, quiet, capsys):
     def loop() -> None:
+        if quiet:
+            quieten_log()
         for _ in progress(range(2), "Work", "items", total=2):
             os.kill(os.getpid(), number)
 

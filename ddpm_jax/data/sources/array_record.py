@@ -168,7 +168,7 @@ def _open(shard: str) -> Any:
     try:
         from grain.sources import ArrayRecordDataSource
     except ImportError as error:
-        raise UserError("ArrayRecord files need Grain; install it: pip install grain") from error
+        raise UserError("ArrayRecord files need Grain; install it: pip install --upgrade grain") from error
     try:
         return ArrayRecordDataSource([shard])
     except RuntimeError as error:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 INSTALL = "pip install tensorflow tensorflow-datasets importlib_resources beautifulsoup4"
-"""The packages of requirements-tfds.txt, for an installed package, which comes without that file."""
+"""Installs what requirements-tfds.txt lists, which a wheel does not contain; not every machine has tensorflow-cpu."""
 
 TRIES = 4
 """Attempts at a download; the default of ten takes minutes to fail without a network."""

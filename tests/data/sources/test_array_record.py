@@ -238,5 +238,5 @@ def test_records_without_images_are_refused(tmp_path):
 def test_without_grain_the_command_to_install_it_is_named(mnist, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "grain.sources", None)
     array_record._open.cache_clear()
-    with pytest.raises(UserError, match="pip install grain"):
+    with pytest.raises(UserError, match="pip install --upgrade grain"):
         open_array_record(options(tmp_path, path=str(mnist[0])))
