@@ -19,7 +19,8 @@ from ddpm_jax.config import (
     to_tree,
     without_folders,
 )
-from ddpm_jax.config.convert import field_types, section_of
+from ddpm_jax.config.convert import section_of
+from ddpm_jax.config.field_types import field_types
 from ddpm_jax.errors import UserError
 from tests.config.test_checks import changed
 

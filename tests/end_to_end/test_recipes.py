@@ -22,13 +22,14 @@ from tests.end_to_end.commands import ROOT, assert_same_bits, final_state, scala
 
 LIKE_ANOTHER = {
     "celeba32": "cifar10",
-    "celeba64_small": "celeba64",
-    "celebahq128": "celeba64",
-    "celebahq256": "celeba64",
+    "celeba64": "cifar10",
+    "celeba64_small": "cifar10",
+    "celebahq128": "cifar10",
+    "celebahq256": "cifar10",
     "celebahq_sr": "digits_sr",
     "cifar10_colour": "digits_sr",
     "fashion_mnist": "cifar10",
-    "folder": "celeba64",
+    "folder": "cifar10",
     "mnist": "cifar10",
 }
 """Recipes that run the same code as another with other numbers, or with options that have tests of their own."""
