@@ -472,9 +472,10 @@ class TestPage:
         choose(page, "sampler", "DDPM")
         page.wait_for_function("document.querySelector('#steps input[type=number]').value == '1000'")
         page.wait_for_selector("#eta", state="hidden")
+        enter(page, "count", 64)  # So that sampling is still under way when it is stopped.
         page.click("#sample")
         seen = set()
-        while len(seen) < 2:  # Few, so that sampling is still under way when it is stopped.
+        while len(seen) < 5:
             page.wait_for_function("seen => !seen.includes(document.querySelector('#samples img')?.src)", arg=[*seen])
             seen.add(page.get_attribute("#samples img", "src"))
         text = page.inner_text("#samples-text")
@@ -484,6 +485,7 @@ class TestPage:
         page.wait_for_timeout(1500)  # Enough for a step that was under way to overwrite it.
         # Gradio's own mark on an event that was cancelled during a step may stand above.
         assert page.inner_text("#samples-text").endswith("Stopped.") and page.is_disabled("#samples-png")
+        enter(page, "count", 16)
         choose(page, "sampler", "UniPC")
         page.click("#sample")
         assert download(page, "samples-png").size == (266, 266)
