@@ -95,9 +95,10 @@ def section(name: str, record: Record, recipe: dict[str, Any]) -> str:
         rows = [Row(record.measured_step or 0, each, result) for each, result in record.results.items()]
         parts += [table(table_cells(rows)), f"{protocols(record)} [{name}.json](results/{name}.json) holds all.\n"]
     for each in record.pictures:
-        shown = f"Losses of {name}" if each == "loss" else f"Samples of {name}: {each}"
-        parts.append(f"![{shown}](pictures/results/{name}-{each}.png)\n")
-    if {*record.pictures} - {"loss"}:
+        parts.append(f"![Samples of {name}: {each}](pictures/results/{name}-{each}.png)\n")
+    if record.losses:
+        parts.append(f"![Losses of {name}](pictures/results/{name}-loss.png)\n")
+    if record.pictures:
         parts.append(f"Samples of the run: `{record.samples}`.\n")
     return "\n".join(parts)
 

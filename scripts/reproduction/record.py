@@ -56,7 +56,9 @@ class Record(NamedTuple):
     samples: str | None
     """The name of the folder of samples that the pictures are from, without paths."""
     pictures: list[str]
-    """Those of PICTURES that there are, and "loss" for the chart of CURVES."""
+    """Those of PICTURES that there are."""
+    losses: bool = False
+    """Whether there is a chart of CURVES."""
     note: str = ""
     """A remark of whoever added the run, such as the credit for its images."""
 
@@ -82,7 +84,7 @@ def add(
     contents = {each: (workdir / "samples" / str(shown) / f"{each}.png").read_bytes() for each in record.pictures}
     if note is None:
         note = former.note if (former := read_records(docs).get(name)) else ""
-    record = record._replace(note=note, pictures=record.pictures + ["loss"] * bool(curves))
+    record = record._replace(note=note, losses=bool(curves))
     for each, content in contents.items():
         if len(content) > LARGEST_PICTURE:
             raise UserError(
@@ -92,12 +94,14 @@ def add(
     folder = docs / "pictures" / "results"
     for needed in (folder, docs / "results"):
         needed.mkdir(parents=True, exist_ok=True)
-    for each in (*PICTURES, "loss"):
+    for each in PICTURES:
         (folder / f"{name}-{each}.png").unlink(missing_ok=True)
-    for each, content in contents.items():
-        (folder / f"{name}-{each}.png").write_bytes(content)
+        if each in contents:
+            (folder / f"{name}-{each}.png").write_bytes(contents[each])
+    chart = folder / f"{name}-loss.png"
+    chart.unlink(missing_ok=True)
     if curves:
-        line_chart(folder / f"{name}-loss.png", curves, "step", "loss", log_x=True)
+        line_chart(chart, curves, "step", "loss", log_x=True)
     with staged(docs / "results" / f"{name}.json") as partial:
         partial.write_text(json.dumps(record._asdict(), indent=2) + "\n", encoding="utf-8")
 

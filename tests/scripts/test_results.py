@@ -106,7 +106,8 @@ def row_of(text: str, recipe: str) -> str:
 def test_the_committed_page_is_rendered_from_the_committed_records_and_shows_their_pictures():
     docs = ROOT / "docs"
     assert (docs / "results.md").read_text() == page(docs), "run: python scripts/results.py render"
-    expected = {f"{name}-{each}.png" for name, known in read_records(docs).items() for each in known.pictures}
+    shown = {name: known.pictures + ["loss"] * known.losses for name, known in read_records(docs).items()}
+    expected = {f"{name}-{each}.png" for name, pictures in shown.items() for each in pictures}
     assert {path.name for path in (docs / "pictures" / "results").glob("*")} == expected
 
 
