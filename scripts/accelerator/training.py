@@ -80,9 +80,9 @@ def checkpoint_interval(check: Check, seconds: float) -> int:
 
 def curves(folder: Path) -> Results:
     """The last points of a run's curves."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from ddpm_jax.reporting.curves import read_curves
 
-    events, facts = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload(), {}
+    points, facts = read_curves(folder), {}
     for name, tag in {
         "train_loss": "train/loss",
         "validation_loss_ema": "validation/loss_ema",
@@ -90,9 +90,8 @@ def curves(folder: Path) -> Results:
         "share_of_matrix_product": "speed/share_of_peak",
         "peak_memory_mebibytes": "memory/device_memory_mebibytes",
     }.items():
-        points = events.Scalars(tag) if tag in events.Tags()["scalars"] else []
-        facts[name] = {"step": points[-1].step, "value": points[-1].value} if points else None
-    rates = sorted(event.value for event in events.Scalars("speed/images_per_second")) or [0.0]
+        facts[name] = dict(zip(("step", "value"), points[tag][-1], strict=True)) if tag in points else None
+    rates = sorted(value for _, value in points["speed/images_per_second"])
     return {**facts, "images_per_second": rates[len(rates) // 2]}
 
 

@@ -94,10 +94,9 @@ def prepare_rates(folder: Path, count: int, rounds: int) -> tuple[float, float]:
 
 def training_rates(folder: Path, steps: int) -> dict[str, float]:
     """Trains the U-Net of configs/celeba64_small.py, at an eighth of its width, on the prepared files."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     from ddpm_jax.commands.train import train
     from ddpm_jax.config import config_of, load_recipe, override
+    from ddpm_jax.reporting.curves import read_curves
     from ddpm_jax.reporting.writer import tag
 
     recipe = str(Path(__file__).parents[2] / "configs" / "celeba64_small.py")
@@ -116,7 +115,7 @@ def training_rates(folder: Path, steps: int) -> dict[str, float]:
     }
     flags = [f"--config.{name}={value}" for name, value in settings.items()]
     train(config_of(override(load_recipe(recipe), flags)), folder / "run")
-    events = EventAccumulator(str(folder / "run")).Reload()
+    curves = read_curves(folder / "run")
     # The first reading includes the wait for the first batch.
-    shares, rates = (events.Scalars(tag(name))[-1].value for name in ("data_wait_share", "images_per_second"))
-    return {"training_images_per_second": rates, "training_data_wait_share": shares}
+    share, rate = (curves[tag(name)][-1][1] for name in ("data_wait_share", "images_per_second"))
+    return {"training_images_per_second": rate, "training_data_wait_share": share}

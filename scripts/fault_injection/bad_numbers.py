@@ -13,9 +13,9 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ddpm_jax.commands.cli import main
+from ddpm_jax.reporting.curves import read_curves
 from ddpm_jax.reporting.writer import tag
 from ddpm_jax.runtime.log import quieten_log
 from ddpm_jax.training import step as training_step
@@ -124,7 +124,7 @@ def logged_skips(workdir: Path) -> int:
 
 def curve(workdir: Path, name: str) -> np.ndarray:
     """A scalar's values in TensorBoard."""
-    return np.array([event.value for event in EventAccumulator(str(workdir)).Reload().Scalars(tag(name))])
+    return np.array([value for _, value in read_curves(workdir)[tag(name)]])
 
 
 def skipping_errors(workdir: Path, code: int) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ddpm_jax.reporting.charts import panels
+from ddpm_jax.reporting.curves import read_curves
 from scripts.fault_injection.commands import Outcome, start, training
 
 SAMPLE_EVERY_S = 2.0
@@ -62,10 +63,7 @@ def iter_usage(process: subprocess.Popen[str]) -> Iterator[tuple[float, float, i
 
 def speeds(workdir: Path) -> list[tuple[float, float]]:
     """Steps and images per second."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(workdir)).Reload().Scalars("speed/images_per_second")
-    return [(event.step, event.value) for event in events]
+    return read_curves(workdir)["speed/images_per_second"]
 
 
 def quarter(values: list[float], number: int) -> float:

@@ -21,6 +21,7 @@ from ddpm_jax.config.recipes import RECIPES
 from ddpm_jax.errors import UserError, abbreviated, nearest, shell_command
 from ddpm_jax.evaluation.results import Result, all_results
 from ddpm_jax.reporting.charts import line_chart
+from ddpm_jax.reporting.curves import read_curves
 from ddpm_jax.runtime.files import staged
 from ddpm_jax.runtime.urls import AnyPath, names_in
 from ddpm_jax.training.checkpoint import checkpoint_steps
@@ -135,13 +136,8 @@ def record_of(workdir: AnyPath, recipe: str | None = None, shown: str | None = N
 
 def loss_curves(workdir: AnyPath) -> dict[str, list[tuple[int, float]]]:
     """The points (step, loss) of CURVES, as far as a run has them on this machine."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    if not isinstance(workdir, Path):
-        return {}
-    events = EventAccumulator(str(workdir), size_guidance={"scalars": 0}).Reload()
-    there = [name for name in CURVES if name in events.Tags()["scalars"]]
-    return {name: [(event.step, event.value) for event in events.Scalars(name)] for name in there}
+    curves = read_curves(workdir) if isinstance(workdir, Path) else {}
+    return {name: curves[name] for name in CURVES if name in curves}
 
 
 def recorded_recipe(segments: Sequence[Segment], workdir: AnyPath) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from ddpm_jax.reporting.curves import read_curves
 from ddpm_jax.runtime.urls import AnyPath
 from ddpm_jax.training.seals import seal_of
 from scripts.fault_injection import commands
@@ -65,9 +66,7 @@ def wait_for_checkpoint(process: subprocess.Popen, workdir: AnyPath, step: int) 
 
 def scalars(workdir: Path, name: str) -> dict[int, float]:
     """A curve of TensorBoard, by step."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    return {event.step: event.value for event in EventAccumulator(str(workdir)).Reload().Scalars(name)}
+    return dict(read_curves(workdir)[name])
 
 
 MACHINE_DEPENDENT = ("speed/", "memory/")
