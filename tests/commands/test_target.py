@@ -14,6 +14,7 @@ import pytest
 from ddpm_jax.commands.target import CHIPS, Compilation, estimate, most_images, prepare_libtpu
 from ddpm_jax.errors import UserError
 
+pytestmark = pytest.mark.xdist_group("target")  # They share compiled steps.
 ROOT = Path(__file__).parents[2]
 LIBTPU = ROOT / ".venv-tpu"
 SMALL = [

@@ -17,7 +17,8 @@ from ddpm_jax.runtime.signals import SIGNALS
 from tests.end_to_end.commands import RECIPE, ROOT, final_state, wait_for_checkpoint
 
 SRUN = """#!/usr/bin/env bash
-# Imitates Slurm's srun with two local tasks: it returns the highest exit code, and kills the others after a failure.
+# Imitates Slurm's srun with two local tasks: it returns the highest exit code, and kills the other
+# one eight seconds after a failure.
 [ "$1" = --kill-on-bad-exit=1 ] || exit 99
 shift
 for task in 0 1; do
@@ -25,7 +26,10 @@ for task in 0 1; do
     echo $! > "$FOLDER/pid-$task"
 done
 wait -n; first=$?
-[ $first -eq 0 ] || { sleep 8; kill $(cat "$FOLDER"/pid-*) 2>/dev/null; }
+if [ $first -ne 0 ]; then
+    for _ in {1..80}; do [ -n "$(jobs -r)" ] || break; sleep 0.1; done
+    kill $(cat "$FOLDER"/pid-*) 2>/dev/null
+fi
 wait -n; second=$?
 exit $((first > second ? first : second))
 """
