@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from ddpm_jax.commands.image_files import assign_in_turn, read_images, read_mask
+from ddpm_jax.commands.image_files import files_of, read_images, read_mask
 from ddpm_jax.commands.output_folder import output_folder
 from ddpm_jax.config import Config
 from ddpm_jax.data.decode import decoding_of
@@ -49,8 +49,7 @@ def sample_conditions(config: Config, workdir: AnyPath) -> AnyPath:
     Images are written batch by batch; after an interruption the same call resumes where it stopped.
     """
     conditions, originals = read_conditions(config)
-    field = "sample.images" if config.sample.images else "sample.originals"
-    turn = assign_in_turn(config, len(conditions), field)
+    turn = np.arange(config.sample.count) % len(conditions)
     labels = choose_labels(config, label_names(config, workdir), np.arange(len(turn)))
     params, step = load_params(config, workdir, data_mesh())
     given = conditions.tobytes() + (b"" if originals is None else originals.tobytes())
@@ -78,7 +77,13 @@ def read_conditions(config: Config) -> tuple[ConditionPixels, Pixels | None]:
     sample, kind = config.sample, config.model.condition
     if sample.mask and kind != "mask":
         raise UserError(f"sample.mask={sample.mask} has no effect with model.condition={kind!r}; leave it out.")
-    originals = read_images(config, "sample.originals") if sample.originals else None
+    if sample.images and sample.originals:
+        given, known = (len(files_of(config, f"sample.{name}")) for name in ("images", "originals"))
+        if given != known:
+            raise UserError(
+                f"sample.originals names {known} images and sample.images {given}; expected as many, in the same order."
+            )
+    originals = read_images(config, "sample.originals", most=sample.count) if sample.originals else None
     if sample.images:
         conditions = _read_given(config)
     elif originals is None:
@@ -88,11 +93,6 @@ def read_conditions(config: Config) -> tuple[ConditionPixels, Pixels | None]:
         )
     else:
         conditions = _with_mask(config, originals) if sample.mask else conditions_of(config, originals, sample.seed)
-    if originals is not None and len(originals) != len(conditions):
-        raise UserError(
-            f"sample.originals names {len(originals)} images and sample.images {len(conditions)}; expected as many, in "
-            "the same order."
-        )
     return conditions, originals
 
 
@@ -103,10 +103,10 @@ def _read_given(config: Config) -> ConditionPixels:
         case "low_resolution":
             remedy = "shrink it, or name images of the full size in sample.originals, which are shrunk as in training"
             low = dataclasses.replace(decoding, image_size=shape[:2], crop=())
-            return read_images(config, decoding=low, remedy=remedy)
+            return read_images(config, decoding=low, most=config.sample.count, remedy=remedy)
         case "grey":
-            return read_images(config, decoding=dataclasses.replace(decoding, channels=1))
-    return _with_mask(config, read_images(config))
+            return read_images(config, decoding=dataclasses.replace(decoding, channels=1), most=config.sample.count)
+    return _with_mask(config, read_images(config, most=config.sample.count))
 
 
 def _with_mask(config: Config, images: Pixels) -> ConditionPixels:

@@ -1,6 +1,7 @@
 """The images that a call of --mode=sample names: files or folders, cropped and resized as the data of the run were."""
 
 import dataclasses
+import logging
 import os
 from pathlib import Path
 
@@ -14,15 +15,31 @@ from ddpm_jax.runtime.urls import local_file
 from ddpm_jax.sampling.editing import PixelMask
 from ddpm_jax.shapes import Pixels
 
+logger = logging.getLogger(__name__)
+
 
 def read_images(
-    config: Config, field: str = "sample.images", decoding: Decoding | None = None, *, remedy: str | None = None
+    config: Config,
+    field: str = "sample.images",
+    decoding: Decoding | None = None,
+    *,
+    most: int | None = None,
+    remedy: str | None = None,
 ) -> Pixels:
-    """The images that a field names: files, or the sorted files of folders.
+    """The images that a field names.
 
-    decoding: None for that of the data; remedy: for images of another size, which are then refused instead of resized.
+    decoding: None for that of the data; most: the number of images that can be used, with a warning if there are more;
+    remedy: for images of another size, which are then refused instead of resized.
     """
-    decoding, named = decoding or decoding_of(config.data), getattr(config.sample, field.removeprefix("sample."))
+    decoding, files = decoding or decoding_of(config.data), files_of(config, field)
+    if most is not None and most < len(files):
+        logger.warning("sample.count=%d uses the first %d of the %d images of %s.", most, most, len(files), field)
+    return np.stack([_read(path, decoding, field, remedy) for path in files[:most]])
+
+
+def files_of(config: Config, field: str) -> list[Path]:
+    """The files that a field names, and the sorted files of its folders."""
+    named = getattr(config.sample, field.removeprefix("sample."))
     if not named:
         raise UserError(
             f"sample.task={config.sample.task!r} needs images; set {field} to a folder or to files separated by commas."
@@ -33,7 +50,7 @@ def read_images(
         files += _images_in(path) if path.is_dir() else [path]
     if not files:
         raise UserError(f"{field}={named!r} holds no image; expected PNG, JPEG or similar files.")
-    return np.stack([_read(path, decoding, field, remedy) for path in files])
+    return files
 
 
 def is_path(name: str) -> bool:
@@ -62,16 +79,6 @@ def read_mask(config: Config) -> PixelMask:
             "change, black those to keep."
         )
     return mask
-
-
-def assign_in_turn(config: Config, given: int, field: str) -> np.ndarray:
-    """The index of the given image for each of sample.count results, which use the images of a field in turn."""
-    count = config.sample.count
-    if count < given:
-        raise UserError(
-            f"sample.count={count} leaves out some of the {given} images of {field}; raise it, or give fewer."
-        )
-    return np.arange(count) % given
 
 
 def _read(
