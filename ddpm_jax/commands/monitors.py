@@ -62,6 +62,10 @@ class Monitors:
         """
         self._monitors, self._last, self._done, self._remember = monitors, last, done, remember
 
+    def due(self, step: int) -> bool:
+        """Whether measurements are due at a step, and not done already."""
+        return step > self._done and any(due(step, monitor.every, self._last) for monitor in self._monitors)
+
     def run(self, step: int, state: TrainState) -> bool:
         """Takes the measurements that are due at a step, unless they are done already.
 

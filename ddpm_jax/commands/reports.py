@@ -19,7 +19,7 @@ from ddpm_jax.config.advice import before_training
 from ddpm_jax.errors import TrainingDiverged, printable, shell_command
 from ddpm_jax.reporting.memory import memory_in_use, size_in_words
 from ddpm_jax.reporting.profile import Profile
-from ddpm_jax.reporting.throughput import Throughput
+from ddpm_jax.reporting.throughput import Moment, Throughput
 from ddpm_jax.reporting.writer import BestSoFar, ByImagesSeen, TensorBoard, WeightsAndBiases, Writer, Writers, tag
 from ddpm_jax.runtime.cpu import processor_name, usable_cpus
 from ddpm_jax.runtime.source import commit_of_code
@@ -65,13 +65,14 @@ class Reports:
         self.throughput, self.profile, self.metrics = throughput, profile, metrics
         self._config, self._writer, self._skipped, self._diverged = config, writer, skipped, diverged
         self._latest: dict[str, float] = {}
-        self._feedback = Feedback(self._bad_step, self._report)
+        self._feedback = Feedback(self._bad_step, self._report, throughput.now)
 
     def push(self, step: int, streak: Int[Array, ""]) -> None:
         """Takes the outcome of a step, which `metrics` include; starts new means if a report is due."""
         reporting = due(step, self._config.log.every, self._config.train.steps)
         self.profile.stop_after(step, streak)
-        self._feedback.push(step, streak, self.metrics if reporting else None)
+        metrics = self.metrics if reporting else None
+        self._feedback.push(step, streak, metrics)  # pyright: ignore[reportArgumentType]  # JAX does not declare is_ready.
         self.metrics = empty_metrics() if reporting else self.metrics
 
     def drain(self) -> None:
@@ -90,8 +91,8 @@ class Reports:
         if streak >= self._config.train.max_bad_steps:
             raise self._diverged(step, f"{streak} losses or gradients in a row were not finite")
 
-    def _report(self, step: int, means: Mapping[str, float]) -> None:
-        speed = self.throughput.read(step)
+    def _report(self, step: int, means: Mapping[str, float], finished: Moment) -> None:
+        speed = self.throughput.read(step, finished)
         self._latest = {**means, "skipped_steps": float(self._skipped), **speed, **memory_in_use()}
         self._writer.scalars(step, {tag(name): value for name, value in self._latest.items()})
         logger.debug("step %d: %s", step, ", ".join(f"{name} {value:.4g}" for name, value in self._latest.items()))

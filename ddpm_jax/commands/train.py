@@ -143,6 +143,8 @@ def run_steps(
                 reports.drain()
                 save(config, checkpoints, snapshots, state, reports.metrics, monitors)
             if not stopping:
+                if monitors.due(done):
+                    reports.drain()  # The steps in flight are training, not part of the pause.
                 with reports.throughput.paused():
                     stopping = not monitors.run(done, state) and preemption.agreed(done)
             if stopping and not saved:

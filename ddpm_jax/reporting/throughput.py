@@ -3,9 +3,18 @@
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
+
+
+class Moment(NamedTuple):
+    """A moment of training, in seconds."""
+
+    trained: float
+    """Time without pauses, from any start."""
+    waited: float
+    """The part of it that was spent waiting for data."""
 
 
 class Throughput:
@@ -14,10 +23,12 @@ class Throughput:
     def __init__(self, batch_size: int, step: int, ideal: float | None = None) -> None:
         """step: number of finished steps; ideal: images/s at the devices' speed of matrix products."""
         self._batch_size, self._ideal = batch_size, ideal
-        self._reset(step)
+        self._waited = self._paused = 0.0
+        self._step, self._since = step, self.now()
 
-    def _reset(self, step: int) -> None:
-        self._start, self._step, self._waited, self._paused = time.perf_counter(), step, 0.0, 0.0
+    def now(self) -> Moment:
+        """This moment."""
+        return Moment(time.perf_counter() - self._paused, self._waited)
 
     def timed(self, batches: Iterable[T]) -> Iterator[T]:
         """Yields the batches and measures the time spent waiting for them."""
@@ -34,17 +45,17 @@ class Throughput:
         yield
         self._paused += time.perf_counter() - start
 
-    def read(self, step: int) -> dict[str, float]:
-        """images_per_second, data_wait_share and share_of_peak (of `ideal`) since the last reading.
+    def read(self, step: int, finished: Moment) -> dict[str, float]:
+        """images_per_second, data_wait_share and share_of_peak (of `ideal`) since the step of the last reading.
 
-        step: number of finished steps.
+        step: number of finished steps; finished: when the last of them was.
         """
-        seconds = max(time.perf_counter() - self._start - self._paused, 1e-9)
+        seconds = max(finished.trained - self._since.trained, 1e-9)
         rates = {
             "images_per_second": (step - self._step) * self._batch_size / seconds,
-            "data_wait_share": self._waited / seconds,
+            "data_wait_share": (finished.waited - self._since.waited) / seconds,
         }
         if self._ideal:
             rates["share_of_peak"] = rates["images_per_second"] / self._ideal
-        self._reset(step)
+        self._step, self._since = step, finished
         return rates

@@ -2,29 +2,64 @@
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import jax
-from jaxtyping import Array, Int
 
 from ddpm_jax.training.step import Metrics
 
 STEPS_AHEAD = 8
 """Maximum number of steps in flight on the device."""
 
+Time = TypeVar("Time")
 
-class Feedback:
+
+@runtime_checkable
+class Streak(Protocol):
+    """The number of skipped steps in a row up to a step: a scalar array on the device."""
+
+    def is_ready(self) -> bool:
+        """Whether the device has finished the step."""
+        ...
+
+    def __int__(self) -> int:
+        """The number; waits for the device."""
+        ...
+
+
+@dataclass
+class Outcome(Generic[Time]):
+    """A step that was started."""
+
+    step: int
+    streak: Streak
+    metrics: Metrics | None
+    finished: Time | None = None
+    """When the host first saw that the device had finished the step."""
+
+
+class Feedback(Generic[Time]):
     """A queue of the outcomes of the last steps; each is read STEPS_AHEAD steps later."""
 
     def __init__(
-        self, bad_step: Callable[[int, int], None], report: Callable[[int, Mapping[str, float]], None]
+        self,
+        bad_step: Callable[[int, int], None],
+        report: Callable[[int, Mapping[str, float], Time], None],
+        now: Callable[[], Time],
     ) -> None:
-        """bad_step(step, streak) is called for skipped steps, report(step, means) for steps with metrics."""
-        self._bad_step, self._report = bad_step, report
-        self._pending: deque[tuple[int, Int[Array, ""], Metrics | None]] = deque()
+        """bad_step(step, streak) is called for skipped steps, report(step, means, finished) for steps with metrics."""
+        self._bad_step, self._report, self._now = bad_step, report, now
+        self._pending: deque[Outcome[Time]] = deque()
 
-    def push(self, step: int, streak: Int[Array, ""], metrics: Metrics | None) -> None:
+    def push(self, step: int, streak: Streak, metrics: Metrics | None) -> None:
         """Queues the outcome of a step and reads that of the step STEPS_AHEAD before it."""
-        self._pending.append((step, streak, metrics))
+        self._pending.append(Outcome(step, streak, metrics))
+        # A CPU has finished a step once it is queued; a clock read STEPS_AHEAD steps later would count these as well.
+        now = self._now()
+        for outcome in self._pending:
+            if outcome.finished is None and outcome.streak.is_ready():
+                outcome.finished = now
         if len(self._pending) > STEPS_AHEAD:
             self._read()
 
@@ -34,10 +69,12 @@ class Feedback:
             self._read()
 
     def _read(self) -> None:
-        step, streak, metrics = self._pending.popleft()
-        if int(streak):
-            self._bad_step(step, int(streak))
-        if metrics is not None:
-            means = jax.device_get(metrics)
+        outcome = self._pending.popleft()
+        if streak := int(outcome.streak):
+            self._bad_step(outcome.step, streak)
+        if outcome.metrics is not None:
+            finished = self._now() if outcome.finished is None else outcome.finished
+            means = jax.device_get(outcome.metrics)
             # Empty means are left out: all steps were skipped, or no t lay in a quarter.
-            self._report(step, {name: float(mean.compute()) for name, mean in means.items() if mean.count > 0})
+            present = {name: float(mean.compute()) for name, mean in means.items() if mean.count > 0}
+            self._report(outcome.step, present, finished)

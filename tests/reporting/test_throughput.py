@@ -17,7 +17,10 @@ def test_throughput_counts_images_and_excludes_pauses(monkeypatch):
         pass_time(1.0)
         with throughput.paused():
             pass_time(5.0)
-    rates = throughput.read(10)
+    rates = throughput.read(10, throughput.now())
     assert rates == pytest.approx({"images_per_second": 300 / 9, "data_wait_share": 6 / 9, "share_of_peak": 0.3 / 9})
     pass_time(4.0)
-    assert throughput.read(11)["images_per_second"] == pytest.approx(25.0)
+    finished = throughput.now()
+    pass_time(1.0)
+    assert throughput.read(11, finished)["images_per_second"] == pytest.approx(25.0)
+    assert throughput.read(12, throughput.now())["images_per_second"] == pytest.approx(100.0)
