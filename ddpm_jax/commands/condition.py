@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from ddpm_jax.commands.image_files import files_of, read_images, read_mask
+from ddpm_jax.commands.image_files import assign_in_turn, files_of, read_images, read_mask
 from ddpm_jax.commands.output_folder import output_folder
 from ddpm_jax.config import Config
 from ddpm_jax.data.decode import decoding_of
@@ -49,7 +49,7 @@ def sample_conditions(config: Config, workdir: AnyPath) -> AnyPath:
     Images are written batch by batch; after an interruption the same call resumes where it stopped.
     """
     conditions, originals = read_conditions(config)
-    turn = np.arange(config.sample.count) % len(conditions)
+    turn = assign_in_turn(config, "sample.images" if config.sample.images else "sample.originals")
     labels = choose_labels(config, label_names(config, workdir), np.arange(len(turn)))
     params, step = load_params(config, workdir, data_mesh())
     given = conditions.tobytes() + (b"" if originals is None else originals.tobytes())
@@ -77,12 +77,6 @@ def read_conditions(config: Config) -> tuple[ConditionPixels, Pixels | None]:
     sample, kind = config.sample, config.model.condition
     if sample.mask and kind != "mask":
         raise UserError(f"sample.mask={sample.mask} has no effect with model.condition={kind!r}; leave it out.")
-    if sample.images and sample.originals:
-        given, known = (len(files_of(config, f"sample.{name}")) for name in ("images", "originals"))
-        if given != known:
-            raise UserError(
-                f"sample.originals names {known} images and sample.images {given}; expected as many, in the same order."
-            )
     originals = read_images(config, "sample.originals", most=sample.count) if sample.originals else None
     if sample.images:
         conditions = _read_given(config)
@@ -93,20 +87,26 @@ def read_conditions(config: Config) -> tuple[ConditionPixels, Pixels | None]:
         )
     else:
         conditions = _with_mask(config, originals) if sample.mask else conditions_of(config, originals, sample.seed)
+    if sample.images and sample.originals:  # Both are cut to sample.count.
+        given, known = (len(files_of(config, f"sample.{name}")) for name in ("images", "originals"))
+        if given != known:
+            raise UserError(
+                f"sample.originals names {known} images and sample.images {given}; expected as many, in the same order."
+            )
     return conditions, originals
 
 
 def _read_given(config: Config) -> ConditionPixels:
-    decoding, shape = decoding_of(config.data), config.condition_shape
+    decoding, shape, most = decoding_of(config.data), config.condition_shape, config.sample.count
     assert shape is not None
     match config.model.condition:
         case "low_resolution":
             remedy = "shrink it, or name images of the full size in sample.originals, which are shrunk as in training"
             low = dataclasses.replace(decoding, image_size=shape[:2], crop=())
-            return read_images(config, decoding=low, most=config.sample.count, remedy=remedy)
+            return read_images(config, decoding=low, most=most, remedy=remedy)
         case "grey":
-            return read_images(config, decoding=dataclasses.replace(decoding, channels=1), most=config.sample.count)
-    return _with_mask(config, read_images(config, most=config.sample.count))
+            return read_images(config, decoding=dataclasses.replace(decoding, channels=1), most=most)
+    return _with_mask(config, read_images(config, most=most))
 
 
 def _with_mask(config: Config, images: Pixels) -> ConditionPixels:

@@ -22,7 +22,7 @@ from ddpm_jax.builders import (
     build_sampler,
     build_schedule,
 )
-from ddpm_jax.commands.image_files import read_images, read_mask
+from ddpm_jax.commands.image_files import assign_in_turn, read_images, read_mask
 from ddpm_jax.commands.output_folder import output_folder
 from ddpm_jax.config import Config, split_names
 from ddpm_jax.config.sections import Sample
@@ -111,7 +111,7 @@ def deterministic(config: Config, pairs: Pairs) -> Work:
 def inpaint_images(config: Config, workdir: AnyPath) -> AnyPath:
     """Samples the pixels where the mask is white and keeps the others."""
     originals, mask = read_images(config, most=config.sample.count), read_mask(config)
-    chosen = originals[np.arange(config.sample.count) % len(originals)]
+    chosen = originals[assign_in_turn(config, "sample.images")]
     paint = build_inpainting(config)
     params, step = load_params(config, workdir, data_mesh())
 
@@ -129,7 +129,7 @@ def vary(config: Config, workdir: AnyPath) -> AnyPath:
     """Samples variations of images, which differ the more, the greater sample.strength is."""
     settings, schedule, sampler = config.sample, build_schedule(config), build_sampler(config)
     originals = read_images(config, most=settings.count)
-    chosen = originals[np.arange(settings.count) % len(originals)]
+    chosen = originals[assign_in_turn(config, "sample.images")]
     pairs = build_pairs(config)
     highest, lowest = round(settings.strength * schedule.steps), int(pairs[-1, 0])
     if highest < lowest:

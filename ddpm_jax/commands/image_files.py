@@ -28,13 +28,11 @@ def read_images(
 ) -> Pixels:
     """The images that a field names.
 
-    decoding: None for that of the data; most: the number of images that can be used, with a warning if there are more;
-    remedy: for images of another size, which are then refused instead of resized.
+    decoding: None for that of the data; most: only so many of them, the first ones; remedy: for images of another size,
+    which are then refused instead of resized.
     """
-    decoding, files = decoding or decoding_of(config.data), files_of(config, field)
-    if most is not None and most < len(files):
-        logger.warning("sample.count=%d uses the first %d of the %d images of %s.", most, most, len(files), field)
-    return np.stack([_read(path, decoding, field, remedy) for path in files[:most]])
+    decoding = decoding or decoding_of(config.data)
+    return np.stack([_read(path, decoding, field, remedy) for path in files_of(config, field)[:most]])
 
 
 def files_of(config: Config, field: str) -> list[Path]:
@@ -79,6 +77,15 @@ def read_mask(config: Config) -> PixelMask:
             "change, black those to keep."
         )
     return mask
+
+
+def assign_in_turn(config: Config, field: str) -> np.ndarray:
+    """For each of sample.count results, the index of its image; they use the images that a field names in turn."""
+    count, given = config.sample.count, len(files_of(config, field))
+    if count < given:
+        left = given - count
+        logger.warning("sample.count=%d leaves out the last %d images of %s; raise it to use all.", count, left, field)
+    return np.arange(count) % given
 
 
 def _read(

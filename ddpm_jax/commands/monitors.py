@@ -62,9 +62,9 @@ class Monitors:
         """
         self._monitors, self._last, self._done, self._remember = monitors, last, done, remember
 
-    def due(self, step: int) -> bool:
-        """Whether measurements are due at a step, and not done already."""
-        return step > self._done and any(due(step, monitor.every, self._last) for monitor in self._monitors)
+    def due(self, step: int) -> list[Monitor]:
+        """The measurements that are due at a step and not done already."""
+        return [each for each in self._monitors if step > self._done and due(step, each.every, self._last)]
 
     def run(self, step: int, state: TrainState) -> bool:
         """Takes the measurements that are due at a step, unless they are done already.
@@ -73,7 +73,7 @@ class Monitors:
         """
         if step <= self._done:
             return True
-        monitors = [monitor for monitor in self._monitors if due(step, monitor.every, self._last)]
+        monitors = self.due(step)
         try:
             with interruptible() if jax.process_count() == 1 else nullcontext():
                 for monitor in monitors:

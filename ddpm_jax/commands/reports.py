@@ -70,10 +70,13 @@ class Reports:
     def push(self, step: int, streak: Int[Array, ""]) -> None:
         """Takes the outcome of a step, which `metrics` include; starts new means if a report is due."""
         reporting = due(step, self._config.log.every, self._config.train.steps)
-        self.profile.stop_after(step, streak)
         metrics = self.metrics if reporting else None
         self._feedback.push(step, streak, metrics)  # pyright: ignore[reportArgumentType]  # JAX does not declare is_ready.
         self.metrics = empty_metrics() if reporting else self.metrics
+        if self.profile.ends_at(step):
+            self.drain()
+            with self.throughput.paused():
+                self.profile.stop(streak)
 
     def drain(self) -> None:
         """Reports all steps so far; waits for the device."""

@@ -87,12 +87,7 @@ def train(config: Config, workdir: AnyPath) -> None:
         describe(config, workdir, state, len(rows), len(held), start)
         step, cost = compile_step(learner, state, load(start))
         describe_step(cost)
-        throughput = Throughput(config.data.batch_size, start, ideal_rate(config, mesh, cost))
         with closing(open_writer(config, workdir, curves.path, start, best)) as writer:
-            profile = Profile(curves.path, config.log.profile)
-            reports = Reports(
-                config, writer, throughput, profile, metrics, skipped, partial(diverged, config, checkpoints)
-            )
             monitors = Monitors(
                 build_monitors(config, learner, dataset, held, writer, workdir),
                 last=config.train.steps,
@@ -100,6 +95,11 @@ def train(config: Config, workdir: AnyPath) -> None:
                 remember=lambda step, done: write_progress(
                     workdir, Progress(done, best.lows, (*before.segments, segment(step))), confirm
                 ),
+            )
+            throughput = Throughput(config.data.batch_size, start, ideal_rate(config, mesh, cost))
+            profile = Profile(curves.path, config.log.profile)
+            reports = Reports(
+                config, writer, throughput, profile, metrics, skipped, partial(diverged, config, checkpoints)
             )
             signal_number = run_steps(config, state, step, load, reports, monitors, checkpoints, snapshots)
         if signal_number:
@@ -148,7 +148,6 @@ def run_steps(
                 with reports.throughput.paused():
                     stopping = not monitors.run(done, state) and preemption.agreed(done)
             if stopping and not saved:
-                reports.drain()
                 save(config, checkpoints, snapshots, state, reports.metrics, monitors)
             if stopping:
                 logger.info("Stopping: step %d is saved, from which the same command resumes.", done)

@@ -28,13 +28,12 @@ class Profile:
         with jax.profiler.StepTraceAnnotation("train", step_num=number):
             yield
 
-    def stop_after(self, number: int, result: PyTree) -> None:
-        """Ends the trace after its last step; result: an output of step `number`, which is waited for."""
-        if self.running and number + 1 not in self._steps:
-            self.stop(result)
+    def ends_at(self, number: int) -> bool:
+        """Whether step `number` is the last one of the trace that is running."""
+        return self.running and number + 1 not in self._steps
 
     def stop(self, result: PyTree) -> None:
-        """Ends the trace, if there is one, when the result is ready."""
+        """Ends the trace, if there is one, when the result, an output of its last step, is ready."""
         if self.running:
             jax.block_until_ready(result)
             jax.profiler.stop_trace()

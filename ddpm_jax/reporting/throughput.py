@@ -12,19 +12,22 @@ class Moment(NamedTuple):
     """A moment of training, in seconds."""
 
     trained: float
-    """Time without pauses, from any start."""
+    """Time without pauses; only differences mean something."""
     waited: float
-    """The part of it that was spent waiting for data."""
+    """Time spent waiting for data, likewise."""
 
 
 class Throughput:
-    """Measures from one finished step to a later one, without pauses (previews, validation)."""
+    """Measures from one finished step to a later one, without pauses (previews, validation, writing a trace).
+
+    Saving a checkpoint counts as training, which it holds up while the state is copied.
+    """
 
     def __init__(self, batch_size: int, step: int, ideal: float | None = None) -> None:
         """step: number of finished steps; ideal: images/s at the devices' speed of matrix products."""
         self._batch_size, self._ideal = batch_size, ideal
         self._waited = self._paused = 0.0
-        self._step, self._since = step, self.now()
+        self._step, self._since, self._rates = step, self.now(), {}
 
     def now(self) -> Moment:
         """This moment."""
@@ -48,14 +51,15 @@ class Throughput:
     def read(self, step: int, finished: Moment) -> dict[str, float]:
         """images_per_second, data_wait_share and share_of_peak (of `ideal`) since the step of the last reading.
 
-        step: number of finished steps; finished: when the last of them was.
+        step: number of finished steps; finished: when the last of them was. If no time has passed since the last reading,
+        that one is repeated, and the steps since then count in the next one.
         """
-        seconds = max(finished.trained - self._since.trained, 1e-9)
-        rates = {
-            "images_per_second": (step - self._step) * self._batch_size / seconds,
-            "data_wait_share": (finished.waited - self._since.waited) / seconds,
-        }
-        if self._ideal:
-            rates["share_of_peak"] = rates["images_per_second"] / self._ideal
-        self._step, self._since = step, finished
-        return rates
+        seconds = finished.trained - self._since.trained
+        if seconds > 0 or not self._rates:
+            images_per_second = (step - self._step) * self._batch_size / max(seconds, 1e-9)
+            waited = (finished.waited - self._since.waited) / max(seconds, 1e-9)
+            self._rates = {"images_per_second": images_per_second, "data_wait_share": waited}
+            if self._ideal:
+                self._rates["share_of_peak"] = images_per_second / self._ideal
+            self._step, self._since = step, finished
+        return self._rates

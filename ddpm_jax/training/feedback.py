@@ -3,19 +3,18 @@
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import jax
 
+from ddpm_jax.reporting.throughput import Moment
 from ddpm_jax.training.step import Metrics
 
 STEPS_AHEAD = 8
 """Maximum number of steps in flight on the device."""
 
-Time = TypeVar("Time")
 
-
-@runtime_checkable
+@runtime_checkable  # For the type checks of the tests.
 class Streak(Protocol):
     """The number of skipped steps in a row up to a step: a scalar array on the device."""
 
@@ -29,33 +28,33 @@ class Streak(Protocol):
 
 
 @dataclass
-class Outcome(Generic[Time]):
+class Outcome:
     """A step that was started."""
 
     step: int
     streak: Streak
     metrics: Metrics | None
-    finished: Time | None = None
+    finished: Moment | None = None
     """When the host first saw that the device had finished the step."""
 
 
-class Feedback(Generic[Time]):
+class Feedback:
     """A queue of the outcomes of the last steps; each is read STEPS_AHEAD steps later."""
 
     def __init__(
         self,
         bad_step: Callable[[int, int], None],
-        report: Callable[[int, Mapping[str, float], Time], None],
-        now: Callable[[], Time],
+        report: Callable[[int, Mapping[str, float], Moment], None],
+        now: Callable[[], Moment],
     ) -> None:
         """bad_step(step, streak) is called for skipped steps, report(step, means, finished) for steps with metrics."""
         self._bad_step, self._report, self._now = bad_step, report, now
-        self._pending: deque[Outcome[Time]] = deque()
+        self._pending: deque[Outcome] = deque()
 
     def push(self, step: int, streak: Streak, metrics: Metrics | None) -> None:
         """Queues the outcome of a step and reads that of the step STEPS_AHEAD before it."""
         self._pending.append(Outcome(step, streak, metrics))
-        # A CPU has finished a step once it is queued; a clock read STEPS_AHEAD steps later would count these as well.
+        # A CPU has finished a step once it is queued; STEPS_AHEAD steps later, their time would count as well.
         now = self._now()
         for outcome in self._pending:
             if outcome.finished is None and outcome.streak.is_ready():

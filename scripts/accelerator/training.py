@@ -6,6 +6,7 @@ import shutil
 from functools import partial
 from pathlib import Path
 
+from ddpm_jax.reporting.curves import read_curves
 from ddpm_jax.training.checkpoint import checkpoint_steps
 from ddpm_jax.workdir import checkpoint_folder
 from scripts.accelerator.parts import Check, OutOfTime, Part, Results, Skipped, output_of
@@ -80,8 +81,6 @@ def checkpoint_interval(check: Check, seconds: float) -> int:
 
 def curves(folder: Path) -> Results:
     """The last points of a run's curves."""
-    from ddpm_jax.reporting.curves import read_curves
-
     points, facts = read_curves(folder), {}
     for name, tag in {
         "train_loss": "train/loss",

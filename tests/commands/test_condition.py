@@ -90,9 +90,16 @@ def test_fewer_results_than_images_are_those_of_the_first_images(runs, files, ca
     every = call(runs / "sr", originals=files / "originals", count=3)
     capsys.readouterr()
     np.testing.assert_array_equal(call(runs / "sr", originals=files / "originals", count=2), every[:2])
-    assert "Warning: sample.count=2 uses the first 2 of the 3 images of sample.originals." in capsys.readouterr().err
-    found = newest(runs / "sr")
-    assert len(pixels(found / "conditions")) == json.loads((found / "metrics.json").read_text())["images"] == 2
+    warning = "Warning: sample.count=2 leaves out the last 1 images of sample.originals; raise it to use all."
+    assert warning in capsys.readouterr().err
+    found, originals = newest(runs / "sr"), pixels(files / "originals")
+    conditions = pixels(found / "conditions")
+    assert len(conditions) == 2
+    both = {"images": found / "conditions", "originals": f"{files}/originals/0.png,{files}/originals/1.png"}
+    np.testing.assert_array_equal(call(runs / "sr", **both, count=1), every[:1])
+    values = restoration_metrics(load_run(runs / "sr").config, every[:1], conditions[:1], originals[:1])
+    metrics = json.loads((newest(runs / "sr") / "metrics.json").read_text())
+    assert metrics["each"] == {name: value.tolist() for name, value in values.items()}
 
 
 def interrupt_after(count, monkeypatch):
@@ -158,6 +165,7 @@ def test_images_for_conditions_have_no_label_unless_it_is_set(tmp_path):
         ("sr", {"images": "FILES/originals"}, "0.png is 8x8 (width x height); expected 4x4: shrink it, or name"),
         ("sr", {"images": "no.png"}, "sample.images: no.png cannot be read (No such file"),
         ("sr", {"originals": "no.png"}, "sample.originals: no.png cannot be read (No such file"),
+        ("sr", {"images": "no/", "originals": "FILES/originals"}, "sample.images: no cannot be read (No such file"),
         ("sr", {"originals": "FILES/originals", "mask": "FILES/right.png"}, "has no effect with model.condition="),
         ("sr", {"originals": "FILES/originals", "condition_noise": 1}, "condition_noise=1 exceeds degradation.noise=0"),
         ("sr", {"originals": "FILES/originals", "strength": 0.2}, "has no effect with sample.task='condition'"),

@@ -94,6 +94,16 @@ def test_variations_of_less_strength_are_closer_to_their_originals(workdir, file
     assert distances[0] < distances[1]
 
 
+def test_fewer_variations_than_images_are_those_of_the_first_images(workdir, files, capsys):
+    options = {"task": "vary", "images": files, "strength": 0.5}
+    assert sample(workdir, **options, count=3) == 0
+    every = sampled(workdir)
+    capsys.readouterr()
+    assert sample(workdir, **options, count=2) == 0
+    np.testing.assert_array_equal(sampled(workdir), every[:2])
+    assert "Warning: sample.count=2 leaves out the last 1 images of sample.images" in capsys.readouterr().err
+
+
 def test_threshold_and_variance_change_edits_and_batch_sizes_do_not(workdir, files):
     def edited(**options):
         assert sample(workdir, images=files, count=6, seed=2, **options) == 0

@@ -43,13 +43,16 @@ def test_previews_use_plain_ddim_with_the_threshold_of_the_final_sampler():
 
 
 def test_measurements_are_taken_when_due_and_once():
-    taken, noted = [], []
+    found, taken, noted = [], [], []
     every = {"a": 4, "b": 6}
     each = [Monitor(n, lambda step, state, name=name: taken.append((name, step))) for name, n in every.items()]
     monitors = Monitors(each, 13, 4, lambda *steps: noted.append(steps))
     for step in range(4, 14):  # A run that resumes at step 4, whose measurements are done.
+        found += [(step, monitor.every) for monitor in monitors.due(step)]
         monitors.run(step, STATE)
+        assert not monitors.due(step)
         monitors.run(step, STATE)
+    assert found == [(6, 6), (8, 4), (12, 4), (12, 6), (13, 4), (13, 6)]
     assert taken == [("b", 6), ("a", 8), ("a", 12), ("b", 12), ("a", 13), ("b", 13)]
     assert noted == [(6, 6), (8, 8), (12, 12), (13, 13)]
 

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from ddpm_jax.builders import state_shapes
-from ddpm_jax.commands.monitors import Monitors
+from ddpm_jax.commands.monitors import Monitor, Monitors
 from ddpm_jax.commands.train import save, train
 from ddpm_jax.config import Config, config_of
 from ddpm_jax.errors import TrainingDiverged, UserError
 from ddpm_jax.generation.draw import load_params
+from ddpm_jax.reporting.writer import TensorBoard
 from ddpm_jax.runtime.devices import data_mesh
 from ddpm_jax.runtime.signals import Stopped
 from ddpm_jax.training.checkpoint import Checkpoints, checkpoint_steps, training_item
@@ -39,6 +40,22 @@ CONFIG = config_with(
     log={"every": 4, "validate_every": 5, **PREVIEWS},
     checkpoint={"every": 3},
 )
+
+
+def test_steps_in_flight_are_reported_before_the_training_pauses_for_measurements(tmp_path, monkeypatch):
+    order, scalars = [], TensorBoard.scalars
+
+    def written(self: TensorBoard, step: int, values: dict[str, float]) -> None:
+        order.extend(("reported", step) for name in values if name == "train/loss")
+        scalars(self, step, values)
+
+    monkeypatch.setattr(TensorBoard, "scalars", written)
+    measure = Monitor(5, lambda step, state: order.append(("measured", step)))
+    monkeypatch.setattr("ddpm_jax.commands.train.build_monitors", lambda *args: [measure])
+    train(dataclasses.replace(CONFIG, log=dataclasses.replace(CONFIG.log, every=1)), tmp_path / "run")
+    assert [step for what, step in order if what == "measured"] == [5, 10]
+    for at in (5, 10):
+        assert ("reported", at) in order[: order.index(("measured", at))]
 
 
 @pytest.fixture(scope="module")

@@ -24,3 +24,6 @@ def test_throughput_counts_images_and_excludes_pauses(monkeypatch):
     pass_time(1.0)
     assert throughput.read(11, finished)["images_per_second"] == pytest.approx(25.0)
     assert throughput.read(12, throughput.now())["images_per_second"] == pytest.approx(100.0)
+    assert throughput.read(13, throughput.now())["images_per_second"] == pytest.approx(100.0)  # At the same moment.
+    pass_time(4.0)
+    assert throughput.read(14, throughput.now())["images_per_second"] == pytest.approx(50.0)

@@ -3,30 +3,30 @@ import time
 import jax.numpy as jnp
 import pytest
 
-from ddpm_jax.reporting.throughput import Throughput
+from ddpm_jax.reporting.throughput import Moment, Throughput
 from ddpm_jax.training.feedback import STEPS_AHEAD, Feedback
 from ddpm_jax.training.step import METRICS, empty_metrics
 
 
 def test_outcomes_are_read_some_steps_late_and_none_is_lost():
     bad, reports = [], []
-    times = iter(range(100))
+    times = (Moment(second, 0.0) for second in range(100))
     feedback = Feedback(lambda *args: bad.append(args), lambda *args: reports.append(args), lambda: next(times))
     metrics = empty_metrics()
     metrics["loss"] = type(metrics["loss"])(total=jnp.asarray(6.0), count=jnp.asarray(4))
-    feedback.push(1, jnp.asarray(0), metrics)
+    feedback.push(1, jnp.asarray(0).block_until_ready(), metrics)
     feedback.push(2, jnp.asarray(1), None)
     for step in range(3, STEPS_AHEAD + 1):
         feedback.push(step, jnp.asarray(0), None)
     assert not bad and not reports
     feedback.push(STEPS_AHEAD + 1, jnp.asarray(0), None)
     # Empty means are left out. The step had finished when it was queued.
-    assert reports == [(1, {"loss": 1.5}, 0)]
+    assert reports == [(1, {"loss": 1.5}, Moment(0, 0.0))]
     feedback.drain()
     assert bad == [(2, 1)] and len(METRICS) == 7
 
 
-class Streak:
+class FakeStreak:
     """No skipped steps, known at a time of a clock, for which a reader waits."""
 
     def __init__(self, clock: list[float], known: float) -> None:
@@ -49,6 +49,6 @@ def test_the_speed_is_that_of_the_device_whether_or_not_the_host_waits_for_each_
     feedback = Feedback(lambda *args: None, lambda step, _, at: rates.append(throughput.read(step, at)), throughput.now)
     for step in range(1, 31):
         clock[0] += host_s
-        feedback.push(step, Streak(clock, 2.0 * step), empty_metrics() if step % 10 == 0 else None)
+        feedback.push(step, FakeStreak(clock, 2.0 * step), empty_metrics() if step % 10 == 0 else None)
     feedback.drain()
     assert [each["images_per_second"] for each in rates] == pytest.approx([5.0] * 3)
