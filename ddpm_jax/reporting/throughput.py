@@ -51,8 +51,8 @@ class Throughput:
     def read(self, step: int, finished: Moment) -> dict[str, float]:
         """images_per_second, data_wait_share and share_of_peak (of `ideal`) since the step of the last reading.
 
-        step: number of finished steps; finished: when the last of them was. If no time has passed since the last reading,
-        that one is repeated, and the steps since then count in the next one.
+        step: number of finished steps; finished: when the last of them was. If no time has passed since then, the last
+        reading is repeated, and the steps count in the next one.
         """
         seconds = finished.trained - self._since.trained
         if seconds > 0 or not self._rates:
