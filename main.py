@@ -12,6 +12,6 @@ if __name__ == "__main__":
         print(f"{error}; correct that variable of the environment, or unset it.", file=sys.stderr)
         sys.exit(2)
     # Processes that decode images import this file too, and need nothing of the rest.
-    from ddpm_jax.commands.cli import main
+    from ddpm_jax.commands.cli import command
 
-    sys.exit(main(sys.argv))
+    command()

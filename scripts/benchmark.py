@@ -145,6 +145,6 @@ def lines_of(facts: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 if __name__ == "__main__":
-    from ddpm_jax.runtime.exit_codes import exit_code
+    from ddpm_jax.runtime.exit_codes import end_process, exit_code
 
-    sys.exit(exit_code(main))
+    end_process(exit_code(main))

@@ -164,6 +164,6 @@ def agreement(pixels: Any, labels: Any, real: Any, classes: Any) -> float:
 
 
 if __name__ == "__main__":
-    from ddpm_jax.runtime.exit_codes import exit_code
+    from ddpm_jax.runtime.exit_codes import end_process, exit_code
 
-    sys.exit(exit_code(main))
+    end_process(exit_code(main))

@@ -305,6 +305,6 @@ def print_report(report: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    from ddpm_jax.runtime.exit_codes import exit_code
+    from ddpm_jax.runtime.exit_codes import end_process, exit_code
 
-    sys.exit(exit_code(main))
+    end_process(exit_code(main))

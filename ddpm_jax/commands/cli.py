@@ -37,7 +37,7 @@ from ddpm_jax.generation.requests import for_sampler
 from ddpm_jax.interop.safetensors_file import PRETRAINED, find_file
 from ddpm_jax.runtime.cpu import reuse_memory
 from ddpm_jax.runtime.devices import is_distributed, join_cluster, wait_for_all
-from ddpm_jax.runtime.exit_codes import exit_code, exit_without_barrier, explanation
+from ddpm_jax.runtime.exit_codes import end_process, exit_code, exit_without_barrier, explanation
 from ddpm_jax.runtime.files import user_cache
 from ddpm_jax.runtime.log import quieten_log, start_log
 from ddpm_jax.runtime.urls import AnyPath, as_path, check_folder, is_url, local_folder, store_errors
@@ -131,8 +131,8 @@ def usage() -> str:
 
 
 def command() -> None:
-    """The entry point `ddpm-jax` of the installed package."""
-    sys.exit(main(sys.argv))
+    """The entry point of main.py, and of `ddpm-jax` in the installed package."""
+    end_process(main(sys.argv))
 
 
 def run_mode(flags: Flags, workdir: AnyPath | None) -> int:

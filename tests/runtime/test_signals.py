@@ -23,9 +23,9 @@ from ddpm_jax.runtime.signals import (
 
 EACH = pytest.mark.parametrize("number", SIGNALS)
 HANGS = """
-import ctypes, sys
+import ctypes
 from ddpm_jax.runtime import signals
-from ddpm_jax.runtime.exit_codes import exit_code
+from ddpm_jax.runtime.exit_codes import end_process, exit_code
 signals.GRACE_S, signals.POLL_S = 0.2, 0.05
 def work():
     mutex = ctypes.create_string_buffer(256)
@@ -33,13 +33,12 @@ def work():
     lock(mutex)
     print("busy", flush=True)
     lock(mutex)  # Blocks for ever, so that no Python handler runs.
-sys.exit(exit_code(work))
+end_process(exit_code(work))
 """
 COMPILES = """
-import sys
 import jax
 from ddpm_jax.runtime import signals
-from ddpm_jax.runtime.exit_codes import exit_code
+from ddpm_jax.runtime.exit_codes import end_process, exit_code
 signals.GRACE_S, signals.POLL_S = 0.2, 0.05
 def long(x):
     for i in range(1000):
@@ -50,7 +49,7 @@ def work():
     print("busy", flush=True)
     lowered.compile({"xla_backend_optimization_level": 3})
     print("compiled", flush=True)
-sys.exit(exit_code(work))
+end_process(exit_code(work))
 """
 
 
