@@ -148,10 +148,14 @@ class Run:
         """
         mask, shape = np.asarray(mask), self.config.image_shape
         images = checked_pixels(images, "images are", self.config, shape)
-        if mask.dtype.kind not in "biuf" or mask.shape != shape[:2] or not 0 < np.count_nonzero(mask) < mask.size:
+        if mask.dtype.kind not in "biuf" or mask.shape != shape[:2]:
             raise UserError(
-                f"mask is {mask.dtype} {list(mask.shape)}; expected numbers [{str(shape[:2])[1:-1]}], some 0, others "
-                "nonzero where pixels are sampled."
+                f"mask is {mask.dtype} {list(mask.shape)}; expected numbers or booleans [{str(shape[:2])[1:-1]}]."
+            )
+        if not 0 < (sampled := np.count_nonzero(mask)) < mask.size:
+            raise UserError(
+                f"mask is nonzero at {sampled} of {mask.size} pixels; expected nonzero where pixels are sampled, and 0 "
+                "at some others."
             )
         count = len(images) if count is None else whole_number("count", count)
         chosen = vars(self.config.sample) | {name: value for name, value in options.items() if value is not None}

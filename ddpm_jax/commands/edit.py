@@ -65,7 +65,7 @@ def reconstruct(config: Config, workdir: AnyPath) -> AnyPath:
     """Inverts images, samples them again, and logs the PSNR."""
     originals = read_images(config)
     params, step = load_params(config, workdir, data_mesh())
-    x_T = run_edit(config, workdir, params, inversion(config), from_pixels(originals))
+    x_T = run_edit(config, workdir, params, inversion(config), from_pixels(originals), "Inverting")
     work = deterministic(config, build_pairs(config))
     images = to_pixels(run_edit(config, workdir, params, work, x_T), config.data.depth)
     decibels = means_of({"psnr": psnr(images, originals)})["psnr"]
@@ -86,7 +86,7 @@ def interpolate(config: Config, workdir: AnyPath) -> AnyPath:
         x_T, pairs = jnp.concatenate(noise), build_pairs_from_noise(config)
     else:
         pairs = build_pairs(config)
-        x_T = run_edit(config, workdir, params, inversion(config), from_pixels(ends))
+        x_T = run_edit(config, workdir, params, inversion(config), from_pixels(ends), "Inverting")
     first, last = (jnp.repeat(end[None], settings.count, axis=0) for end in x_T)
     between = slerp(first, last, jnp.linspace(0.0, 1.0, settings.count, dtype=jnp.float32))
     images = to_pixels(run_edit(config, workdir, params, deterministic(config, pairs), between), config.data.depth)
@@ -196,10 +196,11 @@ TASKS: dict[str, Callable[[Config, AnyPath], AnyPath]] = {
 
 
 def run_edit(
-    config: Config, workdir: AnyPath, params: PyTree, work: Work, images: Images
+    config: Config, workdir: AnyPath, params: PyTree, work: Work, images: Images, label: str = "Sampling"
 ) -> Float[np.ndarray, "batch height width channels"]:
-    """Applies a Work to images in batches; labels are used only if sample.label is set."""
+    """Applies a Work to images in batches, with progress; labels are used only if sample.label is set."""
     mesh, count = data_mesh(), len(images)
+    logger.info("%s %d images", label, count)
     batches = run_batches(
         compile_work(config, mesh, work),
         params,
@@ -207,6 +208,7 @@ def run_edit(
         batches_of(config, mesh, count),
         labels=labels_if_set(config, workdir, count),
         inputs=images,
+        progress_label=label,
     )
     return np.concatenate([outputs[:kept] for outputs, kept in batches])
 

@@ -73,7 +73,8 @@ class Monitors:
         """
         if step <= self._done:
             return True
-        monitors = self.due(step)
+        if (monitors := self.due(step)) and step == self._last:
+            logger.info("Measuring the last step …")
         try:
             with interruptible() if jax.process_count() == 1 else nullcontext():
                 for monitor in monitors:

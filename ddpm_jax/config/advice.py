@@ -8,9 +8,10 @@ def before_training(config: Config, images: int) -> list[str]:
     optimizer, steps = config.optimizer, config.train.steps
     lines = before_sampling(config)
     if images < config.data.batch_size:
+        augmented = "" if config.data.augment else ", or configs/small_folder.py, which augments them"
         lines.append(
-            f"{images} images are fewer than a batch of {config.data.batch_size}: a long training learns them by "
-            "heart. Use more images, or configs/small_folder.py, which augments them."
+            f"The number of images, {images}, is below data.batch_size={config.data.batch_size}: a long training "
+            f"learns them by heart. Use more images{augmented}."
         )
     if optimizer.warmup > steps:
         lines.append(

@@ -21,8 +21,9 @@ from ddpm_jax.runtime.files import NO_ARRAYS
 class ImageSet:
     """Images of one size, decoded when indexed, as if they were an array [N, height, width, 3]."""
 
-    def __init__(self, collection: Collection) -> None:
-        self._collection = collection
+    def __init__(self, collection: Collection, name: str) -> None:
+        """name: of the set, in errors."""
+        self._collection, self._name = collection, name
         self._pool = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="decode")
         self._size = self._decode(0).shape
         self.shape = (len(collection.names), *self._size)
@@ -36,9 +37,7 @@ class ImageSet:
             if image.shape != self._size:
                 name = printable(self._collection.names[int(number)])
                 size, first = (f"{shape[1]}x{shape[0]}" for shape in (image.shape, self._size))
-                raise UserError(
-                    f"{self._collection.origin}: {name} is {size}, the first image is {first}; expected one size."
-                )
+                raise UserError(f"{self._name}: {name} is {size}, the first image is {first}; expected one size.")
         return np.stack(images)
 
     def _decode(self, number: int) -> UInt8[np.ndarray, "height width 3"]:
@@ -46,9 +45,7 @@ class ImageSet:
             return decode_whole(self._collection.read(number))
         except UNREADABLE as error:
             name = printable(self._collection.names[number])
-            raise UserError(
-                f"{self._collection.origin}: {name} cannot be read ({error}); repair or remove it."
-            ) from error
+            raise UserError(f"{self._name}: {name} cannot be read ({error}); repair or remove it.") from error
 
 
 def open_set(path: Path, extractor: str, split: str | None) -> Any:
@@ -67,7 +64,7 @@ def open_set(path: Path, extractor: str, split: str | None) -> Any:
         return entry.images
     data = Data(path=str(path), split=split or "all", channels=1, depth=16)  # So that arrays may be of 8 or 16 bits.
     collection = FILES[kind_of(data)](data)
-    return collection.decoded if collection.decoded is not None else ImageSet(collection)
+    return collection.decoded if collection.decoded is not None else ImageSet(collection, str(path))
 
 
 def _holds_statistics(path: Path) -> bool:

@@ -43,7 +43,7 @@ def test_fewer_images_than_a_batch_are_warned_of(images, warned, tmp_path, packa
     state = learner_and_step(CONFIG)[1]
     describe(CONFIG, tmp_path / "run", state, images, held=2, start=0)
     assert f"Images      {images} to train on, 2 held out" in package_log.text
-    assert (f"{images} images are fewer than a batch of 8" in package_log.text) == warned
+    assert (f"The number of images, {images}, is below data.batch_size=8" in package_log.text) == warned
 
 
 def test_the_command_of_a_segment_can_be_written_whatever_its_bytes(tmp_path, monkeypatch):

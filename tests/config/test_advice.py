@@ -43,7 +43,7 @@ def test_a_doubtful_configuration_gets_one_line(name):
 @pytest.mark.parametrize(("images", "lines"), [(7, 1), (8, 0)])
 def test_fewer_images_than_a_batch_get_one_line(images, lines):
     found = before_training(config(data={"batch_size": 8}), images)
-    assert len(found) == lines and all("7 images are fewer than a batch of 8" in line for line in found)
+    assert len(found) == lines and all("The number of images, 7, is below data.batch_size=8" in line for line in found)
 
 
 @pytest.mark.parametrize("name", SOUND)
