@@ -43,15 +43,17 @@ def page(docs: Path) -> str:
     records = read_records(docs)
     recipes = {f"configs/{path.name}" for path in RECIPES.glob("*.py")} | {each.recipe for each in records.values()}
     fields = {recipe: recipe_fields(recipe) for recipe in sorted(recipes)}
-    rows = [["recipe", "reproduced here", "run", "lowest distances"]]
+    rows = []
     for recipe, known in fields.items():
         runs = {name: record for name, record in records.items() if record.recipe == recipe}
         for name, record in runs.items():
             rows.append([link(recipe), reproduced(record, known), f"[{name}](#{name})", distances(record)])
         if not runs:
             rows.append([link(recipe), "no", "", ""])
+    rows.sort(key=lambda row: ("yes", "in part", "no").index(row[1].partition(":")[0]))
     sections = [section(name, record, fields[record.recipe]) for name, record in records.items()]
-    return INTRODUCTION + "\n".join([table(rows), *sections, ADDING])
+    heading = ["recipe", "reproduced here", "run", "lowest distances"]
+    return INTRODUCTION + "\n".join([table([heading, *rows]), *sections, ADDING])
 
 
 def link(recipe: str) -> str:
