@@ -54,11 +54,15 @@ def read_config(workdir: AnyPath) -> Config:
     """The configuration of the run in a workdir."""
     path = workdir / "config.json"
     try:
-        return from_json(path.read_text(), str(path))
+        text = path.read_text()
+        json.loads(text)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{workdir} holds no run (no config.json); train one: {_training_command(workdir)}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not text ({error}); every checkpoint of the run holds a copy.") from error
+    except (ValueError, RecursionError) as error:  # A UnicodeDecodeError is a ValueError.
+        restore = _restoring_config(workdir)
+        remedy = f"; restore it: {restore}" if restore else "."
+        raise UserError(f"{path} is not valid JSON ({error}){remedy}") from error
+    return from_json(text, str(path))
 
 
 def refuse_another_run(workdir: AnyPath, config: Config) -> None:
@@ -120,12 +124,15 @@ def next_command(config: Config, workdir: AnyPath) -> str:
 
 def _refuse_checkpoints_without_config(workdir: AnyPath) -> None:
     """Without the configuration, it is unknown whether the checkpoints belong to the requested run."""
+    if restore := _restoring_config(workdir):
+        raise UserError(f"{workdir} holds checkpoints, but its config.json is missing; restore it: {restore}")
+
+
+def _restoring_config(workdir: AnyPath) -> str | None:
+    """The command that copies the configuration from the newest checkpoint; None if there is no checkpoint."""
     copies = {path.parts[-3]: path for path in checkpoint_folder(workdir).glob("*/config/metadata")}
-    if steps := [int(step) for step in copies if step.isdecimal()]:
-        raise UserError(
-            f"{workdir} holds checkpoints, but its config.json is missing; restore it: "
-            + copy_command(copies[str(max(steps))], workdir / "config.json")
-        )
+    steps = [int(step) for step in copies if step.isdecimal()]
+    return copy_command(copies[str(max(steps))], workdir / "config.json") if steps else None
 
 
 @contextmanager

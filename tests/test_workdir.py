@@ -112,11 +112,15 @@ def test_damaged_label_names_are_reported(tmp_path, content):
         read_label_names(tmp_path)
 
 
-def test_checkpoints_without_their_configuration_are_refused(tmp_path):
+@pytest.mark.parametrize("damaged", [None, "{", "\xff"])
+def test_checkpoints_without_their_configuration_are_refused_with_the_command_that_restores_it(damaged, tmp_path):
+    if damaged is not None:
+        (tmp_path / "config.json").write_text(damaged, encoding="latin-1")
     for step in 9, 10:
         (tmp_path / f"checkpoints/{step}/config").mkdir(parents=True)
         (tmp_path / f"checkpoints/{step}/config/metadata").write_text(to_json(Config()))
-    with pytest.raises(UserError, match=r"its config.json is missing; restore it: cp .*/10/config/metadata"):
+    reason = "its config.json is missing" if damaged is None else r"config.json is not valid JSON \(.*\)"
+    with pytest.raises(UserError, match=rf"{reason}; restore it: cp .*/10/config/metadata"):
         refuse_another_run(tmp_path, Config())
 
 

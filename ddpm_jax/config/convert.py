@@ -85,7 +85,7 @@ def from_json(text: str, name: str) -> Config:
     try:
         tree = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{name} is not valid JSON ({error}); every checkpoint of the run has a copy.") from error
+        raise UserError(f"{name} is not valid JSON ({error}).") from error
     if isinstance(tree, dict):
         tree.pop("plan", None)  # Older versions also saved the options of --mode=plan.
     version = tree.pop("format", 1) if isinstance(tree, dict) else 1
