@@ -121,10 +121,15 @@ def end_process(code: int) -> NoReturn:
     leave one behind. Contexts and files are closed by then.
     """
     if code > 128:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        _exit_at_once(code)
     sys.exit(code)
+
+
+def _exit_at_once(code: int) -> NoReturn:
+    """Ends the process without Python's and JAX's work at exit."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def exit_without_barrier(work: Callable[[], int]) -> int:
@@ -141,7 +146,5 @@ def exit_without_barrier(work: Callable[[], int]) -> int:
                 traceback.print_exc()
             if jax.process_index() == 0:
                 time.sleep(EXIT_DELAY_S)  # When the first has exited, JAX kills the others, which may still be logging.
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+            _exit_at_once(code)
     return code
