@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 
-from ddpm_jax.config import Config, changes, differences, fields_fixed_by, from_json, to_json
+from ddpm_jax.config import Config, changes, differences, fields_fixed_by, from_tree, to_json
 from ddpm_jax.data.dataset import Dataset, Identity, Traits, difference, identity
 from ddpm_jax.data.fingerprints import Fingerprints
 from ddpm_jax.errors import UserError, copy_command, script, shell_command
@@ -54,15 +54,14 @@ def read_config(workdir: AnyPath) -> Config:
     """The configuration of the run in a workdir."""
     path = workdir / "config.json"
     try:
-        text = path.read_text()
-        json.loads(text)
+        tree = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{workdir} holds no run (no config.json); train one: {_training_command(workdir)}") from error
     except (ValueError, RecursionError) as error:  # A UnicodeDecodeError is a ValueError.
         restore = _restoring_config(workdir)
         remedy = f"; restore it: {restore}" if restore else "."
         raise UserError(f"{path} is not valid JSON ({error}){remedy}") from error
-    return from_json(text, str(path))
+    return from_tree(tree, str(path))
 
 
 def refuse_another_run(workdir: AnyPath, config: Config) -> None:

@@ -86,6 +86,11 @@ def from_json(text: str, name: str) -> Config:
         tree = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{name} is not valid JSON ({error}).") from error
+    return from_tree(tree, name)
+
+
+def from_tree(tree: Any, name: str) -> Config:
+    """The Config of the tree that `to_tree` gave, read from JSON; changes it. name: of the file, for errors."""
     if isinstance(tree, dict):
         tree.pop("plan", None)  # Older versions also saved the options of --mode=plan.
     version = tree.pop("format", 1) if isinstance(tree, dict) else 1
