@@ -17,8 +17,8 @@ from ddpm_jax.runtime.signals import SIGNALS
 from tests.end_to_end.commands import RECIPE, ROOT, final_state, wait_for_checkpoint
 
 SRUN = """#!/usr/bin/env bash
-# Imitates Slurm's srun with two local tasks: it returns the highest exit code, and kills the other
-# one eight seconds after a failure.
+# Imitates Slurm's srun with two local tasks: it returns the highest exit code. After a failure,
+# it kills the other task if that still runs eight seconds later.
 [ "$1" = --kill-on-bad-exit=1 ] || exit 99
 shift
 for task in 0 1; do
